@@ -1,0 +1,147 @@
+"""What an exponential family provides: matching, statistics, natural parameters, a maximum."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+
+from pp_mlem.precision import tiny_log
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Expected statistics of one M-step block, one entry per distribution in it.
+
+    `statistics` is (entries, F). `index[argument]` (entries,) says which parameter value an entry
+    uses; `constant[argument]` (entries, ...) holds arguments that are known; `current[argument]`
+    (values, ...) the parameter values before the step; `prior[argument]` pairs of arrays
+    (values, ...), pseudo-statistics of a conjugate prior. `shift` (entries, ...) is the reference
+    that was subtracted from the data.
+    """
+
+    statistics: jax.Array
+    index: Mapping[str, jax.Array]
+    constant: Mapping[str, jax.Array]
+    current: Mapping[str, jax.Array]
+    prior: Mapping[str, tuple[jax.Array, jax.Array]]
+    shift: jax.Array | None
+
+    def total(self, argument: str, values: jax.Array) -> jax.Array:
+        """Sum (entries, ...) over the entries that share a value of `argument`."""
+        n = self.current[argument].shape[0]
+        return jnp.zeros((n,) + values.shape[1:], values.dtype).at[self.index[argument]].add(values)
+
+    def value(self, argument: str) -> jax.Array:
+        """The argument of each entry, known or at its current parameter value."""
+        if argument in self.constant:
+            return self.constant[argument]
+        return self.current[argument][self.index[argument]]
+
+
+class Family(abc.ABC):
+    """An exponential family: log f(x; args) = <natural(args), statistics(x)> + base(x).
+
+    Arrays of statistics lead with the statistic: (F, *batch); natural parameters end with it:
+    (*batch, F). `shift` is a data-only reference point, subtracted before squares are formed so
+    that data far from zero lose no digits.
+    """
+
+    distributions: ClassVar[tuple[type, ...]]
+    arguments: ClassVar[dict[str, int]]  # estimable arguments and their event dimensions
+    known: ClassVar[tuple[str, ...]] = ()  # arguments that are statistics, not parameters
+    natural_support: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    scale_arguments: ClassVar[tuple[str, ...]] = ()
+    missing_elementwise: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def shift(self, value: jax.Array, mask: jax.Array) -> jax.Array | None:
+        """A reference point of the data, reduced over rows (the last axis)."""
+        del value, mask
+        return None
+
+    @abc.abstractmethod
+    def statistics(
+        self, value: jax.Array, known: Mapping[str, jax.Array], shift: jax.Array | None
+    ) -> jax.Array:
+        """T(x): (*event, *batch) to (F, *batch)."""
+
+    def base(self, value: jax.Array, known: Mapping[str, jax.Array]) -> jax.Array:
+        """log h(x): (*event, *batch) to (*batch); zero where a family has none."""
+        del known
+        event = value.ndim - len(self._batch(value))
+        return jnp.zeros(value.shape[event:], value.dtype)
+
+    def _batch(self, value: jax.Array) -> tuple[int, ...]:
+        return value.shape[self.event_dim :]
+
+    @property
+    def event_dim(self) -> int:
+        return 0
+
+    @abc.abstractmethod
+    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+        """Arguments of the distribution to natural parameters (*batch, F)."""
+
+    def maximum(self, entries: Entries) -> dict[str, jax.Array] | None:
+        """The arguments' values that maximise <natural, statistics>, or None."""
+        del entries
+        return None
+
+    def closed_form(self, free: frozenset[str]) -> bool:
+        """Whether `maximum` covers this set of free arguments."""
+        del free
+        return False
+
+    def conjugate(self, argument: str, prior: Any, known: frozenset[str]) -> bool:
+        """Whether the (unwrapped) prior of an argument joins the closed form."""
+        del argument, prior, known
+        return False
+
+    def pseudo_statistics(self, argument: str, prior: Any) -> tuple[jax.Array, jax.Array]:
+        """The conjugate prior as a pair of arrays for `Entries.prior`."""
+        raise NotImplementedError(f"{self.name} has no conjugate prior for {argument}")
+
+    def rows_needed(self, event_size: int) -> int:
+        """Rows below which the scale of a component is not determined by its data."""
+        del event_size
+        return 2
+
+
+def natural_supports() -> dict[str, tuple[type, ...]]:
+    """Constraint classes by the kind of value, for checking that a closed form stays inside."""
+    return {
+        "real": (type(constraints.real),),
+        "positive": (
+            type(constraints.positive),
+            type(constraints.softplus_positive),
+            type(constraints.nonnegative),
+        ),
+        "unit": (type(constraints.unit_interval),),
+        "simplex": (type(constraints.simplex),),
+        "covariance": (
+            type(constraints.positive_definite),
+            type(constraints.positive_semidefinite),
+        ),
+        "cholesky": (type(constraints.lower_cholesky), type(constraints.softplus_lower_cholesky)),
+    }
+
+
+def safe_log(value: jax.Array) -> jax.Array:
+    """log, with a finite stand-in at zero and a gradient that stays finite there."""
+    positive = value > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, value, 1.0)), tiny_log(value.dtype))
+
+
+def ratio(numerator: jax.Array, denominator: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """numerator / denominator, and `otherwise` where nothing was observed."""
+    used = denominator > 0
+    return jnp.where(used, numerator / jnp.where(used, denominator, 1.0), otherwise)

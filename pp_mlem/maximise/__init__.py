@@ -1,0 +1,1 @@
+"""The M-step: parameters that maximise <eta(theta), S> (+ log prior), block by block."""

@@ -1,0 +1,321 @@
+"""A program bound to its data: roles, plan, and every question that needs no fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.partition.elimination import Table
+from pp_mlem.partition.marginal import Marginal, build_marginal
+from pp_mlem.partition.table import log_sum_exp, maximum
+from pp_mlem.plan import describe_model
+from pp_mlem.precision import check_dtype, finite_or_minus_inf, in_model_precision, working_precision
+from pp_mlem.problem import Problem, log_prior, make_problem
+from pp_mlem.program.arguments import Arguments, bind_arguments
+from pp_mlem.program.data import ProgramData, latent_support, prepare_data
+from pp_mlem.program.reading import Reading, read_program
+from pp_mlem.program.sites import Role
+from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.trace import draw_from_program
+from pp_mlem.program.verify import read_factors
+
+Params = Mapping[str, Any]
+
+
+def _names(argument: str, given: Collection[str] | str) -> frozenset[str]:
+    if isinstance(given, str):
+        return frozenset({given})
+    try:
+        return frozenset(given)
+    except TypeError:
+        raise TypeError(
+            f"{argument}: received {type(given).__name__}, expected a set of site names."
+        ) from None
+
+
+class Model:
+    """A NumPyro program with its arguments, read into roles, plates, factors and a plan.
+
+    Args:
+        program: a function with NumPyro statements.
+        *args, **kwargs: its arguments. Arrays are data (traced); the rest is static.
+        latents, parameters: names of sites whose role the rules would get wrong or refuse.
+        observe: values of latents, `{"z": labels}`; NaN or -1 means unknown.
+        dtype: float64 (default) or float32.
+
+    Raises:
+        TypeError, ValueError: for a program or data that cannot be read, naming the site or
+            argument, before anything is compiled.
+
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> def coin(x):
+    ...     p = numpyro.sample("p", dist.Beta(1, 1))
+    ...     with numpyro.plate("tosses", len(x)):
+    ...         numpyro.sample("x", dist.Bernoulli(p), obs=x)
+    >>> model = Model(coin, jnp.array([1, 0, 1, 1]))
+    >>> round(model.log_likelihood({"p": 0.75}), 4)
+    -2.2493
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        *args: Any,
+        latents: Collection[str] = (),
+        parameters: Collection[str] = (),
+        observe: Mapping[str, Any] | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self.dtype = check_dtype(dtype)
+        self.program = program
+        self.overrides = {
+            "latents": _names("latents", latents),
+            "parameters": _names("parameters", parameters),
+        }
+        self.observe = dict(observe or {})
+        with working_precision(self.dtype):
+            arguments = bind_arguments(program, args, kwargs)
+            reading, dynamic = read_program(arguments, **self.overrides)
+            self._check_observe(reading)
+            reading, factors = read_factors(reading, dynamic)
+            self.marginal: Marginal = build_marginal(reading, factors, frozenset(self.observe))
+            self.data: ProgramData = prepare_data(reading, factors, self.observe, self.dtype)
+            self._supports = {
+                s.name: np.asarray(latent_support(reading, self.data.dynamic, s.name))
+                for s in reading.latents
+            }
+        self._problems: dict[Any, Problem] = {}
+        self._compiled: dict[Any, Any] = {}
+
+    # --- what was read ----------------------------------------------------------------------
+
+    @property
+    def reading(self) -> Reading:
+        return self.marginal.reading
+
+    @property
+    def arguments(self) -> Arguments:
+        return self.reading.arguments
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters, their shapes and supports."""
+        return self.reading.space
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role of every site by name."""
+        return {s.name: s.role.value for s in self.reading.sites.values()}
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.reading.latents)
+
+    def __repr__(self) -> str:
+        return describe_model(self)
+
+    def _check_observe(self, reading: Reading) -> None:
+        for name in self.observe:
+            site = reading.sites.get(name)
+            if site is None or site.role is not Role.LATENT:
+                known = [s.name for s in reading.latents]
+                hint = (
+                    " It is a parameter: pass fixed={...} to a fit instead."
+                    if site is not None and site.role is Role.PARAMETER
+                    else ""
+                )
+                raise ValueError(
+                    f"observe: '{name}' is no latent of the program; the latents are "
+                    f"{known}.{hint}"
+                )
+
+    def with_data(self, **values: Any) -> Model:
+        """The same model on other data of the same shapes; compiled functions are shared.
+
+        Args:
+            **values: new arrays by the name of the program's argument.
+        """
+        arguments = self.arguments.replace({k: np.asarray(v) for k, v in values.items()})
+        same = all(
+            a.shape == b.shape and a.dtype.kind == b.dtype.kind
+            for a, b in zip(arguments.dynamic, self.arguments.dynamic, strict=True)
+        )
+        if not same or not self.arguments.traced:
+            args, kwargs = jax.tree.unflatten(arguments.treedef, _leaves(arguments))
+            return Model(
+                self.program,
+                *args,
+                **self.overrides,
+                observe=self.observe,
+                dtype=self.dtype,
+                **kwargs,
+            )
+        other = object.__new__(Model)
+        other.__dict__.update(self.__dict__)
+        with working_precision(self.dtype):
+            from dataclasses import replace
+
+            reading = replace(self.reading, arguments=arguments)
+            other.data = prepare_data(reading, self.marginal.factors, self.observe, self.dtype)
+        return other
+
+    # --- problems and compiled functions ----------------------------------------------------
+
+    def problem(self, fixed: Mapping[str, Any], with_prior: bool) -> Problem:
+        """The estimation problem for these fixed parameters; planned once and kept."""
+        key = (frozenset(fixed), with_prior)
+        if key not in self._problems:
+            self._problems[key] = make_problem(self.marginal, self.data, dict(fixed), with_prior)
+        return self._problems[key]
+
+    def compiled(self, key: Any, make: Callable[[], Any]) -> Any:
+        """A jitted function, made once per model structure."""
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
+
+    def check_params(self, params: Params, argument: str = "params") -> dict[str, jax.Array]:
+        checked = self.space.check(params, argument)
+        return {k: jnp.asarray(v) for k, v in checked.items()}
+
+    # --- densities --------------------------------------------------------------------------
+
+    @in_model_precision
+    def log_likelihood(self, params: Params) -> float:
+        """Marginal log-likelihood of the data in nats, latents summed out; weights applied.
+
+        Args:
+            params: constrained values of every parameter.
+        """
+        values = self.check_params(params)
+        function = self.compiled(
+            "log_likelihood",
+            lambda: jax.jit(
+                lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)
+            ),
+        )
+        return float(finite_or_minus_inf(np.asarray(function(values, self.data))))
+
+    @in_model_precision
+    def log_prior(self, params: Params) -> float:
+        """Log prior density of the parameters in nats, in the constrained space (no Jacobian)."""
+        values = self.check_params(params)
+        names = frozenset(self.space.names)
+        function = self.compiled(
+            "log_prior", lambda: jax.jit(lambda p, d: log_prior(self.reading, p, d, names))
+        )
+        return float(function(values, self.data))
+
+    @in_model_precision
+    def pointwise_log_likelihood(self, params: Params) -> np.ndarray:
+        """log Z of each independent unit (row, sequence, group), shape (units,); they add up to
+        `log_likelihood`."""
+        values = self.check_params(params)
+        return finite_or_minus_inf(np.asarray(self.pointwise_function()(values, self.data)))
+
+    def pointwise_function(self) -> Callable:
+        """Jitted (params, data) -> (units,)."""
+
+        def pointwise(params: Any, data: ProgramData) -> jax.Array:
+            eta = self.marginal.natural(params, data)
+            tables = self.marginal.unit_values(eta, data)
+            return jnp.concatenate([t.array.ravel() for t in tables])
+
+        return self.compiled("pointwise", lambda: jax.jit(pointwise))
+
+    # --- latents ----------------------------------------------------------------------------
+
+    def _zero_tables(self) -> dict[str, jax.Array]:
+        return {
+            s.name: jnp.zeros((*self.reading.plate_shape(s.dims), s.size))
+            for s in self.reading.latents
+        }
+
+    def _latent_gradient(self, semiring: Callable) -> Callable:
+        """Gradient of the units' log Z with respect to a table on every latent."""
+        reading = self.reading
+
+        def value(tables: dict, params: Any, data: ProgramData) -> jax.Array:
+            extra = {}
+            for s in reading.latents:
+                array = tables[s.name]
+                names = [""] * (array.ndim - 1)
+                for plate, dim in s.dims.items():
+                    names[dim] = plate if array.shape[dim - 1] > 1 else ""
+                extra[s.name] = Table.of(array, (*names, s.name if s.size > 1 else ""))
+            eta = self.marginal.natural(params, data)
+            units = self.marginal.unit_values(eta, data, semiring, weighted=False, extra=extra)
+            return sum((t.array.sum() for t in units), jnp.zeros(()))
+
+        return jax.jit(jax.value_and_grad(value))
+
+    @in_model_precision
+    def posterior(self, params: Params) -> dict[str, np.ndarray]:
+        """p(latent | data, params): for each latent an array (*plates, values)."""
+        values = self.check_params(params)
+        function = self.compiled("posterior", lambda: self._latent_gradient(log_sum_exp))
+        tables = function(self._zero_tables(), values, self.data)[1]
+        return {k: np.asarray(v) for k, v in tables.items()}
+
+    @in_model_precision
+    def decode(self, params: Params) -> dict[str, np.ndarray]:
+        """The jointly most probable latents given the data: for each an array (*plates)."""
+        values = self.check_params(params)
+        function = self.compiled("decode", lambda: self._latent_gradient(maximum))
+        tables = function(self._zero_tables(), values, self.data)[1]
+        return {k: self._supports[k][np.asarray(v).argmax(-1)] for k, v in tables.items()}
+
+    @in_model_precision
+    def classification_log_likelihood(self, params: Params) -> float:
+        """max over latents of log p(data, latents): the complete-data likelihood of `decode`."""
+        values = self.check_params(params)
+        marginal = self.marginal
+
+        def value(p: Any, d: ProgramData) -> jax.Array:
+            units = marginal.unit_values(marginal.natural(p, d), d, maximum)
+            return sum((t.array.sum() for t in units), jnp.zeros(()))
+
+        function = self.compiled("classification", lambda: jax.jit(value))
+        return float(function(values, self.data))
+
+    @in_model_precision
+    def simulate(self, params: Params, seed: int = 0) -> dict[str, np.ndarray]:
+        """Draw latents and observations from the program at `params`.
+
+        Returns:
+            every sampled site by name, with the shapes of the data.
+        """
+        values = self.check_params(params)
+        dynamic = self.data.dynamic
+        drawn = draw_from_program(
+            lambda p: self.arguments.call(p, dynamic), self.program, values, jax.random.key(seed)
+        )
+        return {k: np.asarray(v) for k, v in drawn.items()}
+
+    @property
+    def n_observations(self) -> int | float:
+        """Independent units, each counted with its case weight; units without data are not."""
+        return self._unit_count
+
+    @property
+    def _unit_count(self) -> int | float:
+        with working_precision(self.dtype):
+            count = float(np.sum(self.unit_weights()))
+        return int(round(count)) if abs(count - round(count)) < 1e-9 else count
+
+    def unit_weights(self) -> np.ndarray:
+        """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
+        if "unit_weights" not in self._compiled:
+            self._compiled["unit_weights"] = jax.jit(self.marginal.unit_weights)
+        with working_precision(self.dtype):
+            return np.asarray(self._compiled["unit_weights"](self.data))
+
+
+def _leaves(arguments: Arguments) -> list[Any]:
+    arrays, statics = iter(arguments.dynamic), iter(arguments.static)
+    return [next(arrays) if flag else next(statics) for flag in arguments.is_dynamic]

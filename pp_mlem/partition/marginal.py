@@ -1,0 +1,362 @@
+"""log Z of a whole program: factors to terms, terms to log Z, statistics by its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.families.categorical import Categorical, Multinomial
+from pp_mlem.partition.elimination import Elimination, Term, plan_elimination
+from pp_mlem.partition.table import Table, log_sum_exp
+from pp_mlem.precision import tiny_log
+from pp_mlem.program.data import ProgramData, SiteData, gathered_pairs
+from pp_mlem.program.factors import Factor, natural_parameters, table_axes
+from pp_mlem.program.reading import Reading
+
+LOOKUP_CATEGORIES = 32
+BLOCK_ROWS = 16384
+BLOCK_ELEMENTS = 2**21
+
+Natural = dict[str, jax.Array]
+
+
+def _is_lookup(factor: Factor, eta: jax.Array) -> bool:
+    """Whether scores are looked up by category rather than multiplied."""
+    return (
+        isinstance(factor.family, Categorical)
+        and not isinstance(factor.family, Multinomial)
+        and eta.shape[-1] > LOOKUP_CATEGORIES
+    )
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """log Z as a function of natural parameters and data, and its gradient by blocks of rows.
+
+    `block_plate` is the plate whose rows can be processed in blocks (every factor lives in it and
+    is a family factor or the same for all its rows), else None.
+    """
+
+    reading: Reading
+    factors: tuple[Factor, ...]
+    elimination: Elimination
+    block_plate: str | None
+    clamped: frozenset[str]
+
+    # --- natural parameters -----------------------------------------------------------------
+
+    def natural(
+        self, params: dict[str, Any], data: ProgramData, sites: frozenset[str] | None = None
+    ) -> Natural:
+        """Natural parameters (and tables) of the factors at `params`."""
+        return natural_parameters(
+            self.reading, self.factors, params, data.dynamic, data.shifts, sites
+        )
+
+    # --- terms ------------------------------------------------------------------------------
+
+    def _scores(
+        self, factor: Factor, eta: jax.Array, site: SiteData, reduce: bool
+    ) -> tuple[Table, frozenset[str]]:
+        """A family factor as a table over (latents, rows): <eta, T(x)> + log h(x), and the plates
+        that are left: columns are summed in the product, `reduce` also sums rows that no latent
+        of the factor has.
+        """
+        family = factor.family
+        flags = [column for _, _, column in factor.layout]
+        lead = eta.ndim - 1 - len(flags)
+        column_axes = [lead + i for i, c in enumerate(flags) if c]
+        unit_axes = [lead + i for i, c in enumerate(flags) if not c]
+        latent_shape = eta.shape[:lead]
+        columns = int(np.prod(factor.column_shape))
+        order = [*range(lead), *unit_axes, eta.ndim - 1, *column_axes]
+        flat_eta = jnp.transpose(eta, order).reshape(-1, eta.shape[-1], columns)
+        sizes = [self.reading.plates[p].size for p in factor.rows]
+        row_shape = site.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)  # perhaps a block
+        surplus = [i for i, p in enumerate(factor.rows) if reduce and p not in factor.keep]
+        base = None if site.base is None else site.base.reshape(row_shape).sum(tuple(surplus))
+        if _is_lookup(factor, eta):
+            scores = _looked_up(flat_eta, site).reshape(-1, *row_shape)
+            scores = scores.sum(tuple(i + 1 for i in surplus))
+        else:
+            if isinstance(family, Categorical) and not isinstance(family, Multinomial):
+                statistics = family.indicator(site.value, eta.shape[-1])
+            else:
+                statistics = family.statistics(site.value, site.known, site.shift_rows)
+            if site.mask is not None:
+                statistics = jnp.where(site.mask, statistics, 0.0)
+            flat = statistics.reshape(-1, *row_shape)
+            flat = flat.sum(tuple(i + 1 for i in surplus))
+            kept = flat.shape[1:]
+            scores = (flat_eta.reshape(-1, flat.shape[0]) @ flat.reshape(flat.shape[0], -1))
+            scores = scores.reshape(-1, *kept)
+        scores = scores if base is None else scores + base
+        rows = tuple(p for i, p in enumerate(factor.rows) if i not in surplus)
+        depth = sum(1 for name, _, _ in factor.layout if not name.startswith("column "))
+        names = table_axes(self.reading, factor, latent_shape + (1,) * depth)
+        table = Table.of(
+            scores.reshape(latent_shape + scores.shape[1:]), names[: len(latent_shape)] + rows
+        )
+        gone = {n for n, _, c in factor.layout if c} | {factor.rows[i] for i in surplus}
+        return table, factor.plates - gone
+
+    def terms(
+        self,
+        eta: Natural,
+        data: ProgramData,
+        extra: dict[str, Table] | None = None,
+        reduce: bool = False,
+        likelihood: bool = True,
+    ) -> list[Term]:
+        """Every factor as a term, clamps of observed latents and `extra` tables included.
+
+        `reduce` sums statistics over rows that no latent needs; `likelihood=False` leaves the
+        observed factors out.
+        """
+        found = []
+        latent_names = set(self.elimination.latent_plates)
+        for factor in self.factors:
+            if not likelihood and factor.site not in latent_names:
+                continue
+            weight = self._weight(factor, data)
+            if factor.kind == "family":
+                free = weight is None or not weight.axes
+                table, plates = self._scores(
+                    factor, eta[factor.site], data.sites[factor.site], reduce and free
+                )
+            else:
+                array = eta[factor.site]
+                table = Table.of(array, table_axes(self.reading, factor, array.shape))
+                plates = factor.plates
+            found.append(Term(table, frozenset(factor.latents), plates, weight))
+        for name in self.clamped:
+            array = data.clamps[name]
+            plates = self.elimination.latent_plates[name]
+            site = self.reading.sites[name]
+            order = sorted(site.dims, key=lambda p: site.dims[p])
+            shape = tuple(array.shape[array.ndim - 1 + site.dims[p]] for p in order)
+            flat = array.reshape((*shape, array.shape[-1])) * -tiny_log(array.dtype)
+            axes = tuple("" if n == 1 else p for p, n in zip(order, shape, strict=True))
+            axes += (name if array.shape[-1] > 1 else "",)
+            table = Table.of(flat, axes)
+            found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
+        for name, table in (extra or {}).items():
+            plates = self.elimination.latent_plates[name]
+            found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
+        return found
+
+    def _weight(self, factor: Factor, data: ProgramData) -> Table | None:
+        if factor.site not in data.weights:
+            return None
+        array = data.weights[factor.site]
+        return Table.of(array, table_axes(self.reading, replace(factor, latents=()), array.shape))
+
+    def _latent_weight(self, name: str, data: ProgramData) -> Table | None:
+        factor = next(f for f in self.factors if f.site == name)
+        return self._weight(factor, data)
+
+    # --- log Z ------------------------------------------------------------------------------
+
+    def log_z(self, eta: Natural, data: ProgramData) -> jax.Array:
+        """The marginal log-likelihood in nats; differentiable in `eta` to any order."""
+        if self.blocks(data) == 1:
+            return self._log_z_of(eta, data)
+        body = jax.checkpoint(lambda e, i: self._log_z_of(e, self._block(data, i)))
+
+        def step(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+            return total + body(eta, i), None
+
+        start = jnp.zeros((), _dtype(eta))
+        return jax.lax.scan(step, start, jnp.arange(self.blocks(data)))[0]
+
+    def log_z_and_statistics(
+        self, eta: Natural, data: ProgramData
+    ) -> tuple[jax.Array, Natural]:
+        """log Z and its gradient, the expected sufficient statistics, in one sweep over rows."""
+        function = jax.value_and_grad(self._log_z_of)
+        if self.blocks(data) == 1:
+            return function(eta, data)
+
+        def step(carry: Any, i: jax.Array) -> tuple[Any, None]:
+            found = function(eta, self._block(data, i))
+            return jax.tree.map(jnp.add, carry, found), None
+
+        start = (jnp.zeros((), _dtype(eta)), jax.tree.map(jnp.zeros_like, eta))
+        return jax.lax.scan(step, start, jnp.arange(self.blocks(data)))[0]
+
+    def _log_z_of(self, eta: Natural, data: ProgramData) -> jax.Array:
+        terms = self.terms(eta, data, reduce=True)
+        return self.elimination.total(self.elimination.run(terms, data.maps))
+
+    def unit_values(
+        self,
+        eta: Natural,
+        data: ProgramData,
+        semiring: Callable = log_sum_exp,
+        weighted: bool = True,
+        extra: dict[str, Table] | None = None,
+    ) -> list[Table]:
+        """log Z of every independent unit."""
+        terms = self.terms(eta, data, extra)
+        return self.elimination.units(self.elimination.run(terms, data.maps, semiring), weighted)
+
+    def _clamp_axis(self, name: str, clamp: jax.Array) -> int:
+        return clamp.ndim - 1 + self.reading.sites[name].dims[self.block_plate]
+
+    def unit_weights(self, data: ProgramData) -> jax.Array:
+        """Case weight of each unit, zero where every observation of the unit is missing."""
+        seen: list[Term] = []
+        counts: list[Term] = []
+        observed = {s.name for s in self.reading.observed}
+        for factor in self.factors:
+            weight = self._weight(factor, data)
+            plates = factor.plates
+            ones = Table(jnp.ones(()), ())
+            site = data.sites.get(factor.site)
+            if factor.site in observed:
+                shown = ones
+                if site is not None and site.mask is not None:
+                    sizes = [self.reading.plates[p].size for p in factor.rows]
+                    mask = site.mask.any(tuple(range(site.mask.ndim - 1)))
+                    shown = Table(mask.reshape(sizes).astype(float), factor.rows)
+                seen.append(Term(shown, frozenset(factor.latents), plates, None))
+            zero = Table(jnp.zeros(()), ())
+            counts.append(Term(zero, frozenset(factor.latents), plates, weight))
+
+        def first(array: jax.Array, axis: int) -> jax.Array:
+            return array.take(0, axis)
+
+        units = self.elimination.units(
+            self.elimination.run(seen + counts, data.maps, first), weighted=False
+        )
+        shown = jnp.concatenate([(t.array > 0).astype(float).ravel() for t in units])
+        final = self.elimination.run(counts, data.maps, first)
+        weights = []
+        for t in self.elimination.units(final, weighted=False):
+            own = next(
+                (f.weight for f in final if f.weight is not None and set(f.weight.axes) <= set(t.axes)),
+                Table(jnp.ones(()), ()),
+            )
+            weights.append(jnp.broadcast_to(own.aligned(t.axes), t.array.shape).ravel())
+        return shown * jnp.concatenate(weights)
+
+    # --- blocks of rows ---------------------------------------------------------------------
+
+    def block_rows(self, data: ProgramData) -> int:
+        """Rows per block: small enough that a block's statistics stay in cache."""
+        if self.block_plate is None:
+            return 0
+        rows = self.reading.plates[self.block_plate].size
+        width = 1
+        for site in data.sites.values():
+            event = site.value.shape[:-1]
+            cells = int(np.prod(event)) if event else 1
+            width = max(width, cells * (cells + 3) // 2 if len(event) == 1 else 3 * cells)
+        size = max(1024, min(BLOCK_ROWS, BLOCK_ELEMENTS // width))
+        return rows if rows <= 2 * size else size
+
+    def blocks(self, data: ProgramData) -> int:
+        if self.block_plate is None:
+            return 1
+        rows = self.reading.plates[self.block_plate].size
+        return -(-rows // self.block_rows(data))
+
+    def _block(self, data: ProgramData, i: jax.Array) -> ProgramData:
+        """Block i of the rows; the last block overlaps and its repeated rows weigh nothing."""
+        rows = self.reading.plates[self.block_plate].size
+        size = self.block_rows(data)
+        start = jnp.minimum(i * size, rows - size)
+
+        def cut(array: Any, axis: int) -> Any:
+            return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
+
+        def cut_site(site: SiteData) -> SiteData:
+            def last(a: Any) -> Any:
+                full = a is not None and a.shape[-1] == rows
+                return cut(a, a.ndim - 1) if full else a
+
+            return SiteData(
+                last(site.value),
+                last(site.mask),
+                {k: last(v) for k, v in site.known.items()},
+                site.shift,
+                site.shift_rows,
+                last(site.base),
+            )
+
+        fresh = (start + jnp.arange(size) >= i * size).astype(jnp.result_type(float))
+        weights = {}
+        for factor in self.factors:
+            given = data.weights.get(factor.site)
+            dim = self.reading.sites[factor.site].dims[self.block_plate]
+            shape = (size,) + (1,) * (-dim - 1)
+            if given is None or given.size == 1:
+                given = jnp.ones(()) if given is None else given.reshape(())
+                weights[factor.site] = fresh.reshape(shape) * given
+            else:
+                weights[factor.site] = cut(given, given.ndim + dim) * fresh.reshape(shape)
+        return ProgramData(
+            data.dynamic,
+            {n: cut_site(s) for n, s in data.sites.items()},
+            weights,
+            {n: cut(c, self._clamp_axis(n, c)) for n, c in data.clamps.items()},
+            data.index,
+            data.maps,
+        )
+
+
+def _looked_up(eta: jax.Array, site: SiteData) -> jax.Array:
+    """Scores of categorical data by indexing: (latents, F, columns) and codes to (latents, rows)."""
+    codes = site.value.reshape(eta.shape[-1], -1).astype(int)
+    total = jnp.zeros((eta.shape[0], codes.shape[-1]), eta.dtype)
+    for c in range(eta.shape[-1]):
+        picked = eta[:, :, c][:, codes[c]]
+        if site.mask is not None:
+            mask = jnp.broadcast_to(site.mask, site.value.shape).reshape(codes.shape)
+            picked = jnp.where(mask[c], picked, 0.0)
+        total = total + picked
+    return total
+
+
+def _dtype(eta: Natural) -> Any:
+    return jax.tree.leaves(eta)[0].dtype
+
+
+def build_marginal(
+    reading: Reading, factors: tuple[Factor, ...], clamped: frozenset[str]
+) -> Marginal:
+    """Plan how the latents of these factors are summed."""
+    latent_plates = {s.name: s.plates for s in reading.latents}
+    sizes = {s.name: s.size for s in reading.latents}
+    plates = {name: p.size for name, p in reading.plates.items()}
+    gathers = dict.fromkeys(gathered_pairs(reading, factors))
+    scopes = [(f.site, frozenset(f.latents), f.plates) for f in factors]
+    elimination = plan_elimination(scopes, latent_plates, sizes, plates, gathers)
+    return Marginal(
+        reading,
+        factors,
+        elimination,
+        _block_plate(reading, factors, gathers),
+        clamped,
+    )
+
+
+def _block_plate(reading: Reading, factors: tuple[Factor, ...], gathers: dict) -> str | None:
+    """The one plate of all factors, when none of them holds a table over its rows."""
+    if gathers or not factors:
+        return None
+    shared = {f.plates - {n for n, _, c in f.layout if c} for f in factors}
+    if len(shared) != 1:
+        return None
+    plates = next(iter(shared))
+    if len(plates) != 1:
+        return None
+    (plate,) = plates
+    if any(f.kind == "table" and f.varies_by_row for f in factors):
+        return None
+    return plate

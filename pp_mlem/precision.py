@@ -1,0 +1,53 @@
+"""Working precision: float64 inside every public entry, the user's JAX configuration untouched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions.distribution import validation_enabled
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def check_dtype(dtype: Any) -> np.dtype:
+    """Return the floating dtype asked for; `None` means float64."""
+    found = np.dtype(np.float64 if dtype is None else dtype)
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype: received {dtype!r}, expected float32 or float64.")
+    return found
+
+
+@contextmanager
+def working_precision(dtype: np.dtype) -> Iterator[None]:
+    """Compute in `dtype` within the block, without NumPyro's argument validation inside traces."""
+    with jax.enable_x64(dtype == np.dtype(np.float64)), validation_enabled(False):
+        yield
+
+
+def in_model_precision(method: F) -> F:
+    """Run a method of an object that has a `dtype` in that precision."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with working_precision(self.dtype):
+            return method(self, *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def tiny_log(dtype: Any) -> float:
+    """The finite stand-in for log 0, which keeps products with a zero count at zero."""
+    return -1e30 if jnp.dtype(dtype) == jnp.float32 else -1e200
+
+
+def finite_or_minus_inf(value: np.ndarray) -> np.ndarray:
+    """Read the stand-in of `tiny_log` back as minus infinity."""
+    value = np.asarray(value)
+    limit = -1e25 if value.dtype == np.float32 else -1e150
+    return np.where(value < limit, -np.inf, value)

@@ -1,0 +1,158 @@
+"""One estimation problem: a model, what is fixed, and the objective, as pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pp_mlem.maximise.blocks import Block, plan_blocks
+from pp_mlem.maximise.step import Params, expected_log_joint, maximise
+from pp_mlem.partition.marginal import Marginal, Natural
+from pp_mlem.program.data import ProgramData
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.sites import Role
+from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.trace import Message, unwrap
+
+
+def prior_messages(reading: Reading, params: Params, data: ProgramData, extract: Any) -> Any:
+    """Run the program with every gathered latent at one value, for what concerns parameters."""
+    latents = {
+        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents if s.vmapped
+    }
+    return reading.run(params, data.dynamic, extract, latents)
+
+
+def log_prior(
+    reading: Reading, params: Params, data: ProgramData, names: frozenset[str]
+) -> jax.Array:
+    """Sum of the log prior densities of the named parameters, at constrained values."""
+
+    def extract(messages: dict[str, Message]) -> jax.Array:
+        total = jnp.zeros(())
+        for site in reading.with_role(Role.PARAMETER):
+            if site.name not in names or not site.prior:
+                continue
+            message = messages[site.name]
+            density = message.fn.log_prob(params[site.name])
+            scale = 1.0 if message.scale is None else message.scale
+            total = total + jnp.sum(scale * density)
+        return total
+
+    return prior_messages(reading, params, data, extract)
+
+
+def prior_distributions(
+    reading: Reading, params: Params, data: ProgramData
+) -> dict[str, Any]:
+    """The unwrapped prior of each parameter; parameters without one are left out."""
+
+    def extract(messages: dict[str, Message]) -> dict[str, Any]:
+        found = {}
+        for site in reading.with_role(Role.PARAMETER):
+            if site.prior and site.distribution != "ImproperUniform":
+                found[site.name] = unwrap(messages[site.name].fn).fn
+        return found
+
+    return prior_messages(reading, params, data, extract)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Maximise log Z (MLE) or log Z + log prior (MAP) over the free parameters.
+
+    All methods are pure in (vector, data, fixed) and can be jitted and vmapped. `fixed` holds the
+    constrained values of the fixed parameters.
+    """
+
+    marginal: Marginal
+    space: ParameterSpace
+    with_prior: bool
+    blocks: tuple[Block, ...]
+
+    @property
+    def reading(self) -> Reading:
+        return self.marginal.reading
+
+    def params(self, vector: jax.Array, fixed: Params) -> Params:
+        return {**fixed, **self.space.constrain(vector)}
+
+    def log_likelihood(self, vector: jax.Array, data: ProgramData, fixed: Params) -> jax.Array:
+        eta = self.marginal.natural(self.params(vector, fixed), data)
+        return self.marginal.log_z(eta, data)
+
+    def log_prior(self, vector: jax.Array, data: ProgramData, fixed: Params) -> jax.Array:
+        names = frozenset(self.space.names)
+        return log_prior(self.reading, self.params(vector, fixed), data, names)
+
+    def objective(self, vector: jax.Array, data: ProgramData, fixed: Params) -> jax.Array:
+        value = self.log_likelihood(vector, data, fixed)
+        return value + self.log_prior(vector, data, fixed) if self.with_prior else value
+
+    def log_posterior(self, vector: jax.Array, data: ProgramData, fixed: Params) -> jax.Array:
+        """log Z + log prior + log|Jacobian|, the density that NUTS samples."""
+        value = self.log_likelihood(vector, data, fixed) + self.log_prior(vector, data, fixed)
+        return value + self.space.log_abs_det_jacobian(vector)
+
+    def expectation(
+        self, vector: jax.Array, data: ProgramData, fixed: Params
+    ) -> tuple[jax.Array, Natural]:
+        """E-step: log Z and the expected sufficient statistics."""
+        eta = self.marginal.natural(self.params(vector, fixed), data)
+        return self.marginal.log_z_and_statistics(eta, data)
+
+    def expected(
+        self, vector: jax.Array, statistics: Natural, data: ProgramData, fixed: Params
+    ) -> jax.Array:
+        """Q(theta) = <eta(theta), S> (+ log prior), up to a constant."""
+        params = self.params(vector, fixed)
+        sites = frozenset(f.site for f in self.marginal.factors)
+        value = expected_log_joint(self.marginal, params, statistics, data, sites)
+        return value + self.log_prior(vector, data, fixed) if self.with_prior else value
+
+    def maximisation(
+        self, vector: jax.Array, statistics: Natural, data: ProgramData, fixed: Params
+    ) -> jax.Array:
+        """M-step from the current vector."""
+        prior = priors = None
+        if self.with_prior:
+
+            def prior(params: Params, names: frozenset[str]) -> jax.Array:
+                return log_prior(self.reading, params, data, names)
+
+            def priors(params: Params) -> dict[str, Any]:
+                return prior_distributions(self.reading, params, data)
+
+        params = self.params(vector, fixed)
+        new = maximise(self.marginal, self.blocks, params, statistics, data, prior, priors)
+        return self.space.unconstrain(new)
+
+    def em_step(
+        self, vector: jax.Array, data: ProgramData, fixed: Params
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(next vector, objective and its gradient at `vector`), from one sweep over the data.
+
+        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta.
+        """
+        value, statistics = self.expectation(vector, data, fixed)
+        if self.with_prior:
+            value = value + self.log_prior(vector, data, fixed)
+        gradient = jax.grad(self.expected)(vector, statistics, data, fixed)
+        return self.maximisation(vector, statistics, data, fixed), value, gradient
+
+
+def make_problem(
+    marginal: Marginal, data: ProgramData, fixed: Params, with_prior: bool
+) -> Problem:
+    """Plan the M-step for this choice of fixed parameters and objective."""
+    reading = marginal.reading
+    names = frozenset(fixed)
+    priors = None
+    if with_prior:
+        neutral = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+        priors = prior_distributions(reading, {**neutral, **fixed}, data)
+    blocks = plan_blocks(reading, marginal.factors, data, names, priors)
+    return Problem(marginal, reading.space.without(names), with_prior, blocks)

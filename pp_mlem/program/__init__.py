@@ -1,0 +1,1 @@
+"""A NumPyro program read as sites, roles, plates, bindings and a parameter space."""

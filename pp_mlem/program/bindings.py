@@ -1,0 +1,113 @@
+"""Which argument of a distribution is which parameter, found by probing with unique values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.families import family_of
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.sites import Role
+from pp_mlem.program.trace import Message, is_factor, unwrap
+
+
+@dataclass(frozen=True)
+class Binding:
+    """How an argument of a site depends on the parameters.
+
+    kind: "constant" (no parameter), "direct" (every entry is one entry of a parameter) or
+    "computed". `parameters` are those involved, in program order.
+    """
+
+    kind: str
+    parameters: tuple[str, ...]
+
+
+def offsets(reading: Reading) -> dict[str, int]:
+    """Where each parameter's entries start in the concatenation of all parameters."""
+    found, start = {}, 0
+    for site in reading.space.sites:
+        found[site.name] = start
+        start += int(np.prod(site.shape))
+    return found
+
+
+def iota_parameters(reading: Reading) -> dict[str, jax.Array]:
+    """Every parameter entry set to its own global index (whatever its support)."""
+    start = offsets(reading)
+    return {
+        s.name: (start[s.name] + jnp.arange(int(np.prod(s.shape)))).reshape(s.shape).astype(float)
+        for s in reading.space.sites
+    }
+
+
+def site_arguments(messages: dict[str, Message], names: frozenset[str]) -> dict[str, dict]:
+    """The arguments of the named sites' distributions, as they are before plates expand them."""
+    found = {}
+    for name in names:
+        args = unwrap(messages[name].fn).fn.get_args()
+        found[name] = {k: jnp.asarray(v) for k, v in args.items() if v is not None}
+    return found
+
+
+def given_arguments(family: Any, args: dict[str, Any]) -> dict[str, Any]:
+    """Drop arguments that a distribution derives from others (a covariance from its factor)."""
+    return {k: v for k, v in args.items() if k in family.arguments or k in family.known}
+
+
+def find_bindings(
+    reading: Reading, dynamic: tuple, names: frozenset[str]
+) -> dict[str, dict[str, Binding]]:
+    """Probe the program with two sets of unique values and classify every argument."""
+    space = reading.space
+    start = offsets(reading)
+    total = sum(int(np.prod(s.shape)) for s in space.sites)
+    first = iota_parameters(reading)
+    shuffle = np.random.default_rng(0).permutation(total) + 0.5
+    second = {
+        s.name: jnp.asarray(shuffle[np.asarray(first[s.name]).astype(int)]) for s in space.sites
+    }
+
+    @jax.jit
+    def probe(params: dict[str, Any], data: tuple) -> dict:
+        return reading.run(params, data, lambda m: site_arguments(m, names))
+
+    a, b = jax.device_get((probe(first, dynamic), probe(second, dynamic)))
+    parameters = {s.name for s in reading.with_role(Role.PARAMETER)}
+    owner = np.concatenate(
+        [np.full(int(np.prod(s.shape)), i) for i, s in enumerate(space.sites)] + [np.zeros(0)]
+    )
+    found: dict[str, dict[str, Binding]] = {}
+    for name in names:
+        found[name] = {}
+        for argument, value in a[name].items():
+            depends = reading.dependencies[name].get(f"argument {argument}", frozenset())
+            involved = tuple(n for n in space.names if n in depends & parameters)
+            kind = "computed" if involved else "constant"
+            index = np.asarray(value, float)
+            if involved and np.all(np.isfinite(index)):
+                whole = np.all((index == np.round(index)) & (index >= 0) & (index < total))
+                if whole and np.array_equal(
+                    np.asarray(b[name][argument], float), shuffle[index.astype(int)]
+                ):
+                    used = np.unique(owner[index.astype(int)]).astype(int)
+                    if {space.names[i] for i in used} <= set(involved):
+                        kind, involved = "direct", tuple(space.names[i] for i in used)
+            found[name][argument] = Binding(kind, involved)
+    del start
+    return found
+
+
+def closed_form_candidates(reading: Reading, messages_fn: dict[str, Any]) -> frozenset[str]:
+    """Sites whose distribution is a known exponential family."""
+    return frozenset(
+        s.name
+        for s in reading.sites.values()
+        if s.role in (Role.OBSERVED, Role.LATENT)
+        and not is_factor(messages_fn[s.name])
+        and family_of(unwrap(messages_fn[s.name]).fn) is not None
+    )

@@ -1,0 +1,426 @@
+"""The data of each factor, checked on the host and laid out with rows last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.families import Family
+from pp_mlem.program.bindings import iota_parameters, site_arguments
+from pp_mlem.program.factors import Factor, log_table
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.sites import Role
+from pp_mlem.program.space import describe
+from pp_mlem.program.trace import Message, enumerated_support, is_factor, unwrap
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SiteData:
+    """Data of one observed site. `value` is (*event, *columns, rows); `mask` (*columns, rows).
+
+    `known` are data arguments in the layout of the batch; `shift` the reference point in the
+    layout of the arguments, `shift_rows` the same as (*event, *columns, 1). `base` is log h
+    (rows), summed over columns.
+    """
+
+    value: Any
+    mask: Any
+    known: dict[str, Any]
+    shift: Any
+    shift_rows: Any
+    base: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ProgramData:
+    """All that a fit needs of the data, in one pytree.
+
+    `weights[site]` are case weights (broadcast over the site's plates, right-aligned); `clamps`
+    log-indicators (*plates, values) of latents that are observed; `index[site][argument]` the
+    global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
+    to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered.
+    """
+
+    dynamic: tuple
+    sites: dict[str, SiteData]
+    weights: dict[str, Any]
+    clamps: dict[str, Any]
+    index: dict[str, dict[str, Any]]
+    maps: dict[tuple[str, str], Any]
+
+    @property
+    def shifts(self) -> dict[str, Any]:
+        return {name: d.shift for name, d in self.sites.items()}
+
+
+def _to_layout(factor: Factor, value: jax.Array, event_dim: int) -> jax.Array:
+    """(*plates, *columns, *event) to (*event, *columns, rows)."""
+    batch = tuple(size for _, size, _ in factor.layout)
+    shape = batch + (value.shape[value.ndim - event_dim :] if event_dim else ())
+    value = jnp.broadcast_to(value, shape)
+    n = len(batch)
+    columns = [i for i, (_, _, column) in enumerate(factor.layout) if column]
+    rows = [i for i, (_, _, column) in enumerate(factor.layout) if not column]
+    moved = jnp.transpose(value, [*range(n, n + event_dim), *columns, *rows])
+    return moved.reshape(moved.shape[: event_dim + len(columns)] + (-1,))
+
+
+def _positional_shift(factor: Factor, shift: jax.Array, event_dim: int) -> jax.Array:
+    """(*event, *columns, 1) to the layout of the arguments (*plates, *columns, *event)."""
+    moved = jnp.moveaxis(shift[..., 0], tuple(range(event_dim)), tuple(range(-event_dim, 0)))
+    batch = tuple(size if column else 1 for _, size, column in factor.layout)
+    return moved.reshape(batch + shift.shape[:event_dim])
+
+
+def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
+    filled = np.where(np.isnan(value), 0, value) if value.dtype.kind == "f" else value
+    inside = np.asarray(support.check(jnp.asarray(filled)))
+    hidden = missing
+    while hidden.ndim > inside.ndim:
+        hidden = hidden.all(-1)
+    inside = inside | hidden
+    if np.all(inside):
+        return
+    where = tuple(int(i) for i in np.argwhere(~inside)[0])
+    bad = value[where] if value.shape[: len(where)] == inside.shape else value
+    raise ValueError(
+        f"observed site '{name}': the value {bad} at index {where} is outside the support of "
+        f"{kind} ({describe(support)}). Correct the data, or choose a distribution whose support "
+        "contains them."
+    )
+
+
+def _labels(reading: Reading, name: str, given: Any, support: np.ndarray) -> np.ndarray:
+    """User-given latent values to log-indicators (*plates, values); NaN and -1 are unknown."""
+    site = reading.sites[name]
+    shape = reading.plate_shape(site.dims)
+    labels = np.asarray(given, float)
+    if labels.shape != shape:
+        try:
+            labels = np.broadcast_to(labels.reshape(labels.shape), shape)
+        except ValueError:
+            squeezed = tuple(n for n in shape if n > 1)
+            if labels.shape == squeezed:
+                labels = labels.reshape(shape)
+            else:
+                raise ValueError(
+                    f"observe: labels of '{name}' have shape {np.shape(given)}, expected {shape}."
+                ) from None
+    unknown = np.isnan(labels) | ((labels == -1) & ~np.isin(-1, support))
+    match = labels[..., None] == support
+    bad = ~unknown & ~match.any(-1)
+    if bad.any():
+        raise ValueError(
+            f"observe: '{name}' received {np.unique(labels[bad])[:5]}, expected values in "
+            f"{support.tolist()}, or NaN or -1 where unknown."
+        )
+    return np.where(unknown[..., None] | match, 0.0, -1.0)
+
+
+def prepare_data(
+    reading: Reading,
+    factors: tuple[Factor, ...],
+    observe: Mapping[str, Any],
+    dtype: np.dtype,
+) -> ProgramData:
+    """Run the program on the data, check every observed value, and lay the data out.
+
+    Raises ValueError for values outside a support, NaN where they cannot be integrated out,
+    non-finite covariates, and weights or masks that do not cover a latent and its observations
+    alike.
+    """
+    dynamic = reading.arguments.device_arrays()
+    by_site = {f.site: f for f in factors}
+    observed = frozenset(s.name for s in reading.observed)
+    probed = frozenset(
+        f.site for f in factors if any(b.kind == "direct" for b in f.bindings.values())
+    )
+
+    def extract(messages: dict[str, Message]) -> dict[str, Any]:
+        found: dict[str, Any] = {k: {} for k in ("value", "mask", "scale", "known", "support")}
+        for name, m in messages.items():
+            if reading.sites[name].role not in (Role.OBSERVED, Role.LATENT):
+                continue
+            bare = unwrap(m.fn)
+            if bare.masks:
+                found["mask"][name] = bare.masks
+            if m.scale is not None:
+                found["scale"][name] = m.scale
+            if name not in observed or is_factor(m.fn):
+                continue
+            found["value"][name] = m.value
+            factor = by_site[name]
+            if factor.family is not None:
+                args = bare.fn.get_args()
+                found["known"][name] = {k: args[k] for k in factor.family.known}
+            found["support"][name] = bare.fn.support
+        found["index"] = site_arguments(messages, probed)
+        return found
+
+    params = iota_parameters(reading)
+    latents = {
+        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents if s.vmapped
+    }
+
+    def run(values: dict[str, Any], given: tuple) -> dict[str, Any]:
+        return reading.run(values, given, extract, latents)
+
+    run = jax.jit(run) if reading.arguments.traced else run
+    raw = run(params, dynamic)
+    # A support that moves with the parameters cannot be checked against the data.
+    moved = run({k: v + 0.37 for k, v in params.items()}, dynamic)["support"]
+    raw["support"] = {
+        name: (support, _same(support, moved[name])) for name, support in raw["support"].items()
+    }
+    fns = _concrete_observed(reading, dynamic, observed)
+    sites = {
+        name: _site_data(reading, by_site[name], fns[name], raw, name) for name in raw["value"]
+    }
+    weights = _weights(reading, factors, raw)
+    _check_masks(reading, factors, raw)
+    clamps = {}
+    for name, given in observe.items():
+        support = np.asarray(latent_support(reading, dynamic, name), float)
+        clamps[name] = jnp.asarray(_labels(reading, name, given, support))
+    index = {
+        name: {
+            a: (v + 0.5).astype(int)
+            for a, v in args.items()
+            if a in by_site[name].bindings and by_site[name].bindings[a].kind == "direct"
+        }
+        for name, args in raw["index"].items()
+    }
+    return ProgramData(
+        dynamic,
+        {k: v for k, v in sites.items() if v is not None},
+        weights,
+        clamps,
+        index,
+        gather_maps(reading, factors, dynamic),
+    )
+
+
+def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
+    """Parameter values inside their supports, for probing."""
+    space = reading.space
+    rng = np.random.default_rng(seed)
+    return space.constrain(jnp.asarray(rng.uniform(-1, 1, space.size)))
+
+
+def gathered_pairs(reading: Reading, factors: tuple[Factor, ...]) -> dict[tuple[str, str], tuple]:
+    """(child plate, parent plate): (latent, site) where a latent is gathered across plates."""
+    found: dict[tuple[str, str], tuple] = {}
+    for factor in factors:
+        for latent in factor.latents:
+            own = reading.sites[latent].plates
+            missing, surplus = own - factor.plates, factor.plates - own
+            if not missing:
+                continue
+            if len(own) != 1 or len(surplus) != 1:
+                raise ValueError(
+                    f"latent '{latent}' reaches '{factor.site}' across plates {sorted(own)} and "
+                    f"{sorted(factor.plates)}. Only one plate gathered into one other plate, as in "
+                    "g[group], can be summed."
+                )
+            found.setdefault((next(iter(surplus)), next(iter(missing))), (latent, factor))
+    return found
+
+
+def gather_maps(
+    reading: Reading, factors: tuple[Factor, ...], dynamic: tuple
+) -> dict[tuple[str, str], jax.Array]:
+    """For each gathered latent, which of its units every row reads: found by setting the latent
+    to the binary digits of its unit's number and seeing which rows change."""
+    maps = {}
+    params = neutral_parameters(reading, 0)
+    for pair, (latent, factor) in gathered_pairs(reading, factors).items():
+        site = reading.sites[latent]
+        support = latent_support(reading, dynamic, latent)
+        shape = reading.plate_shape(site.dims)
+        units = jnp.arange(reading.plates[pair[1]].size).reshape(shape)
+        host = reading.sites[factor.site]
+
+        def density(
+            codes: Any,
+            latent: str = latent,
+            factor: Factor = factor,
+            support: Any = support,
+            host: Any = host,
+        ) -> Any:
+            def extract(messages: dict[str, Message]) -> Any:
+                return log_table(messages[factor.site], host)
+
+            return reading.run(params, dynamic, extract, {latent: support[codes]})
+
+        density = jax.jit(density)
+        baseline = np.asarray(density(jnp.zeros(shape, int)))
+        row_axis = baseline.ndim + host.dims[pair[0]]
+        others = tuple(i for i in range(baseline.ndim) if i != row_axis)
+        index = np.zeros(reading.plates[pair[0]].size, int)
+        for bit in range(max(1, int(units.size - 1).bit_length())):
+            changed = np.asarray(density((units >> bit) & 1)) != baseline
+            index += changed.any(others).astype(int) << bit
+        maps[pair] = jnp.asarray(np.minimum(index, units.size - 1))
+    return maps
+
+
+def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str]) -> dict:
+    """The distributions of observed sites (shapes only, where they depend on parameters)."""
+    kept: dict[str, Any] = {}
+
+    def extract(messages: dict[str, Message]) -> int:
+        kept.update({n: messages[n].fn for n in observed})
+        return 0
+
+    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    latents = {
+        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
+    }
+    jax.eval_shape(lambda p: reading.run(p, dynamic, extract, latents), params)
+    return kept
+
+
+def _same(a: Any, b: Any) -> bool:
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def latent_support(reading: Reading, dynamic: tuple, name: str) -> Any:
+    kept: dict[str, Any] = {}
+
+    def extract(messages: dict[str, Message]) -> int:
+        kept["support"] = enumerated_support(name, messages[name].fn)
+        return 0
+
+    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    latents = {
+        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
+    }
+    reading.run(params, dynamic, extract, latents)
+    return kept["support"]
+
+
+def _site_data(
+    reading: Reading, factor: Factor, fn: Any, raw: dict, name: str
+) -> SiteData | None:
+    bare = unwrap(fn)
+    event_dim = len(bare.fn.event_shape)
+    if reading.dependencies[name].get("value"):
+        return None
+    value = raw["value"][name]
+    host = np.asarray(value)
+    missing = np.isnan(host) if host.dtype.kind == "f" else np.zeros(host.shape, bool)
+    if np.any(np.isinf(host)) if host.dtype.kind == "f" else False:
+        where = tuple(int(i) for i in np.argwhere(np.isinf(host))[0])
+        raise ValueError(f"observed site '{name}': infinite value at index {where}.")
+    if missing.any() and event_dim:
+        rows = missing.reshape(missing.shape[: missing.ndim - event_dim] + (-1,))
+        if np.any(rows.any(-1) & ~rows.all(-1)):
+            where = tuple(int(i) for i in np.argwhere(missing)[0])
+            raise ValueError(
+                f"observed site '{name}': NaN at index {where} inside a {type(bare.fn).__name__} "
+                "vector. Missing coordinates of a joint distribution cannot be integrated out "
+                "yet; drop these rows, or use independent columns with to_event."
+            )
+    support, fixed = raw["support"][name]
+    if fixed:
+        _check_support(name, type(bare.fn).__name__, support, host, missing)
+    if factor.family is None:
+        return None
+    keep = jnp.asarray(~missing)
+    if event_dim:
+        keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).all(-1)
+    has_mask = bool(missing.any()) or bool(bare.masks)
+    for mask in raw["mask"].get(name, ()):
+        keep = keep & jnp.broadcast_to(mask, jnp.broadcast_shapes(keep.shape, jnp.shape(mask)))
+    value = jnp.asarray(value)
+    if missing.any():
+        safe = support.feasible_like(jnp.zeros_like(value))
+        value = jnp.where(jnp.isnan(value), safe, value)
+    arranged = _to_layout(factor, value, event_dim)
+    mask = _to_layout(factor, keep, 0) if has_mask else None
+    known = {k: _to_layout(factor, jnp.asarray(v), 0) for k, v in raw["known"][name].items()}
+    known = {k: jnp.broadcast_to(v, arranged.shape[event_dim:]) for k, v in known.items()}
+    ones = jnp.ones((1,) * (arranged.ndim - 1) + arranged.shape[-1:], bool)
+    event_mask = ones if mask is None else mask[(None,) * event_dim]
+    shift_rows = factor.family.shift(arranged, jnp.broadcast_to(event_mask, arranged.shape))
+    shift = None if shift_rows is None else _positional_shift(factor, shift_rows, event_dim)
+    base = None
+    if type(factor.family).base is not Family.base:
+        base = factor.family.base(arranged, known)
+        base = base if mask is None else jnp.where(mask, base, 0.0)
+        base = base.sum(tuple(range(base.ndim - 1)))
+    return SiteData(arranged, mask, known, shift, shift_rows, base)
+
+
+def _aligned(reading: Reading, site: str, value: Any) -> np.ndarray:
+    shape = reading.plate_shape(reading.sites[site].dims)
+    value = np.asarray(value)
+    return np.broadcast_to(value, np.broadcast_shapes(shape, value.shape))
+
+
+def _weights(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> dict[str, Any]:
+    for name, scale in raw["scale"].items():
+        host = np.asarray(scale)
+        if not np.all(np.isfinite(host)) or np.any(host < 0):
+            raise ValueError(
+                f"handlers.scale at site '{name}': weights must be finite and not negative."
+            )
+    for factor in factors:
+        own = raw["scale"].get(factor.site)
+        for latent in factor.latents:
+            if latent == factor.site or not reading.sites[latent].plates:
+                continue
+            above = raw["scale"].get(latent)
+            if reading.sites[latent].plates != factor.plates and above is None:
+                continue
+            same = (own is None) == (above is None) and (
+                own is None
+                or np.array_equal(
+                    _aligned(reading, factor.site, own),
+                    np.broadcast_to(
+                        _aligned(reading, factor.site, own) * 0 + np.asarray(above),
+                        np.shape(_aligned(reading, factor.site, own)),
+                    ),
+                )
+            )
+            if not same:
+                raise ValueError(
+                    f"handlers.scale covers one of '{latent}' and '{factor.site}' but not the "
+                    "other. A case weight multiplies the log-likelihood of a whole unit: put "
+                    "the latent and its observations under the same scale."
+                )
+    return {name: jnp.asarray(scale, float) for name, scale in raw["scale"].items()}
+
+
+def _check_masks(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> None:
+    """A latent's mask must cover all that hangs on the latent."""
+    latents = {s.name for s in reading.latents}
+    for factor in factors:
+        for latent in factor.latents:
+            if latent == factor.site or latent not in raw["mask"]:
+                continue
+            above = np.ones((), bool)
+            for mask in raw["mask"][latent]:
+                above = above & np.asarray(mask)
+            own = np.ones((), bool)
+            for mask in raw["mask"].get(factor.site, ()):
+                mask = np.asarray(mask)
+                columns = reading.sites[factor.site].columns
+                own = own & (mask.reshape(mask.shape[: mask.ndim - columns] + (-1,)).any(-1)
+                             if columns else mask)
+            if factor.site in latents and factor.site in raw["mask"]:
+                continue
+            if np.any(own & ~above):
+                raise ValueError(
+                    f"handlers.mask hides latent '{latent}' where '{factor.site}', which depends "
+                    "on it, is not hidden. Put both under the same mask."
+                )

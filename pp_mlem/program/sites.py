@@ -1,0 +1,52 @@
+"""What a program consists of: sites with their roles and reasons, and plates."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Role(enum.Enum):
+    """The part that a site plays in the marginal likelihood."""
+
+    OBSERVED = "observed"
+    LATENT = "latent"
+    PARAMETER = "parameter"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A set of conditionally independent units; `implicit` when only a batch shape declares it."""
+
+    name: str
+    size: int
+    implicit: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site of the program with its role and the reason for it.
+
+    `dims` maps each of its plates to the plate's (negative) batch dimension. `parents` are the
+    unobserved sites that its distribution depends on. `columns` counts the `to_event` dimensions.
+    """
+
+    name: str
+    role: Role
+    reason: str
+    distribution: str
+    dims: dict[str, int] = field(default_factory=dict)
+    parents: frozenset[str] = frozenset()
+    columns: int = 0
+    event_shape: tuple[int, ...] = ()
+    size: int = 0  # latents: number of values
+    vmapped: bool = False  # latents: enumerated by vmap instead of a fresh dimension
+    prior: bool = True  # parameters: False for numpyro.param
+    support: Any = None  # parameters: the constraint
+    shape: tuple[int, ...] = ()  # parameters: shape of the constrained value
+
+    @property
+    def plates(self) -> frozenset[str]:
+        return frozenset(self.dims)

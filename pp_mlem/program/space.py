@@ -1,0 +1,179 @@
+"""The parameter space: constrained dictionaries of arrays and one unconstrained vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from pp_mlem.program.sites import Site
+
+_SIMPLEX = type(constraints.simplex)
+_UNIT = type(constraints.unit_interval)
+
+
+def _interior_edge(dtype: Any) -> float:
+    return 1e-7 if jnp.dtype(dtype) == jnp.float32 else 1e-14
+
+
+def into_interior(support: Any, value: jax.Array) -> jax.Array:
+    """Move a value off the edge of its support by less than rounding matters, so that the
+    unconstrained coordinate is finite."""
+    edge = _interior_edge(value.dtype)
+    if isinstance(support, _SIMPLEX):
+        value = jnp.maximum(value, edge)
+        return value / value.sum(-1, keepdims=True)
+    base = support
+    while isinstance(base, type(constraints.independent(constraints.real, 1))):
+        base = base.base_constraint
+    lower = getattr(base, "lower_bound", None)
+    upper = getattr(base, "upper_bound", None)
+    if lower is not None and upper is not None:
+        width = jnp.asarray(upper) - lower
+        return jnp.clip(value, lower + edge * width, upper - 10 * edge * width)
+    if lower is not None:
+        return jnp.maximum(value, lower + jnp.finfo(value.dtype).tiny ** 0.5)
+    return value
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """Parameters in program order with their supports, and the map to one vector.
+
+    `size` is the number of free scalars (a simplex of K counts K - 1).
+    """
+
+    sites: tuple[Site, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.sites)
+
+    def free_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {s.name: dist.biject_to(s.support).inverse_shape(s.shape) for s in self.sites}
+
+    @property
+    def size(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.free_shapes().values())
+
+    def slices(self) -> dict[str, slice]:
+        """Where each parameter's unconstrained coordinates lie in the vector."""
+        found, start = {}, 0
+        for name, shape in self.free_shapes().items():
+            stop = start + int(np.prod(shape))
+            found[name] = slice(start, stop)
+            start = stop
+        return found
+
+    def without(self, names: frozenset[str]) -> ParameterSpace:
+        return ParameterSpace(tuple(s for s in self.sites if s.name not in names))
+
+    def only(self, names: frozenset[str]) -> ParameterSpace:
+        return ParameterSpace(tuple(s for s in self.sites if s.name in names))
+
+    def constrain(self, vector: jax.Array) -> dict[str, jax.Array]:
+        """Unconstrained vector (size,) to a dictionary of constrained arrays."""
+        shapes, where = self.free_shapes(), self.slices()
+        return {
+            s.name: dist.biject_to(s.support)(vector[where[s.name]].reshape(shapes[s.name]))
+            for s in self.sites
+        }
+
+    def unconstrain(self, params: Mapping[str, jax.Array]) -> jax.Array:
+        """Constrained arrays to the unconstrained vector (size,)."""
+        parts = [
+            jnp.ravel(
+                dist.biject_to(s.support)._inverse(
+                    into_interior(s.support, jnp.asarray(params[s.name]))
+                )
+            )
+            for s in self.sites
+        ]
+        return jnp.concatenate(parts) if parts else jnp.zeros((0,))
+
+    def log_abs_det_jacobian(self, vector: jax.Array) -> jax.Array:
+        """log |d constrained / d unconstrained|, summed over parameters."""
+        shapes, where = self.free_shapes(), self.slices()
+        total = jnp.zeros((), vector.dtype)
+        for s in self.sites:
+            transform = dist.biject_to(s.support)
+            free = vector[where[s.name]].reshape(shapes[s.name])
+            total = total + jnp.sum(transform.log_abs_det_jacobian(free, transform(free)))
+        return total
+
+    def check(self, params: Mapping[str, Any], argument: str, partial: bool = False) -> dict:
+        """Validate user-given constrained values: names, shapes, finiteness, support."""
+        if not isinstance(params, Mapping):
+            raise TypeError(
+                f"{argument}: received {type(params).__name__}, expected a dict from parameter "
+                f"names to values; the parameters are {list(self.names)}."
+            )
+        unknown = sorted(set(params) - set(self.names))
+        if unknown:
+            raise ValueError(
+                f"{argument}: unknown parameter(s) {unknown}; the parameters are "
+                f"{list(self.names)}."
+            )
+        missing = [n for n in self.names if n not in params]
+        if missing and not partial:
+            raise ValueError(f"{argument}: value(s) missing for parameter(s) {missing}.")
+        checked = {}
+        for s in self.sites:
+            if s.name not in params:
+                continue
+            try:
+                value = np.asarray(params[s.name], dtype=jnp.result_type(float))
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"{argument}: '{s.name}' received {params[s.name]!r}, expected numbers of "
+                    f"shape {s.shape}."
+                ) from None
+            if value.shape != s.shape:
+                if value.size == 1 or value.shape == s.shape[len(s.shape) - value.ndim :]:
+                    value = np.broadcast_to(value, s.shape)
+                else:
+                    raise ValueError(
+                        f"{argument}: '{s.name}' received shape {value.shape}, expected {s.shape}."
+                    )
+            if not np.all(np.isfinite(value)):
+                raise ValueError(
+                    f"{argument}: '{s.name}' received NaN or infinite values, expected finite "
+                    f"values in its support ({describe(s.support)})."
+                )
+            if not np.all(np.asarray(s.support.check(jnp.asarray(value)))) and not _near(
+                s.support, value
+            ):
+                raise ValueError(
+                    f"{argument}: '{s.name}' received {np.array2string(value, threshold=8)}, "
+                    f"which is outside its support ({describe(s.support)})."
+                )
+            checked[s.name] = value
+        return checked
+
+
+def _near(support: Any, value: np.ndarray) -> bool:
+    """True when only rounding (published digits of a simplex) keeps the value off its support."""
+    if isinstance(support, _SIMPLEX):
+        return bool(np.all(value >= 0) and np.all(np.abs(value.sum(-1) - 1) < 1e-5))
+    base = support
+    while hasattr(base, "base_constraint"):
+        base = base.base_constraint
+    lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
+    above = lower is None or bool(np.all(value >= np.asarray(lower)))
+    below = upper is None or bool(np.all(value <= np.asarray(upper)))
+    return (lower is not None or upper is not None) and above and below
+
+
+def describe(support: Any) -> str:
+    """A constraint in words."""
+    base = support
+    while hasattr(base, "base_constraint"):
+        base = base.base_constraint
+    text = str(base)
+    return text if len(text) < 60 else type(base).__name__.strip("_").lower()

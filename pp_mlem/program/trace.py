@@ -1,0 +1,199 @@
+"""Runs a program under NumPyro's handlers and records its sites. The only user of handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions.distribution import (
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+    Unit,
+)
+from numpyro.primitives import Messenger
+
+Supply = Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One sample or param statement as the program executed it."""
+
+    name: str
+    kind: str  # "sample" or "param"
+    fn: Any
+    value: Any
+    observed: bool
+    plates: tuple[tuple[str, int, int], ...]  # (name, dim, size), outermost first
+    scale: Any
+    constraint: Any
+
+
+class _Supply(Messenger):
+    """Gives every unobserved sample site and every param its value."""
+
+    def __init__(self, fn: Callable[..., Any], supply: Supply) -> None:
+        super().__init__(fn)
+        self.supply = supply
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "control_flow":
+            raise NotImplementedError(
+                "the program uses numpyro's control flow (scan, cond or while). Chains over "
+                "discrete states are not read yet: write the latents in plates."
+            )
+        if msg["type"] in ("sample", "param") and msg["value"] is None:
+            msg["value"] = self.supply(msg)
+
+
+def run_program(
+    call: Callable[[Callable[..., Any]], Any], program: Callable[..., Any], supply: Supply
+) -> dict[str, Message]:
+    """Run `program` once; `supply` returns the value of each unobserved site."""
+    with handlers.trace() as sites, handlers.seed(rng_seed=0):
+        call(_Supply(program, supply))
+    messages = {}
+    for name, site in sites.items():
+        if site["type"] not in ("sample", "param"):
+            continue
+        frames = tuple((f.name, f.dim, f.size) for f in site["cond_indep_stack"])
+        messages[name] = Message(
+            name=name,
+            kind=site["type"],
+            fn=site["fn"] if site["type"] == "sample" else None,
+            value=site["value"],
+            observed=bool(site.get("is_observed", False)),
+            plates=frames,
+            scale=site.get("scale"),
+            constraint=site["kwargs"].get("constraint", dist.constraints.real),
+        )
+    return messages
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A distribution with Expanded, Independent and Masked taken off.
+
+    `fn` has batch dimensions (plates..., columns...), right-aligned; `columns` of them come from
+    `to_event`. `masks` are right-aligned with the same dimensions.
+    """
+
+    fn: Any
+    columns: int
+    masks: tuple[Any, ...]
+
+
+def unwrap(fn: Any) -> Bare:
+    """The distribution as it was before plates, `to_event` and `mask` wrapped it."""
+    columns, masks = 0, []
+    while True:
+        if isinstance(fn, ExpandedDistribution):
+            fn = fn.base_dist
+        elif isinstance(fn, Independent):
+            columns += fn.reinterpreted_batch_ndims
+            fn = fn.base_dist
+        elif isinstance(fn, MaskedDistribution):
+            mask = jnp.asarray(fn._mask)
+            masks.append(mask.reshape(mask.shape + (1,) * columns))
+            fn = fn.base_dist
+        else:
+            return Bare(fn, columns, tuple(masks))
+
+
+def is_factor(fn: Any) -> bool:
+    """True for the distribution behind `numpyro.factor`."""
+    return isinstance(fn, Unit)
+
+
+def is_discrete(fn: Any) -> bool:
+    """True when the support of the distribution is discrete."""
+    return bool(getattr(fn.support, "is_discrete", False))
+
+
+def enumerated_support(name: str, fn: Any) -> jax.Array:
+    """The support of a latent's distribution as a vector, or a clear refusal."""
+    bare = unwrap(fn)
+    if bare.columns or bare.fn.event_shape:
+        raise ValueError(
+            f"latent '{name}': a discrete latent with an event shape cannot be enumerated. "
+            "Declare its coordinates in a plate instead of to_event."
+        )
+    try:
+        values = bare.fn.enumerate_support(expand=False)
+    except (NotImplementedError, TypeError, ValueError, jax.errors.ConcretizationTypeError) as e:
+        raise ValueError(
+            f"latent '{name}': {type(bare.fn).__name__} has no finite support that can be "
+            f"enumerated ({e}). Use a distribution with a finite support (Categorical, "
+            "Bernoulli, DiscreteUniform), or truncate it by a Categorical over its values."
+        ) from None
+    return jnp.reshape(values, (-1,))
+
+
+def neutral_value(msg: dict[str, Any], key: jax.Array) -> Any:
+    """A value inside the support, for reading shapes: not a draw from the prior."""
+    if msg["type"] == "param":
+        return msg["fn"](*msg["args"], **msg["kwargs"])
+    fn = msg["fn"]
+    shape = msg["kwargs"].get("sample_shape", ()) + fn.batch_shape
+    if is_discrete(fn):
+        bare = unwrap(fn)
+        if not bare.columns and not bare.fn.event_shape:
+            first = enumerated_support(msg["name"], fn)[0]
+            return jnp.full(shape, first)
+        return fn.sample(key, msg["kwargs"].get("sample_shape", ()))
+    transform = dist.biject_to(fn.support)
+    free = jnp.zeros(transform.inverse_shape(shape + fn.event_shape))
+    noise = jax.random.uniform(key, free.shape, minval=-1.0, maxval=1.0)
+    return transform(noise.astype(jnp.result_type(float)))
+
+
+class _Unobserve(Messenger):
+    """Turns observed sites back into draws and keeps the shapes of their data."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
+            return
+        data = jnp.shape(msg["value"])
+        fn = msg["fn"]
+        batch = data[: len(data) - len(fn.event_shape)]
+        shape = jnp.broadcast_shapes(tuple(fn.batch_shape), tuple(batch))
+        if shape != tuple(fn.batch_shape):
+            msg["fn"] = fn.expand(shape)
+        msg["value"], msg["is_observed"] = None, False
+
+
+def draw_from_program(
+    call: Callable[[Callable[..., Any]], Any],
+    program: Callable[..., Any],
+    values: dict[str, Any],
+    key: jax.Array,
+) -> dict[str, Any]:
+    """Sample every site that `values` does not give, observed sites included."""
+    with handlers.trace() as sites, handlers.seed(rng_seed=key), _Unobserve():
+        call(handlers.substitute(program, data=values))
+    return {
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not is_factor(site["fn"]) and name not in values
+    }
+
+
+__all__ = [
+    "Bare",
+    "Message",
+    "draw_from_program",
+    "enumerated_support",
+    "is_discrete",
+    "is_factor",
+    "neutral_value",
+    "numpyro",
+    "run_program",
+    "unwrap",
+]

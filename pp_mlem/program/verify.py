@@ -1,0 +1,176 @@
+"""Checks that enumeration reads a program rightly, against plain runs at random latents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.program.data import gather_maps, neutral_parameters
+from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.sites import Plate
+from pp_mlem.program.trace import Message, enumerated_support
+
+
+def _thinned(reading: Reading, dynamic: tuple) -> Reading:
+    """The reading with the plate sizes of the thinned data."""
+    sizes: dict[str, int] = {}
+
+    def extract(messages: dict[str, Message]) -> int:
+        for name, m in messages.items():
+            site = reading.sites[name]
+            shape = jnp.broadcast_shapes(
+                tuple(m.fn.batch_shape) if m.fn is not None else (),
+                jnp.shape(m.value)[: jnp.ndim(m.value) - len(m.fn.event_shape)]
+                if m.observed and jnp.size(m.value)
+                else (),
+            )
+            for plate, dim in site.dims.items():
+                if len(shape) >= -dim and shape[dim] > 1:
+                    sizes[plate] = shape[dim]
+        return 0
+
+    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
+    plates = {
+        n: Plate(n, min(p.size, sizes.get(n, p.size)), p.implicit)
+        for n, p in reading.plates.items()
+    }
+    return replace(reading, plates=plates)
+
+
+def _lookup(
+    reading: Reading,
+    factor: Factor,
+    table: np.ndarray,
+    codes: dict[str, np.ndarray],
+    maps: dict[tuple[str, str], Any],
+) -> np.ndarray:
+    """Entries of an enumerated table at the given latent codes, over the site's plates."""
+    axes = table_axes(reading, factor, table.shape)
+    site = reading.sites[factor.site]
+    depth = max((-d for d in site.dims.values()), default=0)
+    shape = reading.plate_shape(site.dims)
+    position = {plate: depth + dim for plate, dim in site.dims.items()}
+    index: list[Any] = []
+    for axis, name in enumerate(axes):
+        if name in codes:
+            own = reading.sites[name]
+            code = codes[name].reshape(-1)
+            full = codes[name]
+            moved = [p for p in own.dims if p not in site.dims]
+            if moved:
+                child = next(c for c, parent in maps if parent == moved[0] and c in site.dims)
+                row = np.asarray(maps[child, moved[0]])
+                view = [1] * depth
+                view[position[child]] = -1
+                index.append(code[row].reshape(view))
+            else:
+                view = [1] * depth
+                for p, dim in own.dims.items():
+                    view[position[p]] = full.shape[dim]
+                order = sorted(own.dims, key=lambda p: own.dims[p])
+                squeezed = full.reshape([full.shape[own.dims[p]] for p in order])
+                rank = np.argsort([position[p] for p in order])
+                index.append(np.transpose(squeezed, rank).reshape(view) if order else full)
+        elif table.shape[axis] == 1:
+            index.append(0)
+        else:
+            view = [1] * depth
+            view[position[name]] = -1
+            index.append(np.arange(table.shape[axis]).reshape(view))
+    return np.broadcast_to(table[tuple(index)], shape)
+
+
+def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str | None:
+    """None when the enumerated tables equal plain runs at random latents, else the site."""
+    thin = _thinned(reading, dynamic)
+    plain = tuple(replace(f, kind="table") for f in factors if f.latents)
+    params = neutral_parameters(thin, 3)
+    if not plain:
+        return None
+    maps = gather_maps(thin, factors, dynamic)
+    tables = jax.jit(lambda p, d: natural_parameters(thin, plain, p, d, {}))(params, dynamic)
+    rng = np.random.default_rng(7)
+    codes = {
+        s.name: rng.integers(0, s.size, thin.plate_shape(s.dims)) for s in thin.latents
+    }
+
+    def run(values: dict[str, Any], data: tuple, chosen: dict[str, Any]) -> dict[str, Any]:
+        return thin.run(
+            values,
+            data,
+            lambda m: {f.site: log_table(m[f.site], thin.sites[f.site]) for f in plain},
+            chosen,
+        )
+
+    supports = _supports(thin, dynamic, params)
+    chosen = {n: jnp.asarray(supports[n])[c] for n, c in codes.items()}
+    direct = jax.jit(run)(params, dynamic, chosen)
+    for factor in plain:
+        expected = np.asarray(direct[factor.site])
+        found = _lookup(thin, factor, np.asarray(tables[factor.site]), codes, maps)
+        expected = np.broadcast_to(expected, np.broadcast_shapes(expected.shape, found.shape))
+        if expected.shape != found.shape or not np.allclose(
+            found, expected, rtol=1e-6, atol=1e-8, equal_nan=True
+        ):
+            return factor.site
+    return None
+
+
+def _supports(reading: Reading, dynamic: tuple, params: dict) -> dict[str, np.ndarray]:
+    kept: dict[str, Any] = {}
+
+    def extract(messages: dict[str, Message]) -> dict[str, Any]:
+        return {
+            s.name: enumerated_support(s.name, messages[s.name].fn) for s in reading.latents
+        }
+
+    latents = {
+        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
+    }
+    kept = reading.run(params, dynamic, extract, latents)
+    return {n: np.asarray(v) for n, v in kept.items()}
+
+
+def read_factors(reading: Reading, dynamic: tuple) -> tuple[Reading, tuple[Factor, ...]]:
+    """Plan the factors; latents that broadcasting misreads are enumerated by vmap instead."""
+    try:
+        factors = plan_factors(reading, dynamic)
+        wrong = agrees(reading, factors, dynamic)
+    except (TypeError, ValueError, IndexError, jax.errors.JAXTypeError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(("latent '", "observed site")):
+            raise
+        factors, wrong = (), str(error).split("\n")[0]
+    if wrong is None:
+        return reading, factors
+    sites = {
+        n: replace(s, vmapped=True) if s in reading.latents else s
+        for n, s in reading.sites.items()
+    }
+    again = replace(reading, sites=sites)
+    try:
+        factors = plan_factors(again, dynamic)
+        wrong = agrees(again, factors, dynamic)
+    except jax.errors.ConcretizationTypeError as error:
+        names = ", ".join(f"'{s.name}'" for s in reading.latents)
+        raise ValueError(
+            "the program uses the value of a latent in Python control flow or as a Python number "
+            f"(latents: {names}): {str(error).splitlines()[0]} Replace `if z:` by "
+            "jnp.where(z, a, b), and int(z) by indexing with z."
+        ) from None
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"the program cannot be run with its latents enumerated: {error}. Index parameters by "
+            "the latent (mu[z]) or use jnp.where."
+        ) from error
+    if wrong is not None:
+        raise ValueError(
+            f"site '{wrong}': its density at one unit depends on latents of other units, which "
+            "no structure can sum. Declare the dependence through plates."
+        )
+    return again, factors

@@ -1,0 +1,43 @@
+"""The outcomes that a run can have; a failure is a value, never an exception inside a loop."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Status(enum.IntEnum):
+    """How a start ended. Only `CONVERGED` means that the gradient is zero to tolerance."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    FLAT = 2
+    MAX_ITER = 3
+    COLLAPSED = 4
+    BOUNDARY = 5
+    DECREASED = 6
+    NOT_FINITE = 7
+    INTERRUPTED = 8
+    SPURIOUS = 9
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+    @property
+    def meaning(self) -> str:
+        return _MEANING[self]
+
+
+_MEANING = {
+    Status.RUNNING: "still running",
+    Status.CONVERGED: "the gradient per observation is below its tolerance",
+    Status.FLAT: "the objective stopped rising while the gradient was still above its tolerance",
+    Status.MAX_ITER: "ran out of iterations",
+    Status.COLLAPSED: "a component shrank onto a point: the likelihood has no bound there",
+    Status.BOUNDARY: "a parameter is at the boundary of its support",
+    Status.DECREASED: "the objective fell by more than rounding",
+    Status.NOT_FINITE: "the objective is not finite at this start",
+    Status.INTERRUPTED: "stopped by the user; the best point so far",
+    Status.SPURIOUS: "a component rests on too few rows for its own parameters, or its scale is "
+    "far below the others' (Hathaway's ratio)",
+}
