@@ -83,7 +83,7 @@ class Model:
             reading, dynamic = read_program(arguments, **self.overrides)
             self._check_observe(reading)
             reading, factors = read_factors(reading, dynamic)
-            self.marginal: Marginal = build_marginal(reading, factors, frozenset(self.observe))
+            self.marginal: Marginal = build_marginal(reading, factors)
             self.data: ProgramData = prepare_data(reading, factors, self.observe, self.dtype)
             self._supports = {
                 s.name: np.asarray(latent_support(reading, self.data.dynamic, s.name))

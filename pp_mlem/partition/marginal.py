@@ -46,7 +46,6 @@ class Marginal:
     factors: tuple[Factor, ...]
     elimination: Elimination
     block_plate: str | None
-    clamped: frozenset[str]
 
     # --- natural parameters -----------------------------------------------------------------
 
@@ -111,18 +110,13 @@ class Marginal:
         data: ProgramData,
         extra: dict[str, Table] | None = None,
         reduce: bool = False,
-        likelihood: bool = True,
     ) -> list[Term]:
         """Every factor as a term, clamps of observed latents and `extra` tables included.
 
-        `reduce` sums statistics over rows that no latent needs; `likelihood=False` leaves the
-        observed factors out.
+        `reduce` sums statistics over rows that no latent needs.
         """
         found = []
-        latent_names = set(self.elimination.latent_plates)
         for factor in self.factors:
-            if not likelihood and factor.site not in latent_names:
-                continue
             weight = self._weight(factor, data)
             if factor.kind == "family":
                 free = weight is None or not weight.axes
@@ -134,8 +128,15 @@ class Marginal:
                 table = Table.of(array, table_axes(self.reading, factor, array.shape))
                 plates = factor.plates
             found.append(Term(table, frozenset(factor.latents), plates, weight))
-        for name in self.clamped:
-            array = data.clamps[name]
+        found += self._clamp_terms(data)
+        for name, table in (extra or {}).items():
+            plates = self.elimination.latent_plates[name]
+            found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
+        return found
+
+    def _clamp_terms(self, data: ProgramData) -> list[Term]:
+        found = []
+        for name, array in data.clamps.items():
             plates = self.elimination.latent_plates[name]
             site = self.reading.sites[name]
             order = sorted(site.dims, key=lambda p: site.dims[p])
@@ -144,9 +145,6 @@ class Marginal:
             axes = tuple("" if n == 1 else p for p, n in zip(order, shape, strict=True))
             axes += (name if array.shape[-1] > 1 else "",)
             table = Table.of(flat, axes)
-            found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
-        for name, table in (extra or {}).items():
-            plates = self.elimination.latent_plates[name]
             found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
         return found
 
@@ -245,6 +243,20 @@ class Marginal:
             weights.append(jnp.broadcast_to(own.aligned(t.axes), t.array.shape).ravel())
         return shown * jnp.concatenate(weights)
 
+    def statistics_at(self, eta: Natural, data: ProgramData) -> Natural:
+        """Expected statistics when the latents' posterior is given by `data.clamps` alone."""
+
+        def value(e: Natural) -> jax.Array:
+            terms = []
+            for term in self.terms(e, replace(data, clamps={}), reduce=True):
+                array = term.table.array
+                flat = array - jax.lax.stop_gradient(array)  # no value, the same gradient
+                terms.append(replace(term, table=Table(flat, term.table.axes)))
+            terms += self._clamp_terms(data)
+            return self.elimination.total(self.elimination.run(terms, data.maps))
+
+        return jax.grad(value)(eta)
+
     # --- blocks of rows ---------------------------------------------------------------------
 
     def block_rows(self, data: ProgramData) -> int:
@@ -275,6 +287,23 @@ class Marginal:
         def cut(array: Any, axis: int) -> Any:
             return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
 
+        fresh = (start + jnp.arange(size) >= i * size).astype(jnp.result_type(float))
+        return self._rows_of(data, cut, fresh)
+
+    def subset(self, data: ProgramData, rows: jax.Array) -> ProgramData:
+        """The data of some rows of the block plate, each weighing one."""
+
+        def cut(array: Any, axis: int) -> Any:
+            return jnp.take(array, rows, axis)
+
+        return self._rows_of(replace(data, weights={}), cut, jnp.ones(rows.shape[0]))
+
+    def _rows_of(
+        self, data: ProgramData, cut: Callable[[Any, int], Any], fresh: jax.Array
+    ) -> ProgramData:
+        rows = self.reading.plates[self.block_plate].size
+        size = fresh.shape[0]
+
         def cut_site(site: SiteData) -> SiteData:
             def last(a: Any) -> Any:
                 full = a is not None and a.shape[-1] == rows
@@ -289,7 +318,6 @@ class Marginal:
                 last(site.base),
             )
 
-        fresh = (start + jnp.arange(size) >= i * size).astype(jnp.result_type(float))
         weights = {}
         for factor in self.factors:
             given = data.weights.get(factor.site)
@@ -327,9 +355,7 @@ def _dtype(eta: Natural) -> Any:
     return jax.tree.leaves(eta)[0].dtype
 
 
-def build_marginal(
-    reading: Reading, factors: tuple[Factor, ...], clamped: frozenset[str]
-) -> Marginal:
+def build_marginal(reading: Reading, factors: tuple[Factor, ...]) -> Marginal:
     """Plan how the latents of these factors are summed."""
     latent_plates = {s.name: s.plates for s in reading.latents}
     sizes = {s.name: s.size for s in reading.latents}
@@ -342,7 +368,6 @@ def build_marginal(
         factors,
         elimination,
         _block_plate(reading, factors, gathers),
-        clamped,
     )
 
 

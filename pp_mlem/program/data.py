@@ -79,6 +79,11 @@ def _positional_shift(factor: Factor, shift: jax.Array, event_dim: int) -> jax.A
     return moved.reshape(batch + shift.shape[:event_dim])
 
 
+def _over_plates(mask: jax.Array, ndim: int) -> jax.Array:
+    """NumPyro broadcasts a mask over enumerated latents; take those axes off again."""
+    return mask[(0,) * (mask.ndim - ndim)] if mask.ndim > ndim else mask
+
+
 def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
     filled = np.where(np.isnan(value), 0, value) if value.dtype.kind == "f" else value
     inside = np.asarray(support.check(jnp.asarray(filled)))
@@ -149,8 +154,11 @@ def prepare_data(
             if reading.sites[name].role not in (Role.OBSERVED, Role.LATENT):
                 continue
             bare = unwrap(m.fn)
-            if bare.masks:
-                found["mask"][name] = bare.masks
+            if bare.masks and not reading.dependencies[name]["mask"]:
+                depth = max((-d for d in reading.sites[name].dims.values()), default=0)
+                found["mask"][name] = tuple(
+                    _over_plates(mask, depth + bare.columns) for mask in bare.masks
+                )
             if m.scale is not None:
                 found["scale"][name] = m.scale
             if name not in observed or is_factor(m.fn):

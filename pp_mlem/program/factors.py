@@ -136,6 +136,8 @@ def plan_factors(
             blocked = keep & set(varying)
             if set(latents) & vmapped:
                 reason = "it is gathered from another plate"
+            elif depends.get("mask"):
+                reason = f"its mask depends on {', '.join(sorted(depends['mask']))}"
             elif value_parents:
                 reason = f"its value depends on {', '.join(sorted(value_parents))}"
             elif frozenset().union(*known):

@@ -80,6 +80,8 @@ def _lookup(
         elif table.shape[axis] == 1:
             index.append(0)
         else:
+            if name not in position:
+                return np.full(shape, np.nan)  # an axis that no plate of the site explains
             view = [1] * depth
             view[position[name]] = -1
             index.append(np.arange(table.shape[axis]).reshape(view))

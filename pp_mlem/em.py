@@ -1,0 +1,254 @@
+"""Expectation-maximisation: exact, automatic, accelerated by SQUAREM, finished by Newton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pp_mlem.fit import Fit
+from pp_mlem.loop import Lane
+from pp_mlem.model import Model
+from pp_mlem.point import PointOptions, fit_point
+from pp_mlem.problem import Problem
+from pp_mlem.status import Status
+
+
+def rounding(value: jax.Array, units: float) -> jax.Array:
+    """How far an objective can seem to fall by rounding alone."""
+    return 1e3 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + units)
+
+
+@dataclass(frozen=True)
+class EM:
+    """Dempster, Laird & Rubin (1977), doi:10.1111/j.2517-6161.1977.tb01600.x, with SQUAREM of
+    Varadhan & Roland (2008), doi:10.1111/j.1467-9469.2007.00585.x, in unconstrained coordinates.
+
+    `handover` is the gain per step (nats) below which a Newton finish takes over.
+    """
+
+    problem: Problem
+    units: float
+    tolerance: float
+    accelerate: bool
+    handover: float
+
+    @property
+    def evaluations(self) -> int:
+        return 3 if self.accelerate else 1
+
+    def begin(self, vector: jax.Array, data: Any, fixed: Any) -> Lane:
+        lowest = jnp.full((), -jnp.inf, vector.dtype)
+        return Lane(
+            vector=vector,
+            point=vector,
+            value=lowest,
+            slope=jnp.full((), jnp.inf, vector.dtype),
+            iterations=jnp.zeros((), int),
+            status=jnp.full((), int(Status.RUNNING)),
+            own=(jnp.full((), 4.0, vector.dtype), jnp.zeros((), int)),
+        )
+
+    def _judge(self, lane: Lane, point: Any, value: Any, slope: Any, patience: int) -> tuple:
+        """Status after seeing `point`, and how many steps in a row have been flat."""
+        noise = rounding(value, self.units)
+        gain = value - lane.value
+        finite = jnp.isfinite(value) & jnp.isfinite(slope)
+        still = jnp.where(gain <= noise, lane.own[1] + 1, 0)
+        status = jnp.where(
+            ~finite,
+            int(Status.NOT_FINITE),
+            jnp.where(
+                gain < -noise,
+                int(Status.DECREASED),
+                jnp.where(
+                    slope <= self.tolerance,
+                    int(Status.CONVERGED),
+                    jnp.where(
+                        (gain < self.handover) | (still >= patience),
+                        int(Status.FLAT),
+                        int(Status.RUNNING),
+                    ),
+                ),
+            ),
+        )
+        kept = finite & ~(gain < -noise)
+        return status, still, kept
+
+    def step(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]:
+        if self.accelerate:
+            return self._squarem(lane, data, fixed)
+        following, value, gradient = self.problem.em_step(lane.vector, data, fixed)
+        slope = jnp.abs(gradient).max(initial=0.0) / self.units
+        status, still, kept = self._judge(lane, lane.vector, value, slope, patience=20)
+        new = Lane(
+            vector=jnp.where(kept, following, lane.point),
+            point=jnp.where(kept, lane.vector, lane.point),
+            value=jnp.where(kept, value, lane.value),
+            slope=jnp.where(kept, slope, lane.slope),
+            iterations=lane.iterations + 1,
+            status=status,
+            own=(lane.own[0], still),
+        )
+        return new, jnp.where(kept, value, jnp.nan)[None], lane.vector[None]
+
+    def _squarem(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]:
+        start = lane.vector
+        longest, _ = lane.own
+
+        def slope_of(gradient: jax.Array) -> jax.Array:
+            return jnp.abs(gradient).max(initial=0.0) / self.units
+
+        # One traced EM step, run at three points.
+        def visit(carry: tuple, i: jax.Array) -> tuple:
+            first, second, third, _, _ = carry
+            at = jnp.where(i == 0, start, jnp.where(i == 1, first, third))
+            following, value, gradient = self.problem.em_step(at, data, fixed)
+            first = jnp.where(i == 0, following, first)
+            second = jnp.where(i == 1, following, second)
+            r = first - start
+            v = (second - first) - r
+            length = jnp.sqrt(jnp.sum(r**2) / jnp.maximum(jnp.sum(v**2), jnp.finfo(v.dtype).tiny))
+            length = jnp.clip(length, 1.0, longest)
+            leap = start + 2 * length * r + length**2 * v
+            third = jnp.where(i == 1, leap, third)
+            return (first, second, third, following, length), (value, slope_of(gradient), at)
+
+        zero = jnp.zeros_like(start)
+        carry = (zero, zero, zero, zero, jnp.ones((), start.dtype))
+        carry, (values, slopes, points) = jax.lax.scan(visit, carry, jnp.arange(3))
+        _, second, _, after_leap, _ = carry
+        # the length is that of step 1; recompute it for the bookkeeping
+        r = carry[0] - start
+        v = (second - carry[0]) - r
+        raw = jnp.sqrt(jnp.sum(r**2) / jnp.maximum(jnp.sum(v**2), jnp.finfo(v.dtype).tiny))
+        noise = rounding(values[1], self.units)
+        leap_good = jnp.isfinite(values[2]) & (values[2] >= values[1]) & jnp.all(
+            jnp.isfinite(after_leap)
+        )
+        longest = jnp.where(
+            leap_good,
+            jnp.where(raw >= longest, longest * 4, longest),
+            jnp.maximum(longest / 4, 1.0),
+        )
+        longest = jnp.maximum(longest, 1.0)
+        status0, _, kept0 = self._judge(lane, start, values[0], slopes[0], patience=10)
+        fell = jnp.isfinite(values[1]) & (values[1] < values[0] - noise)
+        best_value = jnp.where(leap_good, values[2], values[1])
+        best_slope = jnp.where(leap_good, slopes[2], slopes[1])
+        best_point = jnp.where(leap_good, points[2], points[1])
+        gain = best_value - lane.value
+        still = jnp.where(gain <= noise, lane.own[1] + 1, 0)
+        usable = jnp.isfinite(values[1])
+        status = jnp.where(
+            (status0 == Status.NOT_FINITE)
+            | (status0 == Status.DECREASED)
+            | (status0 == Status.CONVERGED),
+            status0,
+            jnp.where(
+                ~usable,
+                int(Status.NOT_FINITE),
+                jnp.where(
+                    fell,
+                    int(Status.DECREASED),
+                    jnp.where(
+                        best_slope <= self.tolerance,
+                        int(Status.CONVERGED),
+                        jnp.where(
+                            (gain < self.handover) | (still >= 10),
+                            int(Status.FLAT),
+                            int(Status.RUNNING),
+                        ),
+                    ),
+                ),
+            ),
+        )
+        settled = status0 == Status.CONVERGED
+        at_start = settled | ((~usable | fell) & kept0)
+        point = jnp.where(at_start, start, best_point)
+        point = jnp.where(kept0, point, lane.point)
+        value = jnp.where(kept0, jnp.where(at_start, values[0], best_value), lane.value)
+        slope = jnp.where(kept0, jnp.where(at_start, slopes[0], best_slope), lane.slope)
+        following = jnp.where(leap_good, after_leap, second)
+        new = Lane(
+            vector=jnp.where(kept0 & ~at_start, following, point),
+            point=point,
+            value=value,
+            slope=slope,
+            iterations=lane.iterations + 3,
+            status=status,
+            own=(longest, still),
+        )
+        shown = jnp.stack([kept0, kept0 & usable & ~fell & ~settled, kept0 & leap_good & ~settled])
+        return new, jnp.where(shown, values, jnp.nan), points
+
+
+def fit_em(
+    model: Model,
+    starts: int | None = None,
+    seed: int = 0,
+    init: Any = "mixed",
+    fixed: Mapping[str, Any] | None = None,
+    objective: str = "mle",
+    accelerate: bool = True,
+    polish: bool = True,
+    max_iter: int = 5000,
+    tol: float = 1e-8,
+    progress: bool | None = None,
+    trace: bool = False,
+    dtype: Any = None,
+) -> Fit:
+    """Fit by expectation-maximisation.
+
+    The E-step is the gradient of the marginal log-likelihood with respect to the natural
+    parameters; the M-step maximises <eta(theta), S>, in closed form where the families allow.
+
+    Args:
+        model: the program bound to its data.
+        starts: number of starting points (10 with latents, 1 without).
+        seed: of the starting points; the same seed gives the same result.
+        init: "mixed" (k-means++ and random responsibilities in turn), "random", "kmeans++",
+            "prior", or a dict of constrained values (the rest is started at random).
+        fixed: parameters held at given values.
+        objective: "mle" or "map" (mode in the constrained space: no Jacobian).
+        accelerate: SQUAREM extrapolation, falling back to the plain step when it would lower the
+            objective.
+        polish: finish with safeguarded Newton steps on the exact objective.
+        max_iter: EM iterations per start.
+        tol: largest gradient entry, in unconstrained coordinates and per observation, at which a
+            start has converged.
+        progress: show a bar; by default only in a terminal.
+        trace: keep the parameters of every iteration of the best start in `fit.trace`.
+        dtype: float64 unless told otherwise (must be the model's).
+
+    With `accelerate=False, polish=False` and a given `init` this is textbook EM: `fit.history`
+    holds the objective before each M-step.
+
+    Returns:
+        a `Fit`; its `status` says how the chosen start ended.
+
+    Raises:
+        TypeError, ValueError: for arguments that do not fit the model.
+    """
+    options = PointOptions(
+        method="EM",
+        starts=starts,
+        seed=seed,
+        init=init,
+        fixed=fixed or {},
+        objective=objective,
+        polish=polish,
+        max_iter=max_iter,
+        tol=tol,
+        progress=progress,
+        trace=trace,
+        dtype=dtype,
+    )
+
+    def make(problem: Problem, units: float, handover: float) -> EM:
+        return EM(problem, units, tol, accelerate, handover)
+
+    return fit_point(model, options, make, key=("em", accelerate))

@@ -1,0 +1,518 @@
+"""The result of every estimator: estimates, verdict, uncertainty, scores; saved and loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import stats as scipy_stats
+
+from pp_mlem.datatree import ASYMPTOTIC, build_tree, read_fit, write_fit
+from pp_mlem.labels import Group
+from pp_mlem.model import Model
+from pp_mlem.precision import working_precision
+from pp_mlem.problem import Problem
+from pp_mlem.status import Status
+from pp_mlem.uncertainty import Covariance, covariance_at, scalar_names
+
+ASYMPTOTIC_DRAWS = 1000
+
+
+@dataclass
+class Fit:
+    """A fitted model.
+
+    Attributes:
+        params: estimates by name, constrained (NUTS: posterior means after label alignment).
+        log_likelihood: marginal log-likelihood at `params`, nats. log_prior: apart from it.
+        converged: True only when the gradient of the objective, in unconstrained coordinates and
+            per observation, is within tolerance (NUTS: R-hat below 1.01 and no divergences).
+        status: how the chosen start ended; `status_note` says more.
+        iterations, history: of the chosen start; `history` is the objective before each M-step
+            (EM) or after each step (MLE, MAP).
+        starts: a DataFrame with every start: objective, status, iterations, gradient, optimum.
+        seconds: wall time, compilation included.
+        draws: NUTS only: {parameter: (chain, draw, ...)}, labels aligned.
+    """
+
+    model: Model | None
+    method: str
+    objective: str
+    fixed: dict[str, np.ndarray]
+    params: dict[str, np.ndarray]
+    vector: np.ndarray
+    log_likelihood: float
+    log_prior: float
+    slope: float
+    status: str
+    status_note: str
+    iterations: int
+    history: np.ndarray
+    starts: pd.DataFrame
+    n_parameters: int
+    n_observations: int | float
+    groups: tuple[Group, ...]
+    seed: int
+    seconds: float
+    compile_seconds: float
+    scalar_names: tuple[str, ...]
+    trace: list[dict[str, np.ndarray]] | None = None
+    histories: list[np.ndarray] = field(default_factory=list)
+    start_params: list[dict[str, np.ndarray]] = field(default_factory=list)
+    draws: dict[str, np.ndarray] | None = None
+    draw_vectors: np.ndarray | None = None
+    sample_stats: dict[str, np.ndarray] | None = None
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    # --- making -----------------------------------------------------------------------------
+
+    @classmethod
+    def from_point(
+        cls,
+        *,
+        model: Model,
+        method: str,
+        objective: str,
+        fixed: dict,
+        params: dict,
+        vector: np.ndarray,
+        value: float,
+        slope: float,
+        status: Status,
+        status_note: str,
+        starts: pd.DataFrame,
+        **rest: Any,
+    ) -> Fit:
+        """A point fit; `value` is the objective that was maximised."""
+        params = {k: np.asarray(params[k]) for k in model.space.names}
+        with_prior = objective == "map"
+        log_prior = model.log_prior(params)
+        space = model.problem(fixed, with_prior).space
+        free_prior = log_prior
+        if with_prior and fixed:
+            free_prior = _prior_of(model, params, frozenset(space.names))
+        likelihood = value - free_prior if with_prior else value
+        return cls(
+            model=model,
+            method=method,
+            objective=objective,
+            fixed=fixed,
+            params=params,
+            vector=vector,
+            log_likelihood=float(likelihood),
+            log_prior=log_prior,
+            slope=slope,
+            status=status.label,
+            status_note=status_note or status.meaning,
+            starts=starts,
+            n_parameters=space.size,
+            n_observations=model.n_observations,
+            scalar_names=scalar_names(space),
+            **rest,
+        )
+
+    @property
+    def converged(self) -> bool:
+        return self.status == Status.CONVERGED.label
+
+    def _model(self, what: str) -> Model:
+        if self.model is None:
+            raise ValueError(
+                f"{what} needs the model, which a file does not hold. Load the fit with "
+                "load(path, model=Model(program, data))."
+            )
+        return self.model
+
+    def problem(self) -> Problem:
+        model = self._model("this")
+        with working_precision(model.dtype):
+            return model.problem(self.fixed, self.objective == "map")
+
+    # --- scores -----------------------------------------------------------------------------
+
+    @property
+    def aic(self) -> float:
+        """-2 log L + 2 df (Akaike 1974); NaN for NUTS, which has no maximum."""
+        return np.nan if self.draws is not None else -2 * self.log_likelihood + 2 * self.n_parameters
+
+    @property
+    def bic(self) -> float:
+        """-2 log L + df log n (Schwarz 1978), n independent units; smaller is better."""
+        if self.draws is not None:
+            return np.nan
+        return -2 * self.log_likelihood + self.n_parameters * np.log(self.n_observations)
+
+    @property
+    def icl(self) -> float:
+        """BIC with the complete-data likelihood at the decoded latents, ICL-BIC of Biernacki,
+        Celeux & Govaert (2000), doi:10.1109/34.865189, as in mclust and flexmix (smaller is
+        better); equals BIC when nothing is latent."""
+        if self.draws is not None:
+            return np.nan
+        if "classification" not in self._cache:
+            model = self._model("icl")
+            self._cache["classification"] = model.classification_log_likelihood(self.params)
+        gap = self._cache["classification"] - self.log_likelihood
+        return self.bic - 2 * gap
+
+    @property
+    def story(self) -> str:
+        """What the starts found, in a sentence."""
+        if self.draws is not None:
+            return self.diagnostics.get("story", "")
+        found = self.starts
+        n = len(found)
+        aside = found["status"].isin(["collapsed", "spurious"])
+        main = found[~aside & (found["optimum"] > 0)].groupby("optimum")["objective"]
+        label = "log-likelihood" if self.objective == "mle" else "log-likelihood + log prior"
+        parts = []
+        if len(main):
+            sizes, best = main.size(), main.max()
+            first = sizes.index[0]
+            parts.append(f"best {label} {best[first]:.4f} reached by {sizes[first]} of {n} starts")
+            if len(sizes) > 1:
+                second = sizes.index[1]
+                parts.append(f"next best {best[second]:.4f} by {sizes[second]}")
+            if len(sizes) > 2:
+                parts.append(f"{len(sizes)} optima in all")
+        if aside.any():
+            worst = found[aside]
+            top = worst.loc[worst["objective"].idxmax()]
+            parts.append(
+                f"{int(aside.sum())} set aside as {'/'.join(sorted(set(worst['status'])))} "
+                f"({label} up to {top['objective']:.4f}: {top['note']})"
+            )
+        failed = int((found["optimum"] == 0).sum())
+        if failed:
+            parts.append(f"{failed} not finite")
+        return "; ".join(parts)
+
+    # --- uncertainty ------------------------------------------------------------------------
+
+    def covariance_details(self, kind: str = "observed", **options: Any) -> Covariance:
+        """The covariance with its names and the reason of every NaN."""
+        key = ("covariance", kind)
+        if key not in self._cache:
+            if self.draws is not None:
+                flat = np.concatenate(
+                    [self.draws[n].reshape(*self.draws[n].shape[:2], -1) for n in self.draws], -1
+                )
+                flat = flat.reshape(-1, flat.shape[-1])
+                matrix = np.atleast_2d(np.cov(flat.T))
+                self._cache[key] = Covariance(self.scalar_names, matrix, matrix, {}, "posterior")
+            elif kind == "bootstrap":
+                from pp_mlem.bootstrap import bootstrap_covariance
+
+                self._cache[key] = bootstrap_covariance(self, **options)
+            else:
+                model = self._model("covariance")
+                self._cache[key] = covariance_at(
+                    model, self.problem(), self.vector, self.fixed, kind
+                )
+        return self._cache[key]
+
+    def covariance(self, kind: str = "observed", **options: Any) -> pd.DataFrame:
+        """Covariance matrix of the free scalars on their natural scale.
+
+        kind: "observed", "sandwich", "opg" or "bootstrap". Rows of a scalar whose standard error
+        cannot be trusted are NaN; `covariance_details(kind).reasons` says why.
+        """
+        found = self.covariance_details(kind, **options)
+        return pd.DataFrame(found.matrix, index=found.names, columns=found.names)
+
+    def standard_errors(self, kind: str = "observed") -> pd.Series:
+        """Square roots of the covariance's diagonal."""
+        found = self.covariance_details(kind)
+        with np.errstate(invalid="ignore"):
+            return pd.Series(np.sqrt(np.diag(found.matrix)), index=list(found.names))
+
+    def estimates(self) -> pd.Series:
+        """Every free scalar by name."""
+        order = [n for n in self.params if n not in self.fixed]
+        flat = np.concatenate([np.ravel(self.params[n]) for n in order] or [np.zeros(0)])
+        return pd.Series(flat, index=list(self.scalar_names))
+
+    def summary(self, kind: str = "observed") -> pd.DataFrame:
+        """One row per scalar: coef, std err, z, P>|z|, [0.025, 0.975]; `note` where a standard
+        error is NaN. For NUTS: posterior mean, sd, central interval, ESS and R-hat."""
+        estimates, errors = self.estimates(), self.standard_errors(kind)
+        if self.draws is not None:
+            return self._posterior_summary(estimates, errors)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = estimates / errors
+        table = pd.DataFrame(
+            {
+                "coef": estimates,
+                "std err": errors,
+                "z": z,
+                "P>|z|": 2 * scipy_stats.norm.sf(np.abs(z)),
+                "[0.025": estimates - 1.959963984540054 * errors,
+                "0.975]": estimates + 1.959963984540054 * errors,
+            }
+        )
+        reasons = self.covariance_details(kind).reasons
+        if reasons:
+            table["note"] = [reasons.get(n, "") for n in table.index]
+        return table
+
+    def _posterior_summary(self, mean: pd.Series, sd: pd.Series) -> pd.DataFrame:
+        flat = {
+            n: v
+            for name, value in self.draws.items()
+            for n, v in zip(
+                [s for s in self.scalar_names if s == name or s.startswith(name + "[")],
+                np.moveaxis(value.reshape(*value.shape[:2], -1), -1, 0),
+                strict=True,
+            )
+        }
+        low = [np.quantile(flat[n], 0.025) for n in mean.index]
+        high = [np.quantile(flat[n], 0.975) for n in mean.index]
+        table = pd.DataFrame({"mean": mean, "sd": sd, "[0.025": low, "0.975]": high})
+        for column in ("ess_bulk", "ess_tail", "r_hat"):
+            if column in self.diagnostics:
+                table[column] = [self.diagnostics[column][n] for n in mean.index]
+        return table
+
+    # --- latents ----------------------------------------------------------------------------
+
+    def posterior(self) -> dict[str, np.ndarray]:
+        """p(latent | data) at the estimates: (*plates, values); NUTS: averaged over draws."""
+        model = self._model("posterior")
+        if self.draws is None:
+            return model.posterior(self.params)
+        from pp_mlem.nuts import average_posterior
+
+        return average_posterior(model, self.draws)
+
+    def decode(self) -> dict[str, np.ndarray]:
+        """The jointly most probable latents at the estimates."""
+        return self._model("decode").decode(self.params)
+
+    def _on(self, args: tuple, kwargs: dict) -> Model:
+        model = self._model("predict")
+        new = Model(
+            model.program, *args, **model.overrides, dtype=model.dtype, **kwargs
+        )
+        for site in model.space.sites:
+            other = {s.name: s for s in new.space.sites}.get(site.name)
+            if other is None or other.shape != site.shape:
+                raise ValueError(
+                    f"predict: parameter '{site.name}' has shape {site.shape} in the fit and "
+                    f"{other.shape if other else 'no place'} on the new data; its size must not "
+                    "depend on the data."
+                )
+        return new
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """The jointly most probable latents on new data (arguments of the program)."""
+        return self._on(args, kwargs).decode(self.params)
+
+    def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Posterior probabilities of the latents on new data (arguments of the program)."""
+        return self._on(args, kwargs).posterior(self.params)
+
+    # --- ArviZ, disk ------------------------------------------------------------------------
+
+    def _asymptotic_draws(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """(1, draws, ...) from the normal approximation in unconstrained coordinates."""
+        details = self.covariance_details("observed")
+        free = np.where(np.isfinite(details.free), details.free, 0.0)
+        rng = np.random.default_rng(self.seed)
+        values, vectors = np.linalg.eigh(free)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        noise = rng.standard_normal((ASYMPTOTIC_DRAWS, len(self.vector)))
+        points = self.vector + noise @ root.T
+        return points[None]
+
+    def to_datatree(self) -> xr.DataTree:
+        """An ArviZ DataTree: posterior, log_likelihood (pointwise marginal), observed_data.
+
+        For point fits the posterior group holds draws of the asymptotic normal distribution in
+        unconstrained coordinates, and says so in its attributes.
+        """
+        if "tree" in self._cache:
+            return self._cache["tree"]
+        model = self._model("to_datatree")
+        problem = self.problem()
+        vectors = self.draw_vectors if self.draws is not None else self._asymptotic_draws()
+        pointwise, params = _along(model, problem, vectors, self.fixed)
+        draws = self.draws if self.draws is not None else params
+        observed = {
+            n: np.asarray(a)
+            for n, a in zip(model.arguments.names, model.arguments.dynamic, strict=True)
+        }
+        kind = "posterior draws" if self.draws is not None else ASYMPTOTIC
+        attributes = {"method": self.method, "draws": kind, "inference_library": "pp_mlem",
+                      "status": self.status}
+        tree = build_tree(
+            {k: v for k, v in draws.items() if k not in self.fixed},
+            pointwise,
+            observed,
+            self.sample_stats,
+            None,
+            attributes,
+        )
+        self._cache["tree"] = tree
+        return tree
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit as netCDF (an ArviZ tree plus a group of its own)."""
+        covariance = self.covariance_details("observed")
+        self.icl if self.draws is None and self.model is not None else None  # kept for later
+        record: dict[str, Any] = {f"param.{k}": np.asarray(v) for k, v in self.params.items()}
+        record |= {f"fixed.{k}": np.asarray(v) for k, v in self.fixed.items()}
+        record |= {
+            "vector": np.asarray(self.vector),
+            "history": np.asarray(self.history),
+            "covariance": covariance.matrix,
+            "covariance_free": covariance.free,
+        }
+        if self.draw_vectors is not None:
+            record["draw_vectors"] = self.draw_vectors
+        plain = (
+            "method", "objective", "log_likelihood", "log_prior", "slope", "status",
+            "status_note", "iterations", "n_parameters", "n_observations", "seed", "seconds",
+            "compile_seconds", "scalar_names", "diagnostics",
+        )  # fmt: skip
+        record |= {k: _plain(getattr(self, k)) for k in plain}
+        record["classification"] = self._cache.get("classification")
+        record["reasons"] = covariance.reasons
+        record["starts"] = self.starts.reset_index().to_dict("list")
+        record["groups"] = [dataclasses.asdict(g) for g in self.groups]
+        record["names"] = list(self.params)
+        record = {k: _plain(v) if not isinstance(v, np.ndarray) else v for k, v in record.items()}
+        return write_fit(path, self.to_datatree(), record)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{self.method} fit: log-likelihood {self.log_likelihood:.4f}, {self.n_parameters} "
+            f"parameters, {self.n_observations} units, status {self.status} "
+            f"({self.status_note}), {self.iterations} iterations, {self.seconds:.2f} s"
+        ]
+        if self.story:
+            lines.append(self.story)
+        if self.model is not None or ("covariance", "observed") in self._cache:
+            lines.append(self.summary().to_string(float_format=lambda v: f"{v:.4f}", max_rows=40))
+        return "\n".join(lines)
+
+
+def load(path: str | Path, model: Model | None = None) -> Fit:
+    """Read a fit that `Fit.save` wrote.
+
+    Args:
+        path: the netCDF file.
+        model: the model, for what a file cannot hold (posterior, decode, predict).
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file when it is absent, damaged or not a fit.
+    """
+    tree, record = read_fit(path)
+    names = record["names"]
+    groups = tuple(
+        Group(g["latent"], g["size"], tuple((p, a) for p, a in g["axes"]), g["prior_symmetric"])
+        for g in record["groups"]
+    )
+    starts = pd.DataFrame(record["starts"])
+    if "start" in starts:
+        starts = starts.set_index("start")
+    is_nuts = "draw_vectors" in record
+    fit = Fit(
+        model=model,
+        method=record["method"],
+        objective=record["objective"],
+        fixed={k[6:]: v for k, v in record.items() if k.startswith("fixed.")},
+        params={n: record[f"param.{n}"] for n in names},
+        vector=record["vector"],
+        log_likelihood=record["log_likelihood"],
+        log_prior=record["log_prior"],
+        slope=record["slope"],
+        status=record["status"],
+        status_note=record["status_note"],
+        iterations=record["iterations"],
+        history=record["history"],
+        starts=starts,
+        n_parameters=record["n_parameters"],
+        n_observations=record["n_observations"],
+        groups=groups,
+        seed=record["seed"],
+        seconds=record["seconds"],
+        compile_seconds=record["compile_seconds"],
+        scalar_names=tuple(record["scalar_names"]),
+        diagnostics=record["diagnostics"],
+        draw_vectors=record.get("draw_vectors"),
+        draws=(
+            {n: np.asarray(tree["posterior"][n].values) for n in tree["posterior"].data_vars}
+            if is_nuts
+            else None
+        ),
+        sample_stats=(
+            {n: np.asarray(v.values) for n, v in tree["sample_stats"].data_vars.items()}
+            if is_nuts and "sample_stats" in tree.children
+            else None
+        ),
+    )
+    fit._cache["tree"] = tree
+    fit._cache["covariance", "observed"] = Covariance(
+        fit.scalar_names,
+        record["covariance"],
+        record["covariance_free"],
+        record["reasons"],
+        "observed",
+    )
+    if record.get("classification") is not None:
+        fit._cache["classification"] = record["classification"]
+    return fit
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and containers that JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _prior_of(model: Model, params: dict, names: frozenset[str]) -> float:
+    from pp_mlem.problem import log_prior
+
+    with working_precision(model.dtype):
+        values = {k: jnp.asarray(v) for k, v in params.items()}
+        return float(log_prior(model.reading, values, model.data, names))
+
+
+def _along(
+    model: Model, problem: Problem, vectors: np.ndarray, fixed: dict
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pointwise log-likelihood (chain, draw, units) and parameters along draws of the vector."""
+    with working_precision(model.dtype):
+        pointwise = model.pointwise_function()
+
+        def one(vector: jax.Array, data: Any, values: Any) -> Any:
+            params = problem.params(vector, values)
+            return pointwise(params, data), params
+
+        def many(points: jax.Array, data: Any, values: Any) -> Any:
+            return jax.lax.map(lambda v: one(v, data, values), points, batch_size=16)
+
+        key = ("along", frozenset(fixed))
+        function = model.compiled(key, lambda: jax.jit(many))
+        chains, draws = vectors.shape[:2]
+        flat = jnp.asarray(vectors).reshape(chains * draws, -1)
+        values = {k: jnp.asarray(v) for k, v in fixed.items()}
+        units, params = jax.device_get(function(flat, model.data, values))
+    shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in params.items()}
+    return units.reshape(chains, draws, -1), shaped

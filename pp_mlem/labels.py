@@ -1,0 +1,210 @@
+"""Exchangeable components: found by symmetry of the likelihood, aligned by the Hungarian method."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from pp_mlem.model import Model
+from pp_mlem.problem import log_prior
+from pp_mlem.program.data import neutral_parameters
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameter axes that can be permuted together without changing the likelihood.
+
+    `axes` are (parameter, axis) pairs, all of length `size`; `latent` the latent whose values
+    they index; `prior_symmetric` whether the prior is unchanged too.
+    """
+
+    latent: str
+    size: int
+    axes: tuple[tuple[str, int], ...]
+    prior_symmetric: bool
+
+
+def permute(params: dict[str, Any], group: Group, order: Any) -> dict[str, Any]:
+    """Reorder the components of a group."""
+    new = dict(params)
+    for name, axis in group.axes:
+        new[name] = np.take(np.asarray(new[name]), order, axis)
+    return new
+
+
+def _is_ordered(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return "Ordered" in type(support).__name__
+
+
+def exchangeable_groups(model: Model, fixed: frozenset[str]) -> tuple[Group, ...]:
+    """All minimal sets of parameter axes whose joint permutation leaves log Z unchanged."""
+    key = "exchangeable"
+    groups = model.compiled(key, lambda: _find_groups(model))
+    return tuple(g for g in groups if not {p for p, _ in g.axes} & fixed)
+
+
+def _find_groups(model: Model) -> tuple[Group, ...]:
+    marginal, space = model.marginal, model.space
+    sites = {s.name: s for s in space.sites}
+    names = frozenset(space.names)
+    data = model.data
+    if marginal.block_plate is not None:
+        rows = model.reading.plates[marginal.block_plate].size
+        if rows > 1000:
+            data = marginal.subset(data, jnp.linspace(0, rows - 1, 500).astype(int))
+
+    def density(params: Any, d: Any) -> jax.Array:
+        eta = marginal.natural(params, d)
+        terms = marginal.elimination.run(marginal.terms(eta, d), d.maps)
+        return jnp.stack([marginal.elimination.total(terms), log_prior(model.reading, params, d, names)])
+
+    density = jax.jit(density)
+    params = {k: np.asarray(v) for k, v in neutral_parameters(model.reading, 11).items()}
+    base = np.asarray(density(params, data))
+    found: list[Group] = []
+    for latent in model.reading.latents:
+        if latent.size < 2 or latent.name in data.clamps:
+            continue
+        involved = {
+            p for f in marginal.factors if latent.name in f.latents for p in f.parameters
+        }
+        axes = [
+            (p, a)
+            for p in space.names
+            if p in involved and not _is_ordered(sites[p].support)
+            for a, n in enumerate(sites[p].shape)
+            if n == latent.size
+        ]
+        if len(axes) > 8:
+            axes = axes[:8]
+        order = np.roll(np.arange(latent.size), 1)
+        kept: list[frozenset] = [frozenset(g.axes) for g in found]
+        for count in range(1, len(axes) + 1):
+            for subset in itertools.combinations(axes, count):
+                if any(k <= frozenset(subset) for k in kept):
+                    continue
+                group = Group(latent.name, latent.size, subset, True)
+                moved = np.asarray(density(permute(params, group, order), data))
+                if not np.isclose(moved[0], base[0], rtol=1e-9, atol=1e-9):
+                    continue
+                same_prior = bool(np.isclose(moved[1], base[1], rtol=1e-9, atol=1e-9))
+                found.append(Group(latent.name, latent.size, subset, same_prior))
+                kept.append(frozenset(subset))
+    return tuple(found)
+
+
+def sort_labels(params: dict[str, Any], groups: tuple[Group, ...]) -> dict[str, Any]:
+    """One canonical order of the components: by their first location-like parameter."""
+    params = {k: np.asarray(v) for k, v in params.items()}
+    for group in groups:
+        name, axis = next(
+            ((p, a) for p, a in group.axes if params[p].ndim == 1 and not _sums_to_one(params[p])),
+            next(((p, a) for p, a in group.axes if not _sums_to_one(params[p])), group.axes[0]),
+        )
+        flat = np.moveaxis(params[name], axis, 0).reshape(group.size, -1)
+        key = flat[:, 0] if flat.shape[1] else np.arange(group.size)
+        params = permute(params, group, np.argsort(key, kind="stable"))
+    return params
+
+
+def _sums_to_one(value: np.ndarray) -> bool:
+    return value.ndim == 1 and bool(abs(value.sum() - 1) < 1e-9 and np.all(value >= 0))
+
+
+def alignment(
+    params: dict[str, Any],
+    reference: dict[str, Any],
+    group: Group,
+    scales: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """The order that brings the components of `params` closest to those of `reference`.
+
+    The cost is the squared distance over all the group's parameters, each divided by its scale;
+    solved by the Hungarian method.
+    """
+    cost = np.zeros((group.size, group.size))
+    for name, axis in group.axes:
+        a = np.moveaxis(np.asarray(reference[name], float), axis, 0).reshape(group.size, -1)
+        b = np.moveaxis(np.asarray(params[name], float), axis, 0).reshape(group.size, -1)
+        spread = 1.0
+        if scales is not None:
+            spread = np.moveaxis(np.asarray(scales[name], float), axis, 0)
+            spread = spread.reshape(group.size, -1)
+        else:
+            spread = a.std(0, keepdims=True) + 1e-12 + 1e-6 * np.abs(a).mean()
+        cost += (((a[:, None] - b[None]) / (spread[:, None] if np.ndim(spread) else spread)) ** 2).sum(-1)
+    return linear_sum_assignment(cost)[1]
+
+
+def align(
+    params: dict[str, Any], reference: dict[str, Any], groups: tuple[Group, ...]
+) -> dict[str, Any]:
+    """Relabel every group of `params` to match `reference`."""
+    for group in groups:
+        params = permute(params, group, alignment(params, reference, group))
+    return params
+
+
+def align_draws(
+    draws: dict[str, np.ndarray],
+    reference: dict[str, Any],
+    groups: tuple[Group, ...],
+    rounds: int = 5,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Relabel posterior draws (draws, ...) by repeated assignment to their own mean.
+
+    Starts from `reference`; each round aligns every draw to the mean of the aligned draws, scaled
+    by their standard deviation (the k-means form of Stephens 2000, doi:10.1111/1467-9868.00265).
+
+    Returns:
+        the relabelled draws and the share of draws whose labels were moved.
+    """
+    draws = {k: np.array(v) for k, v in draws.items()}
+    n = len(next(iter(draws.values()))) if draws else 0
+    moved = np.zeros(n, bool)
+    for group in groups:
+        permutations = list(itertools.permutations(range(group.size))) if group.size <= 5 else None
+        centre = {p: np.asarray(reference[p], float) for p, _ in group.axes}
+        scales = {
+            p: np.full_like(np.asarray(reference[p], float), draws[p].std() + 1e-12)
+            for p, _ in group.axes
+        }
+        current = np.tile(np.arange(group.size), (n, 1))
+        original = {p: draws[p] for p, _ in group.axes}
+        for _ in range(rounds):
+            cost = np.zeros((n, group.size, group.size))
+            for p, axis in group.axes:
+                a = np.moveaxis(centre[p], axis, 0).reshape(group.size, -1)
+                s = np.moveaxis(scales[p], axis, 0).reshape(group.size, -1)
+                b = np.moveaxis(original[p], axis + 1, 1).reshape(n, group.size, -1)
+                # Gaussian log-density of draw component j under reference component i
+                for i in range(group.size):
+                    cost[:, i] += (((b - a[i]) / s[i]) ** 2 + 2 * np.log(s[i])).sum(-1)
+            if permutations is not None:
+                totals = np.stack(
+                    [cost[:, np.arange(group.size), list(q)].sum(1) for q in permutations], 1
+                )
+                order = np.array(permutations)[totals.argmin(1)]
+            else:
+                order = np.stack([linear_sum_assignment(c)[1] for c in cost])
+            for p, axis in group.axes:
+                index = order.reshape((n,) + tuple(
+                    group.size if a == axis else 1 for a in range(original[p].ndim - 1)
+                ))
+                draws[p] = np.take_along_axis(original[p], index, axis + 1)
+                centre[p] = draws[p].mean(0)
+                scales[p] = draws[p].std(0) + 1e-12
+            if np.array_equal(order, current):
+                break
+            current = order
+        usual = max(set(map(tuple, current)), key=lambda q: (current == q).all(1).sum())
+        moved |= (current != usual).any(1)
+    return draws, float(moved.mean()) if n else 0.0

@@ -1,0 +1,309 @@
+"""Point estimation: starts, the loop, the Newton finish, and the verdict on every start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from pp_mlem.fit import Fit
+from pp_mlem.labels import exchangeable_groups, sort_labels
+from pp_mlem.loop import drive, make_block
+from pp_mlem.maximise.newton import newton_ascent
+from pp_mlem.model import Model
+from pp_mlem.optima import label_optima
+from pp_mlem.precision import check_dtype, working_precision
+from pp_mlem.problem import Problem
+from pp_mlem.progress import Progress
+from pp_mlem.spurious import at_boundary, component_report
+from pp_mlem.starts import check_init, starting_vectors
+from pp_mlem.status import Status
+
+HANDOVER_GAIN = 1e-3
+POLISH_STEPS = 60
+POLISH_PARAMETERS = 200
+POLISH_WORK = 3e8
+LANE_WORK = 2e6
+
+
+@dataclass(frozen=True)
+class PointOptions:
+    """The arguments that all point estimators share; see `fit_em`."""
+
+    method: str
+    objective: str
+    starts: int | None
+    seed: int
+    init: Any
+    fixed: Mapping[str, Any]
+    polish: bool
+    max_iter: int
+    tol: float
+    progress: bool | None
+    trace: bool
+    dtype: Any
+
+
+def check_model(model: Any, dtype: Any) -> None:
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model: received {type(model).__name__}, expected a pp_mlem.Model. Bind the program "
+            "to its data first: Model(program, data)."
+        )
+    if dtype is not None and check_dtype(dtype) != model.dtype:
+        raise ValueError(
+            f"dtype: the model computes in {model.dtype}; build it with Model(..., dtype={dtype!r})."
+        )
+
+
+def _check(model: Any, options: PointOptions) -> int:
+    check_model(model, options.dtype)
+    if options.objective not in ("mle", "map"):
+        raise ValueError(f"objective: received {options.objective!r}, expected 'mle' or 'map'.")
+    starts = options.starts
+    if starts is None:
+        starts = 10 if model.latent_names else 1
+    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
+        raise ValueError(f"starts: received {options.starts!r}, expected a positive integer.")
+    if not isinstance(options.max_iter, (int, np.integer)) or options.max_iter < 1:
+        raise ValueError(f"max_iter: received {options.max_iter!r}, expected a positive integer.")
+    if not options.tol > 0:
+        raise ValueError(f"tol: received {options.tol!r}, expected a positive number.")
+    if isinstance(options.init, Mapping):
+        free = set(model.space.names) - set(options.fixed)
+        if free <= set(options.init):
+            starts = 1
+    return int(starts)
+
+
+def work_per_step(model: Model) -> float:
+    """Multiplications of one sweep over the data, roughly."""
+    total = 1.0
+    for factor in model.marginal.factors:
+        values = float(np.prod([model.reading.sites[v].size for v in factor.latents] or [1]))
+        rows = float(np.prod([size for _, size, _ in factor.layout] or [1]))
+        event = factor.event_size
+        width = event * (event + 3) / 2 + 1 if factor.family and factor.family.event_dim else 3
+        total += values * rows * width
+    return total
+
+
+def fit_point(
+    model: Model,
+    options: PointOptions,
+    make: Callable[[Problem, float, float], Any],
+    key: tuple,
+) -> Fit:
+    """Run an algorithm from every start, finish by Newton, judge, and choose the best."""
+    starts = _check(model, options)
+    with working_precision(model.dtype):
+        return _fit_point(model, options, make, key, starts)
+
+
+def _fit_point(
+    model: Model, options: PointOptions, make: Callable, key: tuple, starts: int
+) -> Fit:
+    clock = time.perf_counter()
+    fixed = {k: jnp.asarray(v) for k, v in
+             model.space.check(options.fixed, "fixed", partial=True).items()}
+    problem = model.problem(fixed, options.objective == "map")
+    check_init(problem, options.init)
+    units = max(float(model.n_observations), 1.0)
+    work = work_per_step(model)
+    size = problem.space.size
+    polish = options.polish and 0 < size <= POLISH_PARAMETERS and work * size <= POLISH_WORK
+    handover = HANDOVER_GAIN if polish else -np.inf
+    tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
+    algorithm = make(problem, units, handover)
+    structure = (*key, frozenset(fixed), options.objective, polish, tol, units, options.trace)
+    block = model.compiled(("block", structure), lambda: make_block(algorithm, options.trace))
+    begin = model.compiled(
+        ("begin", structure), lambda: jax.jit(jax.vmap(algorithm.begin, in_axes=(0, None, None)))
+    )
+    vectors = starting_vectors(model, problem, fixed, starts, options.seed, options.init)
+    if size == 0:
+        return _nothing_to_fit(model, problem, fixed, options, clock)
+    group = starts if work <= LANE_WORK else max(1, min(starts, int(LANE_WORK * 4 / work)))
+    with Progress(options.method, starts, options.progress) as progress:
+        trace = drive(
+            block, begin, vectors, model.data, fixed, options.max_iter, group, progress,
+            options.trace,
+        )  # fmt: skip
+    lanes = trace.lanes
+    points, values, slopes = (np.array(a) for a in (lanes.point, lanes.value, lanes.slope))
+    status = np.array(lanes.status)
+    last = (status == Status.MAX_ITER) | (status == Status.INTERRUPTED)
+    if last.any():  # the vector after the last M-step has not been evaluated yet
+        evaluate = model.compiled(("evaluate", structure), lambda: _evaluator(problem, units))
+        new_values, new_slopes = (np.asarray(a) for a in
+                                  evaluate(jnp.asarray(lanes.vector), model.data, fixed))
+        take = last & np.isfinite(new_values)
+        points[take], values[take] = np.asarray(lanes.vector)[take], new_values[take]
+        slopes[take] = new_slopes[take]
+        status[take & (slopes <= tol)] = Status.CONVERGED
+    steps = np.zeros(len(status), int)
+    if polish and not trace.interrupted:
+        points, values, slopes, status, steps = _polish(
+            model, problem, structure, units, tol, fixed, points, values, slopes, status
+        )
+    return _judge(
+        model, problem, options, fixed, trace, points, values, slopes, status, steps, units,
+        clock,
+    )  # fmt: skip
+
+
+def _evaluator(problem: Problem, units: float) -> Callable:
+    def evaluate(vector: jax.Array, data: Any, fixed: Any) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(problem.objective)(vector, data, fixed)
+        return value, jnp.abs(gradient).max(initial=0.0) / units
+
+    return jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))
+
+
+def _polish(
+    model: Model,
+    problem: Problem,
+    structure: tuple,
+    units: float,
+    tol: float,
+    fixed: dict,
+    points: np.ndarray,
+    values: np.ndarray,
+    slopes: np.ndarray,
+    status: np.ndarray,
+) -> tuple:
+    """Newton on the exact objective for every start that has not converged yet."""
+
+    def finish(vector: jax.Array, data: Any, values_fixed: Any) -> Any:
+        result = newton_ascent(
+            lambda v: problem.objective(v, data, values_fixed), vector, POLISH_STEPS, tol * units
+        )
+        return result.point, result.value, jnp.abs(result.gradient).max() / units, result.steps
+
+    function = model.compiled(
+        ("polish", structure), lambda: jax.jit(jax.vmap(finish, in_axes=(0, None, None)))
+    )
+    steps = np.zeros(len(status), int)
+    hopeless = np.isin(status, (Status.NOT_FINITE, Status.CONVERGED))
+    if hopeless.all():
+        return points, values, slopes, status, steps
+    found = [np.array(a) for a in function(jnp.asarray(points), model.data, fixed)]
+    noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units)
+    better = ~hopeless & np.isfinite(found[1]) & (found[1] >= values - noise)
+    points = np.where(better[:, None], found[0], points)
+    values = np.where(better, found[1], values)
+    slopes = np.where(better, found[2], slopes)
+    steps = np.where(better, found[3], 0)
+    status = np.where(better & (slopes <= tol), Status.CONVERGED, status)
+    status = np.where(
+        better & (slopes > tol) & (status != Status.MAX_ITER), Status.FLAT, status
+    )
+    return points, values, slopes, status, steps
+
+
+def _judge(
+    model: Model,
+    problem: Problem,
+    options: PointOptions,
+    fixed: dict,
+    trace: Any,
+    points: np.ndarray,
+    values: np.ndarray,
+    slopes: np.ndarray,
+    status: np.ndarray,
+    steps: np.ndarray,
+    units: float,
+    clock: float,
+) -> Fit:
+    """Recognise collapsed, spurious and boundary starts; choose the best of the sound ones."""
+    groups = exchangeable_groups(model, frozenset(fixed))
+    all_params = []
+    notes = []
+    verdict = status.copy()
+    report = model.compiled(("components", frozenset(fixed)), lambda: component_report(problem))
+    unconstrain = jax.jit(problem.space.unconstrain)
+    for i, point in enumerate(points):
+        params = jax.device_get(jax.jit(problem.params)(jnp.asarray(point), fixed))
+        params = sort_labels(params, groups)
+        points[i] = np.asarray(unconstrain(params))
+        note = ""
+        if np.isfinite(values[i]):
+            flag, note = report(point, model.data, fixed)
+            if flag is not None:
+                verdict[i] = flag
+            elif status[i] == Status.CONVERGED and at_boundary(problem.space, params):
+                verdict[i], note = Status.BOUNDARY, at_boundary(problem.space, params)
+        all_params.append(params)
+        notes.append(note)
+    sound = np.isfinite(values) & ~np.isin(
+        verdict, (Status.COLLAPSED, Status.SPURIOUS, Status.NOT_FINITE)
+    )
+    pool = np.flatnonzero(sound if sound.any() else np.isfinite(values))
+    if not len(pool):
+        pool = np.array([0])
+    best = int(pool[np.argmax(values[pool])])
+    # Among equal optima prefer one that converged.
+    close = [i for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
+    best = min(close, key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
+    optima = label_optima(values, verdict)
+    table = pd.DataFrame(
+        {
+            "objective": values,
+            "status": [Status(s).label for s in verdict],
+            "iterations": np.asarray(trace.lanes.iterations),
+            "newton_steps": steps,
+            "gradient": slopes,
+            "optimum": optima,
+            "note": notes,
+        }
+    )
+    table.index.name = "start"
+    chosen = Status.INTERRUPTED if trace.interrupted else Status(int(verdict[best]))
+    return Fit.from_point(
+        model=model,
+        method=options.method,
+        objective=options.objective,
+        fixed={k: np.asarray(v) for k, v in fixed.items()},
+        params=all_params[best],
+        vector=points[best],
+        value=float(values[best]),
+        slope=float(slopes[best]),
+        status=chosen,
+        status_note=notes[best],
+        iterations=int(np.asarray(trace.lanes.iterations)[best] + steps[best]),
+        history=np.asarray(trace.history[best]),
+        histories=[np.asarray(h) for h in trace.history],
+        trace=[
+            jax.device_get(problem.params(jnp.asarray(v), fixed)) for v in trace.vectors[best]
+        ] if options.trace else None,
+        starts=table,
+        start_params=all_params,
+        groups=groups,
+        seed=options.seed,
+        seconds=time.perf_counter() - clock,
+        compile_seconds=trace.compile_seconds,
+    )
+
+
+def _nothing_to_fit(
+    model: Model, problem: Problem, fixed: dict, options: PointOptions, clock: float
+) -> Fit:
+    params = {k: np.asarray(v) for k, v in fixed.items()}
+    value = model.log_likelihood(params)
+    table = pd.DataFrame({"objective": [value], "status": ["converged"], "iterations": [0],
+                          "newton_steps": [0], "gradient": [0.0], "optimum": [1], "note": [""]})
+    table.index.name = "start"
+    return Fit.from_point(
+        model=model, method=options.method, objective=options.objective,
+        fixed=params, params=params, vector=np.zeros(0), value=value, slope=0.0,
+        status=Status.CONVERGED, status_note="every parameter is fixed", iterations=0,
+        history=np.zeros(0), histories=[np.zeros(0)], trace=None, starts=table,
+        start_params=[params], groups=(), seed=options.seed,
+        seconds=time.perf_counter() - clock, compile_seconds=0.0,
+    )  # fmt: skip

@@ -1,0 +1,197 @@
+"""Covariance of the estimates: observed information, sandwich, outer product; delta method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.model import Model
+from pp_mlem.precision import working_precision
+from pp_mlem.problem import Problem
+from pp_mlem.program.space import ParameterSpace
+from pp_mlem.spurious import boundary_mask
+
+KINDS = ("observed", "sandwich", "opg")
+COLUMNS_AT_ONCE = 16
+EDGE = 1e-5
+SINGULAR = 1e-12
+SADDLE = 1e-7
+STEP_LIMIT = 0.05
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Covariance of every free scalar on its natural scale, in the order of `names`.
+
+    `free` is the covariance of the unconstrained vector. `reasons[name]` says why a standard
+    error is NaN.
+    """
+
+    names: tuple[str, ...]
+    matrix: np.ndarray
+    free: np.ndarray
+    reasons: dict[str, str]
+    kind: str
+
+
+def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
+    """`mu[0]`, `Sigma[0,1,1]`, ... in order."""
+    names = []
+    for site in space.sites:
+        if not site.shape:
+            names.append(site.name)
+        else:
+            names += [
+                f"{site.name}[{','.join(map(str, index))}]" for index in np.ndindex(*site.shape)
+            ]
+    return tuple(names)
+
+
+def flatten(space: ParameterSpace, params: Any) -> jax.Array:
+    parts = [jnp.ravel(jnp.asarray(params[s.name])) for s in space.sites]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+def information_function(problem: Problem) -> Any:
+    """Jitted (vector, data, fixed) -> (gradient, minus the Hessian) of the objective."""
+
+    def information(vector: jax.Array, data: Any, fixed: Any) -> Any:
+        gradient = jax.grad(problem.objective)
+        basis = jnp.eye(vector.shape[0], dtype=vector.dtype)
+
+        def column(direction: jax.Array) -> jax.Array:
+            return jax.jvp(lambda v: gradient(v, data, fixed), (vector,), (direction,))[1]
+
+        hessian = jax.lax.map(column, basis, batch_size=COLUMNS_AT_ONCE)
+        return gradient(vector, data, fixed), -0.5 * (hessian + hessian.T)
+
+    return jax.jit(information)
+
+
+def scores_function(problem: Problem) -> Any:
+    """Jitted (vector, data, fixed) -> (units, size): gradient of each unit's log Z."""
+
+    def pointwise(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
+        eta = problem.marginal.natural(problem.params(vector, fixed), data)
+        return jnp.concatenate([t.array.ravel() for t in problem.marginal.unit_values(eta, data)])
+
+    def scores(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
+        def column(direction: jax.Array) -> jax.Array:
+            return jax.jvp(lambda v: pointwise(v, data, fixed), (vector,), (direction,))[1]
+
+        return jax.lax.map(column, jnp.eye(vector.shape[0], dtype=vector.dtype)).T
+
+    return jax.jit(scores)
+
+
+def invert_information(
+    information: np.ndarray, gradient: np.ndarray, active: np.ndarray
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """Inverse over the active coordinates, a reason that spoils all, and flat directions."""
+    size = len(gradient)
+    inverse = np.zeros((size, size))
+    flat = np.zeros((size, 0))
+    if not active.any():
+        return inverse, "", flat
+    block = information[np.ix_(active, active)]
+    if not np.all(np.isfinite(block)):
+        return inverse, "the information matrix is not finite", flat
+    diagonal = np.diag(block)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
+    if values.min() < -SADDLE * max(values.max(), 1.0):
+        return inverse, "not a maximum: the information has a negative eigenvalue", flat
+    null = values < SINGULAR * values.max()
+    kept = np.where(null, 0.0, 1.0 / np.where(null, 1.0, values))
+    inner = (vectors * kept) @ vectors.T * scale[:, None] * scale[None, :]
+    inverse[np.ix_(active, active)] = inner
+    if null.any():
+        flat = np.zeros((size, int(null.sum())))
+        flat[active] = vectors[:, null] * scale[:, None]
+        flat /= np.linalg.norm(flat, axis=0)
+    step = gradient[active] @ inner @ gradient[active]
+    if not np.isfinite(step) or step > STEP_LIMIT**2:
+        return inverse, "the gradient is not zero: the fit has not converged", flat
+    return inverse, "", flat
+
+
+def covariance_at(
+    model: Model,
+    problem: Problem,
+    vector: np.ndarray,
+    fixed: dict[str, Any],
+    kind: str = "observed",
+) -> Covariance:
+    """Covariance of the estimates at a point, on the natural scale by the delta method.
+
+    kind: "observed" (inverse of minus the Hessian of the objective), "sandwich" (White 1982,
+    doi:10.2307/1912526, from per-unit scores) or "opg" (inverse outer product of scores). Scalars
+    at a boundary of their support are held fixed there and get NaN, as do scalars along
+    directions that the data do not identify.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: received {kind!r}, expected one of {list(KINDS)} or 'bootstrap'.")
+    space = problem.space
+    names = scalar_names(space)
+    with working_precision(model.dtype):
+        values = {k: jnp.asarray(v) for k, v in fixed.items()}
+        point = jnp.asarray(vector)
+        key = (frozenset(fixed), problem.with_prior)
+        function = model.compiled(("information", key), lambda: information_function(problem))
+        gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
+        jacobian = np.asarray(
+            jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(point), float
+        )
+        edge = np.concatenate(
+            [
+                boundary_mask(s.support, np.asarray(v)).ravel()
+                for s, v in ((s, space.constrain(point)[s.name]) for s in space.sites)
+            ]
+            or [np.zeros(0, bool)]
+        )
+        scores = None
+        if kind != "observed":
+            scorer = model.compiled(("scores", key), lambda: scores_function(problem))
+            scores = np.asarray(scorer(point, model.data, values), float)
+    active = np.abs(jacobian).max(0, initial=0.0) > EDGE * np.maximum(1e-3, 0) if len(names) else np.zeros(0, bool)
+    if edge.any():
+        active = np.abs(jacobian).max(0) > EDGE
+    inverse, spoiled, flat = invert_information(information, gradient, active)
+    if scores is not None and not spoiled:
+        weights = model.unit_weights()
+        meat = (scores / np.where(weights > 0, weights, 1.0)[:, None]).T @ scores
+        if kind == "opg":
+            inverse, spoiled, flat = invert_information(meat, gradient * 0, active)
+        else:
+            inverse = inverse @ meat @ inverse
+    matrix = jacobian @ inverse @ jacobian.T
+    reasons: dict[str, str] = {}
+    moves = np.abs(jacobian @ flat).max(1, initial=0.0) if flat.shape[1] else np.zeros(len(names))
+    for i, name in enumerate(names):
+        if edge[i]:
+            reasons[name] = "at the boundary of its support"
+        elif spoiled:
+            reasons[name] = spoiled
+        elif moves[i] > 1e-4 * max(np.abs(jacobian[i]).max(), 1e-300):
+            reasons[name] = "not identified: the likelihood is flat along " + _direction(
+                flat, jacobian, names
+            )
+        elif not matrix[i, i] > 0:
+            reasons[name] = "no curvature in this direction"
+    bad = np.array([n in reasons for n in names], bool)
+    matrix = matrix.copy()
+    matrix[bad, :] = np.nan
+    matrix[:, bad] = np.nan
+    return Covariance(names, matrix, inverse, reasons, kind)
+
+
+def _direction(flat: np.ndarray, jacobian: np.ndarray, names: tuple[str, ...]) -> str:
+    moved = jacobian @ flat[:, 0]
+    order = np.argsort(-np.abs(moved))[:3]
+    top = np.abs(moved[order[0]]) or 1.0
+    parts = [f"{moved[i] / top:+.2g} {names[i]}" for i in order if abs(moved[i]) > 0.05 * top]
+    return " ".join(parts)
