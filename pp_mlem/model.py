@@ -16,7 +16,7 @@ from pp_mlem.plan import describe_model
 from pp_mlem.precision import check_dtype, finite_or_minus_inf, in_model_precision, working_precision
 from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.data import ProgramData, latent_support, prepare_data
+from pp_mlem.program.data import ProgramData, prepare_data
 from pp_mlem.program.reading import Reading, read_program
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
@@ -85,10 +85,6 @@ class Model:
             reading, factors = read_factors(reading, dynamic)
             self.marginal: Marginal = build_marginal(reading, factors)
             self.data: ProgramData = prepare_data(reading, factors, self.observe, self.dtype)
-            self._supports = {
-                s.name: np.asarray(latent_support(reading, self.data.dynamic, s.name))
-                for s in reading.latents
-            }
         self._problems: dict[Any, Problem] = {}
         self._compiled: dict[Any, Any] = {}
 
@@ -268,7 +264,7 @@ class Model:
         values = self.check_params(params)
         function = self.compiled("decode", lambda: self._latent_gradient(maximum))
         tables = function(self._zero_tables(), values, self.data)[1]
-        return {k: self._supports[k][np.asarray(v).argmax(-1)] for k, v in tables.items()}
+        return {k: self.reading.values[k][np.asarray(v).argmax(-1)] for k, v in tables.items()}
 
     @in_model_precision
     def classification_log_likelihood(self, params: Params) -> float:

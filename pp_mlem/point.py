@@ -227,11 +227,20 @@ def _judge(
     notes = []
     verdict = status.copy()
     report = model.compiled(("components", frozenset(fixed)), lambda: component_report(problem))
-    unconstrain = jax.jit(problem.space.unconstrain)
-    for i, point in enumerate(points):
-        params = jax.device_get(jax.jit(problem.params)(jnp.asarray(point), fixed))
-        params = sort_labels(params, groups)
-        points[i] = np.asarray(unconstrain(params))
+    key = frozenset(fixed)
+    constrain = model.compiled(
+        ("constrain", key), lambda: jax.jit(jax.vmap(problem.params, in_axes=(0, None)))
+    )
+    unconstrain = model.compiled(
+        ("unconstrain", key), lambda: jax.jit(jax.vmap(problem.space.unconstrain))
+    )
+    batch = jax.device_get(constrain(jnp.asarray(points), fixed))
+    sorted_params = [
+        sort_labels({k: v[i] for k, v in batch.items()}, groups) for i in range(len(points))
+    ]
+    stacked = {k: np.stack([p[k] for p in sorted_params]) for k in problem.space.names}
+    points = np.array(unconstrain(stacked))
+    for i, (point, params) in enumerate(zip(points, sorted_params, strict=True)):
         note = ""
         if np.isfinite(values[i]):
             flag, note = report(point, model.data, fixed)
@@ -279,9 +288,9 @@ def _judge(
         iterations=int(np.asarray(trace.lanes.iterations)[best] + steps[best]),
         history=np.asarray(trace.history[best]),
         histories=[np.asarray(h) for h in trace.history],
-        trace=[
-            jax.device_get(problem.params(jnp.asarray(v), fixed)) for v in trace.vectors[best]
-        ] if options.trace else None,
+        trace=_unstack(constrain(jnp.asarray(np.stack(trace.vectors[best])), fixed))
+        if options.trace and trace.vectors[best]
+        else None,
         starts=table,
         start_params=all_params,
         groups=groups,
@@ -289,6 +298,12 @@ def _judge(
         seconds=time.perf_counter() - clock,
         compile_seconds=trace.compile_seconds,
     )
+
+
+def _unstack(params: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+    host = jax.device_get(params)
+    count = len(next(iter(host.values())))
+    return [{k: v[i] for k, v in host.items()} for i in range(count)]
 
 
 def _nothing_to_fit(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pp_mlem.maximise.blocks import Block, plan_blocks
 from pp_mlem.maximise.step import Params, expected_log_joint, maximise
@@ -21,7 +22,7 @@ from pp_mlem.program.trace import Message, unwrap
 def prior_messages(reading: Reading, params: Params, data: ProgramData, extract: Any) -> Any:
     """Run the program with every gathered latent at one value, for what concerns parameters."""
     latents = {
-        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents if s.vmapped
+        s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents if s.vmapped
     }
     return reading.run(params, data.dynamic, extract, latents)
 

@@ -32,11 +32,6 @@ def ascent_direction(gradient: jax.Array, hessian: jax.Array) -> jax.Array:
     return scale * (vectors @ (inverse * (vectors.T @ (scale * gradient))))
 
 
-def hessian_of(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """Hessian by forward over reverse differentiation."""
-    return jax.jacfwd(jax.grad(function))
-
-
 def newton_ascent(
     function: Callable[[jax.Array], jax.Array],
     start: jax.Array,
@@ -50,48 +45,53 @@ def newton_ascent(
     Stops when the largest gradient entry is within tolerance, when the expected gain is below
     rounding, or when no step improves the value.
     """
-    value_and_gradient = jax.value_and_grad(function)
-    hessian = hessian_of(function)
     eps = jnp.finfo(start.dtype).eps
+    infinity = jnp.full((), jnp.inf, start.dtype)
+
+    def derivatives(point: jax.Array) -> tuple:
+        def gradient_of(v: jax.Array) -> tuple:
+            value, gradient = jax.value_and_grad(function)(v)
+            return gradient, (value, gradient)
+
+        hessian, (value, gradient) = jax.jacfwd(gradient_of, has_aux=True)(point)
+        return value, gradient, hessian
 
     def condition(state: tuple) -> jax.Array:
-        _, _, gradient, steps, going = state
-        return going & (steps < max_steps) & (jnp.abs(gradient).max() > gradient_tolerance)
+        *_, steps, going = state
+        return going & (steps <= max_steps)
 
     def body(state: tuple) -> tuple:
-        point, value, gradient, steps, _ = state
-        direction = ascent_direction(gradient, hessian(point))
+        """Judge the candidate that the last step proposed, then propose the next."""
+        candidate, point, value, gradient, steps, _ = state
+        new_value, new_gradient, hessian = derivatives(candidate)
+        rounding = 4 * eps * jnp.abs(value)
+        smaller = jnp.abs(new_gradient).max() < 0.5 * jnp.abs(gradient).max()
+        better = (new_value > value + rounding) | ((new_value >= value - rounding) & smaller)
+        better = (better | ~jnp.isfinite(value)) & jnp.all(jnp.isfinite(new_gradient))
+        better = better & jnp.isfinite(new_value)
+        point = jnp.where(better, candidate, point)
+        value = jnp.where(better, new_value, value)
+        gradient = jnp.where(better, new_gradient, gradient)
+        going = better & (jnp.abs(gradient).max() > gradient_tolerance)
+        direction = ascent_direction(gradient, hessian)
         slope = gradient @ direction
 
         def too_long(search: tuple) -> jax.Array:
             _, trial, count, t = search
             enough = trial >= value + 1e-4 * t * slope - 4 * eps * jnp.abs(value)
-            return ~(enough & jnp.isfinite(trial)) & (count < halvings)
+            return going & ~(enough & jnp.isfinite(trial)) & (count < halvings)
 
         def shorten(search: tuple) -> tuple:
             _, _, count, t = search
             t = jnp.where(count == 0, 1.0, t * 0.4)
-            candidate = point + t * direction
-            return candidate, function(candidate), count + 1, t
+            proposed = point + t * direction
+            return proposed, function(proposed), count + 1, t
 
-        begin = (point, jnp.full_like(value, -jnp.inf), 0, jnp.ones_like(value))
-        candidate, trial, _, _ = jax.lax.while_loop(too_long, shorten, begin)
-        fresh_value, fresh_gradient = value_and_gradient(candidate)
-        rounding = 4 * eps * jnp.abs(value)
-        smaller = jnp.abs(fresh_gradient).max() < 0.5 * jnp.abs(gradient).max()
-        better = (fresh_value > value + rounding) | ((fresh_value >= value - rounding) & smaller)
-        better = better & jnp.all(jnp.isfinite(fresh_gradient))
-        return (
-            jnp.where(better, candidate, point),
-            jnp.where(better, fresh_value, value),
-            jnp.where(better, fresh_gradient, gradient),
-            steps + 1,
-            better,
-        )
+        begin = (point, -infinity, 0, jnp.ones_like(value))
+        candidate, *_ = jax.lax.while_loop(too_long, shorten, begin)
+        return candidate, point, value, gradient, steps + 1, going
 
-    value, gradient = value_and_gradient(start)
-    going = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
-    point, value, gradient, steps, _ = jax.lax.while_loop(
-        condition, body, (start, value, gradient, jnp.zeros((), int), going)
-    )
-    return NewtonResult(point, value, gradient, steps)
+    gradient = jnp.full_like(start, jnp.inf)
+    state = (start, start, -infinity, gradient, jnp.zeros((), int), jnp.asarray(True))
+    _, point, value, gradient, steps, _ = jax.lax.while_loop(condition, body, state)
+    return NewtonResult(point, value, gradient, steps - 1)

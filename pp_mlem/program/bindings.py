@@ -36,11 +36,11 @@ def offsets(reading: Reading) -> dict[str, int]:
     return found
 
 
-def iota_parameters(reading: Reading) -> dict[str, jax.Array]:
+def iota_parameters(reading: Reading) -> dict[str, np.ndarray]:
     """Every parameter entry set to its own global index (whatever its support)."""
     start = offsets(reading)
     return {
-        s.name: (start[s.name] + jnp.arange(int(np.prod(s.shape)))).reshape(s.shape).astype(float)
+        s.name: (start[s.name] + np.arange(int(np.prod(s.shape)), dtype=float)).reshape(s.shape)
         for s in reading.space.sites
     }
 
@@ -64,12 +64,11 @@ def find_bindings(
 ) -> dict[str, dict[str, Binding]]:
     """Probe the program with two sets of unique values and classify every argument."""
     space = reading.space
-    start = offsets(reading)
     total = sum(int(np.prod(s.shape)) for s in space.sites)
     first = iota_parameters(reading)
     shuffle = np.random.default_rng(0).permutation(total) + 0.5
     second = {
-        s.name: jnp.asarray(shuffle[np.asarray(first[s.name]).astype(int)]) for s in space.sites
+        s.name: shuffle[first[s.name].astype(int)] for s in space.sites
     }
 
     @jax.jit
@@ -98,7 +97,6 @@ def find_bindings(
                     if {space.names[i] for i in used} <= set(involved):
                         kind, involved = "direct", tuple(space.names[i] for i in used)
             found[name][argument] = Binding(kind, involved)
-    del start
     return found
 
 

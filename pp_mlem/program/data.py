@@ -16,7 +16,7 @@ from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe
-from pp_mlem.program.trace import Message, enumerated_support, is_factor, unwrap
+from pp_mlem.program.trace import Message, is_factor, unwrap
 
 
 @jax.tree_util.register_dataclass
@@ -60,15 +60,15 @@ class ProgramData:
         return {name: d.shift for name, d in self.sites.items()}
 
 
-def _to_layout(factor: Factor, value: jax.Array, event_dim: int) -> jax.Array:
+def _to_layout(factor: Factor, value: np.ndarray, event_dim: int) -> np.ndarray:
     """(*plates, *columns, *event) to (*event, *columns, rows)."""
     batch = tuple(size for _, size, _ in factor.layout)
     shape = batch + (value.shape[value.ndim - event_dim :] if event_dim else ())
-    value = jnp.broadcast_to(value, shape)
+    value = np.broadcast_to(value, shape)
     n = len(batch)
     columns = [i for i, (_, _, column) in enumerate(factor.layout) if column]
     rows = [i for i, (_, _, column) in enumerate(factor.layout) if not column]
-    moved = jnp.transpose(value, [*range(n, n + event_dim), *columns, *rows])
+    moved = np.transpose(value, [*range(n, n + event_dim), *columns, *rows])
     return moved.reshape(moved.shape[: event_dim + len(columns)] + (-1,))
 
 
@@ -183,7 +183,7 @@ def prepare_data(
     run = jax.jit(run) if reading.arguments.traced else run
     raw = run(params, dynamic)
     # A support that moves with the parameters cannot be checked against the data.
-    moved = run({k: v + 0.37 for k, v in params.items()}, dynamic)["support"]
+    moved = run({k: np.asarray(v) + 0.37 for k, v in params.items()}, dynamic)["support"]
     raw["support"] = {
         name: (support, _same(support, moved[name])) for name, support in raw["support"].items()
     }
@@ -195,11 +195,11 @@ def prepare_data(
     _check_masks(reading, factors, raw)
     clamps = {}
     for name, given in observe.items():
-        support = np.asarray(latent_support(reading, dynamic, name), float)
+        support = np.asarray(reading.values[name], float)
         clamps[name] = jnp.asarray(_labels(reading, name, given, support))
     index = {
         name: {
-            a: (v + 0.5).astype(int)
+            a: jnp.asarray(np.rint(np.asarray(v)).astype(np.int32))
             for a, v in args.items()
             if a in by_site[name].bindings and by_site[name].bindings[a].kind == "direct"
         }
@@ -219,7 +219,7 @@ def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
     """Parameter values inside their supports, for probing."""
     space = reading.space
     rng = np.random.default_rng(seed)
-    return space.constrain(jnp.asarray(rng.uniform(-1, 1, space.size)))
+    return jax.jit(space.constrain)(jnp.asarray(rng.uniform(-1, 1, space.size)))
 
 
 def gathered_pairs(reading: Reading, factors: tuple[Factor, ...]) -> dict[tuple[str, str], tuple]:
@@ -246,11 +246,12 @@ def gather_maps(
 ) -> dict[tuple[str, str], jax.Array]:
     """For each gathered latent, which of its units every row reads: found by setting the latent
     to the binary digits of its unit's number and seeing which rows change."""
-    maps = {}
-    params = neutral_parameters(reading, 0)
-    for pair, (latent, factor) in gathered_pairs(reading, factors).items():
+    maps: dict[tuple[str, str], jax.Array] = {}
+    pairs = gathered_pairs(reading, factors)
+    params = neutral_parameters(reading, 0) if pairs else {}
+    for pair, (latent, factor) in pairs.items():
         site = reading.sites[latent]
-        support = latent_support(reading, dynamic, latent)
+        support = jnp.asarray(reading.values[latent])
         shape = reading.plate_shape(site.dims)
         units = jnp.arange(reading.plates[pair[1]].size).reshape(shape)
         host = reading.sites[factor.site]
@@ -287,9 +288,9 @@ def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str
         kept.update({n: messages[n].fn for n in observed})
         return 0
 
-    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    params = {s.name: np.ones(s.shape) for s in reading.space.sites}
     latents = {
-        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
+        s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
     }
     jax.eval_shape(lambda p: reading.run(p, dynamic, extract, latents), params)
     return kept
@@ -301,21 +302,6 @@ def _same(a: Any, b: Any) -> bool:
     )
 
 
-def latent_support(reading: Reading, dynamic: tuple, name: str) -> Any:
-    kept: dict[str, Any] = {}
-
-    def extract(messages: dict[str, Message]) -> int:
-        kept["support"] = enumerated_support(name, messages[name].fn)
-        return 0
-
-    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
-    latents = {
-        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
-    }
-    reading.run(params, dynamic, extract, latents)
-    return kept["support"]
-
-
 def _site_data(
     reading: Reading, factor: Factor, fn: Any, raw: dict, name: str
 ) -> SiteData | None:
@@ -323,8 +309,7 @@ def _site_data(
     event_dim = len(bare.fn.event_shape)
     if reading.dependencies[name].get("value"):
         return None
-    value = raw["value"][name]
-    host = np.asarray(value)
+    host = np.asarray(raw["value"][name])
     missing = np.isnan(host) if host.dtype.kind == "f" else np.zeros(host.shape, bool)
     if np.any(np.isinf(host)) if host.dtype.kind == "f" else False:
         where = tuple(int(i) for i in np.argwhere(np.isinf(host))[0])
@@ -343,30 +328,36 @@ def _site_data(
         _check_support(name, type(bare.fn).__name__, support, host, missing)
     if factor.family is None:
         return None
-    keep = jnp.asarray(~missing)
+    keep = ~missing
     if event_dim:
         keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).all(-1)
     has_mask = bool(missing.any()) or bool(bare.masks)
     for mask in raw["mask"].get(name, ()):
-        keep = keep & jnp.broadcast_to(mask, jnp.broadcast_shapes(keep.shape, jnp.shape(mask)))
-    value = jnp.asarray(value)
+        keep = keep & np.asarray(mask)
     if missing.any():
-        safe = support.feasible_like(jnp.zeros_like(value))
-        value = jnp.where(jnp.isnan(value), safe, value)
-    arranged = _to_layout(factor, value, event_dim)
-    mask = _to_layout(factor, keep, 0) if has_mask else None
-    known = {k: _to_layout(factor, jnp.asarray(v), 0) for k, v in raw["known"][name].items()}
-    known = {k: jnp.broadcast_to(v, arranged.shape[event_dim:]) for k, v in known.items()}
-    ones = jnp.ones((1,) * (arranged.ndim - 1) + arranged.shape[-1:], bool)
-    event_mask = ones if mask is None else mask[(None,) * event_dim]
-    shift_rows = factor.family.shift(arranged, jnp.broadcast_to(event_mask, arranged.shape))
-    shift = None if shift_rows is None else _positional_shift(factor, shift_rows, event_dim)
-    base = None
-    if type(factor.family).base is not Family.base:
-        base = factor.family.base(arranged, known)
-        base = base if mask is None else jnp.where(mask, base, 0.0)
-        base = base.sum(tuple(range(base.ndim - 1)))
-    return SiteData(arranged, mask, known, shift, shift_rows, base)
+        safe = np.asarray(support.feasible_like(jnp.zeros(host.shape)))
+        host = np.where(np.isnan(host), safe, host)
+    mask = jnp.asarray(_to_layout(factor, keep, 0)) if has_mask else None
+    arranged = jnp.asarray(_to_layout(factor, host, event_dim))
+    cells = arranged.shape[event_dim:]
+    known = {
+        k: jnp.asarray(np.broadcast_to(_to_layout(factor, np.asarray(v), 0), cells))
+        for k, v in raw["known"][name].items()
+    }
+
+    @jax.jit
+    def derive(x: Any, mask: Any, known: Any) -> Any:
+        shown = True if mask is None else mask[(None,) * event_dim]
+        shift = factor.family.shift(x, jnp.broadcast_to(shown, x.shape))
+        base = None
+        if type(factor.family).base is not Family.base:
+            base = factor.family.base(x, known)
+            base = base if mask is None else jnp.where(mask, base, 0.0)
+            base = base.sum(tuple(range(base.ndim - 1)))
+        placed = None if shift is None else _positional_shift(factor, shift, event_dim)
+        return placed, shift, base
+
+    return SiteData(arranged, mask, known, *derive(arranged, mask, known))
 
 
 def _aligned(reading: Reading, site: str, value: Any) -> np.ndarray:

@@ -104,7 +104,7 @@ def plan_factors(
             shapes[name] = (family, batch, fn, tuple(bare.fn.event_shape), columns, weight)
         return 0
 
-    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    params = {s.name: np.ones(s.shape) for s in reading.space.sites}
     jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
     candidates = closed_form_candidates(reading, {n: s[2] for n, s in shapes.items()})
     bindings = find_bindings(reading, dynamic, candidates) if candidates else {}

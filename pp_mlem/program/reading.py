@@ -18,6 +18,7 @@ from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import (
     Message,
     enumerated_support,
+    is_discrete,
     is_factor,
     neutral_value,
     run_program,
@@ -39,7 +40,8 @@ class Reading:
 
     `depth` is the number of plate dimensions; latent i is enumerated in dimension
     -(depth + 1 + i). `dependencies[site][part]` holds the unobserved sites on which a
-    distribution argument (or "value", "mask", "scale", "all") of the site depends.
+    distribution argument (or "value", "mask", "scale", "all") of the site depends; `values` are
+    the values of each latent.
     """
 
     arguments: Arguments
@@ -47,6 +49,7 @@ class Reading:
     plates: dict[str, Plate]
     depth: int
     dependencies: dict[str, dict[str, frozenset[str]]]
+    values: dict[str, np.ndarray]
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         return tuple(s for s in self.sites.values() if s.role is role)
@@ -105,7 +108,7 @@ class Reading:
                     if name in coded:
                         return jnp.full(msg["fn"].batch_shape, support[coded[name]])
                     return support.reshape((-1,) + (1,) * (-self.latent_dim(name) - 1))
-                return neutral_value(msg, jax.random.key(0))
+                return neutral_value(msg, 0)
 
             messages = run_program(
                 lambda p: self.arguments.call(p, dynamic), self.arguments.program, supply
@@ -127,7 +130,7 @@ def _neutral_run(arguments: Arguments, dynamic: tuple[Any, ...]) -> dict[str, Me
     counter = iter(range(10_000))
 
     def supply(msg: dict[str, Any]) -> Any:
-        return neutral_value(msg, jax.random.key(next(counter)))
+        return neutral_value(msg, next(counter))
 
     return run_program(lambda p: arguments.call(p, dynamic), arguments.program, supply)
 
@@ -142,44 +145,69 @@ def thin(arguments: Arguments) -> tuple[np.ndarray, ...]:
     )
 
 
-def first_run(arguments: Arguments) -> tuple[Arguments, dict[str, Message], tuple]:
-    """Execute the program once with concrete values; find whether its data can be traced."""
-    dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
-    try:
+@dataclass(frozen=True)
+class FirstRun:
+    """The program's messages (shapes only, unless its data are constants) and its supports.
+
+    `enumerated` holds the values of each discrete unobserved site, `refusals` why there are none;
+    `supports` the constraint of each continuous unobserved site.
+    """
+
+    arguments: Arguments
+    messages: dict[str, Message]
+    enumerated: dict[str, np.ndarray]
+    refusals: dict[str, str]
+    supports: dict[str, Any]
+    finite: dict[str, Any]
+
+
+def first_run(arguments: Arguments) -> FirstRun:
+    """Execute the program once; find whether its data can be traced."""
+    kept: dict[str, Message] = {}
+    refusals: dict[str, str] = {}
+
+    def run(dynamic: tuple) -> tuple[dict, dict, dict]:
         messages = _neutral_run(arguments, dynamic)
+        kept.clear()
+        kept.update(messages)
+        refusals.clear()
+        enumerated, supports, finite = {}, {}, {}
+        for name, m in messages.items():
+            if m.observed:
+                continue
+            if m.kind == "param":
+                finite[name] = jnp.isfinite(m.value).all()
+            elif is_discrete(m.fn):
+                try:
+                    enumerated[name] = enumerated_support(name, m.fn)
+                except ValueError as error:
+                    refusals[name] = str(error)
+            else:
+                supports[name] = m.fn.support
+                finite[name] = jnp.isfinite(m.value).all()
+        return enumerated, supports, finite
+
+    dynamic = tuple(jnp.asarray(a) for a in arguments.dynamic)
+    try:
+        found = jax.jit(run)(dynamic)
     except NotImplementedError:
         raise
+    except _CONCRETE_ERRORS:
+        arguments = replace(arguments, traced=False)
+        try:
+            found = run(())
+        except Exception as error:
+            raise _program_error(error) from error
     except Exception as error:
-        full = tuple(jnp.asarray(a) for a in arguments.dynamic)
-        if all(a.shape == b.shape for a, b in zip(dynamic, full, strict=True)):
-            raise _program_error(error, "") from error
-        dynamic = full
-        try:
-            messages = _neutral_run(arguments, dynamic)
-        except Exception as again:
-            raise _program_error(again, "") from again
-    if arguments.dynamic:
-        try:
-            jax.eval_shape(lambda d: _shapes_only(_neutral_run(arguments, d)), dynamic)
-        except _CONCRETE_ERRORS:
-            arguments = replace(arguments, traced=False)
-            messages = _neutral_run(arguments, ())
-            dynamic = ()
-    return arguments, messages, dynamic
+        raise _program_error(error) from error
+    enumerated, supports, finite = jax.device_get(found)
+    return FirstRun(arguments, dict(kept), enumerated, dict(refusals), supports, finite)
 
 
-def _shapes_only(messages: dict[str, Message]) -> dict[str, Any]:
-    return {
-        n: (jnp.zeros(m.fn.batch_shape), jnp.zeros(jnp.shape(m.value)))
-        for n, m in messages.items()
-        if m.kind == "sample"
-    }
-
-
-def _program_error(error: Exception, where: str) -> Exception:
+def _program_error(error: Exception) -> Exception:
     text = str(error).split("\n")[0]
     return ValueError(
-        f"the program could not be executed{where}: {type(error).__name__}: {text}. Run it under "
+        f"the program could not be executed: {type(error).__name__}: {text}. Run it under "
         "numpyro.handlers.seed with the same arguments to see the full traceback; check that the "
         "shapes of the arguments fit its plates."
     )
@@ -249,7 +277,11 @@ def site_parts(message: Message) -> dict[str, Any]:
 def _dependencies(
     arguments: Arguments, messages: dict[str, Message], dynamic: tuple
 ) -> dict[str, dict[str, frozenset[str]]]:
-    values = {n: m.value for n, m in messages.items() if not m.observed}
+    values = {
+        n: jnp.zeros(jnp.shape(m.value), m.value.dtype)
+        for n, m in messages.items()
+        if not m.observed
+    }
 
     def parts(**given: Any) -> dict[str, dict[str, Any]]:
         found = run_program(
@@ -274,22 +306,19 @@ def read_program(
     arguments: Arguments, latents: frozenset[str], parameters: frozenset[str]
 ) -> tuple[Reading, tuple]:
     """Read the sites, roles and plates of a program; also return the (thinned) data used."""
-    arguments, messages, dynamic = first_run(arguments)
-    full = messages
-    if arguments.traced and any(
-        a.shape != b.shape for a, b in zip(arguments.dynamic, dynamic, strict=True)
-    ):
-        full = _abstract_messages(arguments)
-    dependencies = _dependencies(arguments, messages, dynamic)
+    first = first_run(arguments)
+    arguments, messages = first.arguments, first.messages
+    dynamic = tuple(jnp.asarray(a) for a in thin(arguments)) if arguments.traced else ()
+    dependencies = _dependencies(arguments, messages, arguments.dynamic)
     parents = {}
     for name in messages:
         parts = dependencies.get(name, {})
         found = frozenset().union(*(d for p, d in parts.items() if p != "value"), frozenset())
         parents[name] = (found | parts.get("value", frozenset())) - {name}
-    roles = assign_roles(messages, parents, latents, parameters)
+    roles = assign_roles(messages, parents, latents, parameters, first.refusals)
     plates: dict[str, Plate] = {}
     sites: dict[str, Site] = {}
-    for name, message in full.items():
+    for name, message in messages.items():
         role, reason = roles[name]
         if message.kind == "param":
             sites[name] = Site(
@@ -304,9 +333,7 @@ def read_program(
             continue
         bare = unwrap(message.fn)
         dims = _dims_of(message, plates, implicit=role in (Role.OBSERVED, Role.LATENT))
-        size = 0
-        if role is Role.LATENT:
-            size = len(enumerated_support(name, messages[name].fn))
+        size = len(first.enumerated[name]) if role is Role.LATENT else 0
         sites[name] = Site(
             name,
             role,
@@ -317,42 +344,26 @@ def read_program(
             columns=bare.columns,
             event_shape=tuple(bare.fn.event_shape),
             size=size,
-            support=messages[name].fn.support if role is Role.PARAMETER else None,
+            support=first.supports[name] if role is Role.PARAMETER else None,
             shape=tuple(jnp.shape(message.value)) if role is Role.PARAMETER else (),
         )
-    _check_parameters(sites, messages)
+    _check_parameters(sites, first)
     depth = max(
         (-d for s in sites.values() if s.role in (Role.OBSERVED, Role.LATENT) for d in s.dims.values()),
         default=0,
     )
-    reading = Reading(arguments, sites, plates, depth, dependencies)
+    values = {n: first.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
+    reading = Reading(arguments, sites, plates, depth, dependencies, values)
     return _mark_gathered(reading), dynamic
 
 
-def _check_parameters(sites: dict[str, Site], messages: dict[str, Message]) -> None:
+def _check_parameters(sites: dict[str, Site], first: FirstRun) -> None:
     for site in sites.values():
-        if site.role is not Role.PARAMETER:
-            continue
-        if not site.shape and site.shape != ():
-            continue
-        value = np.asarray(messages[site.name].value)
-        if not np.all(np.isfinite(value)):
+        if site.role is Role.PARAMETER and not np.all(first.finite[site.name]):
             raise ValueError(
-                f"parameter '{site.name}': its initial value or support is not finite "
-                f"({np.array2string(value, threshold=5)}). Check the arguments of its prior."
+                f"parameter '{site.name}': its support or initial value is not finite. Check the "
+                "arguments of its prior for NaN and infinities."
             )
-
-
-def _abstract_messages(arguments: Arguments) -> dict[str, Message]:
-    """Messages of a run on the full data, shapes only: nothing is computed."""
-    kept: dict[str, Message] = {}
-
-    def run(dynamic: tuple) -> int:
-        kept.update(_neutral_run(arguments, dynamic))
-        return 0
-
-    jax.eval_shape(run, tuple(jnp.asarray(a[:0]) if False else a for a in arguments.dynamic))
-    return kept
 
 
 def _mark_gathered(reading: Reading) -> Reading:

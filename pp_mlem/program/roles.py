@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, enumerated_support, is_discrete, is_factor
+from pp_mlem.program.trace import Message, is_discrete, is_factor
 
 
 def _check_names(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -26,21 +26,14 @@ def _descendants(name: str, parents: dict[str, frozenset[str]]) -> set[str]:
     return found
 
 
-def _has_finite_support(message: Message) -> bool:
-    try:
-        enumerated_support(message.name, message.fn)
-    except ValueError:
-        return False
-    return True
-
-
 def assign_roles(
     messages: dict[str, Message],
     parents: dict[str, frozenset[str]],
     latents: frozenset[str],
     parameters: frozenset[str],
+    refusals: dict[str, str],
 ) -> dict[str, tuple[Role, str]]:
-    """The role of each site and why.
+    """The role of each site and why; `refusals` says why a discrete site has no finite support.
 
     Raises ValueError for ambiguous sites, unknown names, contradictory overrides, a program
     without an observed site, and latents that no structure can sum.
@@ -76,7 +69,7 @@ def assign_roles(
                 raise ValueError(
                     f"parameters: '{name}' is discrete; only continuous sites can be parameters."
                 )
-            if not below & observed and not _has_finite_support(message):
+            if not below & observed and name in refusals:
                 roles[name] = (Role.IGNORED, "no observation depends on it: it sums to one")
             else:
                 roles[name] = (Role.LATENT, "discrete and unobserved: summed out")
@@ -118,12 +111,14 @@ def assign_roles(
             f"estimate, or Model(..., latents={{{names}}}) to integrate out; naming one side "
             "settles the other."
         )
-    _refuse_unsummable(messages, roles)
+    _refuse_unsummable(messages, roles, refusals)
     return roles
 
 
 def _refuse_unsummable(
-    messages: dict[str, Message], roles: dict[str, tuple[Role, str]]
+    messages: dict[str, Message],
+    roles: dict[str, tuple[Role, str]],
+    refusals: dict[str, str],
 ) -> None:
     for name, (role, reason) in roles.items():
         if role is not Role.LATENT:
@@ -135,4 +130,5 @@ def _refuse_unsummable(
                 f"out exactly. Estimate it instead with Model(..., parameters={{\"{name}\"}}), "
                 "or make it discrete."
             )
-        enumerated_support(name, message.fn)
+        if name in refusals:
+            raise ValueError(refusals[name])

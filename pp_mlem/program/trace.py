@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
@@ -136,7 +137,7 @@ def enumerated_support(name: str, fn: Any) -> jax.Array:
     return jnp.reshape(values, (-1,))
 
 
-def neutral_value(msg: dict[str, Any], key: jax.Array) -> Any:
+def neutral_value(msg: dict[str, Any], seed: int) -> Any:
     """A value inside the support, for reading shapes: not a draw from the prior."""
     if msg["type"] == "param":
         return msg["fn"](*msg["args"], **msg["kwargs"])
@@ -145,13 +146,15 @@ def neutral_value(msg: dict[str, Any], key: jax.Array) -> Any:
     if is_discrete(fn):
         bare = unwrap(fn)
         if not bare.columns and not bare.fn.event_shape:
-            first = enumerated_support(msg["name"], fn)[0]
-            return jnp.full(shape, first)
-        return fn.sample(key, msg["kwargs"].get("sample_shape", ()))
+            try:
+                return jnp.full(shape, enumerated_support(msg["name"], fn)[0])
+            except ValueError:
+                pass
+        return fn.sample(jax.random.key(seed), msg["kwargs"].get("sample_shape", ()))
     transform = dist.biject_to(fn.support)
-    free = jnp.zeros(transform.inverse_shape(shape + fn.event_shape))
-    noise = jax.random.uniform(key, free.shape, minval=-1.0, maxval=1.0)
-    return transform(noise.astype(jnp.result_type(float)))
+    free = transform.inverse_shape(shape + fn.event_shape)
+    noise = np.random.default_rng(seed).uniform(-1.0, 1.0, free)
+    return transform(jnp.asarray(noise))
 
 
 class _Unobserve(Messenger):

@@ -13,7 +13,7 @@ from pp_mlem.program.data import gather_maps, neutral_parameters
 from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Plate
-from pp_mlem.program.trace import Message, enumerated_support
+from pp_mlem.program.trace import Message
 
 
 def _thinned(reading: Reading, dynamic: tuple) -> Reading:
@@ -34,7 +34,7 @@ def _thinned(reading: Reading, dynamic: tuple) -> Reading:
                     sizes[plate] = shape[dim]
         return 0
 
-    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    params = {s.name: np.ones(s.shape) for s in reading.space.sites}
     jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
     plates = {
         n: Plate(n, min(p.size, sizes.get(n, p.size)), p.implicit)
@@ -110,8 +110,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
             chosen,
         )
 
-    supports = _supports(thin, dynamic, params)
-    chosen = {n: jnp.asarray(supports[n])[c] for n, c in codes.items()}
+    chosen = {n: thin.values[n][c] for n, c in codes.items()}
     direct = jax.jit(run)(params, dynamic, chosen)
     for factor in plain:
         expected = np.asarray(direct[factor.site])
@@ -122,21 +121,6 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
         ):
             return factor.site
     return None
-
-
-def _supports(reading: Reading, dynamic: tuple, params: dict) -> dict[str, np.ndarray]:
-    kept: dict[str, Any] = {}
-
-    def extract(messages: dict[str, Message]) -> dict[str, Any]:
-        return {
-            s.name: enumerated_support(s.name, messages[s.name].fn) for s in reading.latents
-        }
-
-    latents = {
-        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
-    }
-    kept = reading.run(params, dynamic, extract, latents)
-    return {n: np.asarray(v) for n, v in kept.items()}
 
 
 def read_factors(reading: Reading, dynamic: tuple) -> tuple[Reading, tuple[Factor, ...]]:
