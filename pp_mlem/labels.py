@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pp_mlem.model import Model
+from pp_mlem.precision import quick_jit
 from pp_mlem.problem import log_prior
 from pp_mlem.program.data import neutral_parameters
 
@@ -66,7 +67,7 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
         terms = marginal.elimination.run(marginal.terms(eta, d), d.maps)
         return jnp.stack([marginal.elimination.total(terms), log_prior(model.reading, params, d, names)])
 
-    density = jax.jit(density)
+    density = quick_jit(density)
     params = {k: np.asarray(v) for k, v in neutral_parameters(model.reading, 11).items()}
     base = np.asarray(density(params, data))
     found: list[Group] = []

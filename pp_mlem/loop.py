@@ -55,7 +55,7 @@ class Trace:
     compile_seconds: float = 0.0
 
 
-def make_block(algorithm: Algorithm, trace: bool) -> Callable:
+def make_block(algorithm: Algorithm, trace: bool, compiler: Callable) -> Callable:
     """Up to `limit` steps of every lane; returns lanes and the values along the way."""
 
     def lane_block(lane: Lane, data: Any, fixed: Any, limit: jax.Array, max_iter: jax.Array) -> Any:
@@ -78,7 +78,7 @@ def make_block(algorithm: Algorithm, trace: bool) -> Callable:
         _, lane, values, points = jax.lax.while_loop(going, body, (0, lane, values, points))
         return lane, values, points
 
-    return jax.jit(jax.vmap(lane_block, in_axes=(0, None, None, None, None)))
+    return compiler(jax.vmap(lane_block, in_axes=(0, None, None, None, None)))
 
 
 def drive(
@@ -101,7 +101,8 @@ def drive(
     first_call = 0.0
     for first in range(0, starts, group):
         index = range(first, min(first + group, starts))
-        chosen = vectors[jnp.asarray([min(i, starts - 1) for i in range(first, first + group)])]
+        pick = [min(i, starts - 1) for i in range(first, first + group)]
+        chosen = jnp.asarray(np.asarray(vectors)[pick])
         lanes = begin(chosen, data, fixed)
         steps = 2
         try:

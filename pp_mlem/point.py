@@ -18,7 +18,7 @@ from pp_mlem.loop import drive, make_block
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
-from pp_mlem.precision import check_dtype, working_precision
+from pp_mlem.precision import check_dtype, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.progress import Progress
 from pp_mlem.spurious import at_boundary, component_report
@@ -30,6 +30,7 @@ POLISH_STEPS = 60
 POLISH_PARAMETERS = 200
 POLISH_WORK = 3e8
 LANE_WORK = 2e6
+QUICK_WORK = 1e5
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,11 @@ def _fit_point(
     handover = HANDOVER_GAIN if polish else -np.inf
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
     algorithm = make(problem, units, handover)
-    structure = (*key, frozenset(fixed), options.objective, polish, tol, units, options.trace)
-    block = model.compiled(("block", structure), lambda: make_block(algorithm, options.trace))
+    compiler = quick_jit if work * starts <= QUICK_WORK else jax.jit
+    structure = (compiler, *key, frozenset(fixed), options.objective, polish, tol, units, options.trace)
+    block = model.compiled(("block", structure), lambda: make_block(algorithm, options.trace, compiler))
     begin = model.compiled(
-        ("begin", structure), lambda: jax.jit(jax.vmap(algorithm.begin, in_axes=(0, None, None)))
+        ("begin", structure), lambda: quick_jit(jax.vmap(algorithm.begin, in_axes=(0, None, None)))
     )
     vectors = starting_vectors(model, problem, fixed, starts, options.seed, options.init)
     if size == 0:
@@ -187,7 +189,7 @@ def _polish(
         return result.point, result.value, jnp.abs(result.gradient).max() / units, result.steps
 
     function = model.compiled(
-        ("polish", structure), lambda: jax.jit(jax.vmap(finish, in_axes=(0, None, None)))
+        ("polish", structure), lambda: structure[0](jax.vmap(finish, in_axes=(0, None, None)))
     )
     steps = np.zeros(len(status), int)
     hopeless = np.isin(status, (Status.NOT_FINITE, Status.CONVERGED))
@@ -229,10 +231,10 @@ def _judge(
     report = model.compiled(("components", frozenset(fixed)), lambda: component_report(problem))
     key = frozenset(fixed)
     constrain = model.compiled(
-        ("constrain", key), lambda: jax.jit(jax.vmap(problem.params, in_axes=(0, None)))
+        ("constrain", key), lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None)))
     )
     unconstrain = model.compiled(
-        ("unconstrain", key), lambda: jax.jit(jax.vmap(problem.space.unconstrain))
+        ("unconstrain", key), lambda: quick_jit(jax.vmap(problem.space.unconstrain))
     )
     batch = jax.device_get(constrain(jnp.asarray(points), fixed))
     sorted_params = [

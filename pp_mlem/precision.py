@@ -51,3 +51,8 @@ def finite_or_minus_inf(value: np.ndarray) -> np.ndarray:
     value = np.asarray(value)
     limit = -1e25 if value.dtype == np.float32 else -1e150
     return np.where(value < limit, -np.inf, value)
+
+
+def quick_jit(function: Callable[..., Any]) -> Any:
+    """jit with little code optimisation, for functions whose compilation outweighs their work."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.precision import quick_jit
 from pp_mlem.problem import Problem, prior_messages
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.space import ParameterSpace
@@ -63,7 +64,7 @@ def component_report(problem: Problem) -> Callable:
     latent_factors = {f.site: f for f in problem.marginal.factors if f.site in f.latents}
     sites = frozenset(f.site for f, _, _ in scaled)
 
-    @jax.jit
+    @quick_jit
     def measure(vector: jax.Array, data: Any, fixed: Any) -> Any:
         params = problem.params(vector, fixed)
         _, statistics = problem.expectation(vector, data, fixed)

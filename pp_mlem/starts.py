@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.model import Model
-from pp_mlem.precision import tiny_log
+from pp_mlem.precision import quick_jit, tiny_log
 from pp_mlem.problem import Problem
 from pp_mlem.program.data import ProgramData
 from pp_mlem.program.sites import Role
@@ -48,7 +48,7 @@ def starting_vectors(
         return jnp.broadcast_to(vector, (starts, vector.shape[0]))
     rng = np.random.default_rng(seed)
     rows = [_one(model, problem, fixed, kind, given, i, rng) for i in range(starts)]
-    return jnp.stack(rows)
+    return jnp.asarray(np.stack(rows), dtype=model.dtype)
 
 
 def _one(
@@ -59,7 +59,7 @@ def _one(
     given: dict[str, np.ndarray],
     i: int,
     rng: np.random.Generator,
-) -> jax.Array:
+) -> np.ndarray:
     space = problem.space
     if kind == "mixed":
         kind = "kmeans++" if i % 2 == 0 else "random"
@@ -67,13 +67,14 @@ def _one(
         vector = _prior_draw(model, problem, fixed, int(rng.integers(2**31)))
     else:
         width = 0.0 if i == 0 else BASE_WIDTH
-        base = jnp.asarray(rng.uniform(-1, 1, space.size) * width)
+        base = rng.uniform(-1, 1, space.size) * width
         base = _with_values(problem, base, given)
         vector = base
         if model.reading.latents:
             vector = _from_assignment(model, problem, fixed, base, kind, rng)
     vector = _with_values(problem, vector, given)
-    return jnp.where(jnp.isfinite(vector), jnp.clip(vector, -1e8, 1e8), 0.0)
+    vector = np.asarray(vector)
+    return np.where(np.isfinite(vector), np.clip(vector, -1e8, 1e8), 0.0)
 
 
 def _with_values(problem: Problem, vector: jax.Array, given: Mapping[str, Any]) -> jax.Array:
@@ -134,8 +135,8 @@ def _from_assignment(
             logs = np.log(weights / weights.sum(-1, keepdims=True))
         else:
             logs = np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
-        hint = jnp.asarray(logs) / -tiny_log(jnp.result_type(float))
-        clamps[latent.name] = hint + clamps.get(latent.name, 0.0)
+        hint = logs / -tiny_log(jnp.result_type(float))
+        clamps[latent.name] = np.asarray(hint + np.asarray(clamps.get(latent.name, 0.0)), model.dtype)
     hinted = replace(data, clamps=clamps)
 
     def step(vector: jax.Array, d: ProgramData, whole: ProgramData, f: Any, scale: Any) -> Any:
@@ -144,7 +145,7 @@ def _from_assignment(
         return problem.maximisation(vector, statistics, whole if rows is None else d, f)
 
     function = model.compiled(
-        ("start", frozenset(fixed), problem.with_prior, rows is None), lambda: jax.jit(step)
+        ("start", frozenset(fixed), problem.with_prior, rows is None), lambda: quick_jit(step)
     )
     return function(base, hinted, model.data if rows is None else hinted, fixed, factor)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.families import family_of
+from pp_mlem.precision import quick_jit
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.trace import Message, is_factor, unwrap
@@ -71,7 +72,7 @@ def find_bindings(
         s.name: shuffle[first[s.name].astype(int)] for s in space.sites
     }
 
-    @jax.jit
+    @quick_jit
     def probe(params: dict[str, Any], data: tuple) -> dict:
         return reading.run(params, data, lambda m: site_arguments(m, names))
 

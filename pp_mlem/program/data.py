@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.families import Family
+from pp_mlem.precision import quick_jit
 from pp_mlem.program.bindings import iota_parameters, site_arguments
 from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.reading import Reading
@@ -86,7 +87,7 @@ def _over_plates(mask: jax.Array, ndim: int) -> jax.Array:
 
 def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
     filled = np.where(np.isnan(value), 0, value) if value.dtype.kind == "f" else value
-    inside = np.asarray(support.check(jnp.asarray(filled)))
+    inside = np.asarray(jax.jit(support.check)(jnp.asarray(filled)))
     hidden = missing
     while hidden.ndim > inside.ndim:
         hidden = hidden.all(-1)
@@ -180,7 +181,7 @@ def prepare_data(
     def run(values: dict[str, Any], given: tuple) -> dict[str, Any]:
         return reading.run(values, given, extract, latents)
 
-    run = jax.jit(run) if reading.arguments.traced else run
+    run = quick_jit(run) if reading.arguments.traced else run
     raw = run(params, dynamic)
     # A support that moves with the parameters cannot be checked against the data.
     moved = run({k: np.asarray(v) + 0.37 for k, v in params.items()}, dynamic)["support"]
@@ -219,7 +220,7 @@ def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
     """Parameter values inside their supports, for probing."""
     space = reading.space
     rng = np.random.default_rng(seed)
-    return jax.jit(space.constrain)(jnp.asarray(rng.uniform(-1, 1, space.size)))
+    return quick_jit(space.constrain)(jnp.asarray(rng.uniform(-1, 1, space.size)))
 
 
 def gathered_pairs(reading: Reading, factors: tuple[Factor, ...]) -> dict[tuple[str, str], tuple]:
@@ -345,7 +346,7 @@ def _site_data(
         for k, v in raw["known"][name].items()
     }
 
-    @jax.jit
+    @quick_jit
     def derive(x: Any, mask: Any, known: Any) -> Any:
         shown = True if mask is None else mask[(None,) * event_dim]
         shift = factor.family.shift(x, jnp.broadcast_to(shown, x.shape))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
+from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.roles import assign_roles
 from pp_mlem.program.sites import Plate, Role, Site
@@ -189,7 +190,7 @@ def first_run(arguments: Arguments) -> FirstRun:
 
     dynamic = tuple(jnp.asarray(a) for a in arguments.dynamic)
     try:
-        found = jax.jit(run)(dynamic)
+        found = quick_jit(run)(dynamic)
     except NotImplementedError:
         raise
     except _CONCRETE_ERRORS:

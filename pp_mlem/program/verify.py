@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.precision import quick_jit
 from pp_mlem.program.data import gather_maps, neutral_parameters
 from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
 from pp_mlem.program.reading import Reading
@@ -96,7 +97,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
     if not plain:
         return None
     maps = gather_maps(thin, factors, dynamic)
-    tables = jax.jit(lambda p, d: natural_parameters(thin, plain, p, d, {}))(params, dynamic)
+    tables = quick_jit(lambda p, d: natural_parameters(thin, plain, p, d, {}))(params, dynamic)
     rng = np.random.default_rng(7)
     codes = {
         s.name: rng.integers(0, s.size, thin.plate_shape(s.dims)) for s in thin.latents
@@ -111,7 +112,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
         )
 
     chosen = {n: thin.values[n][c] for n, c in codes.items()}
-    direct = jax.jit(run)(params, dynamic, chosen)
+    direct = quick_jit(run)(params, dynamic, chosen)
     for factor in plain:
         expected = np.asarray(direct[factor.site])
         found = _lookup(thin, factor, np.asarray(tables[factor.site]), codes, maps)
