@@ -57,7 +57,7 @@ def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Pa
     whole[FIT_GROUP] = xr.DataTree(dataset)
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    whole.to_netcdf(part, engine="h5netcdf")
+    whole.to_netcdf(part, engine="netcdf4")
     part.replace(path)
     return path
 
@@ -68,7 +68,7 @@ def read_fit(path: str | Path) -> tuple[xr.DataTree, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"load: there is no file {path}.")
     try:
-        with xr.open_datatree(path, engine="h5netcdf") as opened:
+        with xr.open_datatree(path, engine="netcdf4") as opened:
             tree = opened.load()
     except Exception as error:
         raise ValueError(

@@ -16,7 +16,7 @@ import xarray as xr
 from scipy import stats as scipy_stats
 
 from pp_mlem.datatree import ASYMPTOTIC, build_tree, read_fit, write_fit
-from pp_mlem.labels import Group
+from pp_mlem.labels import Group, alignment, permute
 from pp_mlem.model import Model
 from pp_mlem.precision import working_precision
 from pp_mlem.problem import Problem
@@ -137,6 +137,28 @@ class Fit:
         with working_precision(model.dtype):
             return model.problem(self.fixed, self.objective == "map")
 
+    def relabelled(self, reference: Mapping[str, Any]) -> Fit:
+        """The same fit with its exchangeable components ordered as in `reference`."""
+        model = self._model("relabelling")
+        params, draws = dict(self.params), None if self.draws is None else dict(self.draws)
+        for group in self.groups:
+            order = alignment(params, dict(reference), group)
+            params = permute(params, group, order)
+            if draws is not None:
+                for name, axis in group.axes:
+                    draws[name] = np.take(draws[name], order, axis + 2)
+        with working_precision(model.dtype):
+            space = self.problem().space
+            vector = np.asarray(space.unconstrain({k: jnp.asarray(v) for k, v in params.items()}))
+            vectors = self.draw_vectors
+            if draws is not None:
+                flat = {k: jnp.asarray(v.reshape(-1, *v.shape[2:])) for k, v in draws.items()}
+                vectors = np.asarray(jax.vmap(space.unconstrain)(flat)).reshape(vectors.shape)
+        kept = {k: v for k, v in self._cache.items() if k == "classification"}
+        return dataclasses.replace(
+            self, params=params, vector=vector, draws=draws, draw_vectors=vectors, _cache=kept
+        )
+
     # --- scores -----------------------------------------------------------------------------
 
     @property
@@ -203,8 +225,9 @@ class Fit:
         key = ("covariance", kind)
         if key not in self._cache:
             if self.draws is not None:
+                order = [n for n in self.params if n not in self.fixed]
                 flat = np.concatenate(
-                    [self.draws[n].reshape(*self.draws[n].shape[:2], -1) for n in self.draws], -1
+                    [self.draws[n].reshape(*self.draws[n].shape[:2], -1) for n in order], -1
                 )
                 flat = flat.reshape(-1, flat.shape[-1])
                 matrix = np.atleast_2d(np.cov(flat.T))

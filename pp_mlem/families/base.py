@@ -74,6 +74,10 @@ class Family(abc.ABC):
     ) -> jax.Array:
         """T(x): (*event, *batch) to (F, *batch)."""
 
+    def given(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments without those that the distribution class derived from the others."""
+        return args
+
     def base(self, value: jax.Array, known: Mapping[str, jax.Array]) -> jax.Array:
         """log h(x): (*event, *batch) to (*batch); zero where a family has none."""
         del known
@@ -90,6 +94,14 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
         """Arguments of the distribution to natural parameters (*batch, F)."""
+
+    def direct_scores(
+        self, natural: jax.Array, value: jax.Array, shift: jax.Array | None
+    ) -> jax.Array | None:
+        """<natural, T(x)> of (distributions, F) and one column of data (*event, rows) without
+        forming T(x), as (distributions, rows); None where multiplying T(x) is as fast."""
+        del natural, value, shift
+        return None
 
     def maximum(self, entries: Entries) -> dict[str, jax.Array] | None:
         """The arguments' values that maximise <natural, statistics>, or None."""

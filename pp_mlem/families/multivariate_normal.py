@@ -10,6 +10,9 @@ import numpyro.distributions as dist
 from pp_mlem.families.base import Entries, Family, ratio
 
 
+DIRECT_DIMENSION = 16
+
+
 class MultivariateNormal(Family):
     """x ~ MultivariateNormal(loc, covariance). Each argument may be shared by entries."""
 
@@ -28,6 +31,10 @@ class MultivariateNormal(Family):
     def event_dim(self) -> int:
         return 1
 
+    def given(self, args):
+        derived = "covariance_matrix" in args or "precision_matrix" in args
+        return {k: v for k, v in args.items() if not (derived and k == "scale_tril")}
+
     def shift(self, value: jax.Array, mask: jax.Array) -> jax.Array:
         count = jnp.maximum(mask.sum(-1, keepdims=True), 1)
         return jnp.where(mask, value, 0.0).sum(-1, keepdims=True) / count
@@ -35,13 +42,22 @@ class MultivariateNormal(Family):
     def statistics(self, value, known, shift):
         centred = value - shift
         d = value.shape[0]
-        products = [centred[i] * centred[i:] for i in range(d)] if d <= 12 else None
-        if products is None:
-            rows, columns = np.triu_indices(d)
-            quadratic = centred[rows] * centred[columns]
-        else:
-            quadratic = jnp.concatenate(products)
+        quadratic = jnp.concatenate([centred[i] * centred[i:] for i in range(d)])
         return jnp.concatenate([jnp.ones_like(centred[:1]), centred, quadratic])
+
+    def direct_scores(self, natural, value, shift):
+        """x'Ax + b'x + c by matrix products: faster than T(x) from some dimension on."""
+        d = value.shape[0]
+        if d < DIRECT_DIMENSION:
+            return None
+        centred = value - shift
+        rows, columns = np.triu_indices(d)
+        half = natural[:, d + 1 :] * np.where(rows == columns, 1.0, 0.5)
+        form = jnp.zeros((len(natural), d, d), natural.dtype).at[:, rows, columns].set(half)
+        form = form.at[:, columns, rows].set(half)
+        products = (form.reshape(-1, d) @ centred).reshape(len(natural), d, -1)
+        quadratic = (products * centred).sum(1)
+        return quadratic + natural[:, 1 : d + 1] @ centred + natural[:, :1]
 
     def natural(self, args, shift):
         loc = args["loc"] - shift

@@ -19,8 +19,8 @@ from pp_mlem.program.factors import Factor, natural_parameters, table_axes
 from pp_mlem.program.reading import Reading
 
 LOOKUP_CATEGORIES = 32
-BLOCK_ROWS = 16384
-BLOCK_ELEMENTS = 2**21
+BLOCK_ROWS = 2048
+BLOCK_ELEMENTS = 2**17
 
 Natural = dict[str, jax.Array]
 
@@ -79,7 +79,19 @@ class Marginal:
         row_shape = site.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)  # perhaps a block
         surplus = [i for i, p in enumerate(factor.rows) if reduce and p not in factor.keep]
         base = None if site.base is None else site.base.reshape(row_shape).sum(tuple(surplus))
-        if _is_lookup(factor, eta):
+        direct = None
+        if family.event_dim and columns == 1 and not surplus:
+            shift = site.shift_rows
+            if shift is not None:
+                shift = shift.reshape(shift.shape[: family.event_dim] + (1,))
+            event = site.value.shape[: family.event_dim]
+            direct = family.direct_scores(
+                flat_eta[:, :, 0], site.value.reshape(event + (-1,)), shift
+            )
+        if direct is not None:
+            scores = direct if site.mask is None else jnp.where(site.mask.ravel(), direct, 0.0)
+            scores = scores.reshape(-1, *row_shape)
+        elif _is_lookup(factor, eta):
             scores = _looked_up(flat_eta, site).reshape(-1, *row_shape)
             scores = scores.sum(tuple(i + 1 for i in surplus))
         else:
@@ -264,13 +276,9 @@ class Marginal:
         if self.block_plate is None:
             return 0
         rows = self.reading.plates[self.block_plate].size
-        width = 1
-        for site in data.sites.values():
-            event = site.value.shape[:-1]
-            cells = int(np.prod(event)) if event else 1
-            width = max(width, cells * (cells + 3) // 2 if len(event) == 1 else 3 * cells)
-        size = max(1024, min(BLOCK_ROWS, BLOCK_ELEMENTS // width))
-        return rows if rows <= 2 * size else size
+        width = max((int(np.prod(s.value.shape[:-1])) for s in data.sites.values()), default=1)
+        size = min(BLOCK_ROWS, max(BLOCK_ELEMENTS // (8 * width), 256))
+        return rows if rows <= 4 * size else size
 
     def blocks(self, data: ProgramData) -> int:
         if self.block_plate is None:

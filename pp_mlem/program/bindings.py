@@ -52,12 +52,16 @@ def site_arguments(messages: dict[str, Message], names: frozenset[str]) -> dict[
     for name in names:
         args = unwrap(messages[name].fn).fn.get_args()
         found[name] = {k: jnp.asarray(v) for k, v in args.items() if v is not None}
+        family = family_of(unwrap(messages[name].fn).fn)
+        if family is not None:
+            found[name] = given_arguments(family, found[name])
     return found
 
 
 def given_arguments(family: Any, args: dict[str, Any]) -> dict[str, Any]:
-    """Drop arguments that a distribution derives from others (a covariance from its factor)."""
-    return {k: v for k, v in args.items() if k in family.arguments or k in family.known}
+    """The arguments that the program gave, without those that a distribution derives from them."""
+    known = {k: v for k, v in args.items() if k in family.arguments or k in family.known}
+    return family.given(known)
 
 
 def find_bindings(

@@ -162,7 +162,6 @@ def plan_factors(
                 bindings={
                     k: b
                     for k, b in bindings.get(site.name, {}).items()
-                    if family is not None and (k in family.arguments or k in family.known)
                 },
                 parameters=every & parameters,
                 layout=_layout(
@@ -218,7 +217,6 @@ def natural_parameters(
             message = messages[factor.site]
             if factor.kind == "family":
                 args = site_arguments(messages, frozenset({factor.site}))[factor.site]
-                args = given_arguments(factor.family, args)
                 eta = factor.family.natural(args, shifts.get(factor.site))
                 positional = tuple(size if column else 1 for _, size, column in factor.layout)
                 batch = jnp.broadcast_shapes(eta.shape[:-1], positional)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpyro.distributions.distribution import (
     MaskedDistribution,
     Unit,
 )
-from numpyro.primitives import Messenger
+from numpyro.primitives import _PYRO_STACK, Messenger
 
 Supply = Callable[[dict[str, Any]], Any]
 
@@ -54,11 +55,22 @@ class _Supply(Messenger):
             msg["value"] = self.supply(msg)
 
 
+@contextmanager
+def _no_outer_handlers() -> Iterator[None]:
+    """Run a program out of reach of handlers that are active around us (NUTS runs our density)."""
+    outer = list(_PYRO_STACK)
+    _PYRO_STACK.clear()
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = outer
+
+
 def run_program(
     call: Callable[[Callable[..., Any]], Any], program: Callable[..., Any], supply: Supply
 ) -> dict[str, Message]:
     """Run `program` once; `supply` returns the value of each unobserved site."""
-    with handlers.trace() as sites, handlers.seed(rng_seed=0):
+    with _no_outer_handlers(), handlers.trace() as sites, handlers.seed(rng_seed=0):
         call(_Supply(program, supply))
     messages = {}
     for name, site in sites.items():
@@ -179,7 +191,12 @@ def draw_from_program(
     key: jax.Array,
 ) -> dict[str, Any]:
     """Sample every site that `values` does not give, observed sites included."""
-    with handlers.trace() as sites, handlers.seed(rng_seed=key), _Unobserve():
+    with (
+        _no_outer_handlers(),
+        handlers.trace() as sites,
+        handlers.seed(rng_seed=key),
+        _Unobserve(),
+    ):
         call(handlers.substitute(program, data=values))
     return {
         name: site["value"]

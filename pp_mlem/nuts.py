@@ -1,0 +1,325 @@
+"""The full posterior by NUTS on log Z + log prior; latents are summed out, not sampled."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+from arviz_stats import ess, rhat
+from numpyro.infer import MCMC, NUTS
+
+from pp_mlem.fit import Fit
+from pp_mlem.labels import align_draws, exchangeable_groups, sort_labels
+from pp_mlem.model import Model
+from pp_mlem.point import check_model
+from pp_mlem.precision import quick_jit, working_precision
+from pp_mlem.problem import Problem
+from pp_mlem.program.sites import Role
+from pp_mlem.progress import Progress
+from pp_mlem.starts import check_init, starting_vectors
+from pp_mlem.status import Status
+from pp_mlem.uncertainty import scalar_names
+
+RHAT_LIMIT = 1.01
+WARM_STEPS = 30
+START_FACTOR = 5
+POSTERIOR_DRAWS = 100
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name}: received {value!r}, expected a positive integer.")
+
+
+def _climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> jax.Array:
+    """A few EM steps on log Z + log prior from each start: into the typical set, no further."""
+
+    def climb(vector: jax.Array, data: Any, values: Any) -> jax.Array:
+        def step(_: int, v: jax.Array) -> jax.Array:
+            following, value, _ = problem.em_step(v, data, values)
+            sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
+            return jnp.where(sound, following, v)
+
+        return jax.lax.fori_loop(0, WARM_STEPS, step, vector)
+
+    key = ("climb", frozenset(fixed))
+    function = model.compiled(
+        key, lambda: quick_jit(jax.vmap(climb, in_axes=(0, None, None)))
+    )
+    return function(vectors, model.data, fixed)
+
+
+def fit_nuts(
+    model: Model,
+    chains: int = 4,
+    warmup: int = 1000,
+    draws: int = 1000,
+    seed: int = 0,
+    init: Any = "mixed",
+    fixed: Mapping[str, Any] | None = None,
+    target_accept: float = 0.9,
+    max_tree_depth: int = 10,
+    chain_method: str = "sequential",
+    progress: bool | None = None,
+    dtype: Any = None,
+) -> Fit:
+    """Sample the posterior of the parameters with NumPyro's NUTS (Hoffman & Gelman 2014).
+
+    The density is log Z + log prior + log|Jacobian| in unconstrained coordinates. The chains
+    start from the best of five times as many starting points, after a few EM steps. Labels of exchangeable components are
+    aligned before anything is summarised; the share of draws that had switched is told.
+
+    Args:
+        model: the program bound to its data.
+        chains, warmup, draws: number of chains, and iterations of each.
+        seed: of the starting points and of the sampler.
+        init: as in `fit_em`.
+        fixed: parameters held at given values.
+        target_accept, max_tree_depth: of NUTS.
+        chain_method: "sequential" or "vectorized".
+        progress: show a bar; by default only in a terminal.
+
+    Returns:
+        a `Fit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
+        R-hat and effective sample sizes.
+
+    Raises:
+        TypeError, ValueError: for arguments that do not fit the model.
+    """
+    check_model(model, dtype)
+    _check_counts(chains=chains, warmup=warmup, draws=draws)
+    if chain_method not in ("sequential", "vectorized"):
+        raise ValueError(
+            f"chain_method: received {chain_method!r}, expected 'sequential' or 'vectorized'."
+        )
+    with working_precision(model.dtype):
+        clock = time.perf_counter()
+        values = model.space.check(fixed or {}, "fixed", partial=True)
+        values = {k: jnp.asarray(v) for k, v in values.items()}
+        problem = model.problem(values, True)
+        check_init(problem, init)
+        if problem.space.size == 0:
+            raise ValueError("fit_nuts: every parameter is fixed, so there is nothing to sample.")
+        flat = [s.name for s in model.reading.with_role(Role.PARAMETER)
+                if s.name not in values and (not s.prior or s.distribution == "ImproperUniform")]
+        if flat:
+            warnings.warn(
+                f"parameters {flat} have no prior: NUTS takes them as flat on their support, and "
+                "the posterior may be improper.",
+                stacklevel=2,
+            )
+        starts = _chain_starts(model, problem, values, chains, seed, init)
+        with Progress("NUTS", chains, progress) as bar:
+            sampled, stats, first = _sample(
+                model, problem, values, starts, warmup, draws, seed, target_accept,
+                max_tree_depth, chain_method, bar,
+            )  # fmt: skip
+        return _result(model, problem, values, sampled, stats, seed, clock, first)
+
+
+def _chain_starts(
+    model: Model, problem: Problem, fixed: dict, chains: int, seed: int, init: Any
+) -> jax.Array:
+    """The best `chains` of several starts after a few EM steps, a little apart.
+
+    Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
+    the starts of a point fit are for.
+    """
+    count = START_FACTOR * chains if model.latent_names and not isinstance(init, Mapping) else chains
+    vectors = _climb(
+        model, problem, fixed, starting_vectors(model, problem, fixed, count, seed, init)
+    )
+    density = model.compiled(
+        ("log posterior", frozenset(fixed)),
+        lambda: quick_jit(jax.vmap(problem.log_posterior, in_axes=(0, None, None))),
+    )
+    values = np.asarray(density(vectors, model.data, fixed))
+    order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:chains]
+    noise = np.random.default_rng(seed + 1).normal(scale=0.05, size=(chains, vectors.shape[1]))
+    return jnp.asarray(np.asarray(vectors)[order] + noise)
+
+
+def _sample(
+    model: Model,
+    problem: Problem,
+    fixed: dict,
+    starts: jax.Array,
+    warmup: int,
+    draws: int,
+    seed: int,
+    target_accept: float,
+    max_tree_depth: int,
+    chain_method: str,
+    bar: Progress,
+) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    size = problem.space.size
+
+    def density(data: Any, values: Any) -> None:
+        vector = numpyro.sample(
+            "vector", dist.ImproperUniform(dist.constraints.real, (), (size,))
+        )
+        value = problem.log_posterior(vector, data, values)
+        numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
+
+    kernel = NUTS(
+        density, target_accept_prob=target_accept, max_tree_depth=max_tree_depth, dense_mass=size <= 30
+    )
+    fields = ("diverging", "potential_energy", "accept_prob", "num_steps")
+    pieces, extras, first = [], [], 0.0
+    together = chain_method == "vectorized"
+    # One sampler, run chain by chain, compiles once: its data are arguments, not constants.
+    mcmc = MCMC(
+        kernel,
+        num_warmup=warmup,
+        num_samples=draws,
+        num_chains=len(starts) if together else 1,
+        chain_method="vectorized" if together else "sequential",
+        progress_bar=False,
+        jit_model_args=True,
+    )
+    for i, key in enumerate(jax.random.split(jax.random.key(seed), 1 if together else len(starts))):
+        clock = time.perf_counter()
+        begin = {"vector": starts if together else starts[i]}
+        mcmc.run(key, model.data, fixed, init_params=begin, extra_fields=fields)
+        pieces.append(np.asarray(mcmc.get_samples(group_by_chain=True)["vector"]))
+        extras.append(
+            {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
+        )
+        first = first or time.perf_counter() - clock
+        done = sum(len(p) for p in pieces)
+        divergent = int(sum(e["diverging"].sum() for e in extras))
+        bar.advance(done, "chains", f"{done * draws} draws, {divergent} divergences")
+    stats = {k: np.concatenate([e[k] for e in extras]) for k in fields}
+    return np.concatenate(pieces), stats, first
+
+
+def _result(
+    model: Model,
+    problem: Problem,
+    fixed: dict,
+    vectors: np.ndarray,
+    stats: dict[str, np.ndarray],
+    seed: int,
+    clock: float,
+    first: float,
+) -> Fit:
+    chains, draws = vectors.shape[:2]
+    constrain = model.compiled(
+        ("constrain", frozenset(fixed)),
+        lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None))),
+    )
+    flat = jax.device_get(constrain(jnp.asarray(vectors.reshape(chains * draws, -1)), fixed))
+    found = exchangeable_groups(model, frozenset(fixed))
+    groups = tuple(g for g in found if g.prior_symmetric)
+    best = int(np.argmin(stats["potential_energy"].ravel()))
+    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups)
+    aligned, switched = align_draws(flat, reference, groups)
+    unconstrain = model.compiled(
+        ("unconstrain", frozenset(fixed)),
+        lambda: quick_jit(jax.vmap(problem.space.unconstrain)),
+    )
+    free = {k: aligned[k] for k in problem.space.names}
+    points = np.asarray(unconstrain(free)).reshape(chains, draws, -1)
+    shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
+    diagnostics = _diagnose(problem, shaped, stats, switched, len(found) - len(groups))
+    mean = {k: v.mean((0, 1)) for k, v in shaped.items()}
+    clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
+    note = diagnostics["story"]
+    vector = np.asarray(problem.space.unconstrain({k: jnp.asarray(v) for k, v in mean.items()}))
+    return Fit(
+        model=model,
+        method="NUTS",
+        objective="map",
+        fixed={k: np.asarray(v) for k, v in fixed.items()},
+        params={n: mean[n] for n in model.space.names},
+        vector=vector,
+        log_likelihood=model.log_likelihood(mean),
+        log_prior=model.log_prior(mean),
+        slope=np.nan,
+        status=(Status.CONVERGED if clean else Status.FLAT).label if clean else "not mixed",
+        status_note=note,
+        iterations=int(stats["num_steps"].sum()),
+        history=-stats["potential_energy"],
+        starts=pd.DataFrame(),
+        n_parameters=problem.space.size,
+        n_observations=model.n_observations,
+        groups=groups,
+        seed=seed,
+        seconds=time.perf_counter() - clock,
+        compile_seconds=first,
+        scalar_names=scalar_names(problem.space),
+        draws={k: shaped[k] for k in problem.space.names},
+        draw_vectors=points,
+        sample_stats={
+            "diverging": stats["diverging"],
+            "lp": -stats["potential_energy"],
+            "acceptance_rate": stats["accept_prob"],
+            "n_steps": stats["num_steps"],
+        },
+        diagnostics=diagnostics,
+    )
+
+
+def _diagnose(
+    problem: Problem,
+    draws: dict[str, np.ndarray],
+    stats: dict[str, np.ndarray],
+    switched: float,
+    asymmetric: int,
+) -> dict[str, Any]:
+    """Divergences, R-hat and effective sample sizes of every scalar, after label alignment."""
+    names = scalar_names(problem.space)
+    columns = [
+        draws[s.name].reshape(*draws[s.name].shape[:2], -1) for s in problem.space.sites
+    ]
+    stacked = np.concatenate(columns, -1)
+
+    def each(function: Callable, **options: Any) -> dict[str, float]:
+        return {
+            n: float(function(stacked[..., i], **options)) for i, n in enumerate(names)
+        }
+
+    found: dict[str, Any] = {
+        "divergences": int(stats["diverging"].sum()),
+        "switched": switched,
+        "ess_bulk": each(ess, method="bulk"),
+        "ess_tail": each(ess, method="tail", prob=(0.05, 0.95)),
+    }
+    several = stacked.shape[0] > 1
+    found["r_hat"] = each(rhat) if several else dict.fromkeys(names, float("nan"))
+    values = np.array(list(found["r_hat"].values()))
+    found["max_r_hat"] = float(np.nanmax(values)) if np.isfinite(values).any() else float("nan")
+    found["min_ess"] = float(np.nanmin(list(found["ess_bulk"].values())))
+    parts = [
+        f"R-hat up to {found['max_r_hat']:.3f}",
+        f"ESS at least {found['min_ess']:.0f}",
+        f"{found['divergences']} divergences",
+    ]
+    if switched:
+        parts.append(f"{100 * switched:.1f}% of draws relabelled")
+    if asymmetric:
+        parts.append("labels left as they are where the prior tells components apart")
+    found["story"] = ", ".join(parts)
+    return found
+
+
+def average_posterior(model: Model, draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """p(latent | data) averaged over (a thinned set of) posterior draws."""
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
+    count = len(next(iter(flat.values())))
+    chosen = np.linspace(0, count - 1, min(count, POSTERIOR_DRAWS)).astype(int)
+    total: dict[str, np.ndarray] = {}
+    for i in chosen:
+        found = model.posterior({k: v[i] for k, v in flat.items()})
+        for k, v in found.items():
+            total[k] = total.get(k, 0.0) + v / len(chosen)
+    return total
