@@ -15,7 +15,7 @@ from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.status import Status
 
-SCALE_NAMES = ("scale", "scale_tril", "covariance_matrix", "precision_matrix")
+SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
 HATHAWAY_RATIO = 1e-3
 COLLAPSE_RATIO = 1e-6
 BOUNDARY_EDGE = 1e-6

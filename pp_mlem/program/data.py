@@ -88,14 +88,13 @@ def _over_plates(mask: jax.Array, ndim: int) -> jax.Array:
 def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
     filled = np.where(np.isnan(value), 0, value) if value.dtype.kind == "f" else value
     inside = np.asarray(jax.jit(support.check)(jnp.asarray(filled)))
-    hidden = missing
-    while hidden.ndim > inside.ndim:
-        hidden = hidden.all(-1)
+    event = support.event_dim
+    hidden = missing.all(tuple(range(missing.ndim - event, missing.ndim))) if event else missing
     inside = inside | hidden
     if np.all(inside):
         return
-    where = tuple(int(i) for i in np.argwhere(~inside)[0])
-    bad = value[where] if value.shape[: len(where)] == inside.shape else value
+    where = tuple(int(i) for i in np.argwhere(~inside)[0][inside.ndim - hidden.ndim :])
+    bad = value[where]
     raise ValueError(
         f"observed site '{name}': the value {bad} at index {where} is outside the support of "
         f"{kind} ({describe(support)}). Correct the data, or choose a distribution whose support "
