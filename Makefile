@@ -9,7 +9,7 @@ main: install
 	$(BIN)/pp-mlem compare galaxies --set K=3 --starts 20 --seed 0
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 install: $(VENV)/installed
 

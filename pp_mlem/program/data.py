@@ -167,7 +167,10 @@ def prepare_data(
             factor = by_site[name]
             if factor.family is not None:
                 args = bare.fn.get_args()
-                found["known"][name] = {k: args[k] for k in factor.family.known}
+                found["known"][name] = {
+                    k: _over_plates(jnp.asarray(args[k]), len(factor.layout))
+                    for k in factor.family.known
+                }
             found["support"][name] = bare.fn.support
         found["index"] = site_arguments(messages, probed)
         return found
