@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from arviz_stats import loo
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -242,11 +243,16 @@ def _number(value: float, digits: int = 4) -> str:
 
 
 def _estimate_table(found: Comparison) -> Table:
-    table = Table(title="Estimates (point fits: ± standard error; NUTS: posterior mean ± sd)")
-    table.add_column("")
-    for name, fit in found.fits.items():
-        mode = {"MAP": "MAP, constrained mode", "NUTS": "NUTS"}.get(fit.method, fit.method)
-        table.add_column(name if mode == name else f"{name} ({mode})", justify="right")
+    table = Table(title="Estimates", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in found.fits:
+        table.add_column(name, justify="right", no_wrap=True)
+    notes = ["± standard error (observed information)"]
+    if any(f.draws is not None for f in found.fits.values()):
+        notes.append("NUTS: posterior mean ± sd")
+    if any(f.objective == "map" and f.draws is None for f in found.fits.values()):
+        notes.append("MAP: mode in the constrained space")
+    table.caption = "; ".join(notes)
     limit = 60
     for scalar in found.estimates.index[:limit]:
         cells = [scalar]
@@ -254,24 +260,26 @@ def _estimate_table(found: Comparison) -> Table:
             value = found.estimates.loc[scalar, (name, "estimate")]
             error = found.estimates.loc[scalar, (name, "error")]
             cells.append(
-                "-" if pd.isna(value) else f"{_number(value, 5)} ± {_number(error, 3)}"
+                "-" if pd.isna(value) else f"{_number(value, 4)} ± {_number(error, 2)}"
             )
         table.add_row(*cells)
     if len(found.estimates) > limit:
-        table.caption = f"{len(found.estimates) - limit} more rows in .estimates"
+        table.caption += f"; {len(found.estimates) - limit} more rows in .estimates"
     return table
 
 
 def _score_table(found: Comparison) -> Table:
-    table = Table(title="Scores (log-likelihood in nats; AIC, BIC, ICL smaller is better)")
-    heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", "elpd_loo ± se", "seconds", "status")
+    table = Table(title="Scores", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table.caption = "log-likelihood in nats (NUTS: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
+    heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", "elpd_loo ± se", "sec", "status")
     for head in heads:
-        table.add_column(head, justify="left" if head in ("", "status") else "right")
+        justify = "left" if head in ("", "status") else "right"
+        table.add_column(head, justify=justify, no_wrap=True)
     for name, row in found.scores.iterrows():
-        elpd = "-" if not np.isfinite(row["elpd_loo"]) else f"{row['elpd_loo']:.2f} ± {row['se']:.2f}"
+        elpd = "-" if not np.isfinite(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['se']:.1f}"
         cells = [
             "-" if not np.isfinite(row[c]) else f"{row[c]:.{d}f}"
-            for c, d in (("log_likelihood", 4), ("parameters", 0), ("AIC", 2), ("BIC", 2), ("ICL", 2))
+            for c, d in (("log_likelihood", 4), ("parameters", 0), ("AIC", 1), ("BIC", 1), ("ICL", 1))
         ]
-        table.add_row(str(name), *cells, elpd, f"{row['seconds']:.2f}", row["status"])
+        table.add_row(str(name), *cells, elpd, f"{row['seconds']:.1f}", row["status"])
     return table

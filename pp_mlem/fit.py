@@ -514,7 +514,8 @@ def _prior_of(model: Model, params: dict, names: frozenset[str]) -> float:
 
     with working_precision(model.dtype):
         values = {k: jnp.asarray(v) for k, v in params.items()}
-        return float(log_prior(model.reading, values, model.data, names))
+        function = jax.jit(lambda p, d: log_prior(model.reading, p, d, names))
+        return float(function(values, model.data))
 
 
 def _along(

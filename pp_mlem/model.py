@@ -287,10 +287,7 @@ class Model:
             every sampled site by name, with the shapes of the data.
         """
         values = self.check_params(params)
-        dynamic = self.data.dynamic
-        drawn = draw_from_program(
-            lambda p: self.arguments.call(p, dynamic), self.program, values, jax.random.key(seed)
-        )
+        drawn = draw_from_program(self.arguments, values, jax.random.key(seed))
         return {k: np.asarray(v) for k, v in drawn.items()}
 
     @property

@@ -58,7 +58,7 @@ def draw_forest(found: Comparison, axes: Axes, scalars: int = SCALARS) -> None:
     axes.axvline(0, color="0.8", lw=0.8, zorder=0)
     axes.set_xlabel(f"difference from {methods[0]}, in its largest standard error")
     axes.set_title("Estimates with 95% intervals")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=len(methods))
 
 
 def draw_paths(found: Comparison, axes: Axes) -> None:
@@ -67,11 +67,11 @@ def draw_paths(found: Comparison, axes: Axes) -> None:
         if fit.draws is not None or len(fit.history) < 2:
             continue
         final = fit.log_likelihood + (fit.log_prior if fit.objective == "map" else 0.0)
-        gap = np.maximum(final - np.asarray(fit.history), 1e-10)
+        gap = np.maximum(final - np.append(fit.history, final), 1e-10)
         axes.semilogy(np.arange(len(gap)), gap, marker=".", label=name)
     axes.set_xlabel("evaluation")
     axes.set_ylabel("below the final objective (nats)")
-    axes.set_title("Paths of the chosen starts")
+    axes.set_title("Paths of the chosen starts (last step: Newton)")
     if axes.lines:
         axes.legend(fontsize=8)
 

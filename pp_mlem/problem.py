@@ -153,7 +153,14 @@ def make_problem(
     names = frozenset(fixed)
     priors = None
     if with_prior:
-        neutral = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
-        priors = prior_distributions(reading, {**neutral, **fixed}, data)
+        neutral = {s.name: np.ones(s.shape) for s in reading.space.sites}
+        kept: dict[str, Any] = {}
+
+        def capture(params: Params, d: ProgramData) -> int:
+            kept.update(prior_distributions(reading, params, d))
+            return 0
+
+        jax.eval_shape(capture, {**neutral, **fixed}, data)  # only the classes matter here
+        priors = kept
     blocks = plan_blocks(reading, marginal.factors, data, names, priors)
     return Problem(marginal, reading.space.without(names), with_prior, blocks)

@@ -95,12 +95,7 @@ def _prior_draw(
         for s in model.reading.with_role(Role.PARAMETER)
         if s.name in centre and (not s.prior or s.distribution == "ImproperUniform")
     }
-    drawn = draw_from_program(
-        lambda p: model.arguments.call(p, model.data.dynamic),
-        model.program,
-        {**fixed, **flat},
-        jax.random.key(seed),
-    )
+    drawn = draw_from_program(model.arguments, {**fixed, **flat}, jax.random.key(seed))
     params = {**flat, **{k: v for k, v in drawn.items() if k in problem.space.names}}
     return problem.space.unconstrain(params)
 

@@ -171,11 +171,8 @@ def plan_elimination(
     order: list[str] = []
 
     def outside(plates: frozenset[str], own: frozenset[str]) -> frozenset[str]:
-        surplus = plates - own
-        for child, parent in gathers:
-            if child in surplus and parent in own:
-                surplus = surplus - {child}
-        return surplus
+        """Plates that are neither among `own` nor above them by a gather."""
+        return plates - own - {parent for child, parent in gathers if child in own}
 
     while remaining:
         costs = {}
@@ -184,12 +181,6 @@ def plan_elimination(
             others = frozenset().union(*(f[1] for f in touching)) - {name}
             if any(outside(remaining[o], own) for o in others):
                 continue  # a deeper latent must go first
-            if any(
-                (child in remaining[o] and parent in own)
-                for o in others
-                for child, parent in gathers
-            ):
-                continue
             shape = [latent_sizes[name], *(latent_sizes[o] for o in others)]
             shape += [plate_sizes[p] for p in own]
             costs[name] = float(np.prod(np.array(shape, float)))

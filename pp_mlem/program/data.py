@@ -295,7 +295,7 @@ def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str
     latents = {
         s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
     }
-    jax.eval_shape(lambda p: reading.run(p, dynamic, extract, latents), params)
+    jax.eval_shape(lambda p, d: reading.run(p, d, extract, latents), params, dynamic)
     return kept
 
 

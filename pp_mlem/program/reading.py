@@ -100,9 +100,9 @@ class Reading:
             def supply(msg: dict[str, Any]) -> Any:
                 name = msg["name"]
                 if name in params:
-                    return params[name]
+                    return jnp.asarray(params[name])
                 if name in given:
-                    return given[name]
+                    return jnp.asarray(given[name])  # a program may index it by a tracer
                 site = self.sites[name]
                 if site.role is Role.LATENT:
                     support = enumerated_support(name, msg["fn"])
@@ -275,6 +275,9 @@ def site_parts(message: Message) -> dict[str, Any]:
     return parts
 
 
+_DATA = "the data"
+
+
 def _dependencies(
     arguments: Arguments, messages: dict[str, Message], dynamic: tuple
 ) -> dict[str, dict[str, frozenset[str]]]:
@@ -286,17 +289,17 @@ def _dependencies(
 
     def parts(**given: Any) -> dict[str, dict[str, Any]]:
         found = run_program(
-            lambda p: arguments.call(p, dynamic),
+            lambda p: arguments.call(p, given[_DATA]),
             arguments.program,
             lambda msg: given[msg["name"]],
         )
         return {n: site_parts(m) for n, m in found.items() if m.kind == "sample"}
 
-    flat = eval_provenance(parts, **values)
+    flat = eval_provenance(parts, **values, **{_DATA: dynamic})
 
     def union(tree: Any) -> frozenset[str]:
         leaves = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset))
-        return frozenset().union(*leaves)
+        return frozenset().union(*leaves) - {_DATA}
 
     return {
         n: {part: union(tree) for part, tree in found.items()} for n, found in flat.items()

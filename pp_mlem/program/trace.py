@@ -21,6 +21,9 @@ from numpyro.distributions.distribution import (
 )
 from numpyro.primitives import _PYRO_STACK, Messenger
 
+from pp_mlem.precision import quick_jit
+from pp_mlem.program.arguments import Arguments
+
 Supply = Callable[[dict[str, Any]], Any]
 
 
@@ -185,24 +188,26 @@ class _Unobserve(Messenger):
 
 
 def draw_from_program(
-    call: Callable[[Callable[..., Any]], Any],
-    program: Callable[..., Any],
-    values: dict[str, Any],
-    key: jax.Array,
+    arguments: Arguments, values: dict[str, Any], key: jax.Array
 ) -> dict[str, Any]:
     """Sample every site that `values` does not give, observed sites included."""
-    with (
-        _no_outer_handlers(),
-        handlers.trace() as sites,
-        handlers.seed(rng_seed=key),
-        _Unobserve(),
-    ):
-        call(handlers.substitute(program, data=values))
-    return {
-        name: site["value"]
-        for name, site in sites.items()
-        if site["type"] == "sample" and not is_factor(site["fn"]) and name not in values
-    }
+
+    def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+        with (
+            _no_outer_handlers(),
+            handlers.trace() as sites,
+            handlers.seed(rng_seed=key),
+            _Unobserve(),
+        ):
+            arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
+        return {
+            name: site["value"]
+            for name, site in sites.items()
+            if site["type"] == "sample" and not is_factor(site["fn"]) and name not in given
+        }
+
+    run = quick_jit(draw) if arguments.traced else draw
+    return run(arguments.device_arrays(), values, key)
 
 
 __all__ = [

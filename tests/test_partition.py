@@ -1,0 +1,262 @@
+"""Every structure against brute force: all latent configurations summed one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpyro import handlers
+
+from pp_mlem import Model
+
+
+def log_joint(program, args, params, latents):
+    """log p(data, latents | parameters) of one configuration, by numpyro itself."""
+    with jax.enable_x64(True):
+        given = {k: jnp.asarray(v) for k, v in {**params, **latents}.items()}
+        substituted = handlers.substitute(handlers.seed(program, 0), data=given)
+        trace = handlers.trace(substituted).get_trace(*args)
+        total = 0.0
+        for name, site in trace.items():
+            if site["type"] == "sample" and (site["is_observed"] or name in latents):
+                density = site["fn"].log_prob(site["value"])
+                scale = 1.0 if site["scale"] is None else site["scale"]
+                total += float(jnp.sum(scale * density))
+    return total
+
+
+def brute_force(program, args, params, latents):
+    """(log Z, posterior of each latent, best configuration); latents: {name: (shape, values)}."""
+    names = list(latents)
+    spaces = [
+        list(itertools.product(range(len(v)), repeat=int(np.prod(s)))) for s, v in latents.values()
+    ]
+    weights, configurations = [], []
+    for codes in itertools.product(*spaces):
+        values = {
+            n: np.asarray(latents[n][1])[list(c)].reshape(latents[n][0])
+            for n, c in zip(names, codes, strict=True)
+        }
+        weights.append(log_joint(program, args, params, values))
+        configurations.append(codes)
+    weights = np.array(weights)
+    top = weights.max()
+    log_z = top + np.log(np.exp(weights - top).sum())
+    share = np.exp(weights - log_z)
+    posterior = {}
+    for i, name in enumerate(names):
+        shape, values = latents[name]
+        table = np.zeros((int(np.prod(shape)), len(values)))
+        for codes, weight in zip(configurations, share, strict=True):
+            table[np.arange(len(table)), list(codes[i])] += weight
+        posterior[name] = table.reshape(*shape, len(values))
+    return log_z, posterior, dict(zip(names, configurations[int(weights.argmax())], strict=True))
+
+
+def check(program, args, params, latents, **options):
+    model = Model(program, *args, **options)
+    log_z, posterior, best = brute_force(program, args, params, latents)
+    np.testing.assert_allclose(model.log_likelihood(params), log_z, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.pointwise_log_likelihood(params).sum(), log_z, rtol=1e-9)
+    found = model.posterior(params)
+    for name, table in posterior.items():
+        np.testing.assert_allclose(found[name], table.reshape(found[name].shape), atol=1e-9)
+        np.testing.assert_allclose(found[name].sum(-1), 1.0, atol=1e-12)
+    decoded = model.decode(params)
+    for name, codes in best.items():
+        expected = np.asarray(latents[name][1])[list(codes)]
+        np.testing.assert_array_equal(decoded[name].ravel(), expected)
+    return model
+
+
+def two_latents(x, w, transition):
+    mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2, 3]).to_event(2))
+    with numpyro.plate("rows", len(x)):
+        a = numpyro.sample("a", dist.Categorical(w))
+        b = numpyro.sample("b", dist.Categorical(transition[a]))
+        numpyro.sample("x", dist.Normal(mu[a, b], 1.0), obs=x)
+
+
+def nested(x):
+    p = numpyro.sample("p", dist.Beta(1, 1).expand([2, 2]).to_event(2))
+    with numpyro.plate("groups", x.shape[0], dim=-2):
+        g = numpyro.sample("g", dist.Bernoulli(0.4))
+        with numpyro.plate("members", x.shape[1], dim=-1):
+            z = numpyro.sample("z", dist.Bernoulli(0.3 + 0.4 * g))
+            numpyro.sample("x", dist.Bernoulli(p[g, z]), obs=x)
+
+
+def gathered(x, group):
+    mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2, 2]).to_event(2))
+    with numpyro.plate("groups", 3):
+        g = numpyro.sample("g", dist.Categorical(jnp.array([0.3, 0.7])))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(jnp.array([0.6, 0.4])))
+        numpyro.sample("x", dist.Normal(mu[g[group], z], 1.0), obs=x)
+
+
+def shared_switch(x, y):
+    """One latent for the whole program, two plates of data, a factor, support 2..4."""
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    s = numpyro.sample("s", dist.DiscreteUniform(2, 4))
+    numpyro.factor("tilt", 0.3 * s * a)
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("x", dist.Normal(a * s, 1.0), obs=x)
+    with numpyro.plate("others", len(y)):
+        numpyro.sample("y", dist.Poisson(s * jnp.exp(0.1 * a)), obs=y)
+
+
+def misaligned(x):
+    """p[:, z] puts the latent's axis where broadcasting would misread it."""
+    p = numpyro.sample("p", dist.Beta(1, 1).expand([3, 2]).to_event(2))
+    with numpyro.plate("rows", x.shape[1], dim=-1):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        with numpyro.plate("items", 3, dim=-2):
+            numpyro.sample("x", dist.Bernoulli(p[:, z]), obs=x)
+
+
+seeds = st.integers(0, 10_000)
+
+
+@settings(max_examples=5, deadline=None)
+@given(seeds)
+def test_two_latents_that_depend(seed):
+    rng = np.random.default_rng(seed)
+    args = (rng.normal(size=3), rng.dirichlet([1, 1]), rng.dirichlet([1, 1, 1], size=2))
+    latents = {"a": ((3,), [0, 1]), "b": ((3,), [0, 1, 2])}
+    check(two_latents, args, {"mu": rng.normal(size=(2, 3))}, latents)
+
+
+@settings(max_examples=4, deadline=None)
+@given(seeds)
+def test_nested_plates(seed):
+    rng = np.random.default_rng(seed)
+    args = (rng.integers(0, 2, (2, 2)),)
+    latents = {"g": ((2, 1), [0, 1]), "z": ((2, 2), [0, 1])}
+    check(nested, args, {"p": rng.uniform(0.1, 0.9, (2, 2))}, latents)
+
+
+@settings(max_examples=3, deadline=None)
+@given(seeds)
+def test_group_gathered_into_rows(seed):
+    rng = np.random.default_rng(seed)
+    args = (rng.normal(size=4), rng.permutation([0, 0, 1, 2]))
+    latents = {"g": ((3,), [0, 1]), "z": ((4,), [0, 1])}
+    check(gathered, args, {"mu": rng.normal(size=(2, 2))}, latents)
+
+
+def test_latent_outside_plates_and_other_support():
+    rng = np.random.default_rng(1)
+    args = (rng.normal(size=3) + 2, rng.poisson(3, 2))
+    check(shared_switch, args, {"a": 0.7}, {"s": ((), [2, 3, 4])})
+
+
+def test_axis_order_that_broadcasting_misreads():
+    rng = np.random.default_rng(2)
+    model = check(
+        misaligned, (rng.integers(0, 2, (3, 4)),), {"p": rng.uniform(0.1, 0.9, (3, 2))},
+        {"z": ((4,), [0, 1])},
+    )  # fmt: skip
+    assert model.reading.sites["z"].vmapped
+
+
+def test_gradient_equals_finite_differences():
+    rng = np.random.default_rng(3)
+    args = (rng.normal(size=6), rng.integers(0, 3, 6))
+    model = Model(gathered, *args)
+    mu = rng.normal(size=(2, 2))
+
+    def value(m):
+        return model.log_likelihood({"mu": m})
+
+    from pp_mlem.precision import working_precision
+
+    with working_precision(model.dtype):
+        problem = model.problem({}, False)
+        vector = jnp.asarray(mu.ravel())
+        _, _, gradient = jax.jit(problem.em_step)(vector, model.data, {})
+        direct = jax.jit(jax.grad(problem.log_likelihood))(vector, model.data, {})
+        gradient, direct = np.asarray(gradient), np.asarray(direct)
+    np.testing.assert_allclose(gradient, direct, rtol=1e-9)  # Fisher's identity
+    for i in range(4):
+        step = np.zeros(4)
+        step[i] = 1e-5
+        slope = (value(mu + step.reshape(2, 2)) - value(mu - step.reshape(2, 2))) / 2e-5
+        np.testing.assert_allclose(slope, gradient[i], rtol=1e-6, atol=1e-8)
+
+
+def mixture(x, weight=None, mask=None):
+    mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        with handlers.scale(scale=1.0 if weight is None else weight):
+            with handlers.mask(mask=True if mask is None else mask):
+                z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+                numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(4)
+    x, mu = rng.normal(size=9), np.array([-1.0, 1.5])
+    each = np.log(
+        0.3 * np.exp(-0.5 * (x - mu[0]) ** 2) + 0.7 * np.exp(-0.5 * (x - mu[1]) ** 2)
+    ) - 0.5 * np.log(2 * np.pi)
+    return x, {"mu": mu}, each
+
+
+def test_weights_multiply_each_units_log_z(rows):
+    x, params, each = rows
+    weight = np.random.default_rng(5).integers(0, 4, len(x)).astype(float)
+    model = Model(mixture, x, weight)
+    np.testing.assert_allclose(model.pointwise_log_likelihood(params), weight * each, rtol=1e-10)
+    assert model.n_observations == weight.sum()
+    plain = Model(mixture, x).posterior(params)["z"]
+    np.testing.assert_allclose(model.posterior(params)["z"], plain, atol=1e-12)
+
+
+def test_mask_removes_units(rows):
+    x, params, each = rows
+    mask = np.arange(len(x)) % 3 > 0
+    model = Model(mixture, x, None, mask)
+    np.testing.assert_allclose(model.pointwise_log_likelihood(params), mask * each, atol=1e-12)
+    assert model.n_observations == mask.sum()
+
+
+def test_missing_values_are_integrated_out(rows):
+    x, params, each = rows
+    hole = x.copy()
+    hole[[2, 5]] = np.nan
+    model = Model(mixture, hole)
+    seen = ~np.isnan(hole)
+    np.testing.assert_allclose(model.pointwise_log_likelihood(params), seen * each, atol=1e-12)
+    assert model.n_observations == seen.sum()
+    np.testing.assert_allclose(model.posterior(params)["z"][2], [0.3, 0.7])
+
+
+def test_blocks_of_rows_add_up(rows):
+    _, params, _ = rows
+    x = np.random.default_rng(6).normal(size=20_011)
+    model = Model(mixture, x)
+    assert model.marginal.blocks(model.data) > 1
+    np.testing.assert_allclose(
+        model.log_likelihood(params), model.pointwise_log_likelihood(params).sum(), rtol=1e-12
+    )
+
+
+def test_scale_on_one_side_only_is_refused():
+    def program(x, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+            with handlers.scale(scale=w):
+                numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="scale"):
+        Model(program, np.zeros(3), np.array([1.0, 2.0, 3.0]))
