@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.partition.table import Table, add, log_sum_exp
-
-TABLE_LIMIT = 2**28
-
+from pp_mlem.program.reading import TABLE_LIMIT
 
 @dataclass(frozen=True)
 class Term:

@@ -33,6 +33,7 @@ _CONCRETE_ERRORS = (
     jax.errors.NonConcreteBooleanIndexError,
 )
 THIN_ROWS = 2000
+TABLE_LIMIT = 2**28
 
 
 @dataclass(frozen=True)
@@ -358,6 +359,7 @@ def read_program(
     )
     values = {n: first.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
     reading = Reading(arguments, sites, plates, depth, dependencies, values)
+    _check_sizes(reading)
     return _mark_gathered(reading), dynamic
 
 
@@ -367,6 +369,22 @@ def _check_parameters(sites: dict[str, Site], first: FirstRun) -> None:
             raise ValueError(
                 f"parameter '{site.name}': its support or initial value is not finite. Check the "
                 "arguments of its prior for NaN and infinities."
+            )
+
+
+def _check_sizes(reading: Reading) -> None:
+    """Refuse a site whose table over its latents could not be held, before running it."""
+    names = {s.name for s in reading.latents}
+    for site in (*reading.latents, *reading.observed):
+        touched = sorted((site.parents | {site.name}) & names)
+        entries = float(np.prod([float(reading.sites[v].size) for v in touched] or [1.0]))
+        entries *= float(np.prod([float(reading.plates[p].size) for p in site.plates] or [1.0]))
+        if len(touched) > 1 and entries > TABLE_LIMIT:
+            sizes = " x ".join(f"{v}: {reading.sites[v].size}" for v in touched)
+            raise ValueError(
+                f"site '{site.name}': summing its latents needs a table of {entries:.3g} entries "
+                f"({sizes}, times its plates), more than {TABLE_LIMIT:.3g}. Use fewer values, or "
+                "fewer latents that meet in one site."
             )
 
 

@@ -1,0 +1,220 @@
+"""EM, MLE, MAP and NUTS: textbook trajectories, agreement, ascent, honest statuses."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
+from pp_mlem.catalogue import find_model
+
+
+@pytest.fixture(scope="module")
+def linkage():
+    shelf = find_model("linkage")
+    return Model(shelf.program, **shelf.data())
+
+
+def test_linkage_trajectory_is_the_textbook_one(linkage):
+    fit = fit_em(
+        linkage, init={"t": 0.5}, accelerate=False, polish=False, max_iter=9, trace=True
+    )
+    expected = [
+        0.5, 0.608247423, 0.624321051, 0.626488879, 0.626777323,
+        0.626815632, 0.626820719, 0.626821395, 0.626821484,
+    ]  # fmt: skip
+    found = [float(p["t"]) for p in fit.trace]
+    np.testing.assert_allclose(found, expected, atol=1.5e-9)
+    limit = 0.6268214978709825
+    rates = (np.array(found[1:]) - limit) / (np.array(found[:-1]) - limit)
+    assert rates[-1] == pytest.approx(0.1328, abs=5e-5)
+    assert np.all(np.diff(fit.history) > 0) and fit.status == "max_iter"
+
+
+def test_linkage_standard_error(linkage):
+    fit = fit_em(linkage, starts=1)
+    assert fit.converged
+    assert fit.params["t"] == pytest.approx(0.626821498, abs=5e-9)
+    assert fit.standard_errors()["t"] == pytest.approx(0.051467349, abs=1e-7)
+
+
+def test_galaxies_interior_maximum(galaxies, galaxies_em):
+    fit = galaxies_em
+    assert fit.converged
+    assert fit.log_likelihood == pytest.approx(-203.1792, abs=2e-4)
+    assert fit.n_parameters == 8
+    assert fit.bic == pytest.approx(441.6122, abs=4e-4)
+    assert np.bincount(fit.decode()["z"]).tolist() == [7, 72, 3]
+    np.testing.assert_allclose(fit.params["mu"], [9.710140, 21.400099, 33.044377], atol=1e-4)
+    assert "reached by" in fit.story and len(fit.starts) == 20
+
+
+def test_same_seed_same_result(galaxies, galaxies_em):
+    again = fit_em(galaxies, starts=20, seed=0)
+    np.testing.assert_array_equal(again.vector, galaxies_em.vector)
+
+
+def test_spurious_and_collapsed_starts_never_win(galaxies, galaxies_em):
+    """Started on the near-duplicate pair and on one galaxy, EM ends where the rule sees it."""
+    pair = {"w": [0.02, 0.9, 0.08], "mu": [22.7465, 21.0, 9.7], "sigma": [0.001, 4.0, 0.4]}
+    fit = fit_em(galaxies, init=pair)
+    assert fit.status == "spurious" and "effective rows" in fit.status_note
+    assert fit.log_likelihood < galaxies_em.log_likelihood
+    point = {"w": [0.01, 0.91, 0.08], "mu": [16.084, 21.0, 9.7], "sigma": [1e-3, 4.0, 0.4]}
+    fit = fit_em(galaxies, init=point)
+    assert fit.status == "collapsed" and not fit.converged
+
+
+@pytest.mark.parametrize("options", [{}, {"accelerate": False}, {"objective": "map"}])
+def test_em_ascends_from_every_start(galaxies, options):
+    fit = fit_em(galaxies, starts=6, seed=5, **options)
+    for history in fit.histories:
+        assert np.all(np.diff(history) > -1e-9)
+    assert not set(fit.starts["status"]) & {"decreased", "not_finite"}
+
+
+def test_em_and_mle_agree_from_the_same_start(galaxies, galaxies_em):
+    init = {"w": [0.1, 0.8, 0.1], "mu": [10.0, 21.0, 32.0], "sigma": [1.0, 2.0, 1.0]}
+    em, mle = fit_em(galaxies, init=init), fit_mle(galaxies, init=init)
+    assert em.converged and mle.converged
+    assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-6)
+    np.testing.assert_allclose(em.estimates(), mle.estimates(), atol=1e-5)
+
+
+def test_map_is_the_mode_in_the_constrained_space():
+    x = np.array([1, 1, 1, 0, 1])
+
+    def program(x):
+        p = numpyro.sample("p", dist.Beta(3.0, 2.0))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.Bernoulli(p), obs=x)
+
+    model = Model(program, x)
+    for fit in (fit_map(model), fit_em(model, objective="map")):
+        assert fit.params["p"] == pytest.approx((4 + 2) / (5 + 3), rel=1e-9)
+    assert fit_mle(model).params["p"] == pytest.approx(0.8, rel=1e-9)
+
+
+def test_boundary_is_told_and_has_no_standard_error():
+    def program(x, y):
+        p = numpyro.sample("p", dist.Beta(1, 1))
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.Bernoulli(p), obs=x)
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fit = fit_em(Model(program, np.zeros(8, int), np.arange(8.0)))
+    assert fit.status == "boundary" and not fit.converged
+    table = fit.summary()
+    assert np.isnan(table.loc["p", "std err"]) and "boundary" in table.loc["p", "note"]
+    assert table.loc["mu", "std err"] == pytest.approx(1 / np.sqrt(8), rel=1e-8)
+
+
+def test_unidentified_sum_is_told():
+    def program(x):
+        a = numpyro.sample("a", dist.Normal(0, 5))
+        b = numpyro.sample("b", dist.Normal(0, 5))
+        numpyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+
+    fit = fit_em(Model(program, np.arange(6.0)))
+    table = fit.summary()
+    assert table["std err"].isna().all()
+    assert "not identified" in table.loc["a", "note"] and "b" in table.loc["a", "note"]
+
+
+def test_out_of_iterations_returns_the_best_point(galaxies):
+    fit = fit_em(galaxies, starts=1, max_iter=3, polish=False)
+    assert fit.status == "max_iter" and not fit.converged
+    assert np.isfinite(fit.log_likelihood)
+    assert fit.log_likelihood >= fit.history.max() - 1e-9
+    assert "gradient" in fit.summary()["note"].iloc[0]
+
+
+def test_interrupt_returns_what_there_is(galaxies, monkeypatch):
+    import pp_mlem.progress
+
+    def interrupt(self, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pp_mlem.progress.Progress, "update", interrupt)
+    fit = fit_em(galaxies, starts=3)
+    assert fit.status == "interrupted" and np.isfinite(fit.log_likelihood)
+
+
+def test_fixed_parameters_stay(galaxies):
+    fit = fit_em(galaxies, fixed={"sigma": [0.5, 2.0, 1.0]}, starts=4)
+    np.testing.assert_array_equal(fit.params["sigma"], [0.5, 2.0, 1.0])
+    assert fit.n_parameters == 5 and "sigma[0]" not in fit.summary().index
+
+
+def test_covariances_against_statsmodels():
+    import statsmodels.api as sm
+
+    shelf = find_model("logistic_regression")
+    data = shelf.data()
+    fit = fit_em(Model(shelf.program, **data))
+    other = sm.Logit(data["y"], data["x"]).fit(disp=0)
+    np.testing.assert_allclose(fit.params["beta"], other.params, rtol=1e-6)
+    np.testing.assert_allclose(fit.covariance(), other.cov_params(), rtol=1e-6)
+    robust = sm.Logit(data["y"], data["x"]).fit(disp=0, cov_type="HC0")
+    np.testing.assert_allclose(fit.covariance("sandwich"), robust.cov_params(), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def small_nuts(galaxies):
+    return fit_nuts(galaxies, chains=2, warmup=300, draws=300, seed=1)
+
+
+def test_nuts_and_comparison(galaxies, galaxies_em, small_nuts, tmp_path):
+    nuts = small_nuts
+    assert nuts.draws["mu"].shape == (2, 300, 3)
+    assert abs(nuts.params["mu"][1] - 21.36) < 0.2 and nuts.diagnostics["max_r_hat"] < 1.2
+    assert np.all(nuts.draws["mu"][..., 0] < nuts.draws["mu"][..., 1])
+    found = compare({"EM": galaxies_em, "NUTS": nuts})
+    assert list(found.scores.index) == ["EM", "NUTS"]
+    assert np.isfinite(found.scores["elpd_loo"]).all()
+    assert "Scores" in repr(found) and found.estimates.shape == (9, 4)
+    found.plot().savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("which", ["em", "nuts"])
+def test_save_and_load(galaxies, galaxies_em, small_nuts, tmp_path, which):
+    fit = galaxies_em if which == "em" else small_nuts
+    path = fit.save(tmp_path / "fit.nc")
+    again = load(path)
+    assert again.status == fit.status and again.log_likelihood == fit.log_likelihood
+    np.testing.assert_allclose(again.summary().iloc[:, :4], fit.summary().iloc[:, :4])
+    for name, value in fit.params.items():
+        np.testing.assert_array_equal(again.params[name], value)
+    with pytest.raises(ValueError, match="load\\(path, model="):
+        again.decode()
+    whole = load(path, model=galaxies)
+    np.testing.assert_array_equal(whole.decode()["z"], fit.decode()["z"])
+    tree = again.to_datatree()
+    assert tree["log_likelihood"]["units"].shape[-1] == 82
+
+
+def test_predict_on_new_data(galaxies_em):
+    new = np.array([10.0, 20.0, 33.0, 21.0])
+    assert galaxies_em.predict(new, K=3)["z"].tolist() == [0, 1, 2, 1]
+    probabilities = galaxies_em.predict_proba(new, K=3)["z"]
+    assert probabilities.shape == (4, 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1.0)
+
+
+def test_posterior_of_a_conjugate_model():
+    x = np.array([1, 1, 1, 0, 1, 0, 1, 1])
+
+    def program(x):
+        p = numpyro.sample("p", dist.Beta(2.0, 2.0))
+        numpyro.sample("x", dist.Bernoulli(p), obs=x)
+
+    fit = fit_nuts(Model(program, x), chains=2, warmup=500, draws=2000, seed=0)
+    exact = dist.Beta(8.0, 4.0)
+    assert fit.params["p"] == pytest.approx(8 / 12, abs=0.01)
+    assert fit.draws["p"].std() == pytest.approx(float(jnp.sqrt(exact.variance)), abs=0.01)
+    assert fit.converged
