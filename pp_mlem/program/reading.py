@@ -314,7 +314,11 @@ def read_program(
     first = first_run(arguments)
     arguments, messages = first.arguments, first.messages
     dynamic = tuple(jnp.asarray(a) for a in thin(arguments)) if arguments.traced else ()
-    dependencies = _dependencies(arguments, messages, arguments.dynamic)
+    try:
+        dependencies = _dependencies(arguments, messages, arguments.dynamic)
+    except _CONCRETE_ERRORS as error:
+        names = [n for n, m in messages.items() if not m.observed]
+        raise control_flow_error(names, error) from None
     parents = {}
     for name in messages:
         parts = dependencies.get(name, {})
@@ -386,6 +390,15 @@ def _check_sizes(reading: Reading) -> None:
                 f"({sizes}, times its plates), more than {TABLE_LIMIT:.3g}. Use fewer values, or "
                 "fewer latents that meet in one site."
             )
+
+
+def control_flow_error(names: list[str], error: Exception) -> ValueError:
+    """For a program that branches in Python on the value of an unobserved site."""
+    return ValueError(
+        "the program uses the value of an unobserved site in Python control flow or as a Python "
+        f"number (unobserved: {', '.join(names)}): {str(error).splitlines()[0]} Replace `if z:` by "
+        "jnp.where(z, a, b), and int(z) by indexing with z."
+    )
 
 
 def _mark_gathered(reading: Reading) -> Reading:

@@ -12,7 +12,7 @@ import numpy as np
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.data import gather_maps, neutral_parameters
 from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
-from pp_mlem.program.reading import Reading
+from pp_mlem.program.reading import Reading, control_flow_error
 from pp_mlem.program.sites import Plate
 from pp_mlem.program.trace import Message
 
@@ -144,12 +144,7 @@ def read_factors(reading: Reading, dynamic: tuple) -> tuple[Reading, tuple[Facto
         factors = plan_factors(again, dynamic)
         wrong = agrees(again, factors, dynamic)
     except jax.errors.ConcretizationTypeError as error:
-        names = ", ".join(f"'{s.name}'" for s in reading.latents)
-        raise ValueError(
-            "the program uses the value of a latent in Python control flow or as a Python number "
-            f"(latents: {names}): {str(error).splitlines()[0]} Replace `if z:` by "
-            "jnp.where(z, a, b), and int(z) by indexing with z."
-        ) from None
+        raise control_flow_error([s.name for s in reading.latents], error) from None
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"the program cannot be run with its latents enumerated: {error}. Index parameters by "
