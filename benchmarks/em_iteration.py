@@ -24,9 +24,14 @@ CASES = [(1_000_000, 2, 5, 10.0), (100_000, 8, 8, 7.0), (20_000, 50, 10, 2.5)]
 def mixture(x, K):
     w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
     with numpyro.plate("components", K):
-        mu = numpyro.sample("mu", dist.MultivariateNormal(jnp.zeros(x.shape[1]), jnp.eye(x.shape[1])))
-        S = numpyro.param("S", lambda key: jnp.broadcast_to(jnp.eye(x.shape[1]), (K,) + (x.shape[1],) * 2),
-                          constraint=dist.constraints.positive_definite)
+        mu = numpyro.sample(
+            "mu", dist.MultivariateNormal(jnp.zeros(x.shape[1]), jnp.eye(x.shape[1]))
+        )
+        S = numpyro.param(
+            "S",
+            lambda key: jnp.broadcast_to(jnp.eye(x.shape[1]), (K,) + (x.shape[1],) * 2),
+            constraint=dist.constraints.positive_definite,
+        )
     with numpyro.plate("rows", x.shape[0]):
         z = numpyro.sample("z", dist.Categorical(w))
         numpyro.sample("x", dist.MultivariateNormal(mu[z], covariance_matrix=S[z]), obs=x)
@@ -57,8 +62,14 @@ def run(n, d, k, floor, iterations):
         for_sk = []
         for m in (iterations, 1):
             other = GaussianMixture(
-                k, max_iter=m, tol=0.0, reg_covar=0.0, weights_init=init["w"],
-                means_init=start, precisions_init=init["S"], random_state=0,
+                k,
+                max_iter=m,
+                tol=0.0,
+                reg_covar=0.0,
+                weights_init=init["w"],
+                means_init=start,
+                precisions_init=init["S"],
+                random_state=0,
             )
             clock = time.perf_counter()
             with warnings.catch_warnings():

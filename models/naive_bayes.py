@@ -15,10 +15,36 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-WORDS = """planet star orbit moon galaxy comet telescope light
-goal match team league player coach stadium score
-oven flour sugar butter recipe salt kitchen taste
-day new time people""".split()
+WORDS = [
+    "planet",
+    "star",
+    "orbit",
+    "moon",
+    "galaxy",
+    "comet",
+    "telescope",
+    "light",
+    "goal",
+    "match",
+    "team",
+    "league",
+    "player",
+    "coach",
+    "stadium",
+    "score",
+    "oven",
+    "flour",
+    "sugar",
+    "butter",
+    "recipe",
+    "salt",
+    "kitchen",
+    "taste",
+    "day",
+    "new",
+    "time",
+    "people",
+]
 
 
 def model(x, K=3):

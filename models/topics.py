@@ -14,10 +14,48 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-WORDS = """planet star orbit moon galaxy comet telescope light eclipse nebula crater rocket
-goal match team league player coach stadium score referee keeper season trophy
-oven flour sugar butter recipe salt kitchen taste pepper onion garlic bread
-day new time people""".split()
+WORDS = [
+    "planet",
+    "star",
+    "orbit",
+    "moon",
+    "galaxy",
+    "comet",
+    "telescope",
+    "light",
+    "eclipse",
+    "nebula",
+    "crater",
+    "rocket",
+    "goal",
+    "match",
+    "team",
+    "league",
+    "player",
+    "coach",
+    "stadium",
+    "score",
+    "referee",
+    "keeper",
+    "season",
+    "trophy",
+    "oven",
+    "flour",
+    "sugar",
+    "butter",
+    "recipe",
+    "salt",
+    "kitchen",
+    "taste",
+    "pepper",
+    "onion",
+    "garlic",
+    "bread",
+    "day",
+    "new",
+    "time",
+    "people",
+]
 
 
 def model(document, word, count, documents, words=len(WORDS), K=3):

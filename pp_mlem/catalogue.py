@@ -68,9 +68,7 @@ def find_model(model: str) -> Shelf:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(
-            f"{path} could not be run: {type(error).__name__}: {error}."
-        ) from error
+        raise ValueError(f"{path} could not be run: {type(error).__name__}: {error}.") from error
     program = getattr(module, "model", None)
     if not callable(program):
         raise ValueError(

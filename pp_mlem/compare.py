@@ -29,13 +29,14 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     units = tree["log_likelihood"]["units"]
     if units.shape[-1] < 2:
         return np.nan, np.nan, "one unit only: leave-one-out means nothing"
-    if fit.draws is None and fit.covariance_details("observed").reasons and not np.any(
-        np.isfinite(np.diag(fit.covariance_details("observed").matrix))
+    if (
+        fit.draws is None
+        and fit.covariance_details("observed").reasons
+        and not np.any(np.isfinite(np.diag(fit.covariance_details("observed").matrix)))
     ):
         return np.nan, np.nan, "no covariance, so no draws to weight"
-    caught: list[Any] = []
-    with python_warnings.catch_warnings(record=True) as caught:
-        python_warnings.simplefilter("always")
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
         try:
             found = loo(tree, var_name="units", pointwise=True)
         except (ValueError, FloatingPointError, IndexError) as error:
@@ -43,7 +44,6 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     khat = np.asarray(found.pareto_k)
     bad = int((khat > found.good_k).sum())
     caveat = f"{bad} of {khat.size} Pareto k above {found.good_k:.2f}" if bad else ""
-    del caught
     return float(found.elpd), float(found.se), caveat
 
 
@@ -138,7 +138,8 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
                 "parameters": fit.n_parameters,
                 "AIC": fit.aic,
                 "BIC": fit.bic,
-                "ICL": fit.icl if fit.model is not None or fit._cache.get("classification")
+                "ICL": fit.icl
+                if fit.model is not None or fit._cache.get("classification")
                 else np.nan,
                 "elpd_loo": elpd,
                 "se": se,
@@ -177,8 +178,10 @@ def _same_data(fits: dict[str, Fit]) -> bool:
         return False
     return all(
         len(a) == len(arrays[0])
-        and all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f")
-                for x, y in zip(a, arrays[0], strict=True))
+        and all(
+            np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f")
+            for x, y in zip(a, arrays[0], strict=True)
+        )
         for a in arrays[1:]
     )
 
@@ -259,9 +262,7 @@ def _estimate_table(found: Comparison) -> Table:
         for name in found.fits:
             value = found.estimates.loc[scalar, (name, "estimate")]
             error = found.estimates.loc[scalar, (name, "error")]
-            cells.append(
-                "-" if pd.isna(value) else f"{_number(value, 4)} ± {_number(error, 2)}"
-            )
+            cells.append("-" if pd.isna(value) else f"{_number(value, 4)} ± {_number(error, 2)}")
         table.add_row(*cells)
     if len(found.estimates) > limit:
         table.caption += f"; {len(found.estimates) - limit} more rows in .estimates"
@@ -270,16 +271,26 @@ def _estimate_table(found: Comparison) -> Table:
 
 def _score_table(found: Comparison) -> Table:
     table = Table(title="Scores", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
-    table.caption = "log-likelihood in nats (NUTS: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
+    table.caption = (
+        "log-likelihood in nats (NUTS: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
+    )
     heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", "elpd_loo ± se", "sec", "status")
     for head in heads:
         justify = "left" if head in ("", "status") else "right"
         table.add_column(head, justify=justify, no_wrap=True)
     for name, row in found.scores.iterrows():
-        elpd = "-" if not np.isfinite(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['se']:.1f}"
+        elpd = (
+            "-" if not np.isfinite(row["elpd_loo"]) else f"{row['elpd_loo']:.1f} ± {row['se']:.1f}"
+        )
         cells = [
             "-" if not np.isfinite(row[c]) else f"{row[c]:.{d}f}"
-            for c, d in (("log_likelihood", 4), ("parameters", 0), ("AIC", 1), ("BIC", 1), ("ICL", 1))
+            for c, d in (
+                ("log_likelihood", 4),
+                ("parameters", 0),
+                ("AIC", 1),
+                ("BIC", 1),
+                ("ICL", 1),
+            )
         ]
         table.add_row(str(name), *cells, elpd, f"{row['seconds']:.1f}", row["status"])
     return table

@@ -126,8 +126,8 @@ class EM:
         v = (second - carry[0]) - r
         raw = jnp.sqrt(jnp.sum(r**2) / jnp.maximum(jnp.sum(v**2), jnp.finfo(v.dtype).tiny))
         noise = rounding(values[1], self.units)
-        leap_good = jnp.isfinite(values[2]) & (values[2] >= values[1]) & jnp.all(
-            jnp.isfinite(after_leap)
+        leap_good = (
+            jnp.isfinite(values[2]) & (values[2] >= values[1]) & jnp.all(jnp.isfinite(after_leap))
         )
         longest = jnp.where(
             leap_good,

@@ -164,7 +164,9 @@ class Fit:
     @property
     def aic(self) -> float:
         """-2 log L + 2 df (Akaike 1974); NaN for NUTS, which has no maximum."""
-        return np.nan if self.draws is not None else -2 * self.log_likelihood + 2 * self.n_parameters
+        return (
+            np.nan if self.draws is not None else -2 * self.log_likelihood + 2 * self.n_parameters
+        )
 
     @property
     def bic(self) -> float:
@@ -180,11 +182,13 @@ class Fit:
         better); equals BIC when nothing is latent."""
         if self.draws is not None:
             return np.nan
+        return self.bic - 2 * (self._classification() - self.log_likelihood)
+
+    def _classification(self) -> float:
         if "classification" not in self._cache:
             model = self._model("icl")
             self._cache["classification"] = model.classification_log_likelihood(self.params)
-        gap = self._cache["classification"] - self.log_likelihood
-        return self.bic - 2 * gap
+        return self._cache["classification"]
 
     @property
     def story(self) -> str:
@@ -220,7 +224,7 @@ class Fit:
 
     # --- uncertainty ------------------------------------------------------------------------
 
-    def covariance_details(self, kind: str = "observed", **options: Any) -> Covariance:
+    def covariance_details(self, kind: str = "observed") -> Covariance:
         """The covariance with its names and the reason of every NaN."""
         key = ("covariance", kind)
         if key not in self._cache:
@@ -232,10 +236,6 @@ class Fit:
                 flat = flat.reshape(-1, flat.shape[-1])
                 matrix = np.atleast_2d(np.cov(flat.T))
                 self._cache[key] = Covariance(self.scalar_names, matrix, matrix, {}, "posterior")
-            elif kind == "bootstrap":
-                from pp_mlem.bootstrap import bootstrap_covariance
-
-                self._cache[key] = bootstrap_covariance(self, **options)
             else:
                 model = self._model("covariance")
                 self._cache[key] = covariance_at(
@@ -243,13 +243,13 @@ class Fit:
                 )
         return self._cache[key]
 
-    def covariance(self, kind: str = "observed", **options: Any) -> pd.DataFrame:
+    def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.
 
-        kind: "observed", "sandwich", "opg" or "bootstrap". Rows of a scalar whose standard error
+        kind: "observed", "sandwich" or "opg". Rows of a scalar whose standard error
         cannot be trusted are NaN; `covariance_details(kind).reasons` says why.
         """
-        found = self.covariance_details(kind, **options)
+        found = self.covariance_details(kind)
         return pd.DataFrame(found.matrix, index=found.names, columns=found.names)
 
     def standard_errors(self, kind: str = "observed") -> pd.Series:
@@ -322,9 +322,7 @@ class Fit:
 
     def _on(self, args: tuple, kwargs: dict) -> Model:
         model = self._model("predict")
-        new = Model(
-            model.program, *args, **model.overrides, dtype=model.dtype, **kwargs
-        )
+        new = Model(model.program, *args, **model.overrides, dtype=model.dtype, **kwargs)
         for site in model.space.sites:
             other = {s.name: s for s in new.space.sites}.get(site.name)
             if other is None or other.shape != site.shape:
@@ -374,8 +372,12 @@ class Fit:
             for n, a in zip(model.arguments.names, model.arguments.dynamic, strict=True)
         }
         kind = "posterior draws" if self.draws is not None else ASYMPTOTIC
-        attributes = {"method": self.method, "draws": kind, "inference_library": "pp_mlem",
-                      "status": self.status}
+        attributes = {
+            "method": self.method,
+            "draws": kind,
+            "inference_library": "pp_mlem",
+            "status": self.status,
+        }
         tree = build_tree(
             {k: v for k, v in draws.items() if k not in self.fixed},
             pointwise,
@@ -390,7 +392,8 @@ class Fit:
     def save(self, path: str | Path) -> Path:
         """Write the fit as netCDF (an ArviZ tree plus a group of its own)."""
         covariance = self.covariance_details("observed")
-        self.icl if self.draws is None and self.model is not None else None  # kept for later
+        if self.draws is None and self.model is not None:
+            self._cache["classification"] = self._classification()  # for a fit without its model
         record: dict[str, Any] = {f"param.{k}": np.asarray(v) for k, v in self.params.items()}
         record |= {f"fixed.{k}": np.asarray(v) for k, v in self.fixed.items()}
         record |= {

@@ -65,7 +65,9 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
     def density(params: Any, d: Any) -> jax.Array:
         eta = marginal.natural(params, d)
         terms = marginal.elimination.run(marginal.terms(eta, d), d.maps)
-        return jnp.stack([marginal.elimination.total(terms), log_prior(model.reading, params, d, names)])
+        return jnp.stack(
+            [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
+        )
 
     density = quick_jit(density)
     params = {k: np.asarray(v) for k, v in neutral_parameters(model.reading, 11).items()}
@@ -74,9 +76,7 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
     for latent in model.reading.latents:
         if latent.size < 2 or latent.name in data.clamps:
             continue
-        involved = {
-            p for f in marginal.factors if latent.name in f.latents for p in f.parameters
-        }
+        involved = {p for f in marginal.factors if latent.name in f.latents for p in f.parameters}
         axes = [
             (p, a)
             for p in space.names
@@ -141,7 +141,9 @@ def alignment(
             spread = spread.reshape(group.size, -1)
         else:
             spread = a.std(0, keepdims=True) + 1e-12 + 1e-6 * np.abs(a).mean()
-        cost += (((a[:, None] - b[None]) / (spread[:, None] if np.ndim(spread) else spread)) ** 2).sum(-1)
+        cost += (
+            ((a[:, None] - b[None]) / (spread[:, None] if np.ndim(spread) else spread)) ** 2
+        ).sum(-1)
     return linear_sum_assignment(cost)[1]
 
 
@@ -197,9 +199,10 @@ def align_draws(
             else:
                 order = np.stack([linear_sum_assignment(c)[1] for c in cost])
             for p, axis in group.axes:
-                index = order.reshape((n,) + tuple(
-                    group.size if a == axis else 1 for a in range(original[p].ndim - 1)
-                ))
+                index = order.reshape(
+                    (n,)
+                    + tuple(group.size if a == axis else 1 for a in range(original[p].ndim - 1))
+                )
                 draws[p] = np.take_along_axis(original[p], index, axis + 1)
                 centre[p] = draws[p].mean(0)
                 scales[p] = draws[p].std(0) + 1e-12

@@ -137,7 +137,8 @@ def drive(
                     steps = 8
         except KeyboardInterrupt:
             interrupted = True
-        pieces.append(jax.tree.map(lambda a, n=len(index): np.asarray(a)[:n], lanes))
+        count = len(index)
+        pieces.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], lanes))
         if interrupted:
             break
     lanes = jax.tree.map(lambda *a: np.concatenate(a), *pieces)

@@ -13,7 +13,12 @@ from pp_mlem.partition.elimination import Table
 from pp_mlem.partition.marginal import Marginal, build_marginal
 from pp_mlem.partition.table import log_sum_exp, maximum
 from pp_mlem.plan import describe_model
-from pp_mlem.precision import check_dtype, finite_or_minus_inf, in_model_precision, working_precision
+from pp_mlem.precision import (
+    check_dtype,
+    finite_or_minus_inf,
+    in_model_precision,
+    working_precision,
+)
 from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.data import ProgramData, prepare_data
@@ -126,8 +131,7 @@ class Model:
                     else ""
                 )
                 raise ValueError(
-                    f"observe: '{name}' is no latent of the program; the latents are "
-                    f"{known}.{hint}"
+                    f"observe: '{name}' is no latent of the program; the latents are {known}.{hint}"
                 )
 
     def with_data(self, **values: Any) -> Model:
@@ -191,9 +195,7 @@ class Model:
         values = self.check_params(params)
         function = self.compiled(
             "log_likelihood",
-            lambda: jax.jit(
-                lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)
-            ),
+            lambda: jax.jit(lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)),
         )
         return float(finite_or_minus_inf(np.asarray(function(values, self.data))))
 

@@ -53,9 +53,7 @@ def _climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> j
         return jax.lax.fori_loop(0, WARM_STEPS, step, vector)
 
     key = ("climb", frozenset(fixed))
-    function = model.compiled(
-        key, lambda: quick_jit(jax.vmap(climb, in_axes=(0, None, None)))
-    )
+    function = model.compiled(key, lambda: quick_jit(jax.vmap(climb, in_axes=(0, None, None))))
     return function(vectors, model.data, fixed)
 
 
@@ -115,8 +113,11 @@ def fit_nuts(
         check_init(problem, init)
         if problem.space.size == 0:
             raise ValueError("fit_nuts: every parameter is fixed, so there is nothing to sample.")
-        flat = [s.name for s in model.reading.with_role(Role.PARAMETER)
-                if s.name not in values and (not s.prior or s.distribution == "ImproperUniform")]
+        flat = [
+            s.name
+            for s in model.reading.with_role(Role.PARAMETER)
+            if s.name not in values and (not s.prior or s.distribution == "ImproperUniform")
+        ]
         if flat:
             warnings.warn(
                 f"parameters {flat} have no prior: NUTS takes them as flat on their support, and "
@@ -140,7 +141,9 @@ def _chain_starts(
     Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
     the starts of a point fit are for.
     """
-    count = START_FACTOR * chains if model.latent_names and not isinstance(init, Mapping) else chains
+    count = (
+        START_FACTOR * chains if model.latent_names and not isinstance(init, Mapping) else chains
+    )
     vectors = _climb(
         model, problem, fixed, starting_vectors(model, problem, fixed, count, seed, init)
     )
@@ -170,14 +173,15 @@ def _sample(
     size = problem.space.size
 
     def density(data: Any, values: Any) -> None:
-        vector = numpyro.sample(
-            "vector", dist.ImproperUniform(dist.constraints.real, (), (size,))
-        )
+        vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
         value = problem.log_posterior(vector, data, values)
         numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
 
     kernel = NUTS(
-        density, target_accept_prob=target_accept, max_tree_depth=max_tree_depth, dense_mass=size <= 30
+        density,
+        target_accept_prob=target_accept,
+        max_tree_depth=max_tree_depth,
+        dense_mass=size <= 30,
     )
     fields = ("diverging", "potential_energy", "accept_prob", "num_steps")
     pieces, extras, first = [], [], 0.0
@@ -284,15 +288,11 @@ def _diagnose(
 ) -> dict[str, Any]:
     """Divergences, R-hat and effective sample sizes of every scalar, after label alignment."""
     names = scalar_names(problem.space)
-    columns = [
-        draws[s.name].reshape(*draws[s.name].shape[:2], -1) for s in problem.space.sites
-    ]
+    columns = [draws[s.name].reshape(*draws[s.name].shape[:2], -1) for s in problem.space.sites]
     stacked = np.concatenate(columns, -1)
 
     def each(function: Callable, **options: Any) -> dict[str, float]:
-        return {
-            n: float(function(stacked[..., i], **options)) for i, n in enumerate(names)
-        }
+        return {n: float(function(stacked[..., i], **options)) for i, n in enumerate(names)}
 
     found: dict[str, Any] = {
         "divergences": int(stats["diverging"].sum()),

@@ -33,8 +33,10 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
         if site.name in model.observe:
             known = np.asarray(model.data.clamps[site.name])
             told = int((known < 0).any(-1).sum())
-            role = "latent, observed" if told == known[..., 0].size else (
-                f"latent, {told} of {known[..., 0].size} known"
+            role = (
+                "latent, observed"
+                if told == known[..., 0].size
+                else (f"latent, {told} of {known[..., 0].size} known")
             )
         rows.append((site.name, role, site.distribution, where, site.reason))
     return rows
@@ -87,11 +89,14 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def describe_model(model: Model) -> str:
     """The whole reading as text."""
     name = getattr(model.program, "__name__", "program")
-    lines = [f"Model of {name}: {model.n_observations} independent units, "
-             f"{model.space.size} free parameters"]
+    lines = [
+        f"Model of {name}: {model.n_observations} independent units, "
+        f"{model.space.size} free parameters"
+    ]
     lines += ["", "Sites"]
-    lines += _table(("site", "role", "distribution", "plates / support", "because"),
-                    site_rows(model))
+    lines += _table(
+        ("site", "role", "distribution", "plates / support", "because"), site_rows(model)
+    )
     lines += ["", "Factors of log Z"]
     lines += _table(("site", "enters as"), factor_rows(model))
     sums = sum_rows(model)
@@ -107,6 +112,9 @@ def describe_model(model: Model) -> str:
         ]
     flat = [s.name for s in model.reading.with_role(Role.PARAMETER) if not s.prior]
     if flat:
-        lines += ["", f"No prior (numpyro.param): {', '.join(flat)}; MAP and NUTS take them as "
-                  "flat on their support."]
+        lines += [
+            "",
+            f"No prior (numpyro.param): {', '.join(flat)}; MAP and NUTS take them as "
+            "flat on their support.",
+        ]
     return "\n".join(lines)

@@ -122,16 +122,26 @@ def plot_posterior_against_normal(found: Comparison, scalars: int = 12) -> Figur
     errors, estimates = point.standard_errors(), point.estimates()
     for axes, name in zip(grid, names, strict=False):
         if name in lookup:
-            axes.hist(flat[:, lookup[name]], bins=60, density=True, color="0.8",
-                      label=f"{sampled.method} posterior")
+            axes.hist(
+                flat[:, lookup[name]],
+                bins=60,
+                density=True,
+                color="0.8",
+                label=f"{sampled.method} posterior",
+            )
         if name in errors and np.isfinite(errors[name]) and errors[name] > 0:
-            x = np.linspace(estimates[name] - 4 * errors[name], estimates[name] + 4 * errors[name], 200)
+            x = np.linspace(
+                estimates[name] - 4 * errors[name], estimates[name] + 4 * errors[name], 200
+            )
             z = (x - estimates[name]) / errors[name]
-            axes.plot(x, np.exp(-0.5 * z**2) / (errors[name] * np.sqrt(2 * np.pi)),
-                      label=f"{point.method} asymptotic")
+            axes.plot(
+                x,
+                np.exp(-0.5 * z**2) / (errors[name] * np.sqrt(2 * np.pi)),
+                label=f"{point.method} asymptotic",
+            )
         axes.set_title(name, fontsize=9)
         axes.set_yticks([])
-    for axes in grid[len(names):]:
+    for axes in grid[len(names) :]:
         axes.set_visible(False)
     grid[0].legend(fontsize=7)
     return figure

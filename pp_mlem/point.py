@@ -107,12 +107,12 @@ def fit_point(
         return _fit_point(model, options, make, key, starts)
 
 
-def _fit_point(
-    model: Model, options: PointOptions, make: Callable, key: tuple, starts: int
-) -> Fit:
+def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, starts: int) -> Fit:
     clock = time.perf_counter()
-    fixed = {k: jnp.asarray(v) for k, v in
-             model.space.check(options.fixed, "fixed", partial=True).items()}
+    fixed = {
+        k: jnp.asarray(v)
+        for k, v in model.space.check(options.fixed, "fixed", partial=True).items()
+    }
     problem = model.problem(fixed, options.objective == "map")
     check_init(problem, options.init)
     units = max(float(model.n_observations), 1.0)
@@ -123,8 +123,19 @@ def _fit_point(
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
     algorithm = make(problem, units, handover)
     compiler = quick_jit if work * starts <= QUICK_WORK else jax.jit
-    structure = (compiler, *key, frozenset(fixed), options.objective, polish, tol, units, options.trace)
-    block = model.compiled(("block", structure), lambda: make_block(algorithm, options.trace, compiler))
+    structure = (
+        compiler,
+        *key,
+        frozenset(fixed),
+        options.objective,
+        polish,
+        tol,
+        units,
+        options.trace,
+    )
+    block = model.compiled(
+        ("block", structure), lambda: make_block(algorithm, options.trace, compiler)
+    )
     begin = model.compiled(
         ("begin", structure), lambda: quick_jit(jax.vmap(algorithm.begin, in_axes=(0, None, None)))
     )
@@ -143,8 +154,9 @@ def _fit_point(
     last = (status == Status.MAX_ITER) | (status == Status.INTERRUPTED)
     if last.any():  # the vector after the last M-step has not been evaluated yet
         evaluate = model.compiled(("evaluate", structure), lambda: _evaluator(problem, units))
-        new_values, new_slopes = (np.asarray(a) for a in
-                                  evaluate(jnp.asarray(lanes.vector), model.data, fixed))
+        new_values, new_slopes = (
+            np.asarray(a) for a in evaluate(jnp.asarray(lanes.vector), model.data, fixed)
+        )
         take = last & np.isfinite(new_values)
         points[take], values[take] = np.asarray(lanes.vector)[take], new_values[take]
         slopes[take] = new_slopes[take]
@@ -203,9 +215,7 @@ def _polish(
     slopes = np.where(better, found[2], slopes)
     steps = np.where(better, found[3], 0)
     status = np.where(better & (slopes <= tol), Status.CONVERGED, status)
-    status = np.where(
-        better & (slopes > tol) & (status != Status.MAX_ITER), Status.FLAT, status
-    )
+    status = np.where(better & (slopes > tol) & (status != Status.MAX_ITER), Status.FLAT, status)
     return points, values, slopes, status, steps
 
 
@@ -313,8 +323,17 @@ def _nothing_to_fit(
 ) -> Fit:
     params = {k: np.asarray(v) for k, v in fixed.items()}
     value = model.log_likelihood(params)
-    table = pd.DataFrame({"objective": [value], "status": ["converged"], "iterations": [0],
-                          "newton_steps": [0], "gradient": [0.0], "optimum": [1], "note": [""]})
+    table = pd.DataFrame(
+        {
+            "objective": [value],
+            "status": ["converged"],
+            "iterations": [0],
+            "newton_steps": [0],
+            "gradient": [0.0],
+            "optimum": [1],
+            "note": [""],
+        }
+    )
     table.index.name = "start"
     return Fit.from_point(
         model=model, method=options.method, objective=options.objective,

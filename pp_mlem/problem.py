@@ -46,9 +46,7 @@ def log_prior(
     return prior_messages(reading, params, data, extract)
 
 
-def prior_distributions(
-    reading: Reading, params: Params, data: ProgramData
-) -> dict[str, Any]:
+def prior_distributions(reading: Reading, params: Params, data: ProgramData) -> dict[str, Any]:
     """The unwrapped prior of each parameter; parameters without one are left out."""
 
     def extract(messages: dict[str, Message]) -> dict[str, Any]:
@@ -145,9 +143,7 @@ class Problem:
         return self.maximisation(vector, statistics, data, fixed), value, gradient
 
 
-def make_problem(
-    marginal: Marginal, data: ProgramData, fixed: Params, with_prior: bool
-) -> Problem:
+def make_problem(marginal: Marginal, data: ProgramData, fixed: Params, with_prior: bool) -> Problem:
     """Plan the M-step for this choice of fixed parameters and objective."""
     reading = marginal.reading
     names = frozenset(fixed)

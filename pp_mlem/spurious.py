@@ -86,7 +86,7 @@ def component_report(problem: Problem) -> Callable:
             own = table.ndim + reading.latent_dim(latent)
             effective = np.moveaxis(table, own, 0).reshape(table.shape[own], -1).sum(1)
             per_unit = _observations_per_unit(problem, factor, latent)
-            needed = (factor.family.rows_needed(factor.event_size) if factor.family else 2)
+            needed = factor.family.rows_needed(factor.event_size) if factor.family else 2
             if factor.kind == "table":
                 inside = factor.parameters
                 needed = max(needed, _own_parameters(problem, inside, reading.sites[latent].size))

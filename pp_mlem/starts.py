@@ -131,7 +131,9 @@ def _from_assignment(
         else:
             logs = np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
         hint = logs / -tiny_log(jnp.result_type(float))
-        clamps[latent.name] = np.asarray(hint + np.asarray(clamps.get(latent.name, 0.0)), model.dtype)
+        clamps[latent.name] = np.asarray(
+            hint + np.asarray(clamps.get(latent.name, 0.0)), model.dtype
+        )
     hinted = replace(data, clamps=clamps)
 
     def step(vector: jax.Array, d: ProgramData, whole: ProgramData, f: Any, scale: Any) -> Any:

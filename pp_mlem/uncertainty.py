@@ -134,7 +134,7 @@ def covariance_at(
     directions that the data do not identify.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind: received {kind!r}, expected one of {list(KINDS)} or 'bootstrap'.")
+        raise ValueError(f"kind: received {kind!r}, expected one of {list(KINDS)}.")
     space = problem.space
     names = scalar_names(space)
     with working_precision(model.dtype):
@@ -157,9 +157,9 @@ def covariance_at(
         if kind != "observed":
             scorer = model.compiled(("scores", key), lambda: scores_function(problem))
             scores = np.asarray(scorer(point, model.data, values), float)
-    active = np.abs(jacobian).max(0, initial=0.0) > EDGE * np.maximum(1e-3, 0) if len(names) else np.zeros(0, bool)
-    if edge.any():
-        active = np.abs(jacobian).max(0) > EDGE
+    # A coordinate whose parameter no longer moves belongs to an edge: hold it fixed there.
+    moves = np.abs(jacobian).max(0, initial=0.0)
+    active = moves > (EDGE if edge.any() else 0.0)
     inverse, spoiled, flat = invert_information(information, gradient, active)
     if scores is not None and not spoiled:
         weights = model.unit_weights()
@@ -170,13 +170,13 @@ def covariance_at(
             inverse = inverse @ meat @ inverse
     matrix = jacobian @ inverse @ jacobian.T
     reasons: dict[str, str] = {}
-    moves = np.abs(jacobian @ flat).max(1, initial=0.0) if flat.shape[1] else np.zeros(len(names))
+    shifts = np.abs(jacobian @ flat).max(1, initial=0.0) if flat.shape[1] else np.zeros(len(names))
     for i, name in enumerate(names):
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
             reasons[name] = spoiled
-        elif moves[i] > 1e-4 * max(np.abs(jacobian[i]).max(), 1e-300):
+        elif shifts[i] > 1e-4 * max(np.abs(jacobian[i]).max(), 1e-300):
             reasons[name] = "not identified: the likelihood is flat along " + _direction(
                 flat, jacobian, names
             )

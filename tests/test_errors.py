@@ -84,7 +84,10 @@ BUILD = {
     "empty data": (lambda: Model(mixture, np.zeros(0)), "'x'.*empty"),
     "text data": (lambda: Model(mixture, np.array(["a", "b"])), "'x'.*expected numbers"),
     "wrong shape": (lambda: Model(mixture, np.zeros((5, 3))), "x"),
-    "outside support": (lambda: Model(counts, np.array([1, -2, 3])), r"'x'.*-2.*support of Poisson"),
+    "outside support": (
+        lambda: Model(counts, np.array([1, -2, 3])),
+        r"'x'.*-2.*support of Poisson",
+    ),
     "fraction as count": (lambda: Model(counts, np.array([1.5])), "'x'.*1.5.*support"),
     "infinite value": (lambda: Model(mixture, np.array([0.0, np.inf])), "'x'.*infinite"),
     "NaN in a vector": (lambda: Model(joint, HOLE), "'x'.*MultivariateNormal"),

@@ -167,9 +167,7 @@ def _program(case):
 
     def program(x, n):
         w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
-        params = {
-            k: numpyro.param(k, jnp.asarray(v), constraint=c) for k, (v, c) in given.items()
-        }
+        params = {k: numpyro.param(k, jnp.asarray(v), constraint=c) for k, (v, c) in given.items()}
         with numpyro.plate("rows", n):
             z = numpyro.sample("z", dist.Categorical(w))
             numpyro.sample("x", make(params, z), obs=x)
@@ -218,7 +216,9 @@ def test_m_step_is_the_maximum(case):
     assert gain >= -1e-9 and later >= before - 1e-9
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "poisson", "categorical", "exponential", "geometric"])
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "poisson", "categorical", "exponential", "geometric"]
+)
 def test_fixed_argument_of_no_interest_stays(name):
     make, given, x = CASES[name]
     model = Model(_program(name), x, len(x))

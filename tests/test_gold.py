@@ -25,8 +25,10 @@ def table(case, file="data.csv"):
 
 def expected(case):
     found = json.loads((SHARED / "gold" / f"{case}.json").read_text())["expected"]
-    return {e["name"]: e.get("recomputed") if e.get("recomputed") is not None else e["value"]
-            for e in found}
+    return {
+        e["name"]: e.get("recomputed") if e.get("recomputed") is not None else e["value"]
+        for e in found
+    }
 
 
 def gaussian(x, K, kind):
@@ -35,7 +37,9 @@ def gaussian(x, K, kind):
     mu = numpyro.sample("mu", dist.Normal(0, 100).expand([K, d]).to_event(2))
     c = dist.constraints
     if kind == "full":
-        S = numpyro.param("S", jnp.broadcast_to(jnp.eye(d), (K, d, d)), constraint=c.positive_definite)
+        S = numpyro.param(
+            "S", jnp.broadcast_to(jnp.eye(d), (K, d, d)), constraint=c.positive_definite
+        )
     elif kind == "tied":
         S = numpyro.param("S", jnp.eye(d), constraint=c.positive_definite)
     else:

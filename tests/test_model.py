@@ -49,8 +49,7 @@ def test_partly_known_labels_lie_between():
     some = np.where(np.arange(100) % 2, LABELS, -1)
     missing = np.where(np.arange(100) % 2, LABELS, np.nan)
     fits = [
-        fit_em(Model(mixture, X, observe=o), starts=4)
-        for o in ({"z": LABELS}, {"z": some}, None)
+        fit_em(Model(mixture, X, observe=o), starts=4) for o in ({"z": LABELS}, {"z": some}, None)
     ]
     errors = [f.standard_errors()["mu[0]"] for f in fits]
     assert errors[0] < errors[1] < errors[2]

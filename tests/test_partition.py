@@ -194,11 +194,10 @@ def test_gradient_equals_finite_differences():
 
 def mixture(x, weight=None, mask=None):
     mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
-    with numpyro.plate("rows", len(x)):
-        with handlers.scale(scale=1.0 if weight is None else weight):
-            with handlers.mask(mask=True if mask is None else mask):
-                z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
-                numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+    with numpyro.plate("rows", len(x)), handlers.scale(scale=1.0 if weight is None else weight):
+        with handlers.mask(mask=True if mask is None else mask):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
 
 @pytest.fixture(scope="module")

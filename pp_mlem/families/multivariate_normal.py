@@ -9,7 +9,6 @@ import numpyro.distributions as dist
 
 from pp_mlem.families.base import Entries, Family, ratio
 
-
 DIRECT_DIMENSION = 16
 
 
@@ -79,9 +78,7 @@ class MultivariateNormal(Family):
             half_log_det = jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
         batch = jnp.broadcast_shapes(loc.shape[:-1], precision.shape[:-2])
         linear = jnp.broadcast_to(jnp.squeeze(precision @ loc[..., None], -1), batch + (d,))
-        normaliser = (
-            -0.5 * (linear * loc).sum(-1) - half_log_det - 0.5 * d * jnp.log(2 * jnp.pi)
-        )
+        normaliser = -0.5 * (linear * loc).sum(-1) - half_log_det - 0.5 * d * jnp.log(2 * jnp.pi)
         rows, columns = np.triu_indices(d)
         twice = np.where(rows == columns, 0.5, 1.0)
         quadratic = jnp.broadcast_to(-precision[..., rows, columns] * twice, batch + (len(rows),))
@@ -99,7 +96,9 @@ class MultivariateNormal(Family):
         s2 = jnp.zeros((len(s0), d, d), upper.dtype).at[:, rows, columns].set(upper)
         s2 = s2.at[:, columns, rows].set(upper)
         shift = entries.shift[0]  # one site, one reference
-        matrix = next(a for a in self.scale_arguments if a in entries.index or a in entries.constant)
+        matrix = next(
+            a for a in self.scale_arguments if a in entries.index or a in entries.constant
+        )
         if "loc" in entries.index:
             total = entries.total("loc", s0)[:, None]
             centred = ratio(entries.total("loc", s1), total, entries.current["loc"] - shift)

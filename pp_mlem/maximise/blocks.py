@@ -135,8 +135,10 @@ def _closed(
     for member in members:
         if (set(member.latents) - {member.site}) & vmapped:
             return f"'{member.site}' depends on a latent that is gathered from another plate"
-        if member.kind == "table" and member.site not in data.sites and (
-            reading.sites[member.site].role is Role.OBSERVED
+        if (
+            member.kind == "table"
+            and member.site not in data.sites
+            and (reading.sites[member.site].role is Role.OBSERVED)
         ):
             return f"'{member.site}' has no statistics of its own"
         if reading.sites[member.site].role is Role.OBSERVED and member.kind == "table":
@@ -146,9 +148,7 @@ def _closed(
             width = event * (event + 3) // 2 + 1 if family.event_dim else 3
             if cells * width > ENTRY_LIMIT:
                 return f"'{member.site}' has too many rows with parameters of their own"
-        elsewhere = member.parameters - {
-            p for b in member.bindings.values() for p in b.parameters
-        }
+        elsewhere = member.parameters - {p for b in member.bindings.values() for p in b.parameters}
         if elsewhere & free:
             return f"{', '.join(sorted(elsewhere))} enters '{member.site}' outside its arguments"
         for argument, binding in member.bindings.items():
@@ -241,9 +241,10 @@ def _lookup(
                 for r in range(int(np.prod(spaces[p].shape)) // flat.shape[-1])
             }
             step = np.arange(flat.shape[-1])
-            if not np.array_equal(flat, flat[..., :1] + step) or not set(
-                np.unique(flat[..., 0]).tolist()
-            ) <= heads:
+            if (
+                not np.array_equal(flat, flat[..., :1] + step)
+                or not set(np.unique(flat[..., 0]).tolist()) <= heads
+            ):
                 return f"argument {argument} of '{member.site}' mixes entries of '{listed[0]}'"
     return table
 
@@ -272,9 +273,7 @@ def _nested(
             for i in np.unique(loc):
                 counts[int(i)] = counts.get(int(i), 0) + int((loc == i).sum())
             continue
-        other = argument_rows(
-            np.asarray(data.index[member.site][scale]), family.arguments[scale]
-        )
+        other = argument_rows(np.asarray(data.index[member.site][scale]), family.arguments[scale])
         for a, b in np.unique(
             np.stack([x.ravel() for x in np.broadcast_arrays(loc, other)]), axis=1
         ).T:

@@ -189,9 +189,7 @@ def _constants(
         for s in marginal.reading.latents
         if s.vmapped
     }
-    found = marginal.reading.run(
-        params, data.dynamic, lambda m: site_arguments(m, names), latents
-    )
+    found = marginal.reading.run(params, data.dynamic, lambda m: site_arguments(m, names), latents)
     return {name: {a: found[name][a] for a in present[name]} for name in names}
 
 

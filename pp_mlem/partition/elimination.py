@@ -18,6 +18,7 @@ import numpy as np
 from pp_mlem.partition.table import Table, add, log_sum_exp
 from pp_mlem.program.reading import TABLE_LIMIT
 
+
 @dataclass(frozen=True)
 class Term:
     """A table of logs with its meaning: latents it touches, plates it is repeated over, weight."""
@@ -209,4 +210,4 @@ def plan_elimination(
     return Elimination(tuple(order), latent_plates, plate_sizes | latent_sizes, gathers)
 
 
-__all__ = ["Elimination", "Table", "Term", "plan_elimination", "jax"]
+__all__ = ["Elimination", "Table", "Term", "jax", "plan_elimination"]

@@ -104,7 +104,7 @@ class Marginal:
             flat = statistics.reshape(-1, *row_shape)
             flat = flat.sum(tuple(i + 1 for i in surplus))
             kept = flat.shape[1:]
-            scores = (flat_eta.reshape(-1, flat.shape[0]) @ flat.reshape(flat.shape[0], -1))
+            scores = flat_eta.reshape(-1, flat.shape[0]) @ flat.reshape(flat.shape[0], -1)
             scores = scores.reshape(-1, *kept)
         scores = scores if base is None else scores + base
         rows = tuple(p for i, p in enumerate(factor.rows) if i not in surplus)
@@ -184,9 +184,7 @@ class Marginal:
         start = jnp.zeros((), _dtype(eta))
         return jax.lax.scan(step, start, jnp.arange(self.blocks(data)))[0]
 
-    def log_z_and_statistics(
-        self, eta: Natural, data: ProgramData
-    ) -> tuple[jax.Array, Natural]:
+    def log_z_and_statistics(self, eta: Natural, data: ProgramData) -> tuple[jax.Array, Natural]:
         """log Z and its gradient, the expected sufficient statistics, in one sweep over rows."""
         function = jax.value_and_grad(self._log_z_of)
         if self.blocks(data) == 1:
@@ -249,7 +247,11 @@ class Marginal:
         weights = []
         for t in self.elimination.units(final, weighted=False):
             own = next(
-                (f.weight for f in final if f.weight is not None and set(f.weight.axes) <= set(t.axes)),
+                (
+                    f.weight
+                    for f in final
+                    if f.weight is not None and set(f.weight.axes) <= set(t.axes)
+                ),
                 Table(jnp.ones(()), ()),
             )
             weights.append(jnp.broadcast_to(own.aligned(t.axes), t.array.shape).ravel())

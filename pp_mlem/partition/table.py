@@ -56,7 +56,9 @@ def log_sum_exp(array: jax.Array, axis: int) -> jax.Array:
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     total = jnp.exp(array - top).sum(axis)
     positive = total > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, total, 1.0)), -jnp.inf) + top.squeeze(axis)
+    return jnp.where(positive, jnp.log(jnp.where(positive, total, 1.0)), -jnp.inf) + top.squeeze(
+        axis
+    )
 
 
 def maximum(array: jax.Array, axis: int) -> jax.Array:

@@ -72,9 +72,7 @@ def find_bindings(
     total = sum(int(np.prod(s.shape)) for s in space.sites)
     first = iota_parameters(reading)
     shuffle = np.random.default_rng(0).permutation(total) + 0.5
-    second = {
-        s.name: shuffle[first[s.name].astype(int)] for s in space.sites
-    }
+    second = {s.name: shuffle[first[s.name].astype(int)] for s in space.sites}
 
     @quick_jit
     def probe(params: dict[str, Any], data: tuple) -> dict:

@@ -292,9 +292,7 @@ def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str
         return 0
 
     params = {s.name: np.ones(s.shape) for s in reading.space.sites}
-    latents = {
-        s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents
-    }
+    latents = {s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents}
     jax.eval_shape(lambda p, d: reading.run(p, d, extract, latents), params, dynamic)
     return kept
 
@@ -305,9 +303,7 @@ def _same(a: Any, b: Any) -> bool:
     )
 
 
-def _site_data(
-    reading: Reading, factor: Factor, fn: Any, raw: dict, name: str
-) -> SiteData | None:
+def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) -> SiteData | None:
     bare = unwrap(fn)
     event_dim = len(bare.fn.event_shape)
     if reading.dependencies[name].get("value"):
@@ -417,8 +413,11 @@ def _check_masks(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> No
             for mask in raw["mask"].get(factor.site, ()):
                 mask = np.asarray(mask)
                 columns = reading.sites[factor.site].columns
-                own = own & (mask.reshape(mask.shape[: mask.ndim - columns] + (-1,)).any(-1)
-                             if columns else mask)
+                own = own & (
+                    mask.reshape(mask.shape[: mask.ndim - columns] + (-1,)).any(-1)
+                    if columns
+                    else mask
+                )
             if factor.site in latents and factor.site in raw["mask"]:
                 continue
             if np.any(own & ~above):

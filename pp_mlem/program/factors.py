@@ -83,9 +83,7 @@ def argument_batch(family: Family, args: dict[str, Any]) -> tuple[int, ...]:
     return tuple(jnp.broadcast_shapes(*shapes))
 
 
-def plan_factors(
-    reading: Reading, dynamic: tuple
-) -> tuple[Factor, ...]:
+def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
     """Decide for each observed or latent site whether it is a family factor or a table."""
     shapes: dict[str, Any] = {}
 
@@ -159,10 +157,7 @@ def plan_factors(
                 latents=latents,
                 plates=site.plates,
                 keep=keep,
-                bindings={
-                    k: b
-                    for k, b in bindings.get(site.name, {}).items()
-                },
+                bindings={k: b for k, b in bindings.get(site.name, {}).items()},
                 parameters=every & parameters,
                 layout=_layout(
                     reading,

@@ -232,9 +232,7 @@ def _batch_dims(message: Message) -> tuple[int, ...]:
     return shape
 
 
-def _dims_of(
-    message: Message, plates: dict[str, Plate], implicit: bool
-) -> dict[str, int]:
+def _dims_of(message: Message, plates: dict[str, Plate], implicit: bool) -> dict[str, int]:
     dims = {name: dim for name, dim, _ in message.plates}
     for name, _, size in message.plates:
         known = plates.get(name)
@@ -302,9 +300,7 @@ def _dependencies(
         leaves = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset))
         return frozenset().union(*leaves) - {_DATA}
 
-    return {
-        n: {part: union(tree) for part, tree in found.items()} for n, found in flat.items()
-    }
+    return {n: {part: union(tree) for part, tree in found.items()} for n, found in flat.items()}
 
 
 def read_program(
@@ -358,7 +354,12 @@ def read_program(
         )
     _check_parameters(sites, first)
     depth = max(
-        (-d for s in sites.values() if s.role in (Role.OBSERVED, Role.LATENT) for d in s.dims.values()),
+        (
+            -d
+            for s in sites.values()
+            if s.role in (Role.OBSERVED, Role.LATENT)
+            for d in s.dims.values()
+        ),
         default=0,
     )
     values = {n: first.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}

@@ -88,9 +88,7 @@ def assign_roles(
         else:
             own = {plate for plate, _, _ in message.plates}
             hosts = [
-                n
-                for n in observed
-                if own and own <= {plate for plate, _, _ in messages[n].plates}
+                n for n in observed if own and own <= {plate for plate, _, _ in messages[n].plates}
             ]
             if hosts:
                 ambiguous[name] = hosts[0]
@@ -127,7 +125,7 @@ def _refuse_unsummable(
         if not is_discrete(message.fn):
             raise ValueError(
                 f"latent '{name}' ({reason}): no structure can integrate a continuous latent "
-                f"out exactly. Estimate it instead with Model(..., parameters={{\"{name}\"}}), "
+                f'out exactly. Estimate it instead with Model(..., parameters={{"{name}"}}), '
                 "or make it discrete."
             )
         if name in refusals:

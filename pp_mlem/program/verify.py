@@ -99,9 +99,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
     maps = gather_maps(thin, factors, dynamic)
     tables = quick_jit(lambda p, d: natural_parameters(thin, plain, p, d, {}))(params, dynamic)
     rng = np.random.default_rng(7)
-    codes = {
-        s.name: rng.integers(0, s.size, thin.plate_shape(s.dims)) for s in thin.latents
-    }
+    codes = {s.name: rng.integers(0, s.size, thin.plate_shape(s.dims)) for s in thin.latents}
 
     def run(values: dict[str, Any], data: tuple, chosen: dict[str, Any]) -> dict[str, Any]:
         return thin.run(
@@ -136,8 +134,7 @@ def read_factors(reading: Reading, dynamic: tuple) -> tuple[Reading, tuple[Facto
     if wrong is None:
         return reading, factors
     sites = {
-        n: replace(s, vmapped=True) if s in reading.latents else s
-        for n, s in reading.sites.items()
+        n: replace(s, vmapped=True) if s in reading.latents else s for n, s in reading.sites.items()
     }
     again = replace(reading, sites=sites)
     try:
