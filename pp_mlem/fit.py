@@ -24,6 +24,7 @@ from pp_mlem.status import Status
 from pp_mlem.uncertainty import Covariance, covariance_at, scalar_names
 
 ASYMPTOTIC_DRAWS = 1000
+POINTWISE_CELLS = 2e7  # draws times units: keeps the pointwise log-likelihood within memory
 
 
 @dataclass
@@ -350,7 +351,9 @@ class Fit:
         rng = np.random.default_rng(self.seed)
         values, vectors = np.linalg.eigh(free)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
-        noise = rng.standard_normal((ASYMPTOTIC_DRAWS, len(self.vector)))
+        units = max(float(self.n_observations), 1.0)
+        draws = int(np.clip(POINTWISE_CELLS / units, 100, ASYMPTOTIC_DRAWS))
+        noise = rng.standard_normal((draws, len(self.vector)))
         points = self.vector + noise @ root.T
         return points[None]
 

@@ -86,7 +86,7 @@ def _over_plates(mask: jax.Array, ndim: int) -> jax.Array:
 
 
 def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
-    filled = np.where(np.isnan(value), 0, value) if value.dtype.kind == "f" else value
+    filled = np.where(missing, 0, value) if missing.any() else value
     inside = np.asarray(jax.jit(support.check)(jnp.asarray(filled)))
     event = support.event_dim
     hidden = missing.all(tuple(range(missing.ndim - event, missing.ndim))) if event else missing

@@ -77,6 +77,11 @@ def run_program(
         call(_Supply(program, supply))
     messages = {}
     for name, site in sites.items():
+        if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
+            raise ValueError(
+                f"plate '{name}' subsamples {site['args'][1]} of {site['args'][0]} rows; pass the "
+                "whole data and drop subsample_size."
+            )
         if site["type"] not in ("sample", "param"):
             continue
         frames = tuple((f.name, f.dim, f.size) for f in site["cond_indep_stack"])
