@@ -66,7 +66,7 @@ def _one(
     if kind == "prior":
         vector = _prior_draw(model, problem, fixed, int(rng.integers(2**31)))
     else:
-        width = 0.0 if i == 0 else BASE_WIDTH
+        width = 0.1 if i == 0 else BASE_WIDTH  # never exactly symmetric: that is a saddle
         base = rng.uniform(-1, 1, space.size) * width
         base = _with_values(problem, base, given)
         vector = base

@@ -154,3 +154,30 @@ def test_damaged_and_missing_files(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"fit\.nc.*truncated"):
         load(path)
+
+
+def test_subsampling_is_refused_by_the_plates_name():
+    def program(x):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("rows", 12, subsample_size=4) as rows:
+            numpyro.sample("x", dist.Normal(mu, 1.0), obs=x[rows])
+
+    with pytest.raises(ValueError, match="^plate 'rows' subsamples 4 of 12"):
+        Model(program, X)
+
+
+def test_scan_is_refused():
+    from numpyro.contrib.control_flow import scan
+
+    def program(x):
+        p = numpyro.sample("p", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
+
+        def step(state, x):
+            z = numpyro.sample("z", dist.Categorical(p[state]))
+            numpyro.sample("x", dist.Normal(z * 1.0, 1.0), obs=x)
+            return z, None
+
+        scan(step, 0, x)
+
+    with pytest.raises(NotImplementedError, match="scan"):
+        Model(program, X)

@@ -18,6 +18,7 @@ from pp_mlem.program.sites import Plate, Role, Site
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import (
     Message,
+    Refused,
     enumerated_support,
     is_discrete,
     is_factor,
@@ -192,7 +193,7 @@ def first_run(arguments: Arguments) -> FirstRun:
     dynamic = tuple(jnp.asarray(a) for a in arguments.dynamic)
     try:
         found = quick_jit(run)(dynamic)
-    except NotImplementedError:
+    except (NotImplementedError, Refused):
         raise
     except _CONCRETE_ERRORS:
         arguments = replace(arguments, traced=False)

@@ -41,6 +41,10 @@ class Message:
     constraint: Any
 
 
+class Refused(ValueError):
+    """A program that runs but is not read, with the remedy."""
+
+
 class _Supply(Messenger):
     """Gives every unobserved sample site and every param its value."""
 
@@ -78,7 +82,7 @@ def run_program(
     messages = {}
     for name, site in sites.items():
         if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
-            raise ValueError(
+            raise Refused(
                 f"plate '{name}' subsamples {site['args'][1]} of {site['args'][0]} rows; pass the "
                 "whole data and drop subsample_size."
             )
