@@ -1,4 +1,4 @@
-"""A progress bar with iteration, log-likelihood and rate; silent where nobody watches."""
+"""A progress bar with iteration, objective and rate; silent where nobody watches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Progress:
     def update(self, iterations: int, best: float, done: int) -> None:
         if self.bar:
             rate = iterations / max(time.perf_counter() - self.clock, 1e-9)
-            detail = f"iteration {iterations}  log-likelihood {best:.4f}  {rate:.0f} it/s"
+            detail = f"iteration {iterations}  objective {best:.4f}  {rate:.0f} it/s"
             self.bar.update(self.task, completed=done, detail=detail)
 
     def advance(self, completed: int, unit: str, detail: str) -> None:
