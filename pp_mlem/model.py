@@ -84,7 +84,7 @@ class Model:
         }
         self.observe = dict(observe or {})
         with working_precision(self.dtype):
-            arguments = bind_arguments(program, args, kwargs)
+            arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
             reading, dynamic = read_program(arguments, **self.overrides)
             self._check_observe(reading)
             reading, factors = read_factors(reading, dynamic)
@@ -141,6 +141,7 @@ class Model:
             **values: new arrays by the name of the program's argument.
         """
         arguments = self.arguments.replace({k: np.asarray(v) for k, v in values.items()})
+        arguments = arguments.in_precision(self.dtype)
         same = all(
             a.shape == b.shape and a.dtype.kind == b.dtype.kind
             for a, b in zip(arguments.dynamic, self.arguments.dynamic, strict=True)

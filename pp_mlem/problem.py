@@ -149,7 +149,7 @@ def make_problem(marginal: Marginal, data: ProgramData, fixed: Params, with_prio
     names = frozenset(fixed)
     priors = None
     if with_prior:
-        neutral = {s.name: np.ones(s.shape) for s in reading.space.sites}
+        neutral = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
         kept: dict[str, Any] = {}
 
         def capture(params: Params, d: ProgramData) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import numbers
 from collections.abc import Callable
@@ -40,6 +41,17 @@ class Arguments:
     def device_arrays(self) -> tuple[jax.Array, ...]:
         """The data as JAX arrays of the current precision; empty when they are constants."""
         return tuple(jnp.asarray(a) for a in self.dynamic) if self.traced else ()
+
+    def in_precision(self, dtype: np.dtype) -> Arguments:
+        """The same arguments with floating (and for float32 also integer) arrays converted."""
+        integer = np.int64 if dtype == np.float64 else np.int32
+
+        def convert(array: np.ndarray) -> np.ndarray:
+            if array.dtype.kind == "f":
+                return array.astype(dtype, copy=False)
+            return array.astype(integer, copy=False) if array.dtype.kind in "iu" else array
+
+        return dataclasses.replace(self, dynamic=tuple(convert(a) for a in self.dynamic))
 
     def replace(self, values: dict[str, np.ndarray]) -> Arguments:
         """The same arguments with some data arrays exchanged, by argument name."""

@@ -291,7 +291,7 @@ def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str
         kept.update({n: messages[n].fn for n in observed})
         return 0
 
-    params = {s.name: np.ones(s.shape) for s in reading.space.sites}
+    params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
     latents = {s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents}
     jax.eval_shape(lambda p, d: reading.run(p, d, extract, latents), params, dynamic)
     return kept

@@ -102,7 +102,7 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
             shapes[name] = (family, batch, fn, tuple(bare.fn.event_shape), columns, weight)
         return 0
 
-    params = {s.name: np.ones(s.shape) for s in reading.space.sites}
+    params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
     jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
     candidates = closed_form_candidates(reading, {n: s[2] for n, s in shapes.items()})
     bindings = find_bindings(reading, dynamic, candidates) if candidates else {}

@@ -35,7 +35,7 @@ def _thinned(reading: Reading, dynamic: tuple) -> Reading:
                     sizes[plate] = shape[dim]
         return 0
 
-    params = {s.name: np.ones(s.shape) for s in reading.space.sites}
+    params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
     jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
     plates = {
         n: Plate(n, min(p.size, sizes.get(n, p.size)), p.implicit)
