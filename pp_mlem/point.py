@@ -29,7 +29,7 @@ HANDOVER_GAIN = 1e-3
 POLISH_STEPS = 60
 POLISH_PARAMETERS = 200
 POLISH_WORK = 3e8
-LANE_WORK = 2e6
+LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
 QUICK_WORK = 1e5
 
 
@@ -142,7 +142,7 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     vectors = starting_vectors(model, problem, fixed, starts, options.seed, options.init)
     if size == 0:
         return _nothing_to_fit(model, problem, fixed, options, clock)
-    group = starts if work <= LANE_WORK else max(1, min(starts, int(LANE_WORK * 4 / work)))
+    group = starts if work <= LANE_WORK else 1
     with Progress(options.method, starts, options.progress) as progress:
         trace = drive(
             block, begin, vectors, model.data, fixed, options.max_iter, group, progress,
@@ -207,7 +207,12 @@ def _polish(
     hopeless = np.isin(status, (Status.NOT_FINITE, Status.CONVERGED))
     if hopeless.all():
         return points, values, slopes, status, steps
-    found = [np.array(a) for a in function(jnp.asarray(points), model.data, fixed)]
+    size = len(points) if work_per_step(model) <= LANE_WORK else 1
+    parts = [
+        jax.device_get(function(jnp.asarray(points[i : i + size]), model.data, fixed))
+        for i in range(0, len(points), size)
+    ]
+    found = [np.concatenate(part) for part in zip(*parts, strict=True)]
     noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units)
     better = ~hopeless & np.isfinite(found[1]) & (found[1] >= values - noise)
     points = np.where(better[:, None], found[0], points)

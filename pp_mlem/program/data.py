@@ -65,11 +65,12 @@ def _to_layout(factor: Factor, value: np.ndarray, event_dim: int) -> np.ndarray:
     """(*plates, *columns, *event) to (*event, *columns, rows)."""
     batch = tuple(size for _, size, _ in factor.layout)
     shape = batch + (value.shape[value.ndim - event_dim :] if event_dim else ())
-    value = np.broadcast_to(value, shape)
+    xp = jnp if isinstance(value, jax.Array) else np
+    value = xp.broadcast_to(value, shape)
     n = len(batch)
     columns = [i for i, (_, _, column) in enumerate(factor.layout) if column]
     rows = [i for i, (_, _, column) in enumerate(factor.layout) if not column]
-    moved = np.transpose(value, [*range(n, n + event_dim), *columns, *rows])
+    moved = xp.transpose(value, [*range(n, n + event_dim), *columns, *rows])
     return moved.reshape(moved.shape[: event_dim + len(columns)] + (-1,))
 
 
@@ -192,7 +193,8 @@ def prepare_data(
     }
     fns = _concrete_observed(reading, dynamic, observed)
     sites = {
-        name: _site_data(reading, by_site[name], fns[name], raw, name) for name in raw["value"]
+        name: _site_data(reading, by_site[name], fns[name], raw, name)
+        for name in list(raw["value"])
     }
     weights = _weights(reading, factors, raw)
     _check_masks(reading, factors, raw)
@@ -337,7 +339,13 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
         safe = np.asarray(support.feasible_like(jnp.zeros(host.shape)))
         host = np.where(np.isnan(host), safe, host)
     mask = jnp.asarray(_to_layout(factor, keep, 0)) if has_mask else None
-    arranged = jnp.asarray(_to_layout(factor, host, event_dim))
+    if missing.any():
+        arranged = jnp.asarray(_to_layout(factor, host, event_dim))
+    else:  # straight from the device's copy: the host makes none
+        del host
+        value = raw["value"].pop(name)
+        arranged = quick_jit(lambda v: _to_layout(factor, v, event_dim))(value)
+        del value
     cells = arranged.shape[event_dim:]
     known = {
         k: jnp.asarray(np.broadcast_to(_to_layout(factor, np.asarray(v), 0), cells))
