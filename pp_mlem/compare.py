@@ -249,7 +249,9 @@ def _number(value: float, digits: int = 4) -> str:
 
 
 def _estimate_table(found: Comparison) -> Table:
-    table = Table(title="Estimates", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table = Table(
+        title="Estimates", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left"
+    )
     table.add_column("", no_wrap=True)
     for name in found.fits:
         table.add_column(name, justify="right", no_wrap=True)
@@ -273,7 +275,9 @@ def _estimate_table(found: Comparison) -> Table:
 
 
 def _score_table(found: Comparison) -> Table:
-    table = Table(title="Scores", box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table = Table(
+        title="Scores", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left"
+    )
     table.caption = (
         "log-likelihood in nats (NUTS: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
     )
