@@ -255,7 +255,7 @@ def _result(
         log_likelihood=model.log_likelihood(mean),
         log_prior=model.log_prior(mean),
         slope=np.nan,
-        status=(Status.CONVERGED if clean else Status.FLAT).label if clean else "not mixed",
+        status=Status.CONVERGED.label if clean else "not mixed",
         status_note=note,
         iterations=int(stats["num_steps"].sum()),
         history=-stats["potential_energy"],

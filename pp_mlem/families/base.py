@@ -57,7 +57,6 @@ class Family(abc.ABC):
     known: ClassVar[tuple[str, ...]] = ()  # arguments that are statistics, not parameters
     natural_support: ClassVar[dict[str, tuple[Any, ...]]] = {}
     scale_arguments: ClassVar[tuple[str, ...]] = ()
-    missing_elementwise: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -76,7 +76,6 @@ class Multinomial(Categorical):
     distributions = (MultinomialProbs, MultinomialLogits)
     known = ("total_count",)
     normalised = False
-    missing_elementwise = False
 
     @property
     def event_dim(self) -> int:

@@ -64,7 +64,6 @@ class Dirichlet(Family):
 
     distributions = (dist.Dirichlet,)
     arguments = {"concentration": 1}
-    missing_elementwise = False
 
     @property
     def event_dim(self) -> int:

@@ -24,7 +24,6 @@ class MultivariateNormal(Family):
         "precision_matrix": ("covariance",),
     }
     scale_arguments = ("covariance_matrix", "scale_tril", "precision_matrix")
-    missing_elementwise = False
 
     @property
     def event_dim(self) -> int:

@@ -124,10 +124,7 @@ class Elimination:
         for term in terms:
             table, weight = term.table, term.weight
             if weight is not None:
-                if set(weight.axes) <= set(table.axes) or table.axes == ():
-                    table = Table(*_multiply(table, weight))
-                else:
-                    table = Table(*_multiply(table, weight))
+                table = Table(*_multiply(table, weight))
             absent = [p for p in term.plates if p not in table.axes]
             repeat = int(np.prod([self.sizes[p] for p in absent])) if absent else 1
             value = value + table.array.sum() * repeat
