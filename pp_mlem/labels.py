@@ -64,7 +64,7 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
 
     def density(params: Any, d: Any) -> jax.Array:
         eta = marginal.natural(params, d)
-        terms = marginal.elimination.run(marginal.terms(eta, d), d.maps)
+        terms = marginal.run(marginal.terms(eta, d), d)
         return jnp.stack(
             [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
         )

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
-from pp_mlem.partition.elimination import Table
+from pp_mlem import sequences
 from pp_mlem.partition.marginal import Marginal, build_marginal
-from pp_mlem.partition.table import log_sum_exp, maximum
+from pp_mlem.partition.semiring import MAX, SUM, Semiring, draw
+from pp_mlem.partition.table import Table
 from pp_mlem.plan import describe_model
 from pp_mlem.precision import (
     check_dtype,
@@ -213,15 +215,27 @@ class Model:
     @in_model_precision
     def pointwise_log_likelihood(self, params: Params) -> np.ndarray:
         """log Z of each independent unit (row, sequence, group), shape (units,); they add up to
-        `log_likelihood`."""
+        `log_likelihood`.
+
+        A single sequence is one unit; its terms are the one-step-ahead predictive log-densities
+        log p(x_t | x_1, ..., x_{t-1}), shape (steps,): see `units`.
+        """
         values = self.check_params(params)
         return finite_or_minus_inf(np.asarray(self.pointwise_function()(values, self.data)))
+
+    @property
+    def units(self) -> str:
+        """What the terms of `pointwise_log_likelihood` are: "independent units", or "one-step-ahead
+        predictions" of a single sequence."""
+        return "one-step-ahead predictions" if self.marginal.sequential else "independent units"
 
     def pointwise_function(self) -> Callable:
         """Jitted (params, data) -> (units,)."""
 
         def pointwise(params: Any, data: ProgramData) -> jax.Array:
             eta = self.marginal.natural(params, data)
+            if self.marginal.sequential:
+                return self.marginal.step_values(eta, data)
             tables = self.marginal.unit_values(eta, data)
             return jnp.concatenate([t.array.ravel() for t in tables])
 
@@ -235,7 +249,7 @@ class Model:
             for s in self.reading.latents
         }
 
-    def _latent_gradient(self, semiring: Callable) -> Callable:
+    def _latent_gradient(self, semiring: Semiring) -> Callable:
         """Gradient of the units' log Z with respect to a table on every latent."""
         reading = self.reading
 
@@ -255,19 +269,106 @@ class Model:
 
     @in_model_precision
     def posterior(self, params: Params) -> dict[str, np.ndarray]:
-        """p(latent | data, params): for each latent an array (*plates, values)."""
+        """p(latent | data, params): for each latent an array (*plates, values).
+
+        For a state of a scan (steps, *plates, values), the smoothed probabilities in the order of
+        the data; NaN after the end of a masked sequence.
+        """
         values = self.check_params(params)
-        function = self.compiled("posterior", lambda: self._latent_gradient(log_sum_exp))
+        function = self.compiled("posterior", lambda: self._latent_gradient(SUM))
         tables = function(self._zero_tables(), values, self.data)[1]
-        return {k: np.asarray(v) for k, v in tables.items()}
+        return {k: self._outward(k, v) for k, v in tables.items()}
+
+    def _outward(self, name: str, table: Any) -> np.ndarray:
+        """A table (*plates, values) of a latent as its user sees it."""
+        array, site = np.array(table), self.reading.sites[name]
+        if not site.scan:
+            return array
+        scan = self.reading.scans[site.scan]
+        if name in self.data.valid:
+            array[~np.asarray(self.data.valid[name])] = np.nan
+        inner = {p: d for p, d in site.dims.items() if p != scan.time}
+        shape = (scan.length, *self.reading.plate_shape(inner), array.shape[-1])
+        array = array.reshape(shape)
+        return array[::-1] if scan.reverse else array
 
     @in_model_precision
     def decode(self, params: Params) -> dict[str, np.ndarray]:
-        """The jointly most probable latents given the data: for each an array (*plates)."""
+        """The jointly most probable latents given the data: for each an array (*plates).
+
+        For a state of a scan (steps, *plates), the path of Viterbi; after the end of a masked
+        sequence -1.
+        """
         values = self.check_params(params)
-        function = self.compiled("decode", lambda: self._latent_gradient(maximum))
+        function = self.compiled("decode", lambda: self._latent_gradient(MAX))
         tables = function(self._zero_tables(), values, self.data)[1]
-        return {k: self.reading.values[k][np.asarray(v).argmax(-1)] for k, v in tables.items()}
+        return {k: self._chosen(k, v) for k, v in tables.items()}
+
+    def _chosen(self, name: str, table: Any) -> np.ndarray:
+        """The value that an indicator table marks; -1 where there is none."""
+        marks = self._outward(name, table)
+        ended = np.isnan(marks).any(-1)
+        chosen = self.reading.values[name][np.where(np.isnan(marks), 0.0, marks).argmax(-1)]
+        return np.where(ended, -1, chosen) if ended.any() else chosen
+
+    @in_model_precision
+    def sample_latents(self, params: Params, draws: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+        """Joint draws of the latents from p(latents | data, params): for each (draws, *plates).
+
+        Paths of a scan's states are drawn by forward filtering and backward sampling.
+        """
+        values = self.check_params(params)
+        if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
+            raise ValueError(f"draws: received {draws!r}, expected a positive integer.")
+
+        def one(key: Any, tables: dict, p: Any, data: ProgramData) -> Any:
+            return self._latent_gradient(draw(key))(tables, p, data)[1]
+
+        function = self.compiled("draw", lambda: jax.jit(one))
+        found = [
+            function(key, self._zero_tables(), values, self.data)
+            for key in jax.random.split(jax.random.key(seed), draws)
+        ]
+        return {k: np.stack([self._chosen(k, t[k]) for t in found]) for k in found[0]}
+
+    # --- along a chain ----------------------------------------------------------------------
+
+    @in_model_precision
+    def filtered(self, params: Params) -> dict[str, np.ndarray]:
+        """p(state_t | x_1, ..., x_t): for each state of a scan an array (steps, *plates, values).
+
+        Raises ValueError when the program has no chain.
+        """
+        return sequences.filtered(self, self.check_params(params))
+
+    @in_model_precision
+    def transition_counts(self, params: Params) -> dict[str, np.ndarray]:
+        """Expected number of transitions given the data: for each state (values, values), summed
+        over steps and sequences."""
+        return sequences.transition_counts(self, self.check_params(params))
+
+    @in_model_precision
+    def forecast(self, params: Params, steps: int = 1) -> dict[str, Any]:
+        """p(state | data) 1, ..., `steps` steps after the last: for each state (steps, *plates,
+        values); and for each observed site of the scan whose distribution is the same at every
+        step its "mean" and "sd", (steps, *plates, ...).
+
+        Raises ValueError when the transitions vary with the step, so that they are not known
+        ahead.
+        """
+        return sequences.forecast(self, self.check_params(params), steps)
+
+    @in_model_precision
+    def pseudo_residuals(self, params: Params) -> dict[str, pd.DataFrame]:
+        """Ordinary normal pseudo-residuals of each scalar observed site of a scan: its value's
+        place in its distribution given all other observations (Zucchini, MacDonald & Langrock
+        2016, section 6.2, doi:10.1201/b20790).
+
+        Returns:
+            a DataFrame for each site, one row per observation, with columns "lower", "upper" and
+            "mid" (equal for a continuous site); standard normal if the model holds.
+        """
+        return sequences.pseudo_residuals(self, self.check_params(params))
 
     @in_model_precision
     def classification_log_likelihood(self, params: Params) -> float:
@@ -276,7 +377,7 @@ class Model:
         marginal = self.marginal
 
         def value(p: Any, d: ProgramData) -> jax.Array:
-            units = marginal.unit_values(marginal.natural(p, d), d, maximum)
+            units = marginal.unit_values(marginal.natural(p, d), d, MAX)
             return sum((t.array.sum() for t in units), jnp.zeros(()))
 
         function = self.compiled("classification", lambda: jax.jit(value))

@@ -19,44 +19,38 @@ from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import Message, unwrap
 
 
-def prior_messages(reading: Reading, params: Params, data: ProgramData, extract: Any) -> Any:
+def at_one_value(
+    reading: Reading, params: Params, data: ProgramData, extract: Any, names: frozenset[str]
+) -> dict[str, Any]:
     """Run the program with every gathered latent at one value, for what concerns parameters."""
-    latents = {
-        s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents if s.vmapped
-    }
-    return reading.run(params, data.dynamic, extract, latents)
+    return reading.run(params, data.dynamic, extract, reading.zeros(), wanted=names)
 
 
 def log_prior(
     reading: Reading, params: Params, data: ProgramData, names: frozenset[str]
 ) -> jax.Array:
     """Sum of the log prior densities of the named parameters, at constrained values."""
+    wanted = frozenset(
+        s.name for s in reading.with_role(Role.PARAMETER) if s.name in names and s.prior
+    )
 
-    def extract(messages: dict[str, Message]) -> jax.Array:
-        total = jnp.zeros(())
-        for site in reading.with_role(Role.PARAMETER):
-            if site.name not in names or not site.prior:
-                continue
-            message = messages[site.name]
-            density = message.fn.log_prob(params[site.name])
-            scale = 1.0 if message.scale is None else message.scale
-            total = total + jnp.sum(scale * density)
-        return total
+    def extract(message: Message) -> jax.Array:
+        density = message.fn.log_prob(params[message.name])
+        scale = 1.0 if message.scale is None else message.scale
+        return jnp.sum(scale * density)
 
-    return prior_messages(reading, params, data, extract)
+    found = at_one_value(reading, params, data, extract, wanted)
+    return sum(found.values(), jnp.zeros(()))
 
 
 def prior_distributions(reading: Reading, params: Params, data: ProgramData) -> dict[str, Any]:
     """The unwrapped prior of each parameter; parameters without one are left out."""
-
-    def extract(messages: dict[str, Message]) -> dict[str, Any]:
-        found = {}
-        for site in reading.with_role(Role.PARAMETER):
-            if site.prior and site.distribution != "ImproperUniform":
-                found[site.name] = unwrap(messages[site.name].fn).fn
-        return found
-
-    return prior_messages(reading, params, data, extract)
+    wanted = frozenset(
+        s.name
+        for s in reading.with_role(Role.PARAMETER)
+        if s.prior and s.distribution != "ImproperUniform"
+    )
+    return at_one_value(reading, params, data, lambda m: unwrap(m.fn).fn, wanted)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.precision import quick_jit
-from pp_mlem.problem import Problem, prior_messages
+from pp_mlem.problem import Problem, at_one_value
 from pp_mlem.program.bindings import site_arguments
+from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.status import Status
 
@@ -49,7 +50,8 @@ def component_report(problem: Problem) -> Callable:
         arguments = reading.dependencies[factor.site]
         names = [n for n in SCALE_NAMES if f"argument {n}" in arguments]
         for latent in factor.latents:
-            if latent == factor.site or reading.sites[latent].vmapped:
+            site = reading.sites[latent]
+            if latent == factor.law_of or site.vmapped or site.role is not Role.LATENT:
                 continue
             own = [
                 n
@@ -61,15 +63,22 @@ def component_report(problem: Problem) -> Callable:
                 scaled.append((factor, latent, own[0]))
     if not scaled:
         return lambda vector, data, fixed: (None, "")
-    latent_factors = {f.site: f for f in problem.marginal.factors if f.site in f.latents}
+    laws = [f for f in problem.marginal.factors if f.law_of]
     sites = frozenset(f.site for f, _, _ in scaled)
 
     @quick_jit
     def measure(vector: jax.Array, data: Any, fixed: Any) -> Any:
         params = problem.params(vector, fixed)
         _, statistics = problem.expectation(vector, data, fixed)
-        arguments = prior_messages(reading, params, data, lambda m: site_arguments(m, sites))
-        rows = {name: statistics[name] for name in latent_factors}
+        arguments = at_one_value(reading, params, data, site_arguments, sites)
+        rows: dict[str, jax.Array] = {}
+        for law in laws:
+            table = statistics[law.site]
+            if reading.sites[law.law_of].vmapped:
+                continue
+            own = table.ndim + reading.latent_dim(law.law_of)
+            counts = jnp.moveaxis(table, own, 0).reshape(table.shape[own], -1).sum(1)
+            rows[law.law_of] = rows.get(law.law_of, 0.0) + counts
         return arguments, rows
 
     def judge(vector: Any, data: Any, fixed: Any) -> tuple[Status | None, str]:
@@ -82,9 +91,7 @@ def component_report(problem: Problem) -> Callable:
                 continue
             axis_from_end = axis - value.ndim
             scales = _component_scales(value, name, axis_from_end)
-            table = np.asarray(rows[latent])
-            own = table.ndim + reading.latent_dim(latent)
-            effective = np.moveaxis(table, own, 0).reshape(table.shape[own], -1).sum(1)
+            effective = np.asarray(rows[latent])
             per_unit = _observations_per_unit(problem, factor, latent)
             needed = factor.family.rows_needed(factor.event_size) if factor.family else 2
             if factor.kind == "table":
@@ -117,7 +124,8 @@ def component_report(problem: Problem) -> Callable:
 def _observations_per_unit(problem: Problem, factor: Any, latent: str) -> float:
     """How many draws of the site hang on one unit of the latent."""
     sizes = problem.reading.plates
-    extra = factor.plates - problem.reading.sites[latent].plates
+    steps = {p for s in problem.reading.scans.values() for p in (s.time, s.rest)}
+    extra = factor.plates - problem.reading.sites[latent].plates - steps
     columns = {n for n, _, c in factor.layout if c}
     return float(np.prod([sizes[p].size for p in extra - columns] or [1]))
 

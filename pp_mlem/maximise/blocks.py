@@ -129,12 +129,14 @@ def _closed(
     family = members[0].family
     if family is None:
         return members[0].reason
-    vmapped = {s.name for s in reading.latents if s.vmapped}
+    vmapped = {s.name for s in reading.slots if s.vmapped}
     arguments: dict[str, list[str]] = {}
     constant: set[str] = set()
     for member in members:
-        if (set(member.latents) - {member.site}) & vmapped:
+        if (set(member.latents) - {member.law_of}) & vmapped:
             return f"'{member.site}' depends on a latent that is gathered from another plate"
+        if reading.sites[member.site].timed:
+            return f"the arguments of '{member.site}' vary with the step"
         if (
             member.kind == "table"
             and member.site not in data.sites

@@ -17,7 +17,6 @@ from pp_mlem.partition.marginal import Marginal, Natural
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.data import ProgramData
 from pp_mlem.program.factors import Factor
-from pp_mlem.program.sites import Role
 
 NUMERIC_STEPS = 30
 
@@ -184,12 +183,8 @@ def _constants(
     }
     if not any(present.values()):
         return {}
-    latents = {
-        s.name: jnp.zeros(marginal.reading.plate_shape(s.dims), int)
-        for s in marginal.reading.latents
-        if s.vmapped
-    }
-    found = marginal.reading.run(params, data.dynamic, lambda m: site_arguments(m, names), latents)
+    reading = marginal.reading
+    found = reading.run(params, data.dynamic, site_arguments, reading.zeros(), wanted=names)
     return {name: {a: found[name][a] for a in present[name]} for name in names}
 
 
@@ -213,7 +208,7 @@ def _entries(
             shift = data.sites[factor.site].shift
             event = shift.shape[shift.ndim - family.event_dim :]
             shift = jnp.broadcast_to(shift, batch + event).reshape((-1, *event))
-    elif site.role is Role.LATENT:
+    elif site.law_of:
         batch, flat = _latent_statistics(marginal, factor, statistic)
         order = None
     else:
@@ -239,13 +234,12 @@ def _latent_statistics(
 ) -> tuple[tuple[int, ...], jax.Array]:
     """Move a latent's own axis last: counts of its values in each distribution."""
     reading = marginal.reading
-    site = reading.sites[factor.site]
-    outer = [s.name for s in reading.latents if s.vmapped and s.name in factor.latents]
-    if site.vmapped:
-        axis = outer.index(site.name)
+    outer = [s.name for s in reading.slots if s.vmapped and s.name in factor.latents]
+    if factor.law_of in outer:
+        axis = outer.index(factor.law_of)
         moved = jnp.moveaxis(statistic, axis, -1)
     else:
-        axis = statistic.ndim + reading.latent_dim(site.name)
+        axis = statistic.ndim + reading.latent_dim(factor.law_of)
         moved = jnp.expand_dims(jnp.moveaxis(statistic, axis, -1), axis)
     return moved.shape[:-1], moved.reshape(-1, moved.shape[-1])
 

@@ -8,25 +8,27 @@ arXiv:1902.03210.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.partition.table import Table, add, log_sum_exp
+from pp_mlem.partition.semiring import SUM, Semiring
+from pp_mlem.partition.table import Table, add
 from pp_mlem.program.reading import TABLE_LIMIT
 
 
 @dataclass(frozen=True)
 class Term:
-    """A table of logs with its meaning: latents it touches, plates it is repeated over, weight."""
+    """A table of logs with its meaning: latents it touches, plates it is repeated over, weight;
+    `step` is "after" for what meets the last states of a scan."""
 
     table: Table
     latents: frozenset[str]
     plates: frozenset[str]
     weight: Table | None = None
+    step: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,26 +44,27 @@ class Elimination:
         self,
         terms: list[Term],
         maps: dict[tuple[str, str], jax.Array],
-        semiring: Callable[[jax.Array, int], jax.Array] = log_sum_exp,
+        semiring: Semiring = SUM,
     ) -> list[Term]:
         """Sum every latent out; the terms returned have none."""
         for latent in self.order:
             plates = self.latent_plates[latent]
             touching = [t for t in terms if latent in t.latents]
             others = [t for t in terms if latent not in t.latents]
-            projected = [self._project(t, plates, maps) for t in touching]
+            projected = [self.project(t, plates, maps) for t in touching]
             total = add([t.table for t in projected])
             weight = next((t.weight for t in projected if t.weight is not None), None)
             summed = total
             if latent in total.axes:
                 axis = total.axes.index(latent)
                 kept = total.axes[:axis] + total.axes[axis + 1 :]
-                summed = Table(semiring(total.array, axis), kept)
+                summed = Table(semiring.axis(total.array, axis), kept)
             latents = frozenset().union(*(t.latents for t in projected)) - {latent}
-            terms = [*others, Term(summed, latents, plates, weight)]
+            step = next((t.step for t in projected if t.step), "")
+            terms = [*others, Term(summed, latents, plates, weight, step)]
         return terms
 
-    def _project(
+    def project(
         self, term: Term, plates: frozenset[str], maps: dict[tuple[str, str], jax.Array]
     ) -> Term:
         """Multiply a term over the plates that are not among `plates`."""
@@ -94,7 +97,7 @@ class Elimination:
         scalars: list[Table] = []
         for term in terms:
             home = next((g for g in groups if g <= term.plates), frozenset())
-            term = self._project(term, home, {})
+            term = self.project(term, home, {})
             table = term.table
             if weighted and term.weight is not None:
                 table = Table(*_multiply(table, term.weight))
@@ -175,7 +178,7 @@ def plan_elimination(
         for name, own in remaining.items():
             touching = [f for f in live if name in f[1]]
             others = frozenset().union(*(f[1] for f in touching)) - {name}
-            if any(outside(remaining[o], own) for o in others):
+            if any(outside(remaining[o], own) for o in others & set(remaining)):
                 continue  # a deeper latent must go first
             shape = [latent_sizes[name], *(latent_sizes[o] for o in others)]
             shape += [plate_sizes[p] for p in own]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.families.categorical import Categorical, Multinomial
+from pp_mlem.partition.chain import Chain, plan_chains
 from pp_mlem.partition.elimination import Elimination, Term, plan_elimination
-from pp_mlem.partition.table import Table, log_sum_exp
+from pp_mlem.partition.recursions import filtered
+from pp_mlem.partition.semiring import SUM, Semiring
+from pp_mlem.partition.table import Table
 from pp_mlem.precision import tiny_log
 from pp_mlem.program.data import ProgramData, SiteData, gathered_pairs
 from pp_mlem.program.factors import Factor, natural_parameters, table_axes
@@ -39,13 +42,16 @@ class Marginal:
     """log Z as a function of natural parameters and data, and its gradient by blocks of rows.
 
     `block_plate` is the plate whose rows can be processed in blocks (every factor lives in it and
-    is a family factor or the same for all its rows), else None.
+    is a family factor or the same for all its rows), else None. `inner` takes out the latents
+    inside the steps of the `chains`, `elimination` what is left above them.
     """
 
     reading: Reading
     factors: tuple[Factor, ...]
     elimination: Elimination
     block_plate: str | None
+    inner: Elimination
+    chains: tuple[Chain, ...] = ()
 
     # --- natural parameters -----------------------------------------------------------------
 
@@ -127,8 +133,19 @@ class Marginal:
 
         `reduce` sums statistics over rows that no latent needs.
         """
+        found = self.terms_of(self.factors, eta, data, reduce)
+        found += self._clamp_terms(data)
+        for name, table in (extra or {}).items():
+            plates = self.reading.sites[name].plates
+            found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
+        return found
+
+    def terms_of(
+        self, factors: Iterable[Factor], eta: Natural, data: ProgramData, reduce: bool = False
+    ) -> list[Term]:
+        """The given factors as terms."""
         found = []
-        for factor in self.factors:
+        for factor in factors:
             weight = self._weight(factor, data)
             if factor.kind == "family":
                 free = weight is None or not weight.axes
@@ -139,17 +156,16 @@ class Marginal:
                 array = eta[factor.site]
                 table = Table.of(array, table_axes(self.reading, factor, array.shape))
                 plates = factor.plates
-            found.append(Term(table, frozenset(factor.latents), plates, weight))
-        found += self._clamp_terms(data)
-        for name, table in (extra or {}).items():
-            plates = self.elimination.latent_plates[name]
-            found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
+            sites = self.reading.sites
+            ends = not sites[factor.site].scan and any(sites[v].scan for v in factor.latents)
+            step = "after" if ends else ""
+            found.append(Term(table, frozenset(factor.latents), plates, weight, step))
         return found
 
     def _clamp_terms(self, data: ProgramData) -> list[Term]:
         found = []
         for name, array in data.clamps.items():
-            plates = self.elimination.latent_plates[name]
+            plates = self.reading.sites[name].plates
             site = self.reading.sites[name]
             order = sorted(site.dims, key=lambda p: site.dims[p])
             shape = tuple(array.shape[array.ndim - 1 + site.dims[p]] for p in order)
@@ -167,10 +183,17 @@ class Marginal:
         return Table.of(array, table_axes(self.reading, replace(factor, latents=()), array.shape))
 
     def _latent_weight(self, name: str, data: ProgramData) -> Table | None:
-        factor = next(f for f in self.factors if f.site == name)
+        factor = [f for f in self.factors if f.law_of == name][-1]
         return self._weight(factor, data)
 
     # --- log Z ------------------------------------------------------------------------------
+
+    def run(self, terms: list[Term], data: ProgramData, semiring: Semiring = SUM) -> list[Term]:
+        """Take every latent out: inside steps, along chains, then above them."""
+        terms = self.inner.run(terms, data.maps, semiring)
+        for chain in self.chains:
+            terms = chain.run(terms, self.elimination, data.valid, self.reading, semiring)
+        return self.elimination.run(terms, data.maps, semiring)
 
     def log_z(self, eta: Natural, data: ProgramData) -> jax.Array:
         """The marginal log-likelihood in nats; differentiable in `eta` to any order."""
@@ -199,25 +222,78 @@ class Marginal:
 
     def _log_z_of(self, eta: Natural, data: ProgramData) -> jax.Array:
         terms = self.terms(eta, data, reduce=True)
-        return self.elimination.total(self.elimination.run(terms, data.maps))
+        return self.elimination.total(self.run(terms, data))
 
     def unit_values(
         self,
         eta: Natural,
         data: ProgramData,
-        semiring: Callable = log_sum_exp,
+        semiring: Semiring = SUM,
         weighted: bool = True,
         extra: dict[str, Table] | None = None,
     ) -> list[Table]:
         """log Z of every independent unit."""
         terms = self.terms(eta, data, extra)
-        return self.elimination.units(self.elimination.run(terms, data.maps, semiring), weighted)
+        return self.elimination.units(self.run(terms, data, semiring), weighted)
 
     def _clamp_axis(self, name: str, clamp: jax.Array) -> int:
         return clamp.ndim - 1 + self.reading.sites[name].dims[self.block_plate]
 
+    # --- one long sequence ------------------------------------------------------------------
+
+    @property
+    def sequential(self) -> bool:
+        """Whether all data hang on one sequence, so that its steps are not independent."""
+        outer = {p for f in self.factors if not self.reading.sites[f.site].scan for p in f.plates}
+        return len(self.chains) == 1 and not self.chains[0].plates and not outer
+
+    def step_values(self, eta: Natural, data: ProgramData) -> jax.Array:
+        """log p(x_t | x_1, ..., x_{t-1}) of a single sequence, shape (steps,)."""
+        (chain,) = self.chains
+        terms = self.inner.run(self.terms(eta, data), data.maps)
+        (increments, _), lanes, shape = chain.along(
+            terms, self.elimination, data.valid, self.reading, filtered
+        )
+        prefix = Table(increments.cumsum(0).reshape(-1, *shape), (chain.time, *lanes))
+        others = [t for t in terms if not t.latents & chain.own]
+        above = Term(prefix, frozenset(lanes), frozenset())
+        total = jnp.zeros(())
+        for term in self.elimination.run([*others, above], data.maps):
+            table = term.table
+            if chain.time in table.axes and chain.time not in term.plates:
+                total = total + table.array
+            else:
+                total = total + self.elimination.total([term])
+        return jnp.diff(jnp.broadcast_to(total, (chain.length,)), prepend=0.0)
+
+    def step_weights(self, data: ProgramData) -> jax.Array:
+        """How many observed sites were seen at each step of a single sequence, at most one; what
+        lies before the scan counts with its first step."""
+        (chain,) = self.chains
+        inside, before_it = jnp.zeros(chain.length), jnp.zeros(())
+        for factor in self.factors:
+            if factor.law_of:
+                continue
+            site = data.sites.get(factor.site)
+            over = [p for p in (chain.time, chain.rest) if p in factor.plates]
+            seen = jnp.ones(chain.length if over else 1)
+            if site is not None and site.mask is not None:
+                mask = site.mask.any(tuple(range(site.mask.ndim - 1)))
+                sizes = [n for _, n, c in factor.layout if not c]
+                mask = mask.reshape(sizes)
+                seen = mask.reshape(mask.shape[0], -1).any(1).astype(float)
+            if self.reading.sites[factor.site].scan:
+                start = 0 if chain.time in over or not over else 1
+                seen = seen[: chain.length - start]
+                inside = inside.at[start : start + seen.size].max(seen)
+            else:
+                before_it = before_it + seen.max()
+        return inside.at[0].add(before_it)
+
     def unit_weights(self, data: ProgramData) -> jax.Array:
         """Case weight of each unit, zero where every observation of the unit is missing."""
+        if self.sequential:
+            return self.step_weights(data)
         seen: list[Term] = []
         counts: list[Term] = []
         observed = {s.name for s in self.reading.observed}
@@ -236,14 +312,9 @@ class Marginal:
             zero = Table(jnp.zeros(()), ())
             counts.append(Term(zero, frozenset(factor.latents), plates, weight))
 
-        def first(array: jax.Array, axis: int) -> jax.Array:
-            return array.take(0, axis)
-
-        units = self.elimination.units(
-            self.elimination.run(seen + counts, data.maps, first), weighted=False
-        )
+        units = self.elimination.units(self.run(seen + counts, data, _FIRST), weighted=False)
         shown = jnp.concatenate([(t.array > 0).astype(float).ravel() for t in units])
-        final = self.elimination.run(counts, data.maps, first)
+        final = self.run(counts, data, _FIRST)
         weights = []
         for t in self.elimination.units(final, weighted=False):
             own = next(
@@ -267,7 +338,7 @@ class Marginal:
                 flat = array - jax.lax.stop_gradient(array)  # no value, the same gradient
                 terms.append(replace(term, table=Table(flat, term.table.axes)))
             terms += self._clamp_terms(data)
-            return self.elimination.total(self.elimination.run(terms, data.maps))
+            return self.elimination.total(self.run(terms, data))
 
         return jax.grad(value)(eta)
 
@@ -345,7 +416,18 @@ class Marginal:
             {n: cut(c, self._clamp_axis(n, c)) for n, c in data.clamps.items()},
             data.index,
             data.maps,
+            data.valid,
         )
+
+
+def _first_path(initial: Any, transition: Any, emission: Any, running: Any) -> jax.Array:
+    del running
+    moves = jnp.broadcast_to(transition, (emission.shape[0] - 1, *transition.shape[1:]))
+    return initial[0] + moves[:, 0, 0].sum(0) + emission[:, 0].sum(0)
+
+
+# What the tables hold at the first value of every latent: for counting.
+_FIRST = Semiring(lambda array, axis: array.take(0, axis), _first_path)
 
 
 def _looked_up(eta: jax.Array, site: SiteData) -> jax.Array:
@@ -367,23 +449,43 @@ def _dtype(eta: Natural) -> Any:
 
 def build_marginal(reading: Reading, factors: tuple[Factor, ...]) -> Marginal:
     """Plan how the latents of these factors are summed."""
-    latent_plates = {s.name: s.plates for s in reading.latents}
-    sizes = {s.name: s.size for s in reading.latents}
+    chains = plan_chains(reading, factors)
+    sizes = {s.name: s.size for s in reading.slots}
     plates = {name: p.size for name, p in reading.plates.items()}
     gathers = dict.fromkeys(gathered_pairs(reading, factors))
+    states = frozenset(v for chain in chains for v in chain.own)
+    initial = frozenset().union(*(chain.initial for chain in chains))
+    places = {s.name: s.plates for s in reading.latents if s.name not in states}
+    first = {n: p for n, p in places.items() if n in initial or reading.sites[n].scan}
     scopes = [(f.site, frozenset(f.latents), f.plates) for f in factors]
-    elimination = plan_elimination(scopes, latent_plates, sizes, plates, gathers)
+    inner = plan_elimination(scopes, first, sizes, plates, gathers)
+    for name in inner.order:
+        scopes = _merged(scopes, frozenset({name}), first[name])
+    for chain in chains:
+        scopes = _merged(scopes, chain.own, chain.plates)
+    above = {n: p for n, p in places.items() if n not in first}
+    elimination = plan_elimination(scopes, above, sizes, plates, gathers)
     return Marginal(
         reading,
         factors,
         elimination,
         _block_plate(reading, factors, gathers),
+        inner,
+        chains,
     )
+
+
+def _merged(scopes: list[tuple], names: frozenset[str], plates: frozenset[str]) -> list[tuple]:
+    """The scopes after `names` are taken out: what met them becomes one."""
+    touching = [f for f in scopes if f[1] & names]
+    rest = [f for f in scopes if not f[1] & names]
+    latents = frozenset().union(*(f[1] for f in touching)) - names
+    return [*rest, (touching[0][0], latents, plates)] if latents else rest
 
 
 def _block_plate(reading: Reading, factors: tuple[Factor, ...], gathers: dict) -> str | None:
     """The one plate of all factors, when none of them holds a table over its rows."""
-    if gathers or not factors:
+    if gathers or not factors or reading.scans:
         return None
     shared = {f.plates - {n for n, _, c in f.layout if c} for f in factors}
     if len(shared) != 1:

@@ -46,16 +46,24 @@ def iota_parameters(reading: Reading) -> dict[str, np.ndarray]:
     }
 
 
-def site_arguments(messages: dict[str, Message], names: frozenset[str]) -> dict[str, dict]:
-    """The arguments of the named sites' distributions, as they are before plates expand them."""
-    found = {}
-    for name in names:
-        args = unwrap(messages[name].fn).fn.get_args()
-        found[name] = {k: jnp.asarray(v) for k, v in args.items() if v is not None}
-        family = family_of(unwrap(messages[name].fn).fn)
-        if family is not None:
-            found[name] = given_arguments(family, found[name])
-    return found
+def own_arguments(message: Message) -> dict[str, jax.Array]:
+    """The arguments of a site's distribution, as they are before plates expand them."""
+    fn = unwrap(message.fn).fn
+    args = {k: jnp.asarray(v) for k, v in fn.get_args().items() if v is not None}
+    family = family_of(fn)
+    return args if family is None else given_arguments(family, args)
+
+
+def site_arguments(message: Message) -> dict[str, Any]:
+    """`own_arguments`, ready to be given a dimension of steps."""
+    bare = unwrap(message.fn)
+    family = family_of(bare.fn)
+    events = {} if family is None else family.arguments
+    rank = len(bare.fn.event_shape)
+    return {
+        k: message.placed(v, bare.columns + events.get(k, rank if jnp.ndim(v) >= rank else 0))
+        for k, v in own_arguments(message).items()
+    }
 
 
 def given_arguments(family: Any, args: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +84,7 @@ def find_bindings(
 
     @quick_jit
     def probe(params: dict[str, Any], data: tuple) -> dict:
-        return reading.run(params, data, lambda m: site_arguments(m, names))
+        return reading.run(params, data, site_arguments, wanted=names)
 
     a, b = jax.device_get((probe(first, dynamic), probe(second, dynamic)))
     parameters = {s.name for s in reading.with_role(Role.PARAMETER)}
@@ -108,7 +116,8 @@ def closed_form_candidates(reading: Reading, messages_fn: dict[str, Any]) -> fro
     return frozenset(
         s.name
         for s in reading.sites.values()
-        if s.role in (Role.OBSERVED, Role.LATENT)
+        if (s.role is Role.OBSERVED or s.law_of)
+        and s.name in messages_fn
         and not is_factor(messages_fn[s.name])
         and family_of(unwrap(messages_fn[s.name]).fn) is not None
     )

@@ -15,6 +15,7 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.bindings import iota_parameters, site_arguments
 from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.reading import Reading
+from pp_mlem.program.scans import first, later
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe
 from pp_mlem.program.trace import Message, is_factor, unwrap
@@ -46,7 +47,8 @@ class ProgramData:
     `weights[site]` are case weights (broadcast over the site's plates, right-aligned); `clamps`
     log-indicators (*plates, values) of latents that are observed; `index[site][argument]` the
     global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
-    to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered.
+    to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
+    `valid[state]` (steps, *plates) where a masked sequence still runs.
     """
 
     dynamic: tuple
@@ -55,6 +57,7 @@ class ProgramData:
     clamps: dict[str, Any]
     index: dict[str, dict[str, Any]]
     maps: dict[tuple[str, str], Any]
+    valid: dict[str, Any]
 
     @property
     def shifts(self) -> dict[str, Any]:
@@ -127,7 +130,9 @@ def _labels(reading: Reading, name: str, given: Any, support: np.ndarray) -> np.
             f"observe: '{name}' received {np.unique(labels[bad])[:5]}, expected values in "
             f"{support.tolist()}, or NaN or -1 where unknown."
         )
-    return np.where(unknown[..., None] | match, 0.0, -1.0)
+    logs = np.where(unknown[..., None] | match, 0.0, -1.0)
+    scan = reading.scans.get(site.scan)
+    return logs[::-1] if scan is not None and scan.reverse else logs
 
 
 def prepare_data(
@@ -149,55 +154,71 @@ def prepare_data(
         f.site for f in factors if any(b.kind == "direct" for b in f.bindings.values())
     )
 
-    def extract(messages: dict[str, Message]) -> dict[str, Any]:
-        found: dict[str, Any] = {k: {} for k in ("value", "mask", "scale", "known", "support")}
-        for name, m in messages.items():
-            if reading.sites[name].role not in (Role.OBSERVED, Role.LATENT):
-                continue
-            bare = unwrap(m.fn)
-            if bare.masks and not reading.dependencies[name]["mask"]:
-                depth = max((-d for d in reading.sites[name].dims.values()), default=0)
-                found["mask"][name] = tuple(
-                    _over_plates(mask, depth + bare.columns) for mask in bare.masks
-                )
-            if m.scale is not None:
-                found["scale"][name] = m.scale
-            if name not in observed or is_factor(m.fn):
-                continue
-            found["value"][name] = m.value
-            factor = by_site[name]
-            if factor.family is not None:
-                args = bare.fn.get_args()
-                found["known"][name] = {
-                    k: _over_plates(jnp.asarray(args[k]), len(factor.layout))
-                    for k in factor.family.known
-                }
-            found["support"][name] = bare.fn.support
-        found["index"] = site_arguments(messages, probed)
+    def extract(m: Message) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        name = m.name
+        if reading.sites[name].role not in (Role.OBSERVED, Role.LATENT, Role.LAW):
+            return found
+        bare = unwrap(m.fn)
+        if bare.masks and not reading.dependencies[name]["mask"]:
+            depth = max((-d for d in reading.sites[name].dims.values()), default=0)
+            found["mask"] = tuple(
+                m.placed(_over_plates(mask, depth + bare.columns), bare.columns)
+                for mask in bare.masks
+            )
+        if m.scale is not None:
+            found["scale"] = m.placed(m.scale)
+        if name not in observed or is_factor(m.fn):
+            return found
+        event = len(bare.fn.event_shape)
+        found["value"] = m.placed(m.value, bare.columns + event)
+        factor = by_site[name]
+        if factor.family is not None:
+            args = bare.fn.get_args()
+            found["known"] = {
+                k: m.placed(_over_plates(jnp.asarray(args[k]), len(factor.layout)), bare.columns)
+                for k in factor.family.known
+            }
+        found["support"] = (
+            jax.tree.map(lambda a: m.placed(a, bare.columns), bare.fn.support)
+            if m.in_scan
+            else bare.fn.support
+        )
         return found
 
     params = iota_parameters(reading)
-    latents = {
-        s.name: jnp.zeros(reading.plate_shape(s.dims), int) for s in reading.latents if s.vmapped
-    }
+    names = frozenset(by_site) | observed
 
     def run(values: dict[str, Any], given: tuple) -> dict[str, Any]:
-        return reading.run(values, given, extract, latents)
+        return reading.run(values, given, extract, reading.zeros(), wanted=names, wide=True)
 
     run = quick_jit(run) if reading.arguments.traced else run
-    raw = run(params, dynamic)
-    # A support that moves with the parameters cannot be checked against the data.
-    moved = run({k: np.asarray(v) + 0.37 for k, v in params.items()}, dynamic)["support"]
-    raw["support"] = {
-        name: (support, _same(support, moved[name])) for name, support in raw["support"].items()
+    by_name = run(params, dynamic)
+    raw: dict[str, Any] = {
+        k: {n: found[k] for n, found in by_name.items() if k in found}
+        for k in ("value", "mask", "scale", "known", "support")
     }
+    # A support that moves with the parameters cannot be checked against the data.
+    shifted = run({k: np.asarray(v) + 0.37 for k, v in params.items()}, dynamic)
+    raw["support"] = {
+        name: (support, _same(support, shifted[name]["support"]))
+        for name, support in raw["support"].items()
+    }
+    del by_name, shifted
+
+    def indices(values: dict[str, Any], given: tuple) -> dict[str, Any]:
+        return reading.run(values, given, site_arguments, reading.zeros(), wanted=probed)
+
+    indices = quick_jit(indices) if reading.arguments.traced else indices
+    raw["index"] = indices(params, dynamic) if probed else {}
     fns = _concrete_observed(reading, dynamic, observed)
     sites = {
         name: _site_data(reading, by_site[name], fns[name], raw, name)
         for name in list(raw["value"])
     }
     weights = _weights(reading, factors, raw)
-    _check_masks(reading, factors, raw)
+    valid = _valid_steps(reading, raw)
+    _check_masks(reading, factors, raw, valid)
     clamps = {}
     for name, given in observe.items():
         support = np.asarray(reading.values[name], float)
@@ -217,6 +238,7 @@ def prepare_data(
         clamps,
         index,
         gather_maps(reading, factors, dynamic),
+        {name: jnp.asarray(mask) for name, mask in valid.items()},
     )
 
 
@@ -232,8 +254,11 @@ def gathered_pairs(reading: Reading, factors: tuple[Factor, ...]) -> dict[tuple[
     found: dict[tuple[str, str], tuple] = {}
     for factor in factors:
         for latent in factor.latents:
+            if reading.sites[latent].scan:
+                continue
+            steps = {p for scan in reading.scans.values() for p in (scan.time, scan.rest)}
             own = reading.sites[latent].plates
-            missing, surplus = own - factor.plates, factor.plates - own
+            missing, surplus = own - factor.plates, factor.plates - own - steps
             if not missing:
                 continue
             if len(own) != 1 or len(surplus) != 1:
@@ -268,10 +293,14 @@ def gather_maps(
             support: Any = support,
             host: Any = host,
         ) -> Any:
-            def extract(messages: dict[str, Message]) -> Any:
-                return log_table(messages[factor.site], host)
-
-            return reading.run(params, dynamic, extract, {latent: support[codes]})
+            found = reading.run(
+                params,
+                dynamic,
+                lambda m: log_table(m, host),
+                {latent: support[codes]},
+                wanted=frozenset({factor.site}),
+            )
+            return found[factor.site]
 
         density = jax.jit(density)
         baseline = np.asarray(density(jnp.zeros(shape, int)))
@@ -289,13 +318,12 @@ def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str
     """The distributions of observed sites (shapes only, where they depend on parameters)."""
     kept: dict[str, Any] = {}
 
-    def extract(messages: dict[str, Message]) -> int:
-        kept.update({n: messages[n].fn for n in observed})
+    def extract(message: Message) -> int:
+        kept[message.name] = message.fn
         return 0
 
     params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
-    latents = {s.name: np.zeros(reading.plate_shape(s.dims), int) for s in reading.latents}
-    jax.eval_shape(lambda p, d: reading.run(p, d, extract, latents), params, dynamic)
+    jax.eval_shape(lambda p, d: reading.run(p, d, extract, wanted=observed), params, dynamic)
     return kept
 
 
@@ -380,14 +408,28 @@ def _weights(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> dict[s
             raise ValueError(
                 f"handlers.scale at site '{name}': weights must be finite and not negative."
             )
+    scales: dict[str, np.ndarray] = {}
+    for name, scale in raw["scale"].items():
+        host, site = np.asarray(scale), reading.sites[name]
+        if site.scan and host.ndim >= reading.depth:
+            steps = host.ndim - reading.depth
+            host = np.moveaxis(host, steps, 0)
+            if np.any(host != host[:1]):
+                raise ValueError(
+                    f"handlers.scale at site '{name}' varies along the scan. A case weight "
+                    "multiplies the log-likelihood of a whole sequence: give each sequence one."
+                )
+            host = np.moveaxis(host[:1], 0, steps)
+        scales[name] = host
     for factor in factors:
-        own = raw["scale"].get(factor.site)
+        own = scales.get(factor.site)
         for latent in factor.latents:
-            if latent == factor.site or not reading.sites[latent].plates:
+            if latent == factor.law_of or not reading.sites[latent].plates:
                 continue
-            above = raw["scale"].get(latent)
+            above = _of_law(reading, scales, latent)
             if reading.sites[latent].plates != factor.plates and above is None:
-                continue
+                if not reading.sites[latent].scan:
+                    continue
             same = (own is None) == (above is None) and (
                 own is None
                 or np.array_equal(
@@ -404,18 +446,62 @@ def _weights(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> dict[s
                     "other. A case weight multiplies the log-likelihood of a whole unit: put "
                     "the latent and its observations under the same scale."
                 )
-    return {name: jnp.asarray(scale, float) for name, scale in raw["scale"].items()}
+    return {name: jnp.asarray(scale, float) for name, scale in scales.items()}
 
 
-def _check_masks(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> None:
+def _of_law(reading: Reading, values: dict[str, Any], latent: str) -> Any:
+    """What is known of the (last) distribution of a latent."""
+    name = reading.sites[latent].origin or latent
+    found = [values[s.name] for s in reading.laws if s.law_of == name and s.name in values]
+    return found[-1] if found else None
+
+
+def _valid_steps(reading: Reading, raw: dict) -> dict[str, np.ndarray]:
+    """Where a masked state still runs: (steps, *plates), true up to the end of each sequence."""
+    found = {}
+    for latent in reading.latents:
+        laws = [s for s in reading.laws if s.law_of == latent.name]
+        if not latent.scan or not any(s.name in raw["mask"] for s in laws):
+            continue
+        shape = reading.plate_shape(latent.dims)
+        pieces = []
+        for law in laws:
+            steps = reading.scans[latent.scan].length if len(laws) == 1 else None
+            size = steps or (1 if law.name == laws[0].name else shape[0] - 1)
+            own = np.ones((), bool)
+            for mask in raw["mask"].get(law.name, ()):
+                own = own & np.asarray(mask)
+            pieces.append(np.broadcast_to(own, (size, *shape[1:])))
+        mask = np.concatenate(pieces)
+        if latent.name in {s.origin for s in reading.with_role(Role.BEFORE)}:
+            if np.any(mask[1:] & ~mask[:-1]):
+                raise ValueError(
+                    f"handlers.mask hides state '{latent.name}' at a step and shows it at a later "
+                    "one. A mask over a state ends its sequence; for a missing observation mask "
+                    "only the observation (or pass NaN), and leave the state as it is."
+                )
+            found[latent.name] = mask
+    return found
+
+
+def _check_masks(
+    reading: Reading, factors: tuple[Factor, ...], raw: dict, valid: dict[str, np.ndarray]
+) -> None:
     """A latent's mask must cover all that hangs on the latent."""
-    latents = {s.name for s in reading.latents}
     for factor in factors:
         for latent in factor.latents:
-            if latent == factor.site or latent not in raw["mask"]:
-                continue
             above = np.ones((), bool)
-            for mask in raw["mask"][latent]:
+            if latent in valid:
+                if reading.sites[factor.site].scan != reading.sites[latent].scan:
+                    continue
+                above = valid[latent]
+                if factor.site in (first(latent), first(_origin(reading, factor.site))):
+                    above = above[0]
+                elif factor.site == later(_origin(reading, factor.site)):
+                    above = above[1:]
+            elif latent == factor.law_of or latent not in raw["mask"]:
+                continue
+            for mask in raw["mask"].get(latent, ()):
                 above = above & np.asarray(mask)
             own = np.ones((), bool)
             for mask in raw["mask"].get(factor.site, ()):
@@ -426,10 +512,14 @@ def _check_masks(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> No
                     if columns
                     else mask
                 )
-            if factor.site in latents and factor.site in raw["mask"]:
+            if factor.law_of and factor.site in raw["mask"]:
                 continue
             if np.any(own & ~above):
                 raise ValueError(
                     f"handlers.mask hides latent '{latent}' where '{factor.site}', which depends "
                     "on it, is not hidden. Put both under the same mask."
                 )
+
+
+def _origin(reading: Reading, name: str) -> str:
+    return reading.sites[name].origin or name

@@ -15,7 +15,7 @@ from pp_mlem.program.bindings import (
     closed_form_candidates,
     find_bindings,
     given_arguments,
-    site_arguments,
+    own_arguments,
 )
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
@@ -26,7 +26,7 @@ from pp_mlem.program.trace import Message, is_factor, unwrap
 class Factor:
     """One site as a factor of log Z.
 
-    `kind` is "family" or "table". `latents` are those it touches (a latent's own factor touches
+    `kind` is "family" or "table"; `law_of` names the latent whose distribution it is. `latents` are those it touches (a latent's own factor touches
     itself), `keep` the plates of these latents. `layout` holds (name, size, is column) of each
     batch axis of an observed site, plates by name and `to_event` dimensions as "column i": the
     natural parameters of a family factor vary along its columns and are shared along its rows.
@@ -35,6 +35,7 @@ class Factor:
     site: str
     kind: str
     family: Family | None
+    law_of: str
     latents: tuple[str, ...]
     plates: frozenset[str]
     keep: frozenset[str]
@@ -58,7 +59,7 @@ class Factor:
 def _positions(reading: Reading, site: Site, n_batch: int) -> list[tuple[int, str, str]]:
     """(axis, kind, name) of each batch axis of a site's bare distribution, left to right."""
     by_dim = {dim: plate for plate, dim in site.dims.items()}
-    latent_by_dim = {reading.latent_dim(s.name): s.name for s in reading.latents}
+    latent_by_dim = {reading.latent_dim(s.name): s.name for s in reading.slots}
     found = []
     for axis in range(n_batch):
         from_right = n_batch - axis  # 1 is the last
@@ -85,43 +86,45 @@ def argument_batch(family: Family, args: dict[str, Any]) -> tuple[int, ...]:
 
 def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
     """Decide for each observed or latent site whether it is a family factor or a table."""
-    shapes: dict[str, Any] = {}
+    static: dict[str, Any] = {}
 
-    def extract(messages: dict[str, Message]) -> int:
-        for name, m in messages.items():
-            if m.kind != "sample":
-                continue
-            fn = m.fn
-            bare = unwrap(fn)
-            family = None if is_factor(fn) else family_of(bare.fn)
-            batch = None
-            if family is not None:
-                batch = argument_batch(family, given_arguments(family, bare.fn.get_args()))
-            columns = tuple(fn.event_shape[: bare.columns])
-            weight = () if m.scale is None else jnp.shape(m.scale)
-            shapes[name] = (family, batch, fn, tuple(bare.fn.event_shape), columns, weight)
-        return 0
+    def extract(m: Message) -> dict[str, Any]:
+        if m.kind != "sample":
+            return {}
+        bare = unwrap(m.fn)
+        family = None if is_factor(m.fn) else family_of(bare.fn)
+        columns = tuple(m.fn.event_shape[: bare.columns])
+        static[m.name] = (family, m.fn, tuple(bare.fn.event_shape), columns)
+        found = {"weight": m.placed(jnp.ones(() if m.scale is None else jnp.shape(m.scale)))}
+        if family is not None:
+            batch = argument_batch(family, given_arguments(family, bare.fn.get_args()))
+            found["batch"] = m.placed(jnp.ones(batch), bare.columns)
+        return found
 
     params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
-    jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
-    candidates = closed_form_candidates(reading, {n: s[2] for n, s in shapes.items()})
+    shapes = jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
+    candidates = closed_form_candidates(reading, {n: s[1] for n, s in static.items()})
     bindings = find_bindings(reading, dynamic, candidates) if candidates else {}
     parameters = frozenset(reading.space.names)
-    latent_names = frozenset(s.name for s in reading.latents)
-    vmapped = frozenset(s.name for s in reading.latents if s.vmapped)
+    slot_names = frozenset(s.name for s in reading.slots)
+    vmapped = frozenset(s.name for s in reading.slots if s.vmapped)
     factors = []
-    for site in (*reading.latents, *reading.observed):
+    for site in (*reading.laws, *reading.observed):
         depends = reading.dependencies[site.name]
         every = frozenset().union(*depends.values())
-        touched = (every & latent_names) | ({site.name} & latent_names)
-        latents = tuple(s.name for s in reading.latents if s.name in touched)
+        touched = (every | {site.law_of}) & slot_names
+        latents = tuple(s.name for s in reading.slots if s.name in touched)
         keep = frozenset().union(*(reading.sites[v].plates for v in latents))
-        family, batch, _, event, column_sizes, weight = shapes[site.name]
+        if any(reading.sites[v].scan for v in latents):
+            keep |= {p for p, d in site.dims.items() if d == -reading.depth}
+        family, _, event, column_sizes = static[site.name]
+        batch = tuple(shapes[site.name]["batch"].shape) if family is not None else None
+        weight = tuple(shapes[site.name]["weight"].shape)
         kind, by_row, varying = "table", True, []
         value_parents = depends.get("value", frozenset())
-        if site.role is Role.LATENT:
+        if site.law_of:
             reason = "a latent's own distribution over its values"
-            by_row = family is None or any(
+            by_row = (site.timed or not site.scan) if family is None else any(
                 k == "plate" and batch[axis] > 1
                 for axis, k, _ in _positions(reading, site, len(batch))
             )
@@ -132,7 +135,9 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
             varying = [n for axis, k, n in positions if k == "plate" and batch[axis] > 1]
             known = [depends.get(f"argument {k}", frozenset()) for k in family.known]
             blocked = keep & set(varying)
-            if set(latents) & vmapped:
+            if site.timed:
+                reason = "its parameters vary with the step"
+            elif set(latents) & vmapped:
                 reason = "it is gathered from another plate"
             elif depends.get("mask"):
                 reason = f"its mask depends on {', '.join(sorted(depends['mask']))}"
@@ -154,6 +159,7 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
                 site=site.name,
                 kind=kind,
                 family=family if site.name in candidates else None,
+                law_of=site.law_of,
                 latents=latents,
                 plates=site.plates,
                 keep=keep,
@@ -205,23 +211,25 @@ def natural_parameters(
     (*latents, *plates).
     """
     wanted = [f for f in factors if sites is None or f.site in sites]
+    by_name = {f.site: f for f in wanted}
 
-    def extract(messages: dict[str, Message]) -> dict[str, jax.Array]:
-        found = {}
-        for factor in wanted:
-            message = messages[factor.site]
-            if factor.kind == "family":
-                args = site_arguments(messages, frozenset({factor.site}))[factor.site]
-                eta = factor.family.natural(args, shifts.get(factor.site))
-                positional = tuple(size if column else 1 for _, size, column in factor.layout)
-                batch = jnp.broadcast_shapes(eta.shape[:-1], positional)
-                found[factor.site] = jnp.broadcast_to(eta, batch + eta.shape[-1:])
-            else:
-                found[factor.site] = log_table(message, reading.sites[factor.site])
-        return found
+    def extract(message: Message) -> Any:
+        factor = by_name[message.name]
+        if factor.kind == "family":
+            family = factor.family
+            args = own_arguments(message)
+            eta = family.natural(args, shifts.get(factor.site))
+            positional = tuple(size if column else 1 for _, size, column in factor.layout)
+            batch = jnp.broadcast_shapes(eta.shape[:-1], positional)
+            columns = reading.sites[factor.site].columns
+            return message.placed(jnp.broadcast_to(eta, batch + eta.shape[-1:]), columns + 1)
+        return message.placed(log_table(message, reading.sites[factor.site]))
 
-    values = reading.run(params, dynamic, extract)
-    outer = [s for s in reading.latents if s.vmapped]
+    wide = frozenset(
+        f.site for f in wanted if f.kind == "table" and reading.sites[f.site].role is Role.OBSERVED
+    )
+    values = reading.run(params, dynamic, extract, wanted=frozenset(by_name), wide=wide)
+    outer = [s for s in reading.slots if s.vmapped]
     for factor in wanted:  # drop the axes of gathered latents on which a factor does not depend
         for i in reversed(range(len(outer))):
             if outer[i].name not in factor.latents:
@@ -237,7 +245,7 @@ def log_table(message: Message, site: Site) -> jax.Array:
     value = message.value
     if is_factor(message.fn):
         return _masked(bare.fn.log_prob(value), bare.masks)
-    if site.role is Role.LATENT:
+    if site.law_of:
         return bare.fn.log_prob(value)
     value = jnp.asarray(value)
     masks = list(bare.masks)
@@ -265,7 +273,7 @@ def _masked(density: jax.Array, masks: tuple) -> jax.Array:
 
 def table_axes(reading: Reading, factor: Factor, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Axis names of a table of this factor; axes of size one are named ""."""
-    outer = [s.name for s in reading.latents if s.vmapped and s.name in factor.latents]
+    outer = [s.name for s in reading.slots if s.vmapped and s.name in factor.latents]
     site = reading.sites[factor.site]
     bare = Site(site.name, site.role, "", "", dims=site.dims)
     inner = _positions(reading, bare, len(shape) - len(outer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,14 +11,31 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.ops.provenance import eval_provenance
 
+from pp_mlem.families import family_of
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.roles import assign_roles
+from pp_mlem.program.scans import (
+    STEP,
+    Body,
+    Scan,
+    Steps,
+    before,
+    bind,
+    discover,
+    first,
+    later,
+    neutral_supply,
+    settle,
+)
 from pp_mlem.program.sites import Plate, Role, Site
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import (
     Message,
     Refused,
+    Runner,
+    Supply,
+    Timed,
     enumerated_support,
     is_discrete,
     is_factor,
@@ -53,6 +70,7 @@ class Reading:
     depth: int
     dependencies: dict[str, dict[str, frozenset[str]]]
     values: dict[str, np.ndarray]
+    scans: dict[str, Scan] = field(default_factory=dict)
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         return tuple(s for s in self.sites.values() if s.role is role)
@@ -69,9 +87,25 @@ class Reading:
     def space(self) -> ParameterSpace:
         return ParameterSpace(self.with_role(Role.PARAMETER))
 
+    @property
+    def slots(self) -> tuple[Site, ...]:
+        """Everything that is enumerated: the latents, then states one step earlier."""
+        return (*self.latents, *self.with_role(Role.BEFORE))
+
+    @property
+    def laws(self) -> tuple[Site, ...]:
+        """The sites that are distributions of latents."""
+        return tuple(s for s in self.sites.values() if s.law_of)
+
     def latent_dim(self, name: str) -> int:
-        order = [s.name for s in self.latents]
+        order = [s.name for s in self.slots]
         return -(self.depth + 1 + order.index(name))
+
+    def zeros(self) -> dict[str, np.ndarray]:
+        """Every latent that is enumerated by vmap, at one value."""
+        return {
+            s.name: np.zeros(self.plate_shape(s.dims), int) for s in self.latents if s.vmapped
+        }
 
     def plate_shape(self, dims: dict[str, int]) -> tuple[int, ...]:
         """The batch shape that the given plates span, size one elsewhere."""
@@ -84,20 +118,35 @@ class Reading:
         self,
         params: dict[str, Any],
         dynamic: tuple[Any, ...],
-        extract: Callable[[dict[str, Message]], Any],
+        extract: Callable[[Message], Any],
         latents: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the program with every latent at all its values; return `extract(messages)`.
+        wanted: frozenset[str] | None = None,
+        wide: frozenset[str] | bool = False,
+        lengths: dict[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """Run the program with every latent at all its values; return `extract` of each site.
 
         `latents` gives values by name instead of enumerating them. Latents that are gathered
         across plates are enumerated by vmap: their axis then leads the extracted arrays, the
-        first such latent outermost.
+        first such latent outermost. `wanted` limits the sites. Sites of a scan are taken at one
+        step, unless their distribution varies with the step or they are in `wide` (True: all
+        are); the dimension of the steps then stands left of the plates. `lengths` receives the
+        number of steps of each scan.
         """
         given = latents or {}
-        outer = [s for s in self.latents if s.vmapped and s.name not in given]
+        outer = [s for s in self.slots if s.vmapped and s.name not in given]
+        steps = {n for n, s in self.sites.items() if s.timed}
+        steps |= set(self.sites) if wide is True else set(wide or ())
 
-        def inner(codes: tuple[Any, ...]) -> Any:
+        def inner(codes: tuple[Any, ...]) -> dict[str, Any]:
             coded = dict(zip([s.name for s in outer], codes, strict=True))
+            found: dict[str, Any] = {}
+
+            def value_of(msg: dict[str, Any], slot: str) -> Any:
+                support = enumerated_support(msg["name"], msg["fn"])
+                if slot in coded:
+                    return jnp.full(msg["fn"].batch_shape, support[coded[slot]])
+                return support.reshape((-1,) + (1,) * (-self.latent_dim(slot) - 1))
 
             def supply(msg: dict[str, Any]) -> Any:
                 name = msg["name"]
@@ -105,18 +154,38 @@ class Reading:
                     return jnp.asarray(params[name])
                 if name in given:
                     return jnp.asarray(given[name])  # a program may index it by a tracer
-                site = self.sites[name]
-                if site.role is Role.LATENT:
-                    support = enumerated_support(name, msg["fn"])
-                    if name in coded:
-                        return jnp.full(msg["fn"].batch_shape, support[coded[name]])
-                    return support.reshape((-1,) + (1,) * (-self.latent_dim(name) - 1))
+                if self.sites[name].role is Role.LATENT:
+                    return value_of(msg, name)
                 return neutral_value(msg, 0)
 
+            def supply_before(msg: dict[str, Any]) -> Any:
+                slot = before(msg["name"])
+                return value_of(msg, slot) if slot in self.sites else neutral_value(msg, 0)
+
+            scans = iter(self.scans.values())
+
+            def on_scan(runner: Runner, msg: dict[str, Any]) -> Any:
+                scan, body = next(scans), Body(runner, msg)
+                if lengths is not None:
+                    lengths[scan.time] = body.length
+                scan = replace(scan, length=body.length)
+                if any(n in given for n in scan.latents):
+                    result, taken = _in_sequence(scan, body, given, extract, self.depth, wanted)
+                else:
+                    result, taken = _enumerated(
+                        scan, bind(scan, body), extract, self.depth, supply, supply_before,
+                        steps, wanted,
+                    )  # fmt: skip
+                found.update(taken)
+                return result
+
             messages = run_program(
-                lambda p: self.arguments.call(p, dynamic), self.arguments.program, supply
+                lambda p: self.arguments.call(p, dynamic), self.arguments.program, supply, on_scan
             )
-            return extract(messages)
+            for name, message in messages.items():
+                if wanted is None or name in wanted:
+                    found[name] = extract(message)
+            return found
 
         function = inner
         for i in reversed(range(len(outer))):
@@ -124,18 +193,146 @@ class Reading:
         return function(tuple(jnp.arange(s.size) for s in outer))
 
 
+def _enumerated(
+    scan: Scan,
+    steps: Steps,
+    extract: Callable[[Message], Any],
+    depth: int,
+    supply: Supply,
+    supply_before: Supply,
+    wide: set[str],
+    wanted: frozenset[str] | None,
+) -> tuple[Any, dict[str, Any]]:
+    """The scan's value and what is extracted of its sites, states enumerated."""
+    body = steps.body
+    found: dict[str, Any] = {}
+
+    def names(which: Callable[[str], tuple[str, ...]], sites: Any) -> dict[str, str]:
+        return {
+            site: name
+            for site in sites
+            for name in which(site)
+            if wanted is None or name in wanted
+        }
+
+    def take(messages: dict[str, Message], chosen: dict[str, str]) -> dict[str, Any]:
+        return {n: extract(replace(messages[site], name=n)) for site, n in chosen.items()}
+
+    chosen = names(lambda s: (first(s),), scan.pairs)
+    if chosen:
+        _, _, messages = body.step(body.init, body.x(0), supply)
+        found.update(settle(take(messages, chosen), depth, False))
+
+    def later_step(t: Any, chosen: dict[str, str]) -> dict[str, Any]:
+        _, _, messages = body.step(steps.carry_from(t, supply_before), body.x(t), supply)
+        return take(messages, chosen)
+
+    def any_step(t: Any, chosen: dict[str, str]) -> dict[str, Any]:
+        _, _, messages = body.step(steps.carry(t), body.x(t), supply)
+        return take(messages, chosen)
+
+    def both(run: Callable, chosen: dict[str, str], start: int) -> None:
+        single = {s: n for s, n in chosen.items() if n not in wide}
+        if single:
+            found.update(settle(run(start, single), depth, False))
+        every = {s: n for s, n in chosen.items() if n in wide}
+        if every:
+            times = jnp.arange(start, body.length)
+            found.update(settle(jax.vmap(lambda t: run(t, every))(times), depth, True))
+
+    if body.length > 1:
+        both(later_step, names(lambda s: (later(s),), scan.pairs), 1)
+    both(any_step, names(lambda s: (s,), set(scan.sites) - scan.pairs), 0)
+    last = body.length - 1
+    if any(scan.moving):
+        carry, _, _ = body.step(steps.carry(last), body.x(last), supply)
+        quiet, _, _ = body.step(steps.carry(last), body.x(last), neutral_supply())
+        carry = [c if m else q for m, c, q in zip(scan.moving, carry, quiet, strict=True)]
+    else:
+        carry, _, _ = body.step(steps.carry(last), body.x(last), neutral_supply())
+
+    def output(t: Any) -> Any:
+        return body.step(steps.carry(t), body.x(t), neutral_supply())[1]
+
+    return body.result(carry, jax.vmap(output)(jnp.arange(body.length))), found
+
+
+def _in_sequence(
+    scan: Scan,
+    body: Body,
+    given: dict[str, Any],
+    extract: Callable[[Message], Any],
+    depth: int,
+    wanted: frozenset[str] | None,
+) -> tuple[Any, dict[str, Any]]:
+    """The same at given states, step after step, as NumPyro itself would run the program."""
+    neutral, _, _ = body.step(body.init, body.x(0), neutral_supply())
+    init = [jnp.asarray(a, n.dtype) for a, n in zip(body.init, neutral, strict=True)]
+    values = {n: jnp.asarray(given[n]) for n in scan.latents}
+
+    def step(leaves: list[Any], t: Any) -> tuple[list[Any], Any]:
+        def state(msg: dict[str, Any]) -> Any:
+            return values[msg["name"]][t].reshape(msg["fn"].batch_shape)
+
+        new, y, messages = body.step(leaves, body.x(t), state)
+        new = [jnp.asarray(b, a.dtype) for a, b in zip(leaves, new, strict=True)]
+        taken = {n: extract(replace(messages[n], name=scan.names(n)[0])) for n in scan.sites}
+        return new, (taken, y)
+
+    leaves, (taken, ys) = jax.lax.scan(step, init, jnp.arange(body.length))
+    found: dict[str, Any] = {}
+    for site in scan.sites:
+        tree = settle(taken[site], depth, True)
+        if site not in scan.pairs:
+            found[site] = tree
+            continue
+
+        def cut(leaf: Any, rows: slice, drop: bool) -> Any:
+            if not isinstance(leaf, Timed):
+                return leaf
+            array = leaf.array[rows]
+            return Timed(array[0] if drop else array, leaf.trailing)
+
+        def part(rows: slice, drop: bool, tree: Any = taken[site]) -> Any:
+            timed = jax.tree.map(
+                lambda v: cut(v, rows, drop), tree, is_leaf=lambda v: isinstance(v, Timed)
+            )
+            return settle(timed, depth, not drop)
+
+        found[first(site)] = part(slice(0, 1), True)
+        if body.length > 1:
+            found[later(site)] = part(slice(1, None), False)
+    if wanted is not None:
+        found = {n: v for n, v in found.items() if n in wanted}
+    return body.result(leaves, ys), found
+
+
 def _vmap_position(function: Callable, i: int, n: int) -> Callable:
     axes = tuple(0 if j == i else None for j in range(n))
     return jax.vmap(function, in_axes=(axes,))
 
 
-def _neutral_run(arguments: Arguments, dynamic: tuple[Any, ...]) -> dict[str, Message]:
-    counter = iter(range(10_000))
+def _neutral_run(
+    arguments: Arguments, dynamic: tuple[Any, ...]
+) -> tuple[dict[str, Message], dict[str, Scan]]:
+    """The program's sites at neutral values (those of a scan at its first step), and its scans."""
+    scans: dict[str, Scan] = {}
+    inside: dict[str, Message] = {}
 
-    def supply(msg: dict[str, Any]) -> Any:
-        return neutral_value(msg, next(counter))
+    def on_scan(runner: Runner, msg: dict[str, Any]) -> Any:
+        name = "time" if not scans else f"time {len(scans) + 1}"
+        scan, messages, value = discover(Body(runner, msg), name, site_parts)
+        scans[name] = scan
+        inside.update(messages)
+        return value
 
-    return run_program(lambda p: arguments.call(p, dynamic), arguments.program, supply)
+    messages = run_program(
+        lambda p: arguments.call(p, dynamic), arguments.program, neutral_supply(), on_scan
+    )
+    both = sorted(set(messages) & set(inside))
+    if both:
+        raise Refused(f"site name(s) {both} are used inside and outside of a scan.")
+    return messages | inside, scans
 
 
 def thin(arguments: Arguments) -> tuple[np.ndarray, ...]:
@@ -162,17 +359,21 @@ class FirstRun:
     refusals: dict[str, str]
     supports: dict[str, Any]
     finite: dict[str, Any]
+    scans: dict[str, Scan]
 
 
 def first_run(arguments: Arguments) -> FirstRun:
     """Execute the program once; find whether its data can be traced."""
     kept: dict[str, Message] = {}
+    scans: dict[str, Scan] = {}
     refusals: dict[str, str] = {}
 
     def run(dynamic: tuple) -> tuple[dict, dict, dict]:
-        messages = _neutral_run(arguments, dynamic)
+        messages, found = _neutral_run(arguments, dynamic)
         kept.clear()
         kept.update(messages)
+        scans.clear()
+        scans.update(found)
         refusals.clear()
         enumerated, supports, finite = {}, {}, {}
         for name, m in messages.items():
@@ -204,7 +405,9 @@ def first_run(arguments: Arguments) -> FirstRun:
     except Exception as error:
         raise _program_error(error) from error
     enumerated, supports, finite = jax.device_get(found)
-    return FirstRun(arguments, dict(kept), enumerated, dict(refusals), supports, finite)
+    return FirstRun(
+        arguments, dict(kept), enumerated, dict(refusals), supports, finite, dict(scans)
+    )
 
 
 def _program_error(error: Exception) -> Exception:
@@ -278,51 +481,139 @@ def site_parts(message: Message) -> dict[str, Any]:
 _DATA = "the data"
 
 
+def _over_steps(name: str) -> str:
+    return f"{name} at every step"
+
+
 def _dependencies(
-    arguments: Arguments, messages: dict[str, Message], dynamic: tuple
-) -> dict[str, dict[str, frozenset[str]]]:
+    arguments: Arguments, messages: dict[str, Message], scans: dict[str, Scan], dynamic: tuple
+) -> tuple[dict[str, dict[str, frozenset[str]]], dict[str, str]]:
+    """What each part of each factor depends on; and for sites of a scan whose arguments vary with
+    the step, whether they do so by "data" or by the step's number alone ("count")."""
     values = {
         n: jnp.zeros(jnp.shape(m.value), m.value.dtype)
         for n, m in messages.items()
         if not m.observed
     }
+    states = [n for scan in scans.values() for n in scan.latents]
+    values |= {before(n): values[n] for n in states} | {_over_steps(n): values[n] for n in states}
+    if scans:
+        values[STEP] = jnp.zeros((), int)
 
     def parts(**given: Any) -> dict[str, dict[str, Any]]:
-        found = run_program(
-            lambda p: arguments.call(p, given[_DATA]),
-            arguments.program,
-            lambda msg: given[msg["name"]],
+        remaining = iter(scans.values())
+        found: dict[str, dict[str, Any]] = {}
+
+        def supply(msg: dict[str, Any]) -> Any:
+            return given[msg["name"]]
+
+        def supply_before(msg: dict[str, Any]) -> Any:
+            return given[before(msg["name"])]
+
+        def on_scan(runner: Runner, msg: dict[str, Any]) -> Any:
+            scan, body = next(remaining), Body(runner, msg)
+            steps = bind(scan, body, for_provenance=True)
+            t = given[STEP]
+            carry, _, begin = body.step(body.init, body.x(0), supply)
+            _, _, alone = body.step(steps.carry(t), body.x(t), supply)
+            _, _, after = body.step(steps.carry_from(t, supply_before), body.x(t), supply)
+            for site in scan.sites:
+                if site in scan.pairs:
+                    found[first(site)] = site_parts(begin[site])
+                    if scan.length > 1:
+                        found[later(site)] = site_parts(after[site])
+                else:
+                    found[site] = site_parts(alone[site])
+            carry = [
+                c if m else q for m, c, q in zip(scan.moving, carry, steps.carry(t), strict=True)
+            ]
+            y = body.step(
+                steps.carry(t), body.x(t), lambda msg: given[_over_steps(msg["name"])]
+            )[1]
+            ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (scan.length, *jnp.shape(a))), y)
+            return body.result(carry, ys)
+
+        outside = run_program(
+            lambda p: arguments.call(p, given[_DATA]), arguments.program, supply, on_scan
         )
-        return {n: site_parts(m) for n, m in found.items() if m.kind == "sample"}
+        return {n: site_parts(m) for n, m in outside.items() if m.kind == "sample"} | found
 
     flat = eval_provenance(parts, **values, **{_DATA: dynamic})
 
     def union(tree: Any) -> frozenset[str]:
         leaves = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset))
-        return frozenset().union(*leaves) - {_DATA}
+        return frozenset().union(*leaves)
 
-    return {n: {part: union(tree) for part, tree in found.items()} for n, found in flat.items()}
+    whole = {n: {part: union(tree) for part, tree in found.items()} for n, found in flat.items()}
+    timed = {}
+    for scan in scans.values():
+        for site in scan.sites:
+            family = family_of(unwrap(messages[site].fn).fn)
+            known = {f"argument {k}" for k in family.known} if family else set()
+            for name in scan.names(site):
+                varying = [
+                    d
+                    for part, d in whole[name].items()
+                    if part.startswith("argument") and part not in known and STEP in d
+                ]
+                if varying:
+                    timed[name] = "data" if any(_DATA in d for d in varying) else "count"
+    for name, found in whole.items():
+        for state in states:
+            if any(_over_steps(state) in d for d in found.values()):
+                raise Refused(
+                    f"site '{name}' depends on '{state}' at every step, by the output of the scan. "
+                    "Put the site inside the body of the scan, where it meets one state."
+                )
+    tokens = {_DATA, STEP}
+    clean = {n: {part: d - tokens for part, d in found.items()} for n, found in whole.items()}
+    return clean, timed
+
+
+def _parents(parts: dict[str, frozenset[str]], name: str) -> frozenset[str]:
+    return frozenset().union(*parts.values(), frozenset()) - {name}
 
 
 def read_program(
     arguments: Arguments, latents: frozenset[str], parameters: frozenset[str]
 ) -> tuple[Reading, tuple]:
     """Read the sites, roles and plates of a program; also return the (thinned) data used."""
-    first = first_run(arguments)
-    arguments, messages = first.arguments, first.messages
+    found = first_run(arguments)
+    arguments, messages, scans = found.arguments, found.messages, found.scans
     dynamic = tuple(jnp.asarray(a) for a in thin(arguments)) if arguments.traced else ()
     try:
-        dependencies = _dependencies(arguments, messages, arguments.dynamic)
+        dependencies, timed = _dependencies(arguments, messages, scans, arguments.dynamic)
     except _CONCRETE_ERRORS as error:
         names = [n for n, m in messages.items() if not m.observed]
         raise control_flow_error(names, error) from None
+    scan_of = {site: scan for scan in scans.values() for site in scan.sites}
     parents = {}
     for name in messages:
-        parts = dependencies.get(name, {})
-        found = frozenset().union(*(d for p, d in parts.items() if p != "value"), frozenset())
-        parents[name] = (found | parts.get("value", frozenset())) - {name}
-    roles = assign_roles(messages, parents, latents, parameters, first.refusals)
+        factors = scan_of[name].names(name) if name in scan_of else (name,)
+        every = frozenset().union(*(_parents(dependencies.get(f, {}), name) for f in factors))
+        parents[name] = every - {before(n) for n in scan_of}
+    roles = assign_roles(messages, parents, latents, parameters, found.refusals)
     plates: dict[str, Plate] = {}
+    dims: dict[str, dict[str, int]] = {}
+    for name, message in messages.items():
+        if message.kind != "param":
+            role = roles[name][0]
+            dims[name] = _dims_of(message, plates, implicit=role in (Role.OBSERVED, Role.LATENT))
+    depth = max(
+        (
+            -d
+            for n, placed in dims.items()
+            if roles[n][0] in (Role.OBSERVED, Role.LATENT)
+            for d in placed.values()
+        ),
+        default=0,
+    )
+    depth += bool(scans)
+    for scan in scans.values():
+        for name, size in ((scan.time, scan.length), (scan.rest, scan.length - 1)):
+            if name in plates:
+                raise Refused(f"plate '{name}' has the name of the scan's steps; rename it.")
+            plates[name] = Plate(name, size)
     sites: dict[str, Site] = {}
     for name, message in messages.items():
         role, reason = roles[name]
@@ -338,35 +629,107 @@ def read_program(
             )
             continue
         bare = unwrap(message.fn)
-        dims = _dims_of(message, plates, implicit=role in (Role.OBSERVED, Role.LATENT))
-        size = len(first.enumerated[name]) if role is Role.LATENT else 0
-        sites[name] = Site(
+        site = Site(
             name,
             role,
             reason,
             type(bare.fn).__name__,
-            dims=dims,
+            dims=dims[name],
             parents=parents[name],
             columns=bare.columns,
             event_shape=tuple(bare.fn.event_shape),
-            size=size,
-            support=first.supports[name] if role is Role.PARAMETER else None,
+            size=len(found.enumerated[name]) if role is Role.LATENT else 0,
+            support=found.supports[name] if role is Role.PARAMETER else None,
             shape=tuple(jnp.shape(message.value)) if role is Role.PARAMETER else (),
+            law_of=name if role is Role.LATENT else "",
         )
-    _check_parameters(sites, first)
-    depth = max(
-        (
-            -d
-            for s in sites.values()
-            if s.role in (Role.OBSERVED, Role.LATENT)
-            for d in s.dims.values()
-        ),
-        default=0,
-    )
-    values = {n: first.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
-    reading = Reading(arguments, sites, plates, depth, dependencies, values)
+        if name in scan_of:
+            sites |= _scan_sites(site, scan_of[name], depth, dependencies, timed)
+        else:
+            sites[name] = site
+    _check_parameters(sites, found)
+    values = {n: found.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
+    reading = Reading(arguments, sites, plates, depth, dependencies, values, scans)
+    reading = _mark_steady(reading, timed)
     _check_sizes(reading)
     return _mark_gathered(reading), dynamic
+
+
+def _scan_sites(
+    site: Site,
+    scan: Scan,
+    depth: int,
+    dependencies: dict[str, dict[str, frozenset[str]]],
+    timed: dict[str, str],
+) -> dict[str, Site]:
+    """A site of a scan's body as sites with a dimension of steps, in two parts where it meets the
+    carry; a state also one step earlier."""
+    found: dict[str, Site] = {}
+    over_steps = {scan.time: -depth, **site.dims}
+    site = replace(site, scan=scan.time, origin=site.name)
+    latent = site.role is Role.LATENT
+    paired = site.name in scan.pairs
+    if latent and paired:
+        found[site.name] = replace(site, dims=over_steps, law_of="")
+    if latent and site.name in scan.carried:
+        found[before(site.name)] = replace(
+            site,
+            name=before(site.name),
+            role=Role.BEFORE,
+            reason=f"'{site.name}' one step earlier",
+            dims={scan.rest: -depth, **site.dims},
+            law_of="",
+        )
+    for name in scan.names(site.name):
+        where = {first(site.name): site.dims, later(site.name): {scan.rest: -depth, **site.dims}}
+        found[name] = replace(
+            site,
+            name=name,
+            role=Role.LAW if latent and paired else site.role,
+            reason=site.reason if not paired else "at the first step" if name in where
+            and name == first(site.name) else "at later steps, given the state before",
+            dims=where.get(name, over_steps),
+            parents=_parents(dependencies[name], site.name),
+            timed=name in timed,
+        )
+    return found
+
+
+def _mark_steady(reading: Reading, timed: dict[str, str]) -> Reading:
+    """Sites whose arguments are computed from the step's number, but are the same at every step
+    (as in jnp.where(t == 0, initial, transition[z]), after the first step), do not vary."""
+    counted = frozenset(n for n, how in timed.items() if how == "count")
+    if not counted:
+        return reading
+    space = reading.space
+    rng = np.random.default_rng(5)
+
+    def extract(message: Message) -> Any:
+        return {
+            k: message.placed(v, jnp.ndim(v)) for k, v in unwrap(message.fn).fn.get_args().items()
+            if v is not None and jnp.issubdtype(jnp.result_type(v), jnp.number)
+        }  # fmt: skip
+
+    def spread(vector: Any, dynamic: tuple) -> dict[str, Any]:
+        found = reading.run(
+            space.constrain(vector), dynamic, extract, reading.zeros(), wanted=counted
+        )
+        return {
+            n: jnp.asarray([jnp.any(a != a[:1]) for a in jax.tree.leaves(tree)]).any()
+            for n, tree in found.items()
+        }
+
+    dynamic = tuple(jnp.asarray(a) for a in reading.arguments.dynamic)
+    function = quick_jit(spread) if reading.arguments.traced else spread
+    varies: dict[str, bool] = dict.fromkeys(counted, False)
+    for _ in range(2):
+        for n, v in function(jnp.asarray(rng.uniform(-1, 1, space.size)), dynamic).items():
+            varies[n] = varies[n] or bool(v)
+    sites = {
+        n: replace(s, timed=False) if n in varies and not varies[n] else s
+        for n, s in reading.sites.items()
+    }
+    return replace(reading, sites=sites)
 
 
 def _check_parameters(sites: dict[str, Site], first: FirstRun) -> None:
@@ -380,11 +743,14 @@ def _check_parameters(sites: dict[str, Site], first: FirstRun) -> None:
 
 def _check_sizes(reading: Reading) -> None:
     """Refuse a site whose table over its latents could not be held, before running it."""
-    names = {s.name for s in reading.latents}
-    for site in (*reading.latents, *reading.observed):
-        touched = sorted((site.parents | {site.name}) & names)
+    names = {s.name for s in reading.slots}
+    for site in (*reading.laws, *reading.observed):
+        touched = sorted((site.parents | {site.law_of}) & names)
         entries = float(np.prod([float(reading.sites[v].size) for v in touched] or [1.0]))
-        entries *= float(np.prod([float(reading.plates[p].size) for p in site.plates] or [1.0]))
+        still = set() if site.timed or not site.scan else {p for p, d in site.dims.items()
+                                                           if d == -reading.depth}  # fmt: skip
+        rows = [float(reading.plates[p].size) for p in site.plates - still]
+        entries *= float(np.prod(rows or [1.0]))
         if len(touched) > 1 and entries > TABLE_LIMIT:
             sizes = " x ".join(f"{v}: {reading.sites[v].size}" for v in touched)
             raise ValueError(
@@ -410,7 +776,9 @@ def _mark_gathered(reading: Reading) -> Reading:
         children = [
             s
             for s in sites.values()
-            if latent.name in s.parents and s.role in (Role.OBSERVED, Role.LATENT)
+            if latent.name in s.parents
+            and s.role in (Role.OBSERVED, Role.LATENT, Role.LAW)
+            and not latent.scan
         ]
         if any(not latent.plates <= child.plates for child in children):
             sites[latent.name] = replace(latent, vmapped=True)

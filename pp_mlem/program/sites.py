@@ -14,6 +14,8 @@ class Role(enum.Enum):
     LATENT = "latent"
     PARAMETER = "parameter"
     IGNORED = "ignored"
+    LAW = "law of a state"
+    BEFORE = "previous state"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Site:
 
     `dims` maps each of its plates to the plate's (negative) batch dimension. `parents` are the
     unobserved sites that its distribution depends on. `columns` counts the `to_event` dimensions.
+
+    A state of a chain is a latent over all steps; its own distribution stands apart, in two sites
+    with role LAW: for the first step and for the later ones. `law_of` names the latent of which a
+    site is the distribution, `scan` the scan in whose body it stands.
     """
 
     name: str
@@ -46,6 +52,10 @@ class Site:
     prior: bool = True  # parameters: False for numpyro.param
     support: Any = None  # parameters: the constraint
     shape: tuple[int, ...] = ()  # parameters: shape of the constrained value
+    law_of: str = ""
+    origin: str = ""  # the program's own name of a site that stands for some steps of a scan
+    scan: str = ""
+    timed: bool = False  # in a scan: its distribution's arguments vary with the step
 
     @property
     def plates(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
+from numpyro.contrib.control_flow.scan import PytreeTrace, scan_wrapper
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
     Independent,
@@ -39,27 +40,71 @@ class Message:
     plates: tuple[tuple[str, int, int], ...]  # (name, dim, size), outermost first
     scale: Any
     constraint: Any
+    in_scan: bool = False
+
+    def placed(self, array: Any, trailing: int = 0) -> Any:
+        """An array of this site with batch dimensions and `trailing` others. Inside a scan it is
+        marked, so that the dimension of the steps can be put left of the plates."""
+        return Timed(jnp.asarray(array), trailing) if self.in_scan else array
 
 
 class Refused(ValueError):
     """A program that runs but is not read, with the remedy."""
 
 
-class _Supply(Messenger):
-    """Gives every unobserved sample site and every param its value."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Timed:
+    """An array that belongs to one step of a scan, with `trailing` dimensions after its batch."""
 
-    def __init__(self, fn: Callable[..., Any], supply: Supply) -> None:
+    array: Any
+    trailing: int = field(metadata={"static": True})
+
+
+class Runner(Messenger):
+    """Gives every unobserved sample site and every param its value, and runs bodies of scans."""
+
+    def __init__(self, fn: Callable[..., Any], supply: Supply, on_scan: Any) -> None:
         super().__init__(fn)
         self.supply = supply
+        self.on_scan = on_scan
+        self.inside = False
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow":
-            raise NotImplementedError(
-                "the program uses numpyro's control flow (scan, cond or while). Chains over "
-                "discrete states are not read yet: write the latents in plates."
+            if msg["fn"] is not scan_wrapper:
+                raise Refused(
+                    "the program uses numpyro's cond or while_loop, which cannot be read. Use "
+                    "jnp.where, or jax.lax.cond around code without sample statements."
+                )
+            if self.inside:
+                raise Refused(
+                    "a scan inside the body of a scan is not supported. Write the inner loop as "
+                    "a plate, or as one scan over the product of the two."
+                )
+            msg["value"] = self.on_scan(self, msg)
+            return
+        if msg["type"] == "param" and self.inside:
+            raise Refused(
+                f"numpyro.param '{msg['name']}' stands inside the body of a scan; declare it "
+                "before the scan."
             )
         if msg["type"] in ("sample", "param") and msg["value"] is None:
             msg["value"] = self.supply(msg)
+        if self.inside:  # what lies below is ours, and must not see single steps
+            msg["stop"] = True
+
+    def step(
+        self, body: Callable[..., Any], carry: Any, x: Any, supply: Supply
+    ) -> tuple[Any, Any, dict[str, Message]]:
+        """One step of a scan's body: its carry, its output and its sites."""
+        outer, self.supply, self.inside = self.supply, supply, True
+        try:
+            with handlers.trace() as sites:
+                carry, y = body(carry, x)
+        finally:
+            self.supply, self.inside = outer, False
+        return carry, y, _messages(sites, in_scan=True)
 
 
 @contextmanager
@@ -73,12 +118,33 @@ def _no_outer_handlers() -> Iterator[None]:
         _PYRO_STACK[:] = outer
 
 
+def _no_scan(runner: Runner, msg: dict[str, Any]) -> Any:
+    raise Refused("the program has a scan where none was expected.")
+
+
 def run_program(
-    call: Callable[[Callable[..., Any]], Any], program: Callable[..., Any], supply: Supply
+    call: Callable[[Callable[..., Any]], Any],
+    program: Callable[..., Any],
+    supply: Supply,
+    on_scan: Callable[[Runner, dict[str, Any]], Any] = _no_scan,
 ) -> dict[str, Message]:
-    """Run `program` once; `supply` returns the value of each unobserved site."""
-    with _no_outer_handlers(), handlers.trace() as sites, handlers.seed(rng_seed=0):
-        call(_Supply(program, supply))
+    """Run `program` once; `supply` returns the value of each unobserved site, `on_scan` the value
+    of a scan's message."""
+    try:
+        with _no_outer_handlers(), handlers.trace() as sites, handlers.seed(rng_seed=0):
+            call(Runner(program, supply, on_scan))
+    except NotImplementedError as error:
+        if "under a `plate`" not in str(error):
+            raise
+        raise Refused(
+            "a scan stands inside a plate. Put the plate inside the body of the scan "
+            "(with numpyro.plate(...): in the function that is scanned); a latent of each "
+            "sequence can be sampled in the same plate before the scan."
+        ) from None
+    return _messages(sites)
+
+
+def _messages(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict[str, Message]:
     messages = {}
     for name, site in sites.items():
         if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
@@ -98,6 +164,7 @@ def run_program(
             plates=frames,
             scale=site.get("scale"),
             constraint=site["kwargs"].get("constraint", dist.constraints.real),
+            in_scan=in_scan,
         )
     return messages
 
@@ -222,6 +289,9 @@ def draw_from_program(
 __all__ = [
     "Bare",
     "Message",
+    "PytreeTrace",
+    "Runner",
+    "Timed",
     "draw_from_program",
     "enumerated_support",
     "is_discrete",

@@ -13,35 +13,60 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.data import gather_maps, neutral_parameters
 from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
 from pp_mlem.program.reading import Reading, control_flow_error
-from pp_mlem.program.sites import Plate
+from pp_mlem.program.sites import Plate, Role
 from pp_mlem.program.trace import Message
 
 
 def _thinned(reading: Reading, dynamic: tuple) -> Reading:
     """The reading with the plate sizes of the thinned data."""
     sizes: dict[str, int] = {}
+    lengths: dict[str, int] = {}
 
-    def extract(messages: dict[str, Message]) -> int:
-        for name, m in messages.items():
-            site = reading.sites[name]
-            shape = jnp.broadcast_shapes(
-                tuple(m.fn.batch_shape) if m.fn is not None else (),
-                jnp.shape(m.value)[: jnp.ndim(m.value) - len(m.fn.event_shape)]
-                if m.observed and jnp.size(m.value)
-                else (),
-            )
-            for plate, dim in site.dims.items():
-                if len(shape) >= -dim and shape[dim] > 1:
-                    sizes[plate] = shape[dim]
+    def extract(m: Message) -> int:
+        site = reading.sites[m.name]
+        shape = jnp.broadcast_shapes(
+            tuple(m.fn.batch_shape) if m.fn is not None else (),
+            jnp.shape(m.value)[: jnp.ndim(m.value) - len(m.fn.event_shape)]
+            if m.observed and jnp.size(m.value)
+            else (),
+        )
+        for plate, dim in site.dims.items():
+            inside = not (site.scan and dim == -reading.depth)
+            if inside and len(shape) >= -dim and shape[dim] > 1:
+                sizes[plate] = shape[dim]
         return 0
 
     params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
-    jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
+    jax.eval_shape(lambda p, d: reading.run(p, d, extract, lengths=lengths), params, dynamic)
+    scans = {n: replace(s, length=lengths[n]) for n, s in reading.scans.items()}
+    for scan in scans.values():
+        sizes |= {scan.time: scan.length, scan.rest: scan.length - 1}
     plates = {
         n: Plate(n, min(p.size, sizes.get(n, p.size)), p.implicit)
         for n, p in reading.plates.items()
     }
-    return replace(reading, plates=plates)
+    return replace(reading, plates=plates, scans=scans)
+
+
+def _at_site(
+    reading: Reading, factor: Factor, name: str, codes: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, int]]:
+    """The codes of a latent at the steps where a factor meets it, and their plate dimensions."""
+    latent, site = reading.sites[name], reading.sites[factor.site]
+    origin = reading.sites[latent.origin or name]
+    full = codes[origin.name]
+    if not latent.scan:
+        return full, latent.dims
+    inner = {p: d for p, d in origin.dims.items() if d != -reading.depth}
+    scan = reading.scans[latent.scan]
+    if site.scan != latent.scan:
+        return full[-1], inner
+    over = next((p for p in site.dims if p in (scan.time, scan.rest)), None)
+    if over is None:
+        return full[0], inner
+    if over == scan.rest:
+        full = full[:-1] if latent.role is Role.BEFORE else full[1:]
+    return full, {over: -reading.depth, **inner}
 
 
 def _lookup(
@@ -59,11 +84,10 @@ def _lookup(
     position = {plate: depth + dim for plate, dim in site.dims.items()}
     index: list[Any] = []
     for axis, name in enumerate(axes):
-        if name in codes:
-            own = reading.sites[name]
-            code = codes[name].reshape(-1)
-            full = codes[name]
-            moved = [p for p in own.dims if p not in site.dims]
+        if name in reading.sites:
+            full, own_dims = _at_site(reading, factor, name, codes)
+            code = full.reshape(-1)
+            moved = [p for p in own_dims if p not in site.dims]
             if moved:
                 child = next(c for c, parent in maps if parent == moved[0] and c in site.dims)
                 row = np.asarray(maps[child, moved[0]])
@@ -72,12 +96,12 @@ def _lookup(
                 index.append(code[row].reshape(view))
             else:
                 view = [1] * depth
-                for p, dim in own.dims.items():
+                for p, dim in own_dims.items():
                     view[position[p]] = full.shape[dim]
-                order = sorted(own.dims, key=lambda p: own.dims[p])
-                squeezed = full.reshape([full.shape[own.dims[p]] for p in order])
+                order = sorted(own_dims, key=lambda p: own_dims[p])
+                squeezed = full.reshape([full.shape[own_dims[p]] for p in order])
                 rank = np.argsort([position[p] for p in order])
-                index.append(np.transpose(squeezed, rank).reshape(view) if order else full)
+                index.append(np.transpose(squeezed, rank).reshape(view) if order else int(full.ravel()[0]))
         elif table.shape[axis] == 1:
             index.append(0)
         else:
@@ -101,13 +125,13 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
     rng = np.random.default_rng(7)
     codes = {s.name: rng.integers(0, s.size, thin.plate_shape(s.dims)) for s in thin.latents}
 
+    names = frozenset(f.site for f in plain)
+
+    def extract(message: Message) -> Any:
+        return message.placed(log_table(message, thin.sites[message.name]))
+
     def run(values: dict[str, Any], data: tuple, chosen: dict[str, Any]) -> dict[str, Any]:
-        return thin.run(
-            values,
-            data,
-            lambda m: {f.site: log_table(m[f.site], thin.sites[f.site]) for f in plain},
-            chosen,
-        )
+        return thin.run(values, data, extract, chosen, wanted=names)
 
     chosen = {n: thin.values[n][c] for n, c in codes.items()}
     direct = quick_jit(run)(params, dynamic, chosen)
@@ -134,7 +158,7 @@ def read_factors(reading: Reading, dynamic: tuple) -> tuple[Reading, tuple[Facto
     if wrong is None:
         return reading, factors
     sites = {
-        n: replace(s, vmapped=True) if s in reading.latents else s for n, s in reading.sites.items()
+        n: replace(s, vmapped=True) if s in reading.slots else s for n, s in reading.sites.items()
     }
     again = replace(reading, sites=sites)
     try:

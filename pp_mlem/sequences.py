@@ -1,0 +1,288 @@
+"""What only a chain can tell: filtered probabilities, transitions, forecasts, pseudo-residuals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pp_mlem.partition.chain import Chain
+from pp_mlem.partition.recursions import filtered as filter_chain
+from pp_mlem.partition.recursions import smooth
+from pp_mlem.program.factors import log_table
+from pp_mlem.program.scans import before, later
+from pp_mlem.program.trace import Message, is_discrete, unwrap
+
+if TYPE_CHECKING:
+    from pp_mlem.model import Model
+
+Values = dict[str, jax.Array]
+
+
+def _chains(model: Model) -> tuple[Chain, ...]:
+    chains = model.marginal.chains
+    if not chains:
+        raise ValueError("the program has no chain: no latent of a scan depends on the step before.")
+    for chain in chains:
+        if chain.above:
+            raise ValueError(
+                f"the chain over {', '.join(chain.states)} depends on {', '.join(chain.above)} "
+                "above it; filtered probabilities and forecasts of such a mixture of chains are "
+                "not offered. Use posterior() and sample_latents()."
+            )
+    return chains
+
+
+def _along(model: Model, chain: Chain, values: Values, recursion: Any) -> Any:
+    marginal = model.marginal
+
+    def run(params: Values, data: Any) -> Any:
+        terms = marginal.inner.run(marginal.terms(marginal.natural(params, data), data), data.maps)
+        found, _, shape = chain.along(
+            terms, marginal.elimination, data.valid, model.reading, recursion
+        )
+        return found, shape
+
+    key = ("along", chain.states, recursion.__name__)
+    function = model.compiled(key, lambda: jax.jit(lambda p, d: run(p, d)[0]))
+    shape: tuple[int, ...] = ()
+
+    def sizes(params: Values, data: Any) -> Any:
+        nonlocal shape
+        found, shape = run(params, data)
+        return found
+
+    jax.eval_shape(sizes, values, model.data)
+    return jax.device_get(function(values, model.data)), shape
+
+
+def _marginals(chain: Chain, table: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """(steps, joint states, lanes) to each state's (steps, lanes..., values)."""
+    full = table.reshape(table.shape[0], *chain.sizes, *shape)
+    n = len(chain.states)
+    found = {}
+    for i, name in enumerate(chain.states):
+        others = tuple(1 + j for j in range(n) if j != i)
+        found[name] = np.moveaxis(full.sum(others), 1, -1)
+    return found
+
+
+def _in_order(chain: Chain, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: v[::-1] if chain.reverse else v for k, v in found.items()}
+
+
+def filtered(model: Model, values: Values) -> dict[str, np.ndarray]:
+    result: dict[str, np.ndarray] = {}
+    for chain in _chains(model):
+        (_, alpha), shape = _along(model, chain, values, filter_chain)
+        found = _marginals(chain, np.array(alpha), shape)
+        for name in found:
+            if name in model.data.valid:
+                ended = ~np.asarray(model.data.valid[name]).reshape(found[name].shape[:-1])
+                found[name][ended] = np.nan
+        result |= _in_order(chain, found)
+    return result
+
+
+def transition_counts(model: Model, values: Values) -> dict[str, np.ndarray]:
+    result = {}
+    for chain in _chains(model):
+        smoothed, _ = _along(model, chain, values, smooth)
+        pairs = np.asarray(smoothed.transitions).sum((0, -1)).reshape(*chain.sizes, *chain.sizes)
+        n = len(chain.states)
+        for i, name in enumerate(chain.states):
+            others = tuple(j for j in range(2 * n) if j % n != i)
+            result[name] = pairs.sum(others)
+    return result
+
+
+def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"steps: received {steps!r}, expected a positive integer.")
+    result: dict[str, Any] = {}
+    for chain in _chains(model):
+        for state in chain.states:
+            if model.reading.sites[later(state)].timed if later(state) in model.reading.sites else (
+                chain.length > 1
+            ):
+                raise ValueError(
+                    f"forecast: the transitions of '{state}' vary with the step, so they are not "
+                    "known after the last one. Extend the data with missing observations (NaN) and "
+                    "use posterior()."
+                )
+        (_, alpha), shape = _along(model, chain, values, filter_chain)
+        moves = _transition(model, chain, values)
+        current = np.asarray(alpha)[-1]
+        ahead = []
+        for _ in range(int(steps)):
+            current = np.einsum("jl,jkl->kl", current, np.broadcast_to(
+                moves, (*moves.shape[:2], current.shape[-1])))  # fmt: skip
+            ahead.append(current)
+        joint = np.stack(ahead)
+        result |= _marginals(chain, joint, shape)
+        result |= _predicted(model, chain, values, joint, shape)
+    return result
+
+
+def _transition(model: Model, chain: Chain, values: Values) -> np.ndarray:
+    """(states, states, lanes or 1) probabilities of one step, from the states' own laws."""
+    marginal = model.marginal
+    laws = frozenset(later(s) for s in chain.states)
+    eta = marginal.natural(values, model.data, laws)
+    logs = 0.0
+    order = [*(before(s) for s in chain.states), *chain.states]
+    kept = [f for f in marginal.factors if f.site in laws]
+    terms = {t.latents: t for t in marginal.terms_of(kept, eta, model.data)}
+    for term in terms.values():
+        extra = tuple(a for a in term.table.axes if a not in order)
+        array = np.asarray(term.table.aligned((*order, *extra)))
+        logs = logs + array.reshape(*array.shape[: len(order)], -1)
+    logs = np.broadcast_to(logs, (*chain.sizes, *chain.sizes, logs.shape[-1]))
+    return np.exp(logs).reshape(chain.size, chain.size, -1)
+
+
+def _predicted(
+    model: Model, chain: Chain, values: Values, joint: np.ndarray, shape: tuple[int, ...]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Mean and standard deviation of each observed site ahead, mixed over the states."""
+    reading = model.reading
+    sites = [
+        f
+        for f in model.marginal.factors
+        if not f.law_of
+        and reading.sites[f.site].scan == chain.time
+        and set(f.latents) == set(chain.states)
+        and not reading.sites[f.site].timed
+    ]
+    if not sites or any(s.vmapped for s in reading.slots):
+        return {}
+
+    def extract(m: Message) -> Any:
+        bare = unwrap(m.fn)
+        rank = bare.columns + len(bare.fn.event_shape)
+        mean, spread = bare.fn.mean, bare.fn.variance
+        return m.placed(mean, rank), m.placed(spread, rank)
+
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for factor in sites:
+        site = reading.sites[factor.site]
+        try:
+            pair = reading.run(
+                values, model.data.dynamic, extract, wanted=frozenset({factor.site})
+            )[factor.site]
+        except NotImplementedError:
+            continue
+        rank = site.columns + len(site.event_shape)
+        inner = {p: d for p, d in site.dims.items() if p != chain.time}
+        plates = reading.plate_shape(inner)
+        tables = []
+        for array in pair:
+            array = np.asarray(array)
+            batch = array.ndim - rank
+            dims = [batch + reading.latent_dim(s) for s in chain.states]
+            moved = np.moveaxis(array, dims, range(len(dims)))
+            event = moved.shape[moved.ndim - rank :] if rank else ()
+            wide = np.broadcast_to(
+                moved.reshape(*chain.sizes, *moved.shape[batch - reading.depth + 1 :])
+                if len(dims) == batch - reading.depth
+                else moved.reshape(*chain.sizes, *((1,) * len(plates)), *event),
+                (*chain.sizes, *plates, *event),
+            )
+            tables.append(wide.reshape(chain.size, *plates, *event))
+        mean, variance = tables
+        probs = joint.reshape(joint.shape[0], chain.size, *shape)
+        probs = probs.reshape(*probs.shape[:2], *shape, *((1,) * (mean.ndim - 1 - len(shape))))
+        first = (probs * mean).sum(1)
+        second = (probs * (variance + mean**2)).sum(1)
+        found[factor.site] = {"mean": first, "sd": np.sqrt(np.maximum(second - first**2, 0.0))}
+    return found
+
+
+def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
+    reading = model.reading
+    result: dict[str, pd.DataFrame] = {}
+    chains = _chains(model)
+    posterior = {}
+    for chain in chains:
+        smoothed, shape = _along(model, chain, values, smooth)
+        posterior[chain.states] = _log(np.asarray(smoothed.states)), shape
+    for factor in model.marginal.factors:
+        site = reading.sites[factor.site]
+        chain = next((c for c in chains if set(factor.latents) == set(c.states)), None)
+        if factor.law_of or chain is None or site.scan != chain.time:
+            continue
+        if site.columns or site.event_shape or any(s.vmapped for s in reading.slots):
+            continue
+
+        def extract(m: Message) -> Any:
+            bare = unwrap(m.fn)
+            value = jnp.asarray(m.value, jnp.result_type(float))
+            shown = jnp.where(jnp.isnan(value), 0.0, value)
+            density = log_table(m, reading.sites[m.name])
+            low, high = _cumulative(bare.fn, shown)
+            return m.placed(density), m.placed(low), m.placed(high), m.placed(value)
+
+        name = frozenset({factor.site})
+        found = reading.run(values, model.data.dynamic, extract, wanted=name, wide=True)
+        density, low, high, value = (np.asarray(a) for a in found[factor.site])
+        logs, shape = posterior[chain.states]
+        steps = logs.shape[0]
+
+        def arranged(array: np.ndarray, chain: Chain = chain, steps: int = steps) -> np.ndarray:
+            """(steps, joint states, plates)"""
+            dims = [array.ndim + reading.latent_dim(s) for s in chain.states]
+            moved = np.moveaxis(array, dims, range(len(dims)))
+            inner = array.shape[array.ndim - reading.depth + 1 :]
+            moved = moved.reshape(*moved.shape[: len(dims)], -1, *inner)
+            wide = np.broadcast_to(moved, (*chain.sizes, steps, *inner))
+            return np.moveaxis(wide.reshape(chain.size, steps, -1), 0, 1)
+
+        own = arranged(density)
+        logs = np.broadcast_to(logs.reshape(steps, chain.size, -1), own.shape)
+        with np.errstate(invalid="ignore"):
+            weight = np.where(np.isfinite(logs), logs - own, -np.inf)
+        weight = np.exp(weight - weight.max(1, keepdims=True))
+        weight /= weight.sum(1, keepdims=True)
+        data = np.broadcast_to(value.reshape(steps, -1), (steps, own.shape[-1]))
+        bounds = []
+        for part in (low, high):
+            u = np.clip((weight * arranged(part)).sum(1), 0.0, 1.0)
+            bounds.append(np.where(np.isnan(data), np.nan, u))
+        if chain.reverse:
+            bounds = [b[::-1] for b in bounds]
+        lower, upper = (b.ravel() for b in bounds)
+        result[factor.site] = pd.DataFrame(
+            {
+                "lower": stats.norm.ppf(lower),
+                "upper": stats.norm.ppf(upper),
+                "mid": stats.norm.ppf((lower + upper) / 2),
+            }
+        )
+    return result
+
+
+def _log(table: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(table)
+
+
+def _cumulative(fn: Any, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """P(X < value) and P(X <= value)."""
+    if not is_discrete(fn):
+        at = fn.cdf(value)
+        return at, at
+    top = jax.lax.stop_gradient(value).max()
+    limit = 4096
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        low, high = carry
+        mass = jnp.exp(fn.log_prob(jnp.minimum(i, top).astype(int)))
+        mass = jnp.where(i <= top, mass, 0.0)
+        return low + jnp.where(i < value, mass, 0.0), high + jnp.where(i <= value, mass, 0.0)
+
+    zero = jnp.zeros(jnp.broadcast_shapes(value.shape, fn.batch_shape))
+    return jax.lax.fori_loop(0, limit, step, (zero, zero))
