@@ -27,7 +27,8 @@ class EM:
     """Dempster, Laird & Rubin (1977), doi:10.1111/j.2517-6161.1977.tb01600.x, with SQUAREM of
     Varadhan & Roland (2008), doi:10.1111/j.1467-9469.2007.00585.x, in unconstrained coordinates.
 
-    `handover` is the gain per step (nats) below which a Newton finish takes over.
+    After `spare` evaluations in a row that gain less than `handover` nats a Newton finish takes
+    over.
     """
 
     problem: Problem
@@ -35,6 +36,7 @@ class EM:
     tolerance: float
     accelerate: bool
     handover: float
+    spare: int
 
     @property
     def evaluations(self) -> int:
@@ -49,7 +51,7 @@ class EM:
             slope=jnp.full((), jnp.inf, vector.dtype),
             iterations=jnp.zeros((), int),
             status=jnp.full((), int(Status.RUNNING)),
-            own=(jnp.full((), 4.0, vector.dtype), jnp.zeros((), int)),
+            own=(jnp.full((), 4.0, vector.dtype), jnp.zeros((), int), jnp.zeros((), int)),
         )
 
     def _judge(self, lane: Lane, point: Any, value: Any, slope: Any, patience: int) -> tuple:
@@ -58,6 +60,7 @@ class EM:
         gain = value - lane.value
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
         still = jnp.where(gain <= noise, lane.own[1] + 1, 0)
+        slow = jnp.where(gain < self.handover, lane.own[2] + 1, 0)
         status = jnp.where(
             ~finite,
             int(Status.NOT_FINITE),
@@ -68,7 +71,7 @@ class EM:
                     slope <= self.tolerance,
                     int(Status.CONVERGED),
                     jnp.where(
-                        (gain < self.handover) | (still >= patience),
+                        (slow > self.spare) | (still >= patience),
                         int(Status.FLAT),
                         int(Status.RUNNING),
                     ),
@@ -76,14 +79,14 @@ class EM:
             ),
         )
         kept = finite & ~(gain < -noise)
-        return status, still, kept
+        return status, still, slow, kept
 
     def step(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]:
         if self.accelerate:
             return self._squarem(lane, data, fixed)
         following, value, gradient = self.problem.em_step(lane.vector, data, fixed)
         slope = jnp.abs(gradient).max(initial=0.0) / self.units
-        status, still, kept = self._judge(lane, lane.vector, value, slope, patience=20)
+        status, still, slow, kept = self._judge(lane, lane.vector, value, slope, patience=20)
         new = Lane(
             vector=jnp.where(kept, following, lane.point),
             point=jnp.where(kept, lane.vector, lane.point),
@@ -91,13 +94,13 @@ class EM:
             slope=jnp.where(kept, slope, lane.slope),
             iterations=lane.iterations + 1,
             status=status,
-            own=(lane.own[0], still),
+            own=(lane.own[0], still, slow),
         )
         return new, jnp.where(kept, value, jnp.nan)[None], lane.vector[None]
 
     def _squarem(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]:
         start = lane.vector
-        longest, _ = lane.own
+        longest = lane.own[0]
 
         def slope_of(gradient: jax.Array) -> jax.Array:
             return jnp.abs(gradient).max(initial=0.0) / self.units
@@ -135,13 +138,14 @@ class EM:
             jnp.maximum(longest / 4, 1.0),
         )
         longest = jnp.maximum(longest, 1.0)
-        status0, _, kept0 = self._judge(lane, start, values[0], slopes[0], patience=10)
+        status0, _, _, kept0 = self._judge(lane, start, values[0], slopes[0], patience=10)
         fell = jnp.isfinite(values[1]) & (values[1] < values[0] - noise)
         best_value = jnp.where(leap_good, values[2], values[1])
         best_slope = jnp.where(leap_good, slopes[2], slopes[1])
         best_point = jnp.where(leap_good, points[2], points[1])
         gain = best_value - lane.value
         still = jnp.where(gain <= noise, lane.own[1] + 1, 0)
+        slow = jnp.where(gain < self.handover, lane.own[2] + 3, 0)
         usable = jnp.isfinite(values[1])
         status = jnp.where(
             (status0 == Status.NOT_FINITE)
@@ -158,7 +162,7 @@ class EM:
                         best_slope <= self.tolerance,
                         int(Status.CONVERGED),
                         jnp.where(
-                            (gain < self.handover) | (still >= 10),
+                            (slow > self.spare) | (still >= 10),
                             int(Status.FLAT),
                             int(Status.RUNNING),
                         ),
@@ -180,7 +184,7 @@ class EM:
             slope=slope,
             iterations=lane.iterations + 3,
             status=status,
-            own=(longest, still),
+            own=(longest, still, slow),
         )
         shown = jnp.stack([kept0, kept0 & usable & ~fell & ~settled, kept0 & leap_good & ~settled])
         return new, jnp.where(shown, values, jnp.nan), points
@@ -248,7 +252,7 @@ def fit_em(
         dtype=dtype,
     )
 
-    def make(problem: Problem, units: float, handover: float) -> EM:
-        return EM(problem, units, tol, accelerate, handover)
+    def make(problem: Problem, units: float, handover: float, spare: int) -> EM:
+        return EM(problem, units, tol, accelerate, handover, spare)
 
     return fit_point(model, options, make, key=("em", accelerate))

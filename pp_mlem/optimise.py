@@ -104,7 +104,8 @@ class QuasiNewton:
 def _fit(method: str, model: Model, objective: str, options: dict[str, Any]) -> Fit:
     tol = options["tol"]
 
-    def make(problem: Problem, units: float, handover: float) -> QuasiNewton:
+    def make(problem: Problem, units: float, handover: float, spare: int) -> QuasiNewton:
+        del spare
         return QuasiNewton(problem, units, tol, handover)
 
     settings = PointOptions(method=method, objective=objective, **options)

@@ -26,6 +26,7 @@ from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
 
 HANDOVER_GAIN = 1e-3
+SPARE = 300  # cheap steps that EM may crawl before a Newton finish is compiled
 POLISH_STEPS = 60
 POLISH_PARAMETERS = 200
 POLISH_WORK = 3e8
@@ -98,7 +99,7 @@ def work_per_step(model: Model) -> float:
 def fit_point(
     model: Model,
     options: PointOptions,
-    make: Callable[[Problem, float, float], Any],
+    make: Callable[[Problem, float, float, int], Any],
     key: tuple,
 ) -> Fit:
     """Run an algorithm from every start, finish by Newton, judge, and choose the best."""
@@ -121,11 +122,13 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     polish = options.polish and 0 < size <= POLISH_PARAMETERS and work * size <= POLISH_WORK
     handover = HANDOVER_GAIN if polish else -np.inf
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
-    algorithm = make(problem, units, handover)
-    compiler = quick_jit if work * starts <= QUICK_WORK else jax.jit
+    quick = work * starts <= QUICK_WORK
+    algorithm = make(problem, units, handover, SPARE if quick else 2 * size)
+    compiler = quick_jit if quick else jax.jit
     structure = (
         compiler,
         *key,
+        quick,
         frozenset(fixed),
         options.objective,
         polish,

@@ -130,10 +130,16 @@ class Problem:
 
         By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta.
         """
-        value, statistics = self.expectation(vector, data, fixed)
+
+        def natural(v: jax.Array) -> Natural:
+            return self.marginal.natural(self.params(v, fixed), data)
+
+        eta, pull = jax.vjp(natural, vector)
+        value, statistics = self.marginal.log_z_and_statistics(eta, data)
+        (gradient,) = pull(statistics)
         if self.with_prior:
-            value = value + self.log_prior(vector, data, fixed)
-        gradient = jax.grad(self.expected)(vector, statistics, data, fixed)
+            prior, slope = jax.value_and_grad(self.log_prior)(vector, data, fixed)
+            value, gradient = value + prior, gradient + slope
         return self.maximisation(vector, statistics, data, fixed), value, gradient
 
 

@@ -66,7 +66,9 @@ def component_report(problem: Problem) -> Callable:
     laws = [f for f in problem.marginal.factors if f.law_of]
     sites = frozenset(f.site for f, _, _ in scaled)
 
-    @quick_jit
+    long = max((s.length for s in reading.scans.values()), default=0) > 20_000
+
+    @(jax.jit if long else quick_jit)
     def measure(vector: jax.Array, data: Any, fixed: Any) -> Any:
         params = problem.params(vector, fixed)
         _, statistics = problem.expectation(vector, data, fixed)
@@ -83,6 +85,12 @@ def component_report(problem: Problem) -> Callable:
 
     def judge(vector: Any, data: Any, fixed: Any) -> tuple[Status | None, str]:
         arguments, rows = jax.device_get(measure(jnp.asarray(vector), data, fixed))
+        # Sites that share their scale (a chain's first step and the others) share their rows.
+        shared: dict[tuple, np.ndarray] = {}
+        for factor, latent, name in scaled:
+            own = np.asarray(rows[latent]) * _observations_per_unit(problem, factor, latent)
+            key = _scale_parameters(problem, factor, name), own.size
+            shared[key] = shared.get(key, 0.0) + own
         for factor, latent, name in scaled:
             value = np.asarray(arguments[factor.site][name])
             batch_ndim = value.ndim - (2 if name != "scale" else 0)
@@ -91,12 +99,12 @@ def component_report(problem: Problem) -> Callable:
                 continue
             axis_from_end = axis - value.ndim
             scales = _component_scales(value, name, axis_from_end)
-            effective = np.asarray(rows[latent])
-            per_unit = _observations_per_unit(problem, factor, latent)
+            size = reading.sites[latent].size
+            effective = shared[_scale_parameters(problem, factor, name), size]
             needed = factor.family.rows_needed(factor.event_size) if factor.family else 2
             if factor.kind == "table":
                 inside = factor.parameters
-                needed = max(needed, _own_parameters(problem, inside, reading.sites[latent].size))
+                needed = max(needed, _own_parameters(problem, inside, size))
             ratio = scales / scales.max(0, keepdims=True)
             k = int(ratio.min(1).argmin())
             told = (
@@ -107,7 +115,7 @@ def component_report(problem: Problem) -> Callable:
                 return Status.COLLAPSED, told
             if ratio.min() < HATHAWAY_RATIO:
                 return Status.SPURIOUS, told + f" (ratio below {HATHAWAY_RATIO:g})"
-            few = np.flatnonzero(np.round(effective * per_unit) <= needed)
+            few = np.flatnonzero(np.round(effective) <= needed)
             empty = effective < 0.5
             few = [j for j in few if not empty[j]]
             if few:
@@ -119,6 +127,12 @@ def component_report(problem: Problem) -> Callable:
         return None, ""
 
     return judge
+
+
+def _scale_parameters(problem: Problem, factor: Any, name: str) -> frozenset[str]:
+    """The free parameters behind a scale argument of a site."""
+    behind = problem.reading.dependencies[factor.site][f"argument {name}"]
+    return behind & frozenset(problem.space.names)
 
 
 def _observations_per_unit(problem: Problem, factor: Any, latent: str) -> float:

@@ -306,6 +306,22 @@ def padded(x, lengths):
     scan(body, (jnp.zeros(n, int), 0), x)
 
 
+def state_before_of_two(x):
+    pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+    P, mu = _states()
+    with numpyro.plate("scales", 2):
+        sigma = numpyro.sample("sigma", dist.LogNormal(0, 1))
+    z0 = numpyro.sample("z0", dist.Categorical(pi))
+    numpyro.sample("x0", dist.Normal(mu[z0], sigma[z0]), obs=x[0])
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.Normal(mu[z], sigma[z]), obs=xt)
+        return z, None
+
+    scan(body, z0, x[1:])
+
+
 SINGLE = [
     fixed_start, state_before, stationary, counter, covariates, switching, smoothed_input,
     previous_state, factorial, mixture_emission, left_to_right, last_state, backwards, by_length,

@@ -164,20 +164,3 @@ def test_subsampling_is_refused_by_the_plates_name():
 
     with pytest.raises(ValueError, match="^plate 'rows' subsamples 4 of 12"):
         Model(program, X)
-
-
-def test_scan_is_refused():
-    from numpyro.contrib.control_flow import scan
-
-    def program(x):
-        p = numpyro.sample("p", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
-
-        def step(state, x):
-            z = numpyro.sample("z", dist.Categorical(p[state]))
-            numpyro.sample("x", dist.Normal(z * 1.0, 1.0), obs=x)
-            return z, None
-
-        scan(step, 0, x)
-
-    with pytest.raises(NotImplementedError, match="scan"):
-        Model(program, X)

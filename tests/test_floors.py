@@ -10,7 +10,7 @@ FLOORS = {
     "status": 0, "precision": 0, "progress": 0,
     "families": 1, "program": 1,
     "partition": 2, "maximise": 3,
-    "problem": 4, "plan": 5, "model": 5,
+    "problem": 4, "sequences": 4, "plan": 5, "model": 5,
     "labels": 6, "spurious": 6, "uncertainty": 7, "optima": 6, "datatree": 6,
     "bootstrap": 8, "fit": 8, "starts": 8, "loop": 8,
     "point": 9, "em": 10, "optimise": 11, "nuts": 11,

@@ -49,7 +49,9 @@ class Chain:
     def own(self) -> frozenset[str]:
         return frozenset(self.states) | {before(s) for s in self.states}
 
-    def collect(self, terms: list[Term], elimination: Elimination) -> tuple[tuple, Any, Any, Any]:
+    def collect(
+        self, terms: list[Term], elimination: Elimination, valid: dict[str, Any]
+    ) -> tuple[tuple, Any, Any, Any]:
         """(initial, transition, emission, lanes): the chain's terms as arrays for a recursion,
         and the names and sizes of its lanes; also their common weight."""
         touching = [t for t in terms if t.latents & self.own]
@@ -66,7 +68,7 @@ class Chain:
                 else term.step or "first"
             )
             groups[where].append(term.table)
-        lanes: list[str] = []
+        lanes = sorted(self.plates) if set(self.states) & set(valid) else []
         for table in (t for tables in groups.values() for t in tables):
             lanes += [
                 a
@@ -131,8 +133,9 @@ class Chain:
     ) -> list[Term]:
         """Sum all paths; the term that remains touches only the latents above the chain."""
         others = [t for t in terms if not t.latents & self.own]
-        arrays, lanes, shape, weight = self.collect(terms, elimination)
+        arrays, lanes, shape, weight = self.collect(terms, elimination, valid)
         value = semiring.chain(*arrays, self.running(valid, lanes, shape, reading))
+        value = jnp.broadcast_to(value, (int(np.prod(shape)),))
         table = Table(value.reshape(shape), lanes)
         above = frozenset(a for a in lanes if a not in self.plates)
         return [*others, Term(table, above, self.plates, weight)]
@@ -146,7 +149,7 @@ class Chain:
         recursion: Callable,
     ) -> tuple[Any, tuple[str, ...], tuple[int, ...]]:
         """What another recursion over the same arrays gives, and the lanes' names and sizes."""
-        arrays, lanes, shape, _ = self.collect(terms, elimination)
+        arrays, lanes, shape, _ = self.collect(terms, elimination, valid)
         return recursion(*arrays, self.running(valid, lanes, shape, reading)), lanes, shape
 
 

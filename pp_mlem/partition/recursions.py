@@ -44,6 +44,11 @@ def _log(total: jax.Array) -> jax.Array:
     return jnp.where(total > 0, jnp.log(_positive(total)), -jnp.inf)
 
 
+def _width(*arrays: Any) -> int:
+    """Number of lanes: the last dimension, or one where an array is the same for all."""
+    return max(a.shape[-1] for a in arrays if a is not None)
+
+
 class _Forward(NamedTuple):
     weights: jax.Array  # emission in linear space (steps, states, lanes)
     moves: jax.Array  # transition in linear space
@@ -53,11 +58,12 @@ class _Forward(NamedTuple):
 
 
 def _forward(initial: Any, transition: Any, emission: Any, running: Any) -> _Forward:
-    weights, top = _scaled(emission, 1)
+    weights, top = _scaled(jnp.moveaxis(emission, 1, 0), 0)  # the layout of the scores
+    weights, top = jnp.moveaxis(weights, 0, 1), jnp.moveaxis(top, 0, 1)
     moves, shift = _scaled(transition, (1, 2))
     start, base = _scaled(initial, 0)
     steps = emission.shape[0]
-    lanes = max(initial.shape[-1], emission.shape[-1], transition.shape[-1])
+    lanes = _width(initial, transition, emission, running)
     begin = jnp.broadcast_to(start * weights[0], (emission.shape[1], lanes))
     fixed = transition.shape[0] == 1
 
@@ -123,7 +129,7 @@ def _smooth(initial: Any, transition: Any, emission: Any, running: Any) -> Smoot
 def _best(initial: Any, transition: Any, emission: Any, running: Any) -> Smoothed:
     """Viterbi (1967, doi:10.1109/TIT.1967.1054010): the best path as degenerate probabilities."""
     steps, size = emission.shape[:2]
-    lanes = max(initial.shape[-1], emission.shape[-1], transition.shape[-1])
+    lanes = _width(initial, transition, emission, running)
     begin = jnp.broadcast_to(initial + emission[0], (size, lanes))
     fixed = transition.shape[0] == 1
     stay = jnp.broadcast_to(jnp.arange(size)[:, None], (size, lanes))
@@ -204,7 +210,7 @@ def _smooth_lanes_vmap(
 ) -> Any:
     """A batch of chains (starts) becomes more lanes: (batch, ..., lanes) to (..., lanes, batch)."""
     arrays = [initial, transition, emission, running]
-    lanes = max(a.shape[-1] for a in arrays if a is not None)
+    lanes = _width(*arrays)
 
     def spread(array: Any, is_batched: bool) -> Any:
         if array is None:
@@ -298,8 +304,8 @@ def sum_product_parallel(
     """`sum_product` by an associative scan over the steps (Särkkä & García-Fernández 2021,
     doi:10.1109/TAC.2020.2976316): more work, but its depth is the logarithm of the steps, for
     accelerators. Equal to `sum_product`."""
-    steps, size, lanes = emission.shape
-    lanes = max(initial.shape[-1], lanes, transition.shape[-1])
+    steps, size = emission.shape[:2]
+    lanes = _width(initial, transition, emission, running)
     moves = jnp.broadcast_to(transition, (steps - 1, size, size, lanes)) + emission[1:, None]
     if running is not None:
         eye = jnp.where(jnp.eye(size, dtype=bool), 0.0, -jnp.inf)[None, :, :, None]

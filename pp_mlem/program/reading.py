@@ -37,6 +37,7 @@ from pp_mlem.program.trace import (
     Supply,
     Timed,
     enumerated_support,
+    innermost,
     is_discrete,
     is_factor,
     neutral_value,
@@ -548,7 +549,7 @@ def _dependencies(
     timed = {}
     for scan in scans.values():
         for site in scan.sites:
-            family = family_of(unwrap(messages[site].fn).fn)
+            family = family_of(innermost(messages[site].fn))
             known = {f"argument {k}" for k in family.known} if family else set()
             for name in scan.names(site):
                 varying = [

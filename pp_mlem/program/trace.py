@@ -179,12 +179,21 @@ class Bare:
 
     fn: Any
     columns: int
-    masks: tuple[Any, ...]
+    wrapped: tuple[tuple[Any, int], ...]
+
+    @property
+    def masks(self) -> tuple[Any, ...]:
+        found = []
+        for mask, columns in self.wrapped:
+            mask = jnp.asarray(mask)
+            found.append(mask.reshape(mask.shape + (1,) * columns))
+        return tuple(found)
 
 
 def unwrap(fn: Any) -> Bare:
     """The distribution as it was before plates, `to_event` and `mask` wrapped it."""
-    columns, masks = 0, []
+    columns = 0
+    masks: list[tuple[Any, int]] = []
     while True:
         if isinstance(fn, ExpandedDistribution):
             fn = fn.base_dist
@@ -192,11 +201,17 @@ def unwrap(fn: Any) -> Bare:
             columns += fn.reinterpreted_batch_ndims
             fn = fn.base_dist
         elif isinstance(fn, MaskedDistribution):
-            mask = jnp.asarray(fn._mask)
-            masks.append(mask.reshape(mask.shape + (1,) * columns))
+            masks.append((fn._mask, columns))
             fn = fn.base_dist
         else:
             return Bare(fn, columns, tuple(masks))
+
+
+def innermost(fn: Any) -> Any:
+    """The distribution that `unwrap` finds, without touching its masks."""
+    while isinstance(fn, (ExpandedDistribution, Independent, MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
 
 
 def is_factor(fn: Any) -> bool:

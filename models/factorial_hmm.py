@@ -1,0 +1,45 @@
+"""Factorial hidden Markov model: two chains that together make one signal, simulated.
+
+a_t ~ Categorical(A[a_{t-1}]),  b_t ~ Categorical(B[b_{t-1}]),  x_t ~ Normal(mu[a_t] + nu[b_t], sigma)
+
+A, B, mu, nu and sigma are parameters, the two chains a and b are latent; both start at 0 before
+the first step. The sum runs over the product of the two. mu[0] is zero, since only the sum of a
+level of each chain is seen. Ghahramani & Jordan (1997), doi:10.1023/A:1007425814087. 400 steps
+are simulated with levels 0 and 3, and 0 and 1.2, noise 0.4.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.contrib.control_flow import scan
+
+
+def model(x):
+    with numpyro.plate("from", 2):
+        A = numpyro.sample("A", dist.Dirichlet(jnp.ones(2)))
+        B = numpyro.sample("B", dist.Dirichlet(jnp.ones(2)))
+        nu = numpyro.sample("nu", dist.Normal(0.0, 3.0))
+    rise = numpyro.sample("rise", dist.Normal(0.0, 3.0))
+    sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 1.0))
+    mu = jnp.stack([jnp.zeros_like(rise), rise])
+
+    def step(carry, x_t):
+        a, b = carry
+        a = numpyro.sample("a", dist.Categorical(A[a]))
+        b = numpyro.sample("b", dist.Categorical(B[b]))
+        numpyro.sample("x", dist.Normal(mu[a] + nu[b], sigma), obs=x_t)
+        return (a, b), None
+
+    scan(step, (0, 0), x)
+
+
+def data():
+    rng = np.random.default_rng(3)
+    a = b = 0
+    signal = []
+    for _ in range(400):
+        a = a if rng.uniform() < 0.95 else 1 - a
+        b = b if rng.uniform() < 0.8 else 1 - b
+        signal.append(3.0 * a + 1.2 * b + 0.4 * rng.normal())
+    return {"x": np.array(signal)}
