@@ -20,13 +20,17 @@ from pp_mlem.labels import align
 from pp_mlem.status import Status
 
 FAR = 1.0
+ONE_STEP = (
+    "the terms are one-step-ahead predictions of a single sequence, so elpd is not leave-one-out"
+)
 
 
 def loo_of(fit: Fit) -> tuple[float, float, str]:
     """PSIS-LOO elpd and its standard error from the pointwise marginal log-likelihood, and a
     caveat ("" when none). Vehtari, Gelman & Gabry (2017), doi:10.1007/s11222-016-9696-4."""
     tree = fit.to_datatree()
-    units = tree["log_likelihood"]["units"]
+    (name,) = tree["log_likelihood"].data_vars
+    units = tree["log_likelihood"][name]
     if units.shape[-1] < 2:
         return np.nan, np.nan, "one unit only: leave-one-out means nothing"
     if (
@@ -38,7 +42,7 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")
         try:
-            found = loo(tree, var_name="units", pointwise=True)
+            found = loo(tree, var_name=name, pointwise=True)
         except (ValueError, FloatingPointError, IndexError) as error:
             return np.nan, np.nan, f"LOO failed: {error}"
     khat = np.asarray(found.pareto_k)
@@ -47,6 +51,8 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     if fit.model is not None and np.any(~np.isin(fit.model.unit_weights(), (0.0, 1.0))):
         weighted = "units carry case weights, so LOO leaves out a whole weighted unit"
         caveat = f"{weighted}; {caveat}" if caveat else weighted
+    if name == "one_step_ahead":
+        caveat = f"{ONE_STEP}; {caveat}" if caveat else ONE_STEP
     return float(found.elpd), float(found.se), caveat
 
 
@@ -281,7 +287,11 @@ def _score_table(found: Comparison) -> Table:
     table.caption = (
         "log-likelihood in nats (NUTS: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
     )
-    heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", "elpd_loo ± se", "sec", "status")
+    ahead = any(ONE_STEP in w for w in found.warnings)
+    if ahead:
+        table.caption += f"; {ONE_STEP}"
+    elpd_head = "elpd_1-step ± se" if ahead else "elpd_loo ± se"
+    heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", elpd_head, "sec", "status")
     for head in heads:
         justify = "left" if head in ("", "status") else "right"
         table.add_column(head, justify=justify, no_wrap=True)

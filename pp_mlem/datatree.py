@@ -25,15 +25,17 @@ def build_tree(
     stats: dict[str, np.ndarray] | None,
     latents: dict[str, np.ndarray] | None,
     attributes: dict[str, Any],
+    terms: str = "units",
 ) -> xr.DataTree:
-    """A tree with posterior, log_likelihood ("units"), observed_data and sample_stats.
+    """A tree with posterior, log_likelihood, observed_data and sample_stats.
 
-    `draws` are (chain, draw, ...); `pointwise` (chain, draw, units).
+    `draws` are (chain, draw, ...); `pointwise` (chain, draw, units), whose variable is named
+    `terms`: "units", or "one_step_ahead" for the predictive terms of a single sequence.
     """
     groups: dict[str, Any] = {"posterior": dict(draws)}
     if latents:
         groups["posterior_latents"] = latents
-    groups["log_likelihood"] = {"units": pointwise}
+    groups["log_likelihood"] = {terms: pointwise}
     if stats:
         groups["sample_stats"] = stats
     if observed:

@@ -360,6 +360,9 @@ class Fit:
     def to_datatree(self) -> xr.DataTree:
         """An ArviZ DataTree: posterior, log_likelihood (pointwise marginal), observed_data.
 
+        The variable of the log_likelihood group is "units"; for a single sequence
+        "one_step_ahead", since its terms are predictions given the past, not independent units.
+
         For point fits the posterior group holds draws of the asymptotic normal distribution in
         unconstrained coordinates, and says so in its attributes.
         """
@@ -388,6 +391,7 @@ class Fit:
             self.sample_stats,
             None,
             attributes,
+            "one_step_ahead" if model.marginal.sequential else "units",
         )
         self._cache["tree"] = tree
         return tree
@@ -421,10 +425,14 @@ class Fit:
         record = {k: _plain(v) if not isinstance(v, np.ndarray) else v for k, v in record.items()}
         return write_fit(path, self.to_datatree(), record)
 
+    @property
+    def _unit_word(self) -> str:
+        return "steps" if self.model is not None and self.model.marginal.sequential else "units"
+
     def __repr__(self) -> str:
         lines = [
             f"{self.method} fit: log-likelihood {self.log_likelihood:.4f}, {self.n_parameters} "
-            f"parameters, {self.n_observations} units, status {self.status} "
+            f"parameters, {self.n_observations} {self._unit_word}, status {self.status} "
             f"({self.status_note}), {self.iterations} iterations, {self.seconds:.2f} s"
         ]
         if self.story:

@@ -26,6 +26,8 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
     """(site, role, distribution, plates or shape, reason) of every site."""
     rows = []
     for site in model.reading.sites.values():
+        if site.role in (Role.LAW, Role.BEFORE):
+            continue  # parts of a state's own line
         where = _plates(model, site)
         if site.role is Role.PARAMETER:
             where = f"{tuple(site.shape)} {describe(site.support)}"
@@ -60,11 +62,23 @@ def sum_rows(model: Model) -> list[str]:
     """One sentence for each latent that is summed out, in order."""
     elimination = model.marginal.elimination
     found = []
-    for name in elimination.order:
+    for name in (*model.marginal.inner.order, *elimination.order):
         site = model.reading.sites[name]
         plates = _plates(model, site) or "the whole program"
-        how = ", gathered into other plates" if site.vmapped else ""
+        how = ", gathered into other plates" if site.vmapped and not site.scan else ""
         found.append(f"{name}: {site.size} values, for each of {plates}{how}")
+    for chain in model.marginal.chains:
+        sizes = " x ".join(str(n) for n in chain.sizes)
+        joint = f" ({sizes} joint states)" if len(chain.sizes) > 1 else f" ({sizes} states)"
+        text = f"{', '.join(chain.states)}{joint}: forward-backward over {chain.length} steps"
+        sites = model.reading.sites
+        if any(sites[n].timed for n in sites if sites[n].law_of in chain.states):
+            text += ", transitions of every step their own"
+        if chain.plates:
+            text += f", for each of {', '.join(sorted(chain.plates))}"
+        if chain.above:
+            text += f" and each value of {', '.join(chain.above)}"
+        found.append(text + "; scaled, one step after the other")
     return found
 
 
@@ -89,8 +103,9 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def describe_model(model: Model) -> str:
     """The whole reading as text."""
     name = getattr(model.program, "__name__", "program")
+    words = "steps of one sequence" if model.marginal.sequential else "independent units"
     lines = [
-        f"Model of {name}: {model.n_observations} independent units, "
+        f"Model of {name}: {model.n_observations} {words}, "
         f"{model.space.size} free parameters"
     ]
     lines += ["", "Sites"]

@@ -16,8 +16,9 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from pp_mlem import Model, fit_em
+from pp_mlem import Model, compare, fit_em
 from pp_mlem.partition import recursions
+from pp_mlem.precision import quick_jit
 
 
 def enumerate_paths(model: Model, params: dict) -> tuple[float, dict, dict]:
@@ -105,12 +106,14 @@ def test_gradient_and_hessian_agree_with_differences():
         def value(u):
             return problem.log_likelihood(u, model.data, {})
 
-        gradient = jax.jit(jax.grad(value))
+        slope = jax.grad(value)
+        gradient = quick_jit(slope)
+        at = quick_jit(value)
         step = 1e-5 * jnp.eye(len(v))
-        differences = jnp.stack([(value(v + h) - value(v - h)) / 2e-5 for h in step])
+        differences = jnp.stack([(at(v + h) - at(v - h)) / 2e-5 for h in step])
         np.testing.assert_allclose(gradient(v), differences, atol=1e-8)
         second = jnp.stack([(gradient(v + h) - gradient(v - h)) / 2e-5 for h in step])
-        np.testing.assert_allclose(jax.jit(jax.jacfwd(gradient))(v), second, atol=1e-8)
+        np.testing.assert_allclose(quick_jit(jax.jacfwd(slope))(v), second, atol=1e-8)
 
 
 def test_structural_zeros_have_finite_gradients():
@@ -118,7 +121,7 @@ def test_structural_zeros_have_finite_gradients():
     problem = model.problem({}, False)
     with jax.enable_x64(True):
         v = problem.space.unconstrain({"stay": jnp.asarray(0.7), "mu": jnp.array([0.0, 1.0])})
-        gradient = jax.grad(lambda u: problem.log_likelihood(u, model.data, {}))(v)
+        gradient = quick_jit(jax.grad(lambda u: problem.log_likelihood(u, model.data, {})))(v)
         assert np.isfinite(gradient).all()
 
 
@@ -294,14 +297,14 @@ def test_case_weights_multiply_whole_sequences():
     problem = model.problem({}, False)
     with jax.enable_x64(True):
         v = problem.space.unconstrain({k: jnp.asarray(a) for k, a in params.items()})
-        _, _, slope = problem.em_step(v, model.data, {})
-        plain = jax.grad(lambda u: problem.log_likelihood(u, model.data, {}))(v)
+        _, _, slope = quick_jit(lambda u: problem.em_step(u, model.data, {}))(v)
+
+        def log_likelihood(u):
+            return problem.log_likelihood(u, model.data, {})
+
+        value, plain = quick_jit(log_likelihood), quick_jit(jax.grad(log_likelihood))(v)
         h = 1e-6 * jnp.eye(len(v))
-        numeric = [
-            (problem.log_likelihood(v + d, model.data, {})
-             - problem.log_likelihood(v - d, model.data, {})) / 2e-6
-            for d in h
-        ]  # fmt: skip
+        numeric = [(value(v + d) - value(v - d)) / 2e-6 for d in h]
     np.testing.assert_allclose(slope, plain, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(slope, numeric, atol=1e-6)
 
@@ -311,7 +314,7 @@ def test_case_weights_multiply_whole_sequences():
 
 @st.composite
 def chains(draw_from):
-    steps, states, lanes = (draw_from(st.integers(1, 4)) for _ in range(3))
+    steps, states, lanes = draw_from(st.sampled_from([(1, 2, 2), (4, 3, 1), (3, 2, 3), (5, 2, 2)]))
     rng = np.random.default_rng(draw_from(st.integers(0, 10_000)))
     fixed, shared = draw_from(st.booleans()), draw_from(st.booleans())
     transition = rng.normal(
@@ -352,29 +355,35 @@ def by_enumeration(initial, transition, emission, running):
     return np.array(totals), marginals, np.array(best)
 
 
-@settings(max_examples=25, deadline=None)
+@quick_jit
+def _answers(initial, transition, emission, running):
+    def total(e):
+        return recursions.sum_product(initial, transition, e, running)
+
+    slope = jax.grad(lambda e: total(e).sum())
+    return (
+        total(emission),
+        slope(emission),
+        recursions.sum_product_parallel(initial, transition, emission, running),
+        recursions.max_product(initial, transition, emission, running),
+        jax.vmap(slope)(jnp.stack([emission, emission + 1]))[1],
+    )
+
+
+@settings(max_examples=12, deadline=None)
 @given(chains(), st.sampled_from(["float64", "float32"]))
 def test_recursions_equal_enumeration(chain, dtype):
     *logs, running = chain
     totals, marginals, best = by_enumeration(*chain)
     tolerance = 1e-9 if dtype == "float64" else 2e-5
     with jax.enable_x64(dtype == "float64"):
-        arrays = [jnp.asarray(a, dtype) for a in logs]
         on = None if running is None else jnp.asarray(running)
-
-        def total(emission):
-            return recursions.sum_product(arrays[0], arrays[1], emission, on)
-
-        np.testing.assert_allclose(total(arrays[2]), totals, rtol=tolerance, atol=tolerance)
-        gradient = jax.grad(lambda e: total(e).sum())(arrays[2])
-        np.testing.assert_allclose(gradient, marginals, atol=tolerance)
-        parallel = recursions.sum_product_parallel(*arrays, on)
-        np.testing.assert_allclose(parallel, totals, rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose(
-            recursions.max_product(*arrays, on), best, rtol=tolerance, atol=tolerance
-        )
-        batch = jax.vmap(jax.grad(lambda e: total(e).sum()))(jnp.stack([arrays[2], arrays[2] + 1]))
-        np.testing.assert_allclose(batch[1], marginals, atol=tolerance)
+        found = _answers(*(jnp.asarray(a, dtype) for a in logs), on)
+    value, gradient, parallel, most, batched = found
+    for ours, theirs in ((value, totals), (parallel, totals), (most, best)):
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    for ours in (gradient, batched):
+        np.testing.assert_allclose(ours, marginals, atol=tolerance)
 
 
 def test_long_chains_do_not_drift_in_float32():
@@ -501,3 +510,12 @@ def test_bad_arguments():
         model.sample_latents(params, draws=0)
     with pytest.raises(ValueError, match="no chain"):
         Model(programs.no_state, programs.X).filtered({"phi": 0.1})
+
+
+def test_comparison_says_that_it_is_not_leave_one_out():
+    model = Model(programs.fixed_start, np.concatenate([programs.X] * 5))
+    fit = fit_em(model, starts=2)
+    assert list(fit.to_datatree()["log_likelihood"].data_vars) == ["one_step_ahead"]
+    text = str(compare({"EM": fit}))
+    assert "not leave-one-out" in text
+    assert "20 steps" in repr(model) and "forward-backward over 20 steps" in repr(model)

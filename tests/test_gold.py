@@ -13,8 +13,10 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 from conftest import SHARED
+from numpyro.contrib.control_flow import scan
 
 from pp_mlem import Model, fit_em, fit_mle
+from pp_mlem.catalogue import find_model
 
 pytestmark = pytest.mark.skipif(not (SHARED / "gold").is_dir(), reason="no published data here")
 
@@ -221,3 +223,127 @@ def test_probit():
     assert fit.log_likelihood == pytest.approx(gold["probit_loglik"], abs=2e-6)
     assert fit.estimates()["b[0]"] == pytest.approx(gold["probit GPA"], abs=1e-5)
     assert fit.standard_errors()["b[0]"] == pytest.approx(gold["probit se GPA"], abs=1e-5)
+
+
+# --- chains ---------------------------------------------------------------------------------
+
+
+def earthquakes(**options):
+    shelf = find_model("earthquakes")
+    return Model(shelf.program, **shelf.data(), **options)
+
+
+@pytest.mark.parametrize(
+    ("K", "stationary", "value", "tolerance"),
+    [
+        (2, True, -342.3183, 1e-4),
+        (2, False, -341.8787, 2e-4),
+        (3, True, -329.4603, 1e-4),
+        pytest.param(3, False, -328.5275, 2e-4, marks=pytest.mark.slow),
+        pytest.param(4, True, -327.8316, 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_earthquakes(K, stationary, value, tolerance):
+    fit = fit_em(earthquakes(K=K, stationary=stationary), starts=10)
+    assert fit.log_likelihood == pytest.approx(value, abs=tolerance)
+    if K == 2 and stationary:
+        assert fit.bic == pytest.approx(703.3278, abs=2e-4)
+        np.testing.assert_allclose(fit.params["rate"], [15.472, 26.125], atol=1.1e-3)
+        other = fit_mle(earthquakes(K=2, stationary=True), starts=3)
+        assert other.log_likelihood == pytest.approx(value, abs=tolerance)
+
+
+def test_earthquakes_trajectory():
+    start = {"pi": [0.5, 0.5], "P": [[0.9, 0.1], [0.1, 0.9]], "rate": [10.0, 30.0]}
+    fit = fit_em(
+        earthquakes(), init=start, accelerate=False, polish=False, trace=True, max_iter=52
+    )
+    printed = {  # iteration: gamma12, gamma21, lambda1, lambda2, delta1, -log L
+        0: (0.1, 0.1, 10, 30, 0.5, 413.27542),
+        1: (0.138816, 0.11622, 13.742, 24.169, 0.99963, 343.76023),
+        2: (0.11551, 0.10079, 14.09, 24.061, 1.0, 343.13618),
+        30: (0.071653, 0.11895, 15.419, 26.014, 1.0, 341.87871),
+        50: (0.071626, 0.11903, 15.421, 26.018, 1.0, 341.8787),
+    }
+    for i, row in printed.items():
+        p = fit.trace[i]
+        found = (p["P"][0, 1], p["P"][1, 0], *p["rate"], p["pi"][0], -fit.history[i])
+        for ours, theirs, tolerance in zip(
+            found, row, (6e-7, 6e-6, 6e-4, 6e-4, 6e-6, 6e-6), strict=True
+        ):
+            assert ours == pytest.approx(theirs, abs=tolerance)
+
+
+def test_speed_with_a_transition_covariate():
+    d = table("B03_speed_depmixS4")
+    values = (d.Pacc - d.Pacc.mean()) / d.Pacc.std()
+
+    def program(rt, corr, u):
+        pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+        with numpyro.plate("states", 2):
+            mu = numpyro.sample("mu", dist.Normal(6, 1))
+            sd = numpyro.sample("sd", dist.LogNormal(-1, 1))
+            q = numpyro.sample("q", dist.Beta(1, 1))
+            a = numpyro.sample("a", dist.Normal(0, 5))
+            b = numpyro.sample("b", dist.Normal(0, 5))
+        first = numpyro.sample("first", dist.Categorical(pi))
+        numpyro.sample("rt0", dist.Normal(mu[first], sd[first]), obs=rt[0])
+        numpyro.sample("corr0", dist.Bernoulli(q[first]), obs=corr[0])
+
+        def step(z, inputs):
+            y, c, before = inputs
+            z = numpyro.sample("z", dist.Bernoulli(logits=a[z] + b[z] * before))
+            numpyro.sample("rt", dist.Normal(mu[z], sd[z]), obs=y)
+            numpyro.sample("corr", dist.Bernoulli(q[z]), obs=c)
+            return z, None
+
+        scan(step, first, (rt[1:], corr[1:], u[:-1]))
+
+    corr = (d["corr"] == "cor").to_numpy().astype(int)
+    fit = fit_em(Model(program, d.rt.to_numpy(), corr, values.to_numpy()), starts=4)
+    want = expected("B03_speed_depmixS4")
+    assert fit.log_likelihood == pytest.approx(want["recomputed_loglik_bivariate_cov"], abs=1e-5)
+    slow = int(np.argmax(fit.params["mu"]))
+    assert fit.params["mu"][slow] == pytest.approx(want["biv mu slow"], abs=6e-4)
+    assert fit.params["sd"][slow] == pytest.approx(want["biv sd slow"], abs=6e-4)
+    assert fit.params["q"][1 - slow] == pytest.approx(want["biv P(correct|fast)"], abs=6e-4)
+
+
+@pytest.mark.slow
+def test_hamilton():
+    y = table("B07_hamilton_gnp_ar4").iloc[:, 0].to_numpy()
+    lag = np.stack([y[4 - k : len(y) - k] for k in range(1, 5)], -1)
+    bits = np.array([[(s >> k) & 1 for k in range(5)] for s in range(32)])
+    target = (2 * np.arange(32) % 32)[:, None] + np.arange(2)
+
+    def program(y, lag):  # the state holds the regimes of the last five quarters
+        p = numpyro.sample("p", dist.Beta(1, 1).expand([2]).to_event(1))
+        mu = numpyro.sample("mu", dist.Normal(0, 2).expand([2]).to_event(1))
+        phi = numpyro.sample("phi", dist.Normal(0, 1).expand([4]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0, 1))
+        moves = jnp.stack([p, 1 - p], -1)[bits[:, 0]]
+        A = jnp.zeros((32, 32)).at[np.arange(32)[:, None], target].set(moves)
+        pi = jnp.linalg.solve((jnp.eye(32) - A + 1.0).T, jnp.ones(32))
+        level = mu[bits]
+        first = numpyro.sample("first", dist.Categorical(pi))
+
+        def step(z, inputs):
+            y_t, past = inputs
+            mean = level[z][..., 0] + ((past - level[z][..., 1:]) * phi).sum(-1)
+            numpyro.sample("y", dist.Normal(mean, sigma), obs=y_t)
+            return numpyro.sample("z", dist.Categorical(A[z])), None
+
+        scan(step, first, (y, lag))
+
+    model = Model(program, y[4:], lag)
+    want = expected("B07_hamilton_gnp_ar4")
+    fit = fit_mle(model, starts=4)
+    assert fit.log_likelihood == pytest.approx(want["loglik"], abs=2e-5)
+    order = np.argsort(fit.params["mu"])
+    errors = fit.standard_errors()
+    for i, name in enumerate(("mu0", "mu1")):
+        assert fit.params["mu"][order[i]] == pytest.approx(want[name], abs=2e-5)
+        assert errors[f"mu[{order[i]}]"] == pytest.approx(want[f"se_{name}"], abs=3e-5)
+    for i in range(4):
+        assert fit.params["phi"][i] == pytest.approx(want[f"phi{i + 1}"], abs=2e-5)
+        assert errors[f"phi[{i}]"] == pytest.approx(want[f"se_phi{i + 1}"], abs=3e-5)
