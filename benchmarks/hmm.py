@@ -171,8 +171,6 @@ def starts(T=10_000, K=4, count=20, iterations=50):
 
 
 def gradient(T, K, floor):
-    from numpyro.infer.util import log_density
-
     x, start = draw(T, K)
     model = Model(hmm, x, K)
     with jax.enable_x64(True):
@@ -183,13 +181,15 @@ def gradient(T, K, floor):
         ours = jax.jit(jax.value_and_grad(lambda v, d: problem.log_posterior(v, d, {})))
 
         def enumerated(v):
-            from numpyro.contrib.funsor import config_enumerate
+            from numpyro.contrib.funsor import config_enumerate, enum
             from numpyro.contrib.funsor import log_density as log_density_enum
 
-            del log_density
             values = problem.space.constrain(v)
             value, _ = log_density_enum(
-                config_enumerate(numpyro.handlers.seed(hmm, 0)), (jnp.asarray(x), K), {}, values
+                enum(config_enumerate(numpyro.handlers.seed(hmm, 0)), -2),
+                (jnp.asarray(x), K),
+                {},
+                values,
             )
             return value + problem.space.log_abs_det_jacobian(v)
 

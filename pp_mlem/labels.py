@@ -30,6 +30,26 @@ class Group:
     axes: tuple[tuple[str, int], ...]
     prior_symmetric: bool
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for name, _ in self.axes))
+
+    def axes_of(self, name: str) -> tuple[int, ...]:
+        return tuple(axis for n, axis in self.axes if n == name)
+
+    def features(self, draws: np.ndarray, name: str) -> np.ndarray:
+        """(draws, components, others): what tells the components of a parameter apart. Of one that
+        has several axes of components (a transition matrix) this is its diagonal, which moves
+        with a component whatever the order of the others."""
+        axes = self.axes_of(name)
+        if len(axes) == 1:
+            moved = np.moveaxis(draws, axes[0] + 1, 1)
+        else:
+            moved = np.moveaxis(draws, [a + 1 for a in axes], range(1, len(axes) + 1))
+            every = np.arange(self.size)
+            moved = moved[(slice(None), *([every] * len(axes)))]
+        return moved.reshape(len(draws), self.size, -1)
+
 
 def permute(params: dict[str, Any], group: Group, order: Any) -> dict[str, Any]:
     """Reorder the components of a group."""
@@ -138,18 +158,14 @@ def alignment(
     solved by the Hungarian method.
     """
     cost = np.zeros((group.size, group.size))
-    for name, axis in group.axes:
-        a = np.moveaxis(np.asarray(reference[name], float), axis, 0).reshape(group.size, -1)
-        b = np.moveaxis(np.asarray(params[name], float), axis, 0).reshape(group.size, -1)
-        spread = 1.0
+    for name in group.parameters:
+        a = group.features(np.asarray(reference[name], float)[None], name)[0]
+        b = group.features(np.asarray(params[name], float)[None], name)[0]
         if scales is not None:
-            spread = np.moveaxis(np.asarray(scales[name], float), axis, 0)
-            spread = spread.reshape(group.size, -1)
+            spread = group.features(np.asarray(scales[name], float)[None], name)[0]
         else:
             spread = a.std(0, keepdims=True) + 1e-12 + 1e-6 * np.abs(a).mean()
-        cost += (
-            ((a[:, None] - b[None]) / (spread[:, None] if np.ndim(spread) else spread)) ** 2
-        ).sum(-1)
+        cost += (((a[:, None] - b[None]) / spread[:, None]) ** 2).sum(-1)
     return linear_sum_assignment(cost)[1]
 
 
@@ -181,19 +197,17 @@ def align_draws(
     moved = np.zeros(n, bool)
     for group in groups:
         permutations = list(itertools.permutations(range(group.size))) if group.size <= 5 else None
-        centre = {p: np.asarray(reference[p], float) for p, _ in group.axes}
-        scales = {
-            p: np.full_like(np.asarray(reference[p], float), draws[p].std() + 1e-12)
-            for p, _ in group.axes
+        original = {p: draws[p] for p in group.parameters}
+        features = {p: group.features(np.asarray(draws[p], float), p) for p in group.parameters}
+        centre = {
+            p: group.features(np.asarray(reference[p], float)[None], p)[0] for p in features
         }
+        scales = {p: np.full_like(centre[p], draws[p].std() + 1e-12) for p in features}
         current = np.tile(np.arange(group.size), (n, 1))
-        original = {p: draws[p] for p, _ in group.axes}
         for _ in range(rounds):
             cost = np.zeros((n, group.size, group.size))
-            for p, axis in group.axes:
-                a = np.moveaxis(centre[p], axis, 0).reshape(group.size, -1)
-                s = np.moveaxis(scales[p], axis, 0).reshape(group.size, -1)
-                b = np.moveaxis(original[p], axis + 1, 1).reshape(n, group.size, -1)
+            for p, b in features.items():
+                a, s = centre[p], scales[p]
                 # Gaussian log-density of draw component j under reference component i
                 for i in range(group.size):
                     cost[:, i] += (((b - a[i]) / s[i]) ** 2 + 2 * np.log(s[i])).sum(-1)
@@ -204,14 +218,16 @@ def align_draws(
                 order = np.array(permutations)[totals.argmin(1)]
             else:
                 order = np.stack([linear_sum_assignment(c)[1] for c in cost])
-            for p, axis in group.axes:
-                index = order.reshape(
-                    (n,)
-                    + tuple(group.size if a == axis else 1 for a in range(original[p].ndim - 1))
-                )
-                draws[p] = np.take_along_axis(original[p], index, axis + 1)
-                centre[p] = draws[p].mean(0)
-                scales[p] = draws[p].std(0) + 1e-12
+            for p, b in features.items():
+                fresh = original[p]
+                for axis in group.axes_of(p):
+                    index = order.reshape(
+                        (n,) + tuple(group.size if a == axis else 1 for a in range(fresh.ndim - 1))
+                    )
+                    fresh = np.take_along_axis(fresh, index, axis + 1)
+                draws[p] = fresh
+                own = np.take_along_axis(b, order[:, :, None], 1)
+                centre[p], scales[p] = own.mean(0), own.std(0) + 1e-12
             if np.array_equal(order, current):
                 break
             current = order

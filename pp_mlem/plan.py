@@ -64,9 +64,10 @@ def sum_rows(model: Model) -> list[str]:
     found = []
     for name in (*model.marginal.inner.order, *elimination.order):
         site = model.reading.sites[name]
-        plates = _plates(model, site) or "the whole program"
+        plates = _plates(model, site)
         how = ", gathered into other plates" if site.vmapped and not site.scan else ""
-        found.append(f"{name}: {site.size} values, for each of {plates}{how}")
+        each = f"for each of {plates}" if plates else "once"
+        found.append(f"{name}: {site.size} values, {each}{how}")
     for chain in model.marginal.chains:
         sizes = " x ".join(str(n) for n in chain.sizes)
         joint = f" ({sizes} joint states)" if len(chain.sizes) > 1 else f" ({sizes} states)"

@@ -266,8 +266,8 @@ def _judge(
             flag, note = report(point, model.data, fixed)
             if flag is not None:
                 verdict[i] = flag
-            elif status[i] == Status.CONVERGED and at_boundary(problem.space, params):
-                verdict[i], note = Status.BOUNDARY, at_boundary(problem.space, params)
+            elif status[i] == Status.CONVERGED and at_boundary(problem.space, params, units):
+                verdict[i], note = Status.BOUNDARY, at_boundary(problem.space, params, units)
         all_params.append(params)
         notes.append(note)
     sound = np.isfinite(values) & ~np.isin(

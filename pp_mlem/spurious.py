@@ -153,29 +153,35 @@ def _own_parameters(problem: Problem, names: frozenset[str], size: int) -> int:
     return total
 
 
-def at_boundary(space: ParameterSpace, params: dict[str, Any]) -> str:
-    """Names the parameters within 1e-6 of an edge of a bounded support ("" when there is none)."""
+def boundary_edge(units: float) -> float:
+    """How near to an edge a probability says that its event is not in the data: a hundredth of
+    one observation, and 1e-6 at least."""
+    return max(BOUNDARY_EDGE, min(1e-3, 0.01 / max(units, 1.0)))
+
+
+def at_boundary(space: ParameterSpace, params: dict[str, Any], units: float) -> str:
+    """Names the parameters at an edge of a bounded support ("" when there is none)."""
     found = []
     for site in space.sites:
-        inside = ~boundary_mask(site.support, np.asarray(params[site.name]))
+        inside = ~boundary_mask(site.support, np.asarray(params[site.name]), boundary_edge(units))
         if not inside.all():
             found.append(f"{site.name} ({int((~inside).sum())} of {inside.size})")
     return "at the boundary: " + ", ".join(found) if found else ""
 
 
-def boundary_mask(support: Any, value: np.ndarray) -> np.ndarray:
+def boundary_mask(support: Any, value: np.ndarray, edge: float) -> np.ndarray:
     """Entries of a simplex, an interval or a half-line that lie at its edge."""
     base = support
     while hasattr(base, "base_constraint"):
         base = base.base_constraint
     if type(base).__name__ == "_Simplex" or type(base).__name__ == "Simplex":
-        return value < BOUNDARY_EDGE
+        return value < edge
     lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
     if value.ndim and type(base).__name__ in ("_PositiveDefinite", "PositiveDefinite"):
         return np.zeros(value.shape, bool)
     if lower is not None and upper is not None:
         width = np.asarray(upper) - np.asarray(lower)
-        return (value - lower < BOUNDARY_EDGE * width) | (upper - value < BOUNDARY_EDGE * width)
+        return (value - lower < edge * width) | (upper - value < edge * width)
     if lower is not None:
         return value - np.asarray(lower) < 1e-8
     return np.zeros(value.shape, bool)

@@ -13,7 +13,7 @@ from pp_mlem.model import Model
 from pp_mlem.precision import working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.spurious import boundary_mask
+from pp_mlem.spurious import boundary_edge, boundary_mask
 
 KINDS = ("observed", "sandwich", "opg")
 COLUMNS_AT_ONCE = 16
@@ -146,9 +146,10 @@ def covariance_at(
         jacobian = np.asarray(
             jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(point), float
         )
+        nearest = boundary_edge(float(model.n_observations))
         edge = np.concatenate(
             [
-                boundary_mask(s.support, np.asarray(v)).ravel()
+                boundary_mask(s.support, np.asarray(v), nearest).ravel()
                 for s, v in ((s, space.constrain(point)[s.name]) for s in space.sites)
             ]
             or [np.zeros(0, bool)]

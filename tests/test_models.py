@@ -110,3 +110,20 @@ def test_segmentation_of_the_synthetic_image():
     fit = fit_em(Model(module.model, **arguments), starts=2)
     found = fit.decode()["z"]
     assert np.mean(found == truth) > 0.98 and fit.converged
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gaussian_hmm",
+        pytest.param("categorical_hmm", marks=pytest.mark.slow),
+        pytest.param("markov_switching", marks=pytest.mark.slow),
+        pytest.param("factorial_hmm", marks=pytest.mark.slow),
+        pytest.param("mixture_of_chains", marks=pytest.mark.slow),
+    ],
+)
+def test_em_and_mle_agree_on_chains(name):
+    model = build(name)
+    em, mle = fit_em(model, starts=10), fit_mle(model, starts=10)
+    assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-5)
+    assert em.slope <= 1e-6 or em.status == "boundary"
