@@ -55,6 +55,11 @@ class Trace:
     compile_seconds: float = 0.0
 
 
+def firm(tree: Any) -> Any:
+    """The same arrays, none weakly typed: the next call then needs no other compilation."""
+    return jax.tree.map(lambda a: jax.lax.convert_element_type(a, jnp.result_type(a)), tree)
+
+
 def make_block(algorithm: Algorithm, trace: bool, compiler: Callable) -> Callable:
     """Up to `limit` steps of every lane; returns lanes and the values along the way."""
 
@@ -76,7 +81,7 @@ def make_block(algorithm: Algorithm, trace: bool, compiler: Callable) -> Callabl
             return i + 1, lane, values, points
 
         _, lane, values, points = jax.lax.while_loop(going, body, (0, lane, values, points))
-        return lane, values, points
+        return firm(lane), values, points
 
     return compiler(jax.vmap(lane_block, in_axes=(0, None, None, None, None)))
 

@@ -171,10 +171,11 @@ def _sample(
     bar: Progress,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
     size = problem.space.size
+    log_posterior = jax.jit(problem.log_posterior)  # NumPyro first runs it outside of any jit
 
     def density(data: Any, values: Any) -> None:
         vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
-        value = problem.log_posterior(vector, data, values)
+        value = log_posterior(vector, data, values)
         numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
 
     kernel = NUTS(

@@ -29,6 +29,7 @@ class QuasiNewton:
     units: float
     tolerance: float
     handover: float
+    spare: int = 0
     evaluations: int = 1
 
     def _loss(self, data: Any, fixed: Any) -> Any:
@@ -57,13 +58,13 @@ class QuasiNewton:
             slope=slope,
             iterations=jnp.zeros((), int),
             status=status,
-            own=(self._solver().init(vector), jnp.zeros((), int)),
+            own=(self._solver().init(vector), jnp.zeros((), int), jnp.zeros((), int)),
         )
 
     def step(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]:
         loss = self._loss(data, fixed)
         solver = self._solver()
-        state, flat = lane.own
+        state, flat, slow = lane.own
         value, gradient = optax.value_and_grad_from_state(loss)(lane.vector, state=state)
         updates, state = solver.update(
             gradient, state, lane.vector, value=value, grad=gradient, value_fn=loss
@@ -78,11 +79,12 @@ class QuasiNewton:
         sound = sound & jnp.all(jnp.isfinite(vector)) & (reached >= lane.value - noise)
         gain = jnp.where(sound, reached - lane.value, 0.0)
         flat = jnp.where(gain <= noise, flat + 1, 0)
+        slow = jnp.where(gain < self.handover, slow + 1, 0)
         status = jnp.where(
             sound & (slope <= self.tolerance),
             int(Status.CONVERGED),
             jnp.where(
-                (flat >= 3) | (gain < self.handover) | ~sound,
+                (flat >= 3) | (slow > self.spare) | ~sound,
                 int(Status.FLAT),
                 int(Status.RUNNING),
             ),
@@ -96,7 +98,7 @@ class QuasiNewton:
             slope=jnp.where(sound, slope, lane.slope),
             iterations=lane.iterations + 1,
             status=status,
-            own=(state, flat),
+            own=(state, flat, slow),
         )
         return new, value[None], vector[None]
 
@@ -105,8 +107,7 @@ def _fit(method: str, model: Model, objective: str, options: dict[str, Any]) -> 
     tol = options["tol"]
 
     def make(problem: Problem, units: float, handover: float, spare: int) -> QuasiNewton:
-        del spare
-        return QuasiNewton(problem, units, tol, handover)
+        return QuasiNewton(problem, units, tol, handover, spare=spare // 3)
 
     settings = PointOptions(method=method, objective=objective, **options)
     return fit_point(model, settings, make, key=("quasi-newton",))

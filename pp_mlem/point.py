@@ -14,7 +14,7 @@ import pandas as pd
 
 from pp_mlem.fit import Fit
 from pp_mlem.labels import exchangeable_groups, sort_labels
-from pp_mlem.loop import drive, make_block
+from pp_mlem.loop import drive, firm, make_block
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
@@ -140,7 +140,9 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
         ("block", structure), lambda: make_block(algorithm, options.trace, compiler)
     )
     begin = model.compiled(
-        ("begin", structure), lambda: quick_jit(jax.vmap(algorithm.begin, in_axes=(0, None, None)))
+        ("begin", structure), lambda: quick_jit(
+            jax.vmap(lambda *a: firm(algorithm.begin(*a)), in_axes=(0, None, None))
+        ),
     )
     vectors = starting_vectors(model, problem, fixed, starts, options.seed, options.init)
     if size == 0:
