@@ -131,9 +131,7 @@ def dynamax_iteration(x, start, K, iterations):
 
         def fit(n):
             clock = time.perf_counter()
-            jax.block_until_ready(
-                model.fit_em(params, props, data, num_iters=n, verbose=False)[1]
-            )
+            jax.block_until_ready(model.fit_em(params, props, data, num_iters=n, verbose=False)[1])
             return time.perf_counter() - clock
 
         fit(1)

@@ -49,7 +49,11 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     bad = int((khat > found.good_k).sum())
     caveat = f"{bad} of {khat.size} Pareto k above {found.good_k:.2f}" if bad else ""
     ahead = name == "one_step_ahead"
-    if not ahead and fit.model is not None and np.any(~np.isin(fit.model.unit_weights(), (0.0, 1.0))):
+    if (
+        not ahead
+        and fit.model is not None
+        and np.any(~np.isin(fit.model.unit_weights(), (0.0, 1.0)))
+    ):
         weighted = "units carry case weights, so LOO leaves out a whole weighted unit"
         caveat = f"{weighted}; {caveat}" if caveat else weighted
     if ahead:

@@ -10,16 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from pp_mlem.fit import Fit
-from pp_mlem.loop import Lane
+from pp_mlem.loop import Lane, rounding
 from pp_mlem.model import Model
 from pp_mlem.point import PointOptions, fit_point
 from pp_mlem.problem import Problem
 from pp_mlem.status import Status
-
-
-def rounding(value: jax.Array, units: float) -> jax.Array:
-    """How far an objective can seem to fall by rounding alone."""
-    return 1e3 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + units)
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,7 @@ def align_draws(
         permutations = list(itertools.permutations(range(group.size))) if group.size <= 5 else None
         original = {p: draws[p] for p in group.parameters}
         features = {p: group.features(np.asarray(draws[p], float), p) for p in group.parameters}
-        centre = {
-            p: group.features(np.asarray(reference[p], float)[None], p)[0] for p in features
-        }
+        centre = {p: group.features(np.asarray(reference[p], float)[None], p)[0] for p in features}
         scales = {p: np.full_like(centre[p], draws[p].std() + 1e-12) for p in features}
         current = np.tile(np.arange(group.size), (n, 1))
         for _ in range(rounds):

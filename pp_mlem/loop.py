@@ -55,6 +55,11 @@ class Trace:
     compile_seconds: float = 0.0
 
 
+def rounding(value: jax.Array, units: float) -> jax.Array:
+    """How far an objective can seem to fall by rounding alone."""
+    return 1e3 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + units)
+
+
 def firm(tree: Any) -> Any:
     """The same arrays, none weakly typed: the next call then needs no other compilation."""
     return jax.tree.map(lambda a: jax.lax.convert_element_type(a, jnp.result_type(a)), tree)

@@ -312,7 +312,9 @@ class Model:
         return np.where(ended, -1, chosen) if ended.any() else chosen
 
     @in_model_precision
-    def sample_latents(self, params: Params, draws: int = 1, seed: int = 0) -> dict[str, np.ndarray]:
+    def sample_latents(
+        self, params: Params, draws: int = 1, seed: int = 0
+    ) -> dict[str, np.ndarray]:
         """Joint draws of the latents from p(latents | data, params): for each (draws, *plates).
 
         Paths of a scan's states are drawn by forward filtering and backward sampling.

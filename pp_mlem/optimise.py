@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pp_mlem.em import rounding
 from pp_mlem.fit import Fit
-from pp_mlem.loop import Lane
+from pp_mlem.loop import Lane, rounding
 from pp_mlem.model import Model
 from pp_mlem.point import PointOptions, fit_point
 from pp_mlem.problem import Problem

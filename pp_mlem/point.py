@@ -14,13 +14,14 @@ import pandas as pd
 
 from pp_mlem.fit import Fit
 from pp_mlem.labels import exchangeable_groups, sort_labels
-from pp_mlem.loop import drive, firm, make_block
+from pp_mlem.loop import drive, firm, make_block, rounding
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
 from pp_mlem.precision import check_dtype, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.progress import Progress
+from pp_mlem.quasi_newton import quasi_newton_em
 from pp_mlem.spurious import at_boundary, component_report
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
@@ -28,8 +29,8 @@ from pp_mlem.status import Status
 HANDOVER_GAIN = 1e-3
 SPARE = 300  # cheap steps that EM may crawl before a Newton finish is compiled
 POLISH_STEPS = 60
+SWEEPS = 100  # of the quasi-Newton finish of large problems
 POLISH_PARAMETERS = 200
-POLISH_WORK = 3e8
 LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
 QUICK_WORK = 1e5
 
@@ -119,11 +120,12 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     units = max(float(model.n_observations), 1.0)
     work = work_per_step(model)
     size = problem.space.size
-    polish = options.polish and 0 < size <= POLISH_PARAMETERS and work * size <= POLISH_WORK
-    handover = HANDOVER_GAIN if polish else -np.inf
+    polish = options.polish and 0 < size <= POLISH_PARAMETERS
+    large = work > LANE_WORK
+    handover = (max(HANDOVER_GAIN, 1e-5 * units) if large else HANDOVER_GAIN) if polish else -np.inf
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
     quick = work * starts <= QUICK_WORK
-    algorithm = make(problem, units, handover, SPARE if quick else 2 * size)
+    algorithm = make(problem, units, handover, SPARE if quick else 0 if large else 2 * size)
     compiler = quick_jit if quick else jax.jit
     structure = (
         compiler,
@@ -140,9 +142,8 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
         ("block", structure), lambda: make_block(algorithm, options.trace, compiler)
     )
     begin = model.compiled(
-        ("begin", structure), lambda: quick_jit(
-            jax.vmap(lambda *a: firm(algorithm.begin(*a)), in_axes=(0, None, None))
-        ),
+        ("begin", structure),
+        lambda: quick_jit(jax.vmap(lambda *a: firm(algorithm.begin(*a)), in_axes=(0, None, None))),
     )
     vectors = starting_vectors(model, problem, fixed, starts, options.seed, options.init)
     if size == 0:
@@ -199,10 +200,19 @@ def _polish(
 ) -> tuple:
     """Newton on the exact objective for every start that has not converged yet."""
 
+    large = work_per_step(model) > LANE_WORK
+
     def finish(vector: jax.Array, data: Any, values_fixed: Any) -> Any:
-        result = newton_ascent(
-            lambda v: problem.objective(v, data, values_fixed), vector, POLISH_STEPS, tol * units
-        )
+        if large:
+            result = quasi_newton_em(
+                lambda v: problem.em_step(v, data, values_fixed), vector, SWEEPS, tol * units,
+                lambda value: rounding(value, units),
+            )  # fmt: skip
+        else:
+            result = newton_ascent(
+                lambda v: problem.objective(v, data, values_fixed), vector, POLISH_STEPS,
+                tol * units,
+            )  # fmt: skip
         return result.point, result.value, jnp.abs(result.gradient).max() / units, result.steps
 
     function = model.compiled(

@@ -26,7 +26,9 @@ Values = dict[str, jax.Array]
 def _chains(model: Model) -> tuple[Chain, ...]:
     chains = model.marginal.chains
     if not chains:
-        raise ValueError("the program has no chain: no latent of a scan depends on the step before.")
+        raise ValueError(
+            "the program has no chain: no latent of a scan depends on the step before."
+        )
     for chain in chains:
         if chain.above:
             raise ValueError(
@@ -106,8 +108,10 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for chain in _chains(model):
         for state in chain.states:
-            if model.reading.sites[later(state)].timed if later(state) in model.reading.sites else (
-                chain.length > 1
+            if (
+                model.reading.sites[later(state)].timed
+                if later(state) in model.reading.sites
+                else (chain.length > 1)
             ):
                 raise ValueError(
                     f"forecast: the transitions of '{state}' vary with the step, so they are not "

@@ -12,7 +12,7 @@ FLOORS = {
     "partition": 2, "maximise": 3,
     "problem": 4, "sequences": 4, "plan": 5, "model": 5,
     "labels": 6, "spurious": 6, "uncertainty": 7, "optima": 6, "datatree": 6,
-    "bootstrap": 8, "fit": 8, "starts": 8, "loop": 8,
+    "bootstrap": 8, "fit": 8, "starts": 8, "loop": 8, "quasi_newton": 8,
     "point": 9, "em": 10, "optimise": 11, "nuts": 11,
     "compare": 12, "plots": 13, "catalogue": 13, "cli": 14,
 }  # fmt: skip

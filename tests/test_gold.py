@@ -255,9 +255,7 @@ def test_earthquakes(K, stationary, value, tolerance):
 
 def test_earthquakes_trajectory():
     start = {"pi": [0.5, 0.5], "P": [[0.9, 0.1], [0.1, 0.9]], "rate": [10.0, 30.0]}
-    fit = fit_em(
-        earthquakes(), init=start, accelerate=False, polish=False, trace=True, max_iter=52
-    )
+    fit = fit_em(earthquakes(), init=start, accelerate=False, polish=False, trace=True, max_iter=52)
     printed = {  # iteration: gamma12, gamma21, lambda1, lambda2, delta1, -log L
         0: (0.1, 0.1, 10, 30, 0.5, 413.27542),
         1: (0.138816, 0.11622, 13.742, 24.169, 0.99963, 343.76023),

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from pp_mlem.partition.recursions import draw_product, max_product, sum_product
 from pp_mlem.partition.table import log_sum_exp, maximum

@@ -124,9 +124,13 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
         value_parents = depends.get("value", frozenset())
         if site.law_of:
             reason = "a latent's own distribution over its values"
-            by_row = (site.timed or not site.scan) if family is None else any(
-                k == "plate" and batch[axis] > 1
-                for axis, k, _ in _positions(reading, site, len(batch))
+            by_row = (
+                (site.timed or not site.scan)
+                if family is None
+                else any(
+                    k == "plate" and batch[axis] > 1
+                    for axis, k, _ in _positions(reading, site, len(batch))
+                )
             )
         elif family is None:
             reason = f"{site.distribution} is no known exponential family"

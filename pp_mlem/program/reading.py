@@ -104,9 +104,7 @@ class Reading:
 
     def zeros(self) -> dict[str, np.ndarray]:
         """Every latent that is enumerated by vmap, at one value."""
-        return {
-            s.name: np.zeros(self.plate_shape(s.dims), int) for s in self.latents if s.vmapped
-        }
+        return {s.name: np.zeros(self.plate_shape(s.dims), int) for s in self.latents if s.vmapped}
 
     def plate_shape(self, dims: dict[str, int]) -> tuple[int, ...]:
         """The batch shape that the given plates span, size one elsewhere."""
@@ -210,10 +208,7 @@ def _enumerated(
 
     def names(which: Callable[[str], tuple[str, ...]], sites: Any) -> dict[str, str]:
         return {
-            site: name
-            for site in sites
-            for name in which(site)
-            if wanted is None or name in wanted
+            site: name for site in sites for name in which(site) if wanted is None or name in wanted
         }
 
     def take(messages: dict[str, Message], chosen: dict[str, str]) -> dict[str, Any]:
@@ -528,9 +523,7 @@ def _dependencies(
             carry = [
                 c if m else q for m, c, q in zip(scan.moving, carry, steps.carry(t), strict=True)
             ]
-            y = body.step(
-                steps.carry(t), body.x(t), lambda msg: given[_over_steps(msg["name"])]
-            )[1]
+            y = body.step(steps.carry(t), body.x(t), lambda msg: given[_over_steps(msg["name"])])[1]
             ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (scan.length, *jnp.shape(a))), y)
             return body.result(carry, ys)
 
@@ -687,8 +680,11 @@ def _scan_sites(
             site,
             name=name,
             role=Role.LAW if latent and paired else site.role,
-            reason=site.reason if not paired else "at the first step" if name in where
-            and name == first(site.name) else "at later steps, given the state before",
+            reason=site.reason
+            if not paired
+            else "at the first step"
+            if name in where and name == first(site.name)
+            else "at later steps, given the state before",
             dims=where.get(name, over_steps),
             parents=_parents(dependencies[name], site.name),
             timed=name in timed,

@@ -326,5 +326,3 @@ def settle(tree: Any, depth: int, stacked: bool) -> Any:
         return array
 
     return jax.tree.map(place, tree, is_leaf=lambda v: isinstance(v, Timed))
-
-

@@ -101,7 +101,9 @@ def _lookup(
                 order = sorted(own_dims, key=lambda p: own_dims[p])
                 squeezed = full.reshape([full.shape[own_dims[p]] for p in order])
                 rank = np.argsort([position[p] for p in order])
-                index.append(np.transpose(squeezed, rank).reshape(view) if order else int(full.ravel()[0]))
+                index.append(
+                    np.transpose(squeezed, rank).reshape(view) if order else int(full.ravel()[0])
+                )
         elif table.shape[axis] == 1:
             index.append(0)
         else:
