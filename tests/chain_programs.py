@@ -322,6 +322,41 @@ def state_before_of_two(x):
     scan(body, z0, x[1:])
 
 
+def music(sequences, lengths):
+    """The first model of NumPyro's example on hidden Markov models."""
+    n, _, tones = sequences.shape
+    probs_x = numpyro.sample("probs_x", dist.Dirichlet(0.9 * jnp.eye(2) + 0.1).to_event(1))
+    probs_y = numpyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([2, tones]).to_event(2))
+
+    def step(carry, y):
+        x, t = carry
+        with numpyro.plate("sequences", n, dim=-2), handlers.mask(mask=(t < lengths)[..., None]):
+            x = numpyro.sample("x", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+            with numpyro.plate("tones", tones, dim=-1):
+                numpyro.sample("y", dist.Bernoulli(probs_y[x.squeeze(-1)]), obs=y)
+        return (x, t + 1), None
+
+    scan(step, (jnp.zeros((n, 1), int), 0), jnp.swapaxes(sequences, 0, 1))
+
+
+def music_with_memory(sequences, lengths):
+    """The second one: the notes depend on the notes before."""
+    n, _, tones = sequences.shape
+    probs_x = numpyro.sample("probs_x", dist.Dirichlet(0.9 * jnp.eye(2) + 0.1).to_event(1))
+    probs_y = numpyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([2, 2, tones]).to_event(3))
+
+    def step(carry, y):
+        x, y_before, t = carry
+        with numpyro.plate("sequences", n, dim=-2), handlers.mask(mask=(t < lengths)[..., None]):
+            x = numpyro.sample("x", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"})
+            with numpyro.plate("tones", tones, dim=-1) as each:
+                y = numpyro.sample("y", dist.Bernoulli(probs_y[x, y_before, each]), obs=y)
+        return (x, y, t + 1), None
+
+    begin = (jnp.zeros((n, 1), int), jnp.zeros((n, tones), int), 0)
+    scan(step, begin, jnp.swapaxes(sequences, 0, 1))
+
+
 SINGLE = [
     fixed_start, state_before, stationary, counter, covariates, switching, smoothed_input,
     previous_state, factorial, mixture_emission, left_to_right, last_state, backwards, by_length,

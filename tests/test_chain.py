@@ -519,3 +519,59 @@ def test_comparison_says_that_it_is_not_leave_one_out():
     text = str(compare({"EM": fit}))
     assert "not leave-one-out" in text
     assert "20 steps" in repr(model) and "forward-backward over 20 steps" in repr(model)
+
+
+def test_rows_that_do_not_sum_to_one_are_refused():
+    P = np.array([[0.9, 0.2], [0.1, 0.9]])
+
+    def body(z, x, _, mu):
+        z = numpyro.sample("z", dist.Categorical(probs=jnp.asarray(P)[z]))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+        return z, None
+
+    with pytest.raises(ValueError, match="'z': the probabilities of .* sum to 1.1"):
+        _chain(body)
+
+
+def test_states_that_cannot_be_reached_are_told():
+    P = np.array([[1.0, 0.0], [0.5, 0.5]])
+
+    def body(z, x, _, mu):
+        z = numpyro.sample("z", dist.Categorical(probs=jnp.asarray(P)[z]))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+        return z, None
+
+    with pytest.warns(UserWarning, match=r"state\(s\) \[1\] of 'z' cannot be reached"):
+        _chain(body)
+
+
+@pytest.mark.parametrize("program", [programs.music, programs.music_with_memory])
+def test_the_models_of_numpyros_own_example(program):
+    rng = np.random.default_rng(0)
+    notes = rng.integers(0, 2, (2, 3, 2))
+    model = Model(program, notes, np.array([3, 3]))
+    params = draw(model, 0)
+    with jax.enable_x64(True):
+        total, marginals, _ = enumerate_paths(model, params)
+    assert model.log_likelihood(params) == pytest.approx(total, rel=1e-10)
+    np.testing.assert_allclose(model.posterior(params)["x"], marginals["x"], atol=1e-9)
+    padded = Model(program, notes, np.array([3, 2]))
+    second = Model(program, notes[1:, :2], np.array([2]))
+    assert padded.pointwise_log_likelihood(params)[1] == pytest.approx(
+        second.log_likelihood(params), rel=1e-10
+    )
+
+
+def test_simulated_chains_follow_their_program():
+    model = Model(programs.state_before, np.zeros(5000))
+    params = draw(model, 9)
+    drawn = model.simulate(params, seed=2)
+    z = drawn["z"]
+    assert z.shape == drawn["x"].shape == (4999,)
+    for k in range(3):
+        after = z[1:][z[:-1] == k]
+        shares = np.bincount(after, minlength=3) / len(after)
+        np.testing.assert_allclose(shares, params["P"][k], atol=0.06)
+        assert drawn["x"][z == k].mean() == pytest.approx(params["mu"][k], abs=0.12)
+    again = model.with_data(x=np.concatenate([[drawn["x0"]], drawn["x"]]))
+    assert np.isfinite(again.log_likelihood(params))

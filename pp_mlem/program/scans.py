@@ -28,6 +28,7 @@ from pp_mlem.program.trace import (
 )
 
 STEP = "the step"  # what varies with the step, in provenance
+INPUTS = "the inputs"
 PROVENANCE_STEPS = 4
 
 
@@ -154,10 +155,12 @@ def discover(
 
     def traced(**given: Any) -> Any:
         carry = [given[f"leaf {i}"] for i in range(len(leaves))]
-        new, _, found = body.step(carry, given["x"], lambda msg: given[msg["name"]])
+        new, _, found = body.step(carry, given[INPUTS], lambda msg: given[msg["name"]])
         return new, {n: parts(m) for n, m in found.items() if m.kind == "sample"}
 
-    flat_leaves, flat_sites = eval_provenance(traced, x=body.x(0), **tokens, **values)
+    flat_leaves, flat_sites = eval_provenance(
+        traced, **{INPUTS: body.x(0)}, **tokens, **values
+    )
     depends = [frozenset(d) for d in flat_leaves]
     sites = {
         n: frozenset().union(*jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset)))

@@ -266,7 +266,15 @@ def neutral_value(msg: dict[str, Any], seed: int) -> Any:
 class _Unobserve(Messenger):
     """Turns observed sites back into draws and keeps the shapes of their data."""
 
+    def __init__(self, drawn: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.drawn = {} if drawn is None else drawn
+
     def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            msg["value"], values = _drawn_scan(msg, numpyro.prng_key())
+            self.drawn.update(values)
+            return
         if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
             return
         data = jnp.shape(msg["value"])
@@ -278,24 +286,54 @@ class _Unobserve(Messenger):
         msg["value"], msg["is_observed"] = None, False
 
 
+def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not is_factor(site["fn"])
+    }
+
+
+def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any]]:
+    """Run a scan with every site of its body drawn; also the draws, stacked over the steps."""
+    f, init, xs, length, reverse = msg["args"]
+
+    def step(carry: Any, inputs: Any) -> Any:
+        own, x = inputs
+        with (
+            handlers.block(),
+            handlers.trace() as sites,
+            handlers.seed(rng_seed=own),
+            _Unobserve(),
+        ):
+            new, y = f(carry, x)
+        return new, (_drawn_sites(sites), y)
+
+    sizes = [a.shape[0] for a in jax.tree.leaves(xs)]
+    steps = sizes[0] if sizes else int(length)
+    keys = jax.random.split(key, steps)
+    start = jax.tree.map(lambda a: a[0], (keys, xs))
+    after, _ = jax.eval_shape(step, init, start)
+    init = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), init, after)
+    carry, (values, ys) = jax.lax.scan(step, init, (keys, xs), length=steps, reverse=reverse)
+    return ((steps, None, carry), (PytreeTrace({}), ys)), values
+
+
 def draw_from_program(
     arguments: Arguments, values: dict[str, Any], key: jax.Array
 ) -> dict[str, Any]:
     """Sample every site that `values` does not give, observed sites included."""
 
     def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+        inside: dict[str, Any] = {}
         with (
             _no_outer_handlers(),
             handlers.trace() as sites,
             handlers.seed(rng_seed=key),
-            _Unobserve(),
+            _Unobserve(inside),
         ):
             arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
-        return {
-            name: site["value"]
-            for name, site in sites.items()
-            if site["type"] == "sample" and not is_factor(site["fn"]) and name not in given
-        }
+        return {n: v for n, v in (_drawn_sites(sites) | inside).items() if n not in given}
 
     run = quick_jit(draw) if arguments.traced else draw
     return run(arguments.device_arrays(), values, key)

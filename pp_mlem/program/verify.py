@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.data import gather_maps, neutral_parameters
 from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
 from pp_mlem.program.reading import Reading, control_flow_error
+from pp_mlem.program.scans import first, later
 from pp_mlem.program.sites import Plate, Role
 from pp_mlem.program.trace import Message
 
@@ -124,6 +126,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
         return None
     maps = gather_maps(thin, factors, dynamic)
     tables = quick_jit(lambda p, d: natural_parameters(thin, plain, p, d, {}))(params, dynamic)
+    _check_laws(thin, plain, tables)
     rng = np.random.default_rng(7)
     codes = {s.name: rng.integers(0, s.size, thin.plate_shape(s.dims)) for s in thin.latents}
 
@@ -146,6 +149,47 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
         ):
             return factor.site
     return None
+
+
+def _check_laws(
+    reading: Reading, factors: tuple[Factor, ...], tables: dict[str, Any]
+) -> None:
+    """Every latent's probabilities sum to one, and every state of a chain can be reached."""
+    supports: dict[str, np.ndarray] = {}
+    for factor in factors:
+        if not factor.law_of or any(s.vmapped for s in reading.slots):
+            continue
+        table = np.asarray(tables[factor.site])
+        axis = table.ndim + reading.latent_dim(factor.law_of)
+        if axis < 0:
+            continue
+        total = np.exp(table).sum(axis)
+        tolerance = 1e-4 if table.dtype == np.float32 else 1e-6
+        if np.any(np.abs(total - 1) > tolerance):
+            worst = total.ravel()[np.abs(total - 1).argmax()]
+            raise ValueError(
+                f"latent '{factor.law_of}': the probabilities of {factor.site} sum to {worst:.6g} "
+                "instead of one. Divide each row by its sum, or pass logits=."
+            )
+        if reading.sites[factor.site].scan:
+            moved = np.moveaxis(table, axis, -1).reshape(-1, table.shape[axis])
+            supports[factor.site] = moved > np.log(np.finfo(table.dtype).tiny)
+    for scan in reading.scans.values():
+        for name in scan.carried:
+            begin, moves = supports.get(first(name)), supports.get(later(name))
+            if begin is None or moves is None or moves.shape[0] != moves.shape[1]:
+                continue
+            reached = begin.any(0)
+            for _ in range(len(reached)):
+                reached = reached | moves[reached].any(0)
+            if not reached.all():
+                states = np.flatnonzero(~reached).tolist()
+                warnings.warn(
+                    f"state(s) {states} of '{name}' cannot be reached from the first step: what "
+                    "depends on them alone does not enter the likelihood. Check the zeros of the "
+                    "transition and of the first state's law.",
+                    stacklevel=2,
+                )
 
 
 def read_factors(reading: Reading, dynamic: tuple) -> tuple[Reading, tuple[Factor, ...]]:
