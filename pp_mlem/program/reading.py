@@ -16,6 +16,7 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.roles import assign_roles
 from pp_mlem.program.scans import (
+    END,
     STEP,
     Body,
     Scan,
@@ -25,6 +26,7 @@ from pp_mlem.program.scans import (
     discover,
     first,
     later,
+    mark,
     neutral_supply,
     settle,
 )
@@ -239,6 +241,10 @@ def _enumerated(
     if body.length > 1:
         both(later_step, names(lambda s: (later(s),), scan.pairs), 1)
     both(any_step, names(lambda s: (s,), set(scan.sites) - scan.pairs), 0)
+    if not scan.used:
+        rows = (body.length,)
+        ys = jax.tree.map(lambda a: jnp.zeros(rows + a.shape, a.dtype), scan.output)
+        return body.result([jnp.zeros(a.shape, a.dtype) for a in scan.leaves], ys), found
     last = body.length - 1
     if any(scan.moving):
         carry, _, _ = body.step(steps.carry(last), body.x(last), supply)
@@ -483,9 +489,10 @@ def _over_steps(name: str) -> str:
 
 def _dependencies(
     arguments: Arguments, messages: dict[str, Message], scans: dict[str, Scan], dynamic: tuple
-) -> tuple[dict[str, dict[str, frozenset[str]]], dict[str, str]]:
-    """What each part of each factor depends on; and for sites of a scan whose arguments vary with
-    the step, whether they do so by "data" or by the step's number alone ("count")."""
+) -> tuple[dict[str, dict[str, frozenset[str]]], dict[str, str], bool]:
+    """What each part of each factor depends on; for sites of a scan whose arguments vary with
+    the step, whether they do so by "data" or by the step's number alone ("count"); and whether
+    any site uses what a scan returns."""
     values = {
         n: jnp.zeros(jnp.shape(m.value), m.value.dtype)
         for n, m in messages.items()
@@ -494,7 +501,7 @@ def _dependencies(
     states = [n for scan in scans.values() for n in scan.latents]
     values |= {before(n): values[n] for n in states} | {_over_steps(n): values[n] for n in states}
     if scans:
-        values[STEP] = jnp.zeros((), int)
+        values |= {STEP: jnp.zeros((), int), END: jnp.zeros((), int)}
 
     def parts(**given: Any) -> dict[str, dict[str, Any]]:
         remaining = iter(scans.values())
@@ -525,6 +532,7 @@ def _dependencies(
             ]
             y = body.step(steps.carry(t), body.x(t), lambda msg: given[_over_steps(msg["name"])])[1]
             ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (scan.length, *jnp.shape(a))), y)
+            carry, ys = jax.tree.map(lambda a: mark(a, given[END]), (carry, ys))
             return body.result(carry, ys)
 
         outside = run_program(
@@ -559,9 +567,10 @@ def _dependencies(
                     f"site '{name}' depends on '{state}' at every step, by the output of the scan. "
                     "Put the site inside the body of the scan, where it meets one state."
                 )
-    tokens = {_DATA, STEP}
+    tokens = {_DATA, STEP, END}
+    used = any(END in d for found in whole.values() for d in found.values())
     clean = {n: {part: d - tokens for part, d in found.items()} for n, found in whole.items()}
-    return clean, timed
+    return clean, timed, used
 
 
 def _parents(parts: dict[str, frozenset[str]], name: str) -> frozenset[str]:
@@ -576,10 +585,11 @@ def read_program(
     arguments, messages, scans = found.arguments, found.messages, found.scans
     dynamic = tuple(jnp.asarray(a) for a in thin(arguments)) if arguments.traced else ()
     try:
-        dependencies, timed = _dependencies(arguments, messages, scans, arguments.dynamic)
+        dependencies, timed, used = _dependencies(arguments, messages, scans, arguments.dynamic)
     except _CONCRETE_ERRORS as error:
         names = [n for n, m in messages.items() if not m.observed]
         raise control_flow_error(names, error) from None
+    scans = {n: replace(s, used=used) for n, s in scans.items()}
     scan_of = {site: scan for scan in scans.values() for site in scan.sites}
     parents = {}
     for name in messages:

@@ -28,6 +28,7 @@ from pp_mlem.program.trace import (
 )
 
 STEP = "the step"  # what varies with the step, in provenance
+END = "the end of the scan"  # what the scan returns, in provenance
 INPUTS = "the inputs"
 PROVENANCE_STEPS = 4
 
@@ -68,6 +69,9 @@ class Scan:
     course: tuple[str, ...]
     pairs: frozenset[str]
     carried: frozenset[str]
+    leaves: tuple[Any, ...]  # shape and type of each leaf of the carry
+    output: Any  # and of what a step returns
+    used: bool = True  # whether the program uses what the scan returns
 
     def names(self, site: str) -> tuple[str, ...]:
         """The site's names as a factor: itself, or its first and its later steps."""
@@ -204,6 +208,8 @@ def discover(
         course=course,
         pairs=pairs,
         carried=carried,
+        leaves=tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves),
+        output=jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), y),
     )
     ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (body.length, *jnp.shape(a))), y)
     return scan, messages, body.result(leaves, ys)
@@ -219,8 +225,8 @@ def _unchanged(body: Body, leaves: list[Any], values: dict[str, Any]) -> list[bo
     return [out is jaxpr.invars[i] for i, out in enumerate(jaxpr.outvars)]
 
 
-def _with_step(array: Any, t: Any) -> Any:
-    """The same array, known to provenance as one that varies with the step."""
+def mark(array: Any, t: Any) -> Any:
+    """The same array, known to provenance as one that depends on `t`."""
     array = jnp.asarray(array)
     return jnp.where(jnp.zeros((), bool) & (jnp.asarray(t) < 0), array, array)
 
@@ -248,8 +254,11 @@ class Steps:
 
 def bind(scan: Scan, body: Body, for_provenance: bool = False) -> Steps:
     """Run the quiet part of the carry over all steps."""
-    neutral, _, _ = body.step(body.init, body.x(0), neutral_supply())
-    init = [jnp.asarray(a, n.dtype) for a, n in zip(body.init, neutral, strict=True)]
+    init = [jnp.asarray(a, n.dtype) for a, n in zip(body.init, scan.leaves, strict=True)]
+    # states only need the right shape: nothing that is taken depends on their value here
+    neutral = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in scan.leaves]
+    if any(c != "constant" and not m for c, m in zip(scan.course, scan.moving, strict=True)):
+        neutral, _, _ = body.step(body.init, body.x(0), neutral_supply())
 
     def merge(quiet: list[Any]) -> list[Any]:
         return [n if m else q for m, n, q in zip(scan.moving, neutral, quiet, strict=True)]
@@ -269,7 +278,7 @@ def bind(scan: Scan, body: Body, for_provenance: bool = False) -> Steps:
 
         def at(t: Any) -> list[Any]:
             return [
-                q if c == "constant" else _with_step(q, t)
+                q if c == "constant" else mark(q, t)
                 for c, q in zip(scan.course, current, strict=True)
             ]
 
