@@ -1,7 +1,7 @@
 """Hidden Markov models: pp_mlem, through its NumPyro program, against hmmlearn, dynamax (where it
 is installed) and NumPyro's own enumeration. Float64, same data, start and number of iterations.
 
-Run: python benchmarks/hmm.py [iteration] [starts] [gradient] [long]
+Run: python benchmarks/hmm.py [iteration] [starts] [gradient] [nuts] [long]
 """
 
 from __future__ import annotations
@@ -214,6 +214,85 @@ def gradient(T, K, floor):
     )
 
 
+def nuts(T=2_000, K=3, warmup=300, draws=300):
+    """Effective draws per second, with compilation and (less a run of 2 + 2 draws) without."""
+    from arviz_stats.base import array_stats
+    from numpyro.contrib.funsor import config_enumerate, enum  # noqa: F401  (registers funsor)
+    from numpyro.infer import MCMC, NUTS
+
+    from pp_mlem import fit_nuts
+
+    x, start = draw(T, K)
+
+    def ordered(x, K):  # the labels are kept apart, so that both sides sample one mode
+        mu = numpyro.sample(
+            "mu", dist.TransformedDistribution(
+                dist.Normal(0, 10).expand([K]).to_event(1),
+                dist.transforms.OrderedTransform(),
+            )
+        )  # fmt: skip
+        P = numpyro.sample("P", dist.Dirichlet(jnp.ones((K, K))).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0, 1).expand([K]).to_event(1))
+        first = numpyro.sample("first", dist.Categorical(jnp.ones(K) / K))
+
+        def step(z, x_t):
+            z = numpyro.sample("z", dist.Categorical(P[z]))
+            numpyro.sample("x", dist.Normal(mu[z], sigma[z]), obs=x_t)
+            return z, None
+
+        scan(step, first, x)
+
+    def least(samples):
+        columns = np.concatenate(
+            [np.asarray(v).reshape(*np.shape(v)[:2], -1) for v in samples.values()], -1
+        )
+        moving = columns[..., columns.std((0, 1)) > 0]
+        return min(
+            float(array_stats.ess(moving[..., i], chain_axis=0, draw_axis=1))
+            for i in range(moving.shape[-1])
+        )
+
+    def ours(warmup, draws):
+        clock = time.perf_counter()
+        fit = fit_nuts(Model(ordered, x, K), chains=1, warmup=warmup, draws=draws, progress=False)
+        return time.perf_counter() - clock, fit
+
+    mine, fit = ours(warmup, draws)
+    my_start = ours(2, 2)[0]
+    my_ess = least(fit.draws)
+    begin = {k: start[k] for k in ("mu", "P", "sigma")}
+    begin["mu"] = np.sort(begin["mu"])
+
+    def theirs(warmup, draws):
+        mcmc = MCMC(
+            NUTS(
+                config_enumerate(ordered), target_accept_prob=0.9, dense_mass=True,
+                init_strategy=numpyro.infer.init_to_value(
+                    values={k: jnp.asarray(v) for k, v in begin.items()}
+                ),
+            ),
+            num_warmup=warmup, num_samples=draws, progress_bar=False,
+        )  # fmt: skip
+        clock = time.perf_counter()
+        mcmc.run(jax.random.key(0), jnp.asarray(x), K)
+        found = mcmc.get_samples(group_by_chain=True)
+        return time.perf_counter() - clock, {k: found[k] for k in ("mu", "P", "sigma")}
+
+    with jax.enable_x64(True):
+        other, found = theirs(warmup, draws)
+        their_start = theirs(2, 2)[0]
+    their_ess = least(found)
+    whole = (my_ess / mine) / (their_ess / other)
+    alone = (my_ess / (mine - my_start)) / (their_ess / (other - their_start))
+    print(
+        f"NUTS T={T:,} K={K}, {warmup} + {draws} draws: pp_mlem ESS {my_ess:.0f} in {mine:.1f} s "
+        f"({my_start:.1f} s to start), NumPyro enumerated ESS {their_ess:.0f} in {other:.1f} s "
+        f"({their_start:.1f} s to start): effective draws per second ratio {alone:.1f} once "
+        f"started (asked 5), {whole:.1f} with the start",
+        flush=True,
+    )
+
+
 def long(T=1_000_000, K=8):
     import resource
 
@@ -235,7 +314,7 @@ def long(T=1_000_000, K=8):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", default=[])
-    what = parser.parse_args().what or ["iteration", "starts", "gradient", "long"]
+    what = parser.parse_args().what or ["iteration", "starts", "gradient", "nuts", "long"]
     if "iteration" in what:
         iteration(10_000, 4, 1.5, dynamax_floor=3.0)
         iteration(100_000, 4, 2.0)
@@ -245,5 +324,7 @@ if __name__ == "__main__":
     if "gradient" in what:
         gradient(10_000, 4, 10.0)
         gradient(1_000, 32, 20.0)
+    if "nuts" in what:
+        nuts()
     if "long" in what:
         long()

@@ -186,7 +186,7 @@ def _sample(
     )
     fields = ("diverging", "potential_energy", "accept_prob", "num_steps")
     pieces, extras, first = [], [], 0.0
-    together = chain_method == "vectorized"
+    together = chain_method == "vectorized" and len(starts) > 1
     # One sampler, run chain by chain, compiles once: its data are arguments, not constants.
     mcmc = MCMC(
         kernel,

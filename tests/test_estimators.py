@@ -218,3 +218,9 @@ def test_posterior_of_a_conjugate_model():
     assert fit.params["p"] == pytest.approx(8 / 12, abs=0.01)
     assert fit.draws["p"].std() == pytest.approx(float(jnp.sqrt(exact.variance)), abs=0.01)
     assert fit.converged
+
+
+def test_one_chain():
+    model = Model(find_model("normal").program, **find_model("normal").data())
+    fit = fit_nuts(model, chains=1, warmup=100, draws=50)
+    assert fit.draws["mu"].shape == (1, 50)

@@ -162,9 +162,7 @@ def discover(
         new, _, found = body.step(carry, given[INPUTS], lambda msg: given[msg["name"]])
         return new, {n: parts(m) for n, m in found.items() if m.kind == "sample"}
 
-    flat_leaves, flat_sites = eval_provenance(
-        traced, **{INPUTS: body.x(0)}, **tokens, **values
-    )
+    flat_leaves, flat_sites = eval_provenance(traced, **{INPUTS: body.x(0)}, **tokens, **values)
     depends = [frozenset(d) for d in flat_leaves]
     sites = {
         n: frozenset().union(*jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset)))

@@ -151,9 +151,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
     return None
 
 
-def _check_laws(
-    reading: Reading, factors: tuple[Factor, ...], tables: dict[str, Any]
-) -> None:
+def _check_laws(reading: Reading, factors: tuple[Factor, ...], tables: dict[str, Any]) -> None:
     """Every latent's probabilities sum to one, and every state of a chain can be reached."""
     supports: dict[str, np.ndarray] = {}
     for factor in factors:
