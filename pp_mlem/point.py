@@ -33,6 +33,7 @@ SWEEPS = 100  # of the quasi-Newton finish of large problems
 POLISH_PARAMETERS = 200
 LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
 QUICK_WORK = 1e5
+HESSIAN_WORK = 2e7
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def work_per_step(model: Model) -> float:
     return total
 
 
+def is_large(model: Model, size: int) -> bool:
+    """Whether a Hessian costs so much that the finish is a quasi-Newton method."""
+    return work_per_step(model) * size > HESSIAN_WORK
+
+
 def fit_point(
     model: Model,
     options: PointOptions,
@@ -121,7 +127,7 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     work = work_per_step(model)
     size = problem.space.size
     polish = options.polish and 0 < size <= POLISH_PARAMETERS
-    large = work > LANE_WORK
+    large = is_large(model, size)
     handover = (max(HANDOVER_GAIN, 1e-5 * units) if large else HANDOVER_GAIN) if polish else -np.inf
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
     quick = work * starts <= QUICK_WORK
@@ -200,7 +206,7 @@ def _polish(
 ) -> tuple:
     """Newton on the exact objective for every start that has not converged yet."""
 
-    large = work_per_step(model) > LANE_WORK
+    large = is_large(model, problem.space.size)
 
     def finish(vector: jax.Array, data: Any, values_fixed: Any) -> Any:
         if large:
