@@ -19,7 +19,7 @@ from numpyro.infer import MCMC, NUTS
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align_draws, exchangeable_groups, sort_labels
 from pp_mlem.model import Model
-from pp_mlem.point import check_model, work_per_step
+from pp_mlem.point import LANE_WORK, QUICK_WORK, check_model, work_per_step
 from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.sites import Role
@@ -29,6 +29,7 @@ from pp_mlem.status import Status
 from pp_mlem.uncertainty import scalar_names
 
 RHAT_LIMIT = 1.01
+DIFFERENCE = 1e-3
 WARM_STEPS = 30
 START_FACTOR = 5
 VECTORISED_WORK = 1e6
@@ -157,6 +158,40 @@ def _chain_starts(
     return jnp.asarray(np.asarray(vectors)[order] + noise)
 
 
+def _first_mass(
+    model: Model, problem: Problem, fixed: dict, point: jax.Array, dense: bool
+) -> jax.Array:
+    """The inverse curvature of the log posterior at a start, for warm-up to begin from: without
+    it, much data make the first trees as deep as they may be."""
+    size = point.shape[0]
+    function = model.compiled(
+        ("slope", frozenset(fixed)),
+        lambda: quick_jit(
+            jax.vmap(jax.grad(problem.log_posterior), in_axes=(0, None, None))
+        ) if work_per_step(model) <= QUICK_WORK else jax.jit(
+            jax.vmap(jax.grad(problem.log_posterior), in_axes=(0, None, None))
+        ),
+    )  # fmt: skip
+    step = DIFFERENCE * jnp.eye(size, dtype=point.dtype)
+    group = size if work_per_step(model) <= LANE_WORK else 1
+    ahead, behind = (
+        np.concatenate(
+            [
+                np.asarray(function(point + sign * step[i : i + group], model.data, fixed))
+                for i in range(0, size, group)
+            ]
+        )
+        for sign in (1.0, -1.0)
+    )
+    curvature = -(ahead - behind) / (2 * DIFFERENCE)
+    curvature = (curvature + curvature.T) / 2
+    if not np.all(np.isfinite(curvature)):
+        return jnp.eye(size, dtype=point.dtype) if dense else jnp.ones(size, point.dtype)
+    values, vectors = np.linalg.eigh(curvature)
+    inverse = (vectors / np.clip(np.abs(values), 1e-1, None)) @ vectors.T
+    return jnp.asarray(inverse if dense else np.diagonal(inverse), point.dtype)
+
+
 def _sample(
     model: Model,
     problem: Problem,
@@ -183,6 +218,7 @@ def _sample(
         target_accept_prob=target_accept,
         max_tree_depth=max_tree_depth,
         dense_mass=size <= 30,
+        inverse_mass_matrix=_first_mass(model, problem, fixed, starts[0], dense=size <= 30),
     )
     fields = ("diverging", "potential_energy", "accept_prob", "num_steps")
     pieces, extras, first = [], [], 0.0
