@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pp_mlem.partition.recursions import in_sequence
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import describe
 
@@ -79,7 +80,8 @@ def sum_rows(model: Model) -> list[str]:
             text += f", for each of {', '.join(sorted(chain.plates))}"
         if chain.above:
             text += f" and each value of {', '.join(chain.above)}"
-        found.append(text + "; scaled, one step after the other")
+        how = "one step after the other" if in_sequence(chain.size) else "all steps in parallel"
+        found.append(f"{text}; scaled, {how}")
     return found
 
 

@@ -367,6 +367,9 @@ def _answers(initial, transition, emission, running):
         recursions.sum_product_parallel(initial, transition, emission, running),
         recursions.max_product(initial, transition, emission, running),
         jax.vmap(slope)(jnp.stack([emission, emission + 1]))[1],
+        jax.grad(lambda e: recursions.sum_product_parallel(initial, transition, e, running).sum())(
+            emission
+        ),
     )
 
 
@@ -379,10 +382,10 @@ def test_recursions_equal_enumeration(chain, dtype):
     with jax.enable_x64(dtype == "float64"):
         on = None if running is None else jnp.asarray(running)
         found = _answers(*(jnp.asarray(a, dtype) for a in logs), on)
-    value, gradient, parallel, most, batched = found
+    value, gradient, parallel, most, batched, aside = found
     for ours, theirs in ((value, totals), (parallel, totals), (most, best)):
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
-    for ours in (gradient, batched):
+    for ours in (gradient, batched, aside):
         np.testing.assert_allclose(ours, marginals, atol=tolerance)
 
 

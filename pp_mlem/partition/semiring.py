@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from pp_mlem.partition.recursions import draw_product, max_product, sum_product
+from pp_mlem.partition.recursions import draw_product, max_product, sum_paths
 from pp_mlem.partition.table import log_sum_exp, maximum
 
 
@@ -26,7 +26,7 @@ class Semiring:
     chain: Callable[[Any, Any, Any, Any], jax.Array]
 
 
-SUM = Semiring(log_sum_exp, sum_product)
+SUM = Semiring(log_sum_exp, sum_paths)
 MAX = Semiring(maximum, max_product)
 
 
