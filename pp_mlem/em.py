@@ -16,6 +16,10 @@ from pp_mlem.point import PointOptions, fit_point
 from pp_mlem.problem import Problem
 from pp_mlem.status import Status
 
+# Newton steps in an M-step without closed form when EM is accelerated anyway. One would keep the
+# rate of convergence of EM (Lange 1995, doi:10.1111/j.2517-6161.1995.tb02037.x).
+FEW_STEPS = 2
+
 
 @dataclass(frozen=True)
 class EM:
@@ -104,7 +108,7 @@ class EM:
         def visit(carry: tuple, i: jax.Array) -> tuple:
             first, second, third, _, _ = carry
             at = jnp.where(i == 0, start, jnp.where(i == 1, first, third))
-            following, value, gradient = self.problem.em_step(at, data, fixed)
+            following, value, gradient = self.problem.em_step(at, data, fixed, FEW_STEPS)
             first = jnp.where(i == 0, following, first)
             second = jnp.where(i == 1, following, second)
             r = first - start

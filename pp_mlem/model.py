@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,15 +20,17 @@ from pp_mlem.precision import (
     check_dtype,
     finite_or_minus_inf,
     in_model_precision,
+    quick_jit,
     working_precision,
 )
 from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.data import ProgramData, prepare_data
+from pp_mlem.program.data import ProgramData, neutral_parameters, prepare_data
 from pp_mlem.program.reading import Reading, read_program
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import draw_from_program
+from pp_mlem.program.redraw import observed_cells, place, relaid
+from pp_mlem.program.trace import drawing_function
 from pp_mlem.program.verify import read_factors
 
 Params = Mapping[str, Any]
@@ -161,8 +164,6 @@ class Model:
         other = object.__new__(Model)
         other.__dict__.update(self.__dict__)
         with working_precision(self.dtype):
-            from dataclasses import replace
-
             reading = replace(self.reading, arguments=arguments)
             other.data = prepare_data(reading, self.marginal.factors, self.observe, self.dtype)
         return other
@@ -393,8 +394,62 @@ class Model:
             every sampled site by name, with the shapes of the data.
         """
         values = self.check_params(params)
-        drawn = draw_from_program(self.arguments, values, jax.random.key(seed))
+        drawn, _ = self._drawing(self.arguments.device_arrays(), values, jax.random.key(seed))
         return {k: np.asarray(v) for k, v in drawn.items()}
+
+    @property
+    def _drawing(self) -> Callable:
+        draw = drawing_function(self.arguments)
+        return self.compiled("drawing", lambda: quick_jit(draw)) if self.arguments.traced else draw
+
+    @in_model_precision
+    def redraw(self, params: Params, seed: int = 0) -> Model:
+        """The same model on data drawn from the program at `params`; missing values stay missing,
+        and labels given by `observe` are drawn anew.
+
+        Raises ValueError when drawn values have no place in the program's arguments.
+        """
+        values = self.check_params(params)
+        redraw = self.compiled("redraw", lambda: quick_jit(self.redrawing()))
+        data = redraw(values, jax.random.key(seed), self.data)
+        other = object.__new__(Model)
+        other.__dict__.update(self.__dict__)
+        arrays = tuple(np.asarray(a) for a in data.dynamic)
+        arguments = replace(self.arguments, dynamic=arrays)
+        reading = replace(self.reading, arguments=arguments)
+        other.marginal = replace(self.marginal, reading=reading)
+        other.data = data
+        return other
+
+    def redrawing(self) -> Callable:
+        """Traceable (params, key, data) -> the data with every observation drawn anew."""
+        names = tuple(s.name for s in self.reading.observed if s.distribution != "Unit")
+        scanned = [n for n in self.observe if self.reading.sites[n].scan]
+        if scanned:
+            raise ValueError(
+                f"states {scanned} of a scan were given by observe=; data with known states cannot "
+                "be drawn anew yet. Drop observe=, or draw with simulate()."
+            )
+        factored = [s.name for s in self.reading.observed if s.distribution == "Unit"]
+        if factored:
+            raise ValueError(
+                f"numpyro.factor {factored} has a value but no draws, so data cannot be drawn from "
+                "the program. Write it as a sampled site with obs=."
+            )
+        with working_precision(self.dtype):
+            params = neutral_parameters(self.reading, 0)
+            cells = self.compiled(
+                "cells", lambda: observed_cells(self.arguments, self._drawing, params, names)
+            )
+        draw, clamped = drawing_function(self.arguments), tuple(self.observe)
+
+        def redraw(values: Any, key: jax.Array, data: ProgramData) -> ProgramData:
+            drawn, _ = draw(data.dynamic, values, key)
+            dynamic = place(cells, data.dynamic, drawn)
+            labels = {n: drawn[n].reshape(data.clamps[n].shape[:-1]) for n in clamped}
+            return relaid(self.reading, self.marginal.factors, data, dynamic, labels)
+
+        return redraw
 
     @property
     def n_observations(self) -> int | float:

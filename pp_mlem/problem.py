@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.maximise.blocks import Block, plan_blocks
-from pp_mlem.maximise.step import Params, expected_log_joint, maximise
+from pp_mlem.maximise.step import NUMERIC_STEPS, Params, expected_log_joint, maximise
 from pp_mlem.partition.marginal import Marginal, Natural
 from pp_mlem.program.data import ProgramData
 from pp_mlem.program.reading import Reading
@@ -107,7 +107,12 @@ class Problem:
         return value + self.log_prior(vector, data, fixed) if self.with_prior else value
 
     def maximisation(
-        self, vector: jax.Array, statistics: Natural, data: ProgramData, fixed: Params
+        self,
+        vector: jax.Array,
+        statistics: Natural,
+        data: ProgramData,
+        fixed: Params,
+        steps: int = NUMERIC_STEPS,
     ) -> jax.Array:
         """M-step from the current vector."""
         prior = priors = None
@@ -120,11 +125,11 @@ class Problem:
                 return prior_distributions(self.reading, params, data)
 
         params = self.params(vector, fixed)
-        new = maximise(self.marginal, self.blocks, params, statistics, data, prior, priors)
+        new = maximise(self.marginal, self.blocks, params, statistics, data, prior, priors, steps)
         return self.space.unconstrain(new)
 
     def em_step(
-        self, vector: jax.Array, data: ProgramData, fixed: Params
+        self, vector: jax.Array, data: ProgramData, fixed: Params, steps: int = NUMERIC_STEPS
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(next vector, objective and its gradient at `vector`), from one sweep over the data.
 
@@ -140,7 +145,7 @@ class Problem:
         if self.with_prior:
             prior, slope = jax.value_and_grad(self.log_prior)(vector, data, fixed)
             value, gradient = value + prior, gradient + slope
-        return self.maximisation(vector, statistics, data, fixed), value, gradient
+        return self.maximisation(vector, statistics, data, fixed, steps), value, gradient
 
 
 def make_problem(marginal: Marginal, data: ProgramData, fixed: Params, with_prior: bool) -> Problem:

@@ -403,6 +403,21 @@ def test_long_chains_do_not_drift_in_float32():
     assert values[1] == pytest.approx(values[0], rel=1e-5)
 
 
+def test_states_out_of_reach_do_not_hide_the_others():
+    """A left-to-right chain whose unreachable state would explain the data e^900 times better."""
+    initial, transition = np.array([0, -np.inf]), np.log([[1, 1e-300], [0.5, 0.5]])
+    transition[0, 1] = -np.inf
+    emission = np.array([[0.0, -5.0], [-900.0, 0.0], [0.0, -1.0]])
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(a)[..., None] for a in (initial, transition[None], emission)]
+        for form in (recursions.sum_product, recursions.sum_product_parallel):
+            value, gradient = quick_jit(
+                jax.value_and_grad(lambda e, f=form: f(arrays[0], arrays[1], e, None)[0])
+            )(arrays[2])
+            assert value == -900.0
+            np.testing.assert_array_equal(gradient[..., 0], [[1, 0]] * 3)
+
+
 # --- what is refused ------------------------------------------------------------------------
 
 

@@ -175,6 +175,15 @@ def test_fabric_faults():
         assert found.standard_errors()["b"] == pytest.approx(gold["se_logLength"], abs=1e-5)
 
 
+def weibull(x, time, event):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
+    s = numpyro.sample("s", dist.LogNormal(0, 1))
+    scale = jnp.exp(b[0] + b[1] * x)
+    died = dist.Weibull(scale, 1 / s).log_prob(time)
+    with numpyro.plate("rows", len(time)):
+        numpyro.factor("time", jnp.where(event == 1, died, -((time / scale) ** (1 / s))))
+
+
 def test_student_regression_and_weibull_survival():
     t = table("A27_martin_marietta_t_regression")
     gold = expected("A27_martin_marietta_t_regression")
@@ -195,18 +204,124 @@ def test_student_regression_and_weibull_survival():
     t = table("E03_gehan_motors_weibull", "gehan.csv")
     gold = expected("E03_gehan_motors_weibull")
 
-    def weibull(x, time, event):
-        b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
-        s = numpyro.sample("s", dist.LogNormal(0, 1))
-        scale = jnp.exp(b[0] + b[1] * x)
-        died = dist.Weibull(scale, 1 / s).log_prob(time)
-        with numpyro.plate("rows", len(time)):
-            numpyro.factor("time", jnp.where(event == 1, died, -((time / scale) ** (1 / s))))
-
     control = (t["treat"] == "control").astype(float).to_numpy()
     fit = fit_em(Model(weibull, control, t["time"].to_numpy(), t["cens"].to_numpy()))
     assert fit.log_likelihood == pytest.approx(gold["gehan loglik"], abs=1e-6)
     assert fit.standard_errors()["b[1]"] == pytest.approx(gold["gehan se control"], abs=1e-6)
+
+
+def test_motors_with_a_prediction():
+    t = table("E03_gehan_motors_weibull", "motors.csv")
+    gold = expected("E03_gehan_motors_weibull")
+    arguments = (t[c].to_numpy(float) for c in ("temp", "time", "cens"))
+    fit = fit_em(Model(weibull, *arguments))
+    assert fit.log_likelihood == pytest.approx(gold["motors loglik"], abs=1e-6)
+    errors = fit.standard_errors()
+    for name, label in (("int", "b[0]"), ("temp", "b[1]")):
+        assert fit.estimates()[label] == pytest.approx(gold[f"motors {name}"], rel=1e-6)
+        assert errors[label] == pytest.approx(gold[f"motors se {name}"], rel=1e-5)
+
+
+def vev(x, K):
+    """mclust's VEV: volumes and orientations vary, the shape is common."""
+    n, d = x.shape
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
+    mu = numpyro.sample("mu", dist.Normal(0, 100).expand([K, d]).to_event(2))
+    size = numpyro.sample("size", dist.Normal(-2, 3).expand([K]).to_event(1))
+    shape = numpyro.sample("shape", dist.Normal(0, 3).expand([d - 1]).to_event(1))
+    turn = numpyro.sample("turn", dist.Normal(0, 3).expand([K, d * (d - 1) // 2]).to_event(2))
+    rows, columns = jnp.tril_indices(d, -1)
+    skew = jnp.zeros((K, d, d)).at[:, rows, columns].set(turn)
+    D = jax.scipy.linalg.expm(skew - skew.swapaxes(-1, -2))
+    log_a = jnp.concatenate([shape, -shape.sum(keepdims=True)])
+    S = D * jnp.exp(size[:, None, None] + log_a) @ D.swapaxes(-1, -2)
+    with numpyro.plate("rows", n):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.MultivariateNormal(mu[z], S[z]), obs=x)
+
+
+@pytest.mark.slow
+def test_iris_with_a_common_shape():
+    gold = expected("A07_iris_VEV2")
+    fit = fit_em(Model(vev, table("A07_iris_VEV2").iloc[:, :4].to_numpy(), 2), starts=5)
+    assert fit.log_likelihood == pytest.approx(gold["loglik"], abs=1e-6)
+    assert fit.n_parameters == gold["df"]
+    assert fit.bic == pytest.approx(-gold["BIC_mclust"], abs=1e-5)
+    assert sorted(np.bincount(fit.decode()["z"])) == gold["cluster_sizes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("C", [2, 3, 4])
+def test_balance_scale_with_age(C):
+    t = table("A16_balance_scale_lcr")
+    gold = expected("A16_balance_scale_lcr")
+    y = t[["d1", "d2", "d3", "d4"]].to_numpy().astype(int)
+    fit = fit_em(
+        Model(latent_class, y, 2, C, np.column_stack([np.ones(len(t)), t["age"]])), starts=10
+    )
+    assert fit.bic == pytest.approx(gold[f"BIC_{C}"], abs=1e-4)
+    if C == 3:
+        assert fit.log_likelihood == pytest.approx(gold["recomputed_loglik_3"], abs=1e-5)
+        shown = np.sort(np.abs(np.append(fit.params["b"][1], np.subtract(*fit.params["b"][1]))))
+        assert np.abs(shown - abs(gold["age_wrong"])).min() < 1e-4
+        assert np.abs(shown - abs(gold["age_guess"])).min() < 1e-4
+
+
+def negative_binomial(X, y):
+    b = numpyro.sample("b", dist.Normal(0, 5).expand([X.shape[1]]).to_event(1))
+    theta = numpyro.sample("theta", dist.LogNormal(0, 2))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.NegativeBinomial2(jnp.exp(X @ b), theta), obs=y)
+
+
+def zero_inflated(X, Z, y):
+    b = numpyro.sample("b", dist.Normal(0, 5).expand([X.shape[1]]).to_event(1))
+    c = numpyro.sample("c", dist.Normal(0, 5).expand([Z.shape[1]]).to_event(1))
+    theta = numpyro.sample("theta", dist.LogNormal(0, 2))
+    with numpyro.plate("rows", len(y)):
+        zero = numpyro.sample("zero", dist.Bernoulli(logits=Z @ c))
+        count = dist.NegativeBinomial2(jnp.exp(X @ b), theta).log_prob(y)
+        numpyro.factor("y", jnp.where(zero == 1, jnp.where(y == 0, 0.0, -jnp.inf), count))
+
+
+@pytest.mark.slow
+def test_visits_to_the_physician():
+    # NumPyro's GammaPoisson goes through jax's betaln, off by up to 1e-6 a row: hence 1e-3.
+    t = table("A24_nmes_zinb_hurdle")
+    gold = expected("A24_nmes_zinb_hurdle")
+    columns = (1 + 0 * t["hosp"], t["hosp"], t["health"] == "poor", t["health"] == "excellent",
+               t["numchron"], t["gender"] == "male", t["school"], t["privins"] == "yes")  # fmt: skip
+    X, y = np.column_stack(columns).astype(float), t["ofp"].to_numpy()
+    counts = ["int", "hosp", "poor", "excellent", "numchron", "male", "school", "privins"]
+    zeros = [0, 1, 4, 7, 6, 5]
+    plain = fit_em(Model(negative_binomial, X, y))
+    inflated = fit_em(Model(zero_inflated, X, X[:, zeros], y), starts=2)
+    for fit, name in ((plain, "nb"), (inflated, "zinb")):
+        assert fit.log_likelihood == pytest.approx(gold[f"loglik_{name}"], abs=1e-3)
+        errors = fit.standard_errors()
+        for i, term in enumerate(counts):
+            assert fit.params["b"][i] == pytest.approx(gold[f"{name} {term}"], abs=1e-5)
+            assert errors[f"b[{i}]"] == pytest.approx(gold[f"{name} se {term}"], abs=1e-5)
+    for i, term in enumerate(counts[j] for j in zeros):
+        assert inflated.params["c"][i] == pytest.approx(gold[f"zinb z_{term}"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_absence_from_school():
+    patsy = pytest.importorskip("patsy")
+    t = table("E01_quine_negbin")
+    gold = expected("E01_quine_negbin")
+    forms = ("Sex/(Age+Eth*Lrn)", "Sex/(Age+Eth*Lrn)+Sex:Age:Lrn", "Eth*Age*Lrn*Sex")
+    for k, form in enumerate(forms, 1):
+        X = np.asarray(patsy.dmatrix(form, t))
+        kept = []
+        for j in range(X.shape[1]):  # drop aliased interactions
+            if np.linalg.matrix_rank(X[:, [*kept, j]]) > len(kept):
+                kept.append(j)
+        fit = fit_em(Model(negative_binomial, X[:, kept], t["Days"].to_numpy()))
+        assert 2 * fit.log_likelihood == pytest.approx(gold[f"2loglik_{k}"], abs=1e-4)
+        assert fit.params["theta"] == pytest.approx(gold[f"theta_{k}"], abs=1e-6)
+    assert fit.standard_errors()["theta"] == pytest.approx(gold["se_theta_3"], abs=1e-6)
 
 
 def test_probit():
@@ -345,3 +460,67 @@ def test_hamilton():
     for i in range(4):
         assert fit.params["phi"][i] == pytest.approx(want[f"phi{i + 1}"], abs=2e-5)
         assert errors[f"phi[{i}]"] == pytest.approx(want[f"se_phi{i + 1}"], abs=3e-5)
+
+
+def exponential_of(rates):
+    """Matrix exponential by squaring: many small matrices at once."""
+    power, found = rates / 256, jnp.eye(4)
+    for k in range(7, 0, -1):
+        found = jnp.eye(4) + (power[..., None] * found[..., None, :, :]).sum(-2) / k
+    for _ in range(8):
+        found = (found[..., None] * found[..., None, :, :]).sum(-2)
+    return found
+
+
+def transplants(state, gap, on, errors=None):
+    """Jackson (2011), doi:10.18637/jss.v038.i08: vessel disease after a heart transplant, observed
+    with misclassification at irregular times; the time of death is exact."""
+    q = numpyro.sample("q", dist.LogNormal(-2, 2).expand([5]).to_event(1))
+    if errors is None:
+        first = numpyro.sample("e1", dist.Dirichlet(jnp.ones(2)))
+        second = numpyro.sample("e2", dist.Dirichlet(jnp.ones(3)))
+        third = numpyro.sample("e3", dist.Dirichlet(jnp.ones(2)))
+        errors = jnp.zeros((4, 4)).at[0, :2].set(first).at[1, :3].set(second)
+        errors = errors.at[2, 1:3].set(third).at[3, 3].set(1.0)
+    Q = jnp.zeros((4, 4)).at[np.array([0, 0, 1, 1, 2]), np.array([1, 3, 2, 3, 3])].set(q)
+    Q = Q - jnp.diag(Q.sum(1))
+    P = exponential_of(Q * gap[1:, :, None, None])
+    subject = jnp.arange(state.shape[1])
+
+    def step(z, inputs):
+        seen, P_t, live = inputs
+        with numpyro.plate("subjects", state.shape[1]), numpyro.handlers.mask(mask=live):
+            z = numpyro.sample("z", dist.Categorical(P_t[subject, z]))
+            died = jnp.where(z == 3, -jnp.inf, jnp.log(jnp.where(z == 3, 1.0, Q[z, 3])))
+            p = errors[z, seen]
+            told = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
+            numpyro.factor("seen", jnp.where(seen == 3, died, told))
+        return z, None
+
+    scan(step, state[0], (state[1:], P, on[1:]))
+
+
+@pytest.mark.slow
+def test_transplants_with_misclassification():
+    t = table("B05_cav_ctmc_and_misclassification_hmm")
+    gold = expected("B05_cav_ctmc_and_misclassification_hmm")
+    people = [d for _, d in t.groupby("PTNUM", sort=False)]
+    shape = max(map(len, people)), len(people)
+    state, gap, on = np.zeros(shape, int), np.zeros(shape), np.zeros(shape, bool)
+    for j, d in enumerate(people):
+        state[: len(d), j], on[: len(d), j] = d["state"] - 1, True
+        gap[1 : len(d), j] = np.diff(d["years"])
+    q = np.array([0.148, 0.0171, 0.202, 0.081, 0.126])
+    errors = np.array([[0.9, 0.1, 0, 0], [0.1, 0.8, 0.1, 0], [0, 0.1, 0.9, 0], [0, 0, 0, 1.0]])
+    known = Model(transplants, state, gap, on, errors)
+    assert -2 * known.log_likelihood({"q": q}) == pytest.approx(
+        gold["minus2loglik_fixed_misc_obstrue"], abs=5e-6
+    )
+    start = {"q": q, "e1": [0.9, 0.1], "e2": [0.1, 0.8, 0.1], "e3": [0.1, 0.9]}
+    fit = fit_mle(Model(transplants, state, gap, on), init=start)
+    assert -2 * fit.log_likelihood == pytest.approx(gold["recomputed_minus2loglik_misc"], abs=1e-5)
+    for name, value in zip(
+        ("m_q12", "m_q14", "m_q23", "m_q24", "m_q34"), fit.params["q"], strict=True
+    ):
+        assert value == pytest.approx(gold[name], abs=1e-5)
+    assert fit.params["e2"][0] == pytest.approx(gold["e21"], abs=1e-5)

@@ -32,14 +32,18 @@ def maximise(
     data: ProgramData,
     log_prior: LogPrior | None,
     priors: Callable[[Params], dict[str, Any]] | None,
+    steps: int = NUMERIC_STEPS,
 ) -> Params:
-    """argmax over theta of <eta(theta), S> (+ log p(theta)), starting from `params`."""
+    """argmax over theta of <eta(theta), S> (+ log p(theta)), starting from `params`.
+
+    Blocks without a closed form take at most `steps` Newton steps, each of which raises it.
+    """
     found = dict(params)
     for block in blocks:
         if block.method == "closed":
             found.update(_closed(marginal, block, params, statistics, data, priors))
         elif block.method == "numeric":
-            found.update(_numeric(marginal, block, params, statistics, data, log_prior))
+            found.update(_numeric(marginal, block, params, statistics, data, log_prior, steps))
     return found
 
 
@@ -66,6 +70,7 @@ def _numeric(
     statistics: Natural,
     data: ProgramData,
     log_prior: LogPrior | None,
+    steps: int,
 ) -> Params:
     names = frozenset(block.parameters)
     space = marginal.reading.space.only(names)
@@ -77,7 +82,7 @@ def _numeric(
 
     start = space.unconstrain(params)
     if space.size <= NEWTON_LIMIT:
-        return space.constrain(newton_ascent(objective, start, NUMERIC_STEPS).point)
+        return space.constrain(newton_ascent(objective, start, steps).point)
     solver: Any = (
         optx.BFGS(rtol=1e-10, atol=1e-10)
         if space.size <= BFGS_LIMIT

@@ -60,11 +60,43 @@ class _Forward(NamedTuple):
 
 
 def _forward(initial: Any, transition: Any, emission: Any, running: Any) -> _Forward:
+    """The forward sweep; again and with more care where all the states that can be reached are so
+    much less likely than another that their weights vanish beside it."""
+    quick = _forward_from_top(initial, transition, emission, running)
+    lost = jnp.any(quick.total <= 0)
+    return jax.lax.cond(lost, _forward_reachable, lambda *_: quick, *(
+        initial, transition, emission, running
+    ))  # fmt: skip
+
+
+def _assemble(
+    weights: Any,
+    moves: Any,
+    shift: Any,
+    scale: Any,
+    last: Any,
+    alpha: Any,
+    total: Any,
+    running: Any,
+) -> _Forward:
+    """`scale` (steps, lanes) is what was taken out of the logs of each step before `total`."""
+    lanes = alpha.shape[-1]
+    end = last.sum(0)
+    alpha = jnp.concatenate([alpha, (last / _positive(end))[None]])
+    total = jnp.concatenate([total, end[None]])
+    rest = scale[1:] + jnp.broadcast_to(shift[:, 0, 0], (len(total) - 1, lanes))
+    rest = rest if running is None else jnp.where(running, rest, 0.0)
+    weights = jnp.broadcast_to(weights, alpha.shape)
+    increments = _log(total) + jnp.concatenate([scale[:1], rest])
+    return _Forward(weights, moves, alpha, total, increments)
+
+
+def _forward_from_top(initial: Any, transition: Any, emission: Any, running: Any) -> _Forward:
+    """Each step's emission is scaled by its most likely state, before the loop."""
     weights, top = _scaled(jnp.moveaxis(emission, 1, 0), 0)  # the layout of the scores
     weights, top = jnp.moveaxis(weights, 0, 1), jnp.moveaxis(top, 0, 1)
     moves, shift = _scaled(transition, (1, 2))
     start, base = _scaled(initial, 0)
-    steps = emission.shape[0]
     lanes = _width(initial, transition, emission, running)
     begin = jnp.broadcast_to(start * weights[0], (emission.shape[1], lanes))
     fixed = transition.shape[0] == 1
@@ -80,19 +112,48 @@ def _forward(initial: Any, transition: Any, emission: Any, running: Any) -> _For
 
     inputs = (weights[1:], None if fixed else moves, running)
     last, (alpha, total) = jax.lax.scan(step, begin, inputs)
-    end = last.sum(0)
-    alpha = jnp.concatenate([alpha, (last / _positive(end))[None]])
-    total = jnp.concatenate([total, end[None]])
-    scale = jnp.broadcast_to(top[:, 0], (steps, lanes))
-    moved = jnp.broadcast_to(shift[:, 0, 0], (steps - 1, lanes))
-    rest = scale[1:] + moved
-    rest = rest if running is None else jnp.where(running, rest, 0.0)
-    increments = _log(total) + jnp.concatenate([(scale[0] + base[0])[None], rest])
-    return _Forward(weights, moves, alpha, total, increments)
+    scale = jnp.broadcast_to(top[:, 0], (emission.shape[0], lanes))
+    scale = jnp.concatenate([scale[:1] + base, scale[1:]])
+    return _assemble(weights, moves, shift, scale, last, alpha, total, running)
 
 
-def _smooth(initial: Any, transition: Any, emission: Any, running: Any) -> Smoothed:
-    """Forward-backward, one sweep each way."""
+def _forward_reachable(initial: Any, transition: Any, emission: Any, running: Any) -> _Forward:
+    """Each step's emission is scaled, in the loop, by the state that is most probable given it."""
+    moves, shift = _scaled(transition, (1, 2))
+    start, base = _scaled(initial, 0)
+    size = emission.shape[1]
+    lanes = _width(initial, transition, emission, running)
+    emission = jnp.broadcast_to(emission, (len(emission), size, lanes))
+    fixed = transition.shape[0] == 1
+
+    def weigh(ahead: jax.Array, logs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        reached = (ahead > 0) & (logs > -jnp.inf)
+        joint = jnp.where(reached, _log(ahead) + logs, -jnp.inf).max(0)
+        joint = jnp.where(jnp.isfinite(joint), joint, 0.0)
+        safe = jnp.where(reached, logs - joint, 0.0)
+        return jnp.where(reached, jnp.exp(safe), 0.0), joint
+
+    weight, top = weigh(jnp.broadcast_to(start, (size, lanes)), emission[0])
+
+    def step(alpha: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        logs, move, on = inputs
+        total = alpha.sum(0)
+        alpha = alpha / _positive(total)
+        ahead = (alpha[:, None, :] * (moves[0] if move is None else move)).sum(0)
+        weight, top = weigh(ahead, logs)
+        new = ahead * weight
+        new = new if on is None else jnp.where(on, new, alpha)
+        return new, (alpha, total, weight, top)
+
+    inputs = (emission[1:], None if fixed else moves, running)
+    last, (alpha, total, weights, tops) = jax.lax.scan(step, start * weight, inputs)
+    scale = jnp.concatenate([(top + base[0])[None], tops])
+    weights = jnp.concatenate([weight[None], weights])
+    return _assemble(weights, moves, shift, scale, last, alpha, total, running)
+
+
+def smooth(initial: Any, transition: Any, emission: Any, running: Any) -> Smoothed:
+    """Forward-backward, one sweep each way: smoothed probabilities and expected transitions."""
     f = _forward(initial, transition, emission, running)
     fixed = transition.shape[0] == 1
 
@@ -193,17 +254,12 @@ def _drawn(key: jax.Array, initial: Any, transition: Any, emission: Any, running
     return _as_smoothed(value, path, transition, running, size, emission.dtype)
 
 
-def smooth(initial: Any, transition: Any, emission: Any, running: Any) -> Smoothed:
-    """Smoothed probabilities and expected transitions, for reading rather than deriving."""
-    return _smooth(initial, transition, emission, running)
-
-
 # --- log Z as a function whose derivative is the posterior ----------------------------------
 
 
 @custom_vmap
 def _smooth_lanes(initial: Any, transition: Any, emission: Any, running: Any) -> Smoothed:
-    return _smooth(initial, transition, emission, running)
+    return smooth(initial, transition, emission, running)
 
 
 @_smooth_lanes.def_vmap
@@ -240,7 +296,7 @@ def _posterior(initial: Any, transition: Any, emission: Any, running: Any) -> Sm
 @_posterior.defjvp
 def _posterior_jvp(primals: tuple, tangents: tuple) -> tuple:
     *logs, running = primals
-    return jax.jvp(lambda *a: _smooth(*a, running), tuple(logs), tuple(tangents[:3]))
+    return jax.jvp(lambda *a: smooth(*a, running), tuple(logs), tuple(tangents[:3]))
 
 
 @jax.custom_jvp
@@ -339,4 +395,9 @@ def sum_product_parallel(
         return _log(begin.sum(-1)) + base
     products, scales = jax.lax.associative_scan(join, (matrix, log_scale))
     end = jnp.einsum("bj,bjk->bk", begin, products[-1])
-    return _log(end.sum(-1)) + base + scales[-1]
+    found = _log(end.sum(-1)) + base + scales[-1]
+    # Weights that vanish beside those of a state out of reach: see `_forward`.
+    logs = (initial, transition, emission)
+    return jax.lax.cond(
+        jnp.all(jnp.isfinite(found)), lambda *_: found, lambda *a: sum_product(*a, running), *logs
+    )

@@ -64,7 +64,7 @@ class ProgramData:
         return {name: d.shift for name, d in self.sites.items()}
 
 
-def _to_layout(factor: Factor, value: np.ndarray, event_dim: int) -> np.ndarray:
+def to_layout(factor: Factor, value: np.ndarray, event_dim: int) -> np.ndarray:
     """(*plates, *columns, *event) to (*event, *columns, rows)."""
     batch = tuple(size for _, size, _ in factor.layout)
     shape = batch + (value.shape[value.ndim - event_dim :] if event_dim else ())
@@ -87,6 +87,28 @@ def _positional_shift(factor: Factor, shift: jax.Array, event_dim: int) -> jax.A
 def _over_plates(mask: jax.Array, ndim: int) -> jax.Array:
     """NumPyro broadcasts a mask over enumerated latents; take those axes off again."""
     return mask[(0,) * (mask.ndim - ndim)] if mask.ndim > ndim else mask
+
+
+def observed_parts(m: Message, factor: Factor) -> dict[str, Any]:
+    """The value of an observed site, and its family's data arguments."""
+    bare = unwrap(m.fn)
+    found = {"value": m.placed(m.value, bare.columns + len(bare.fn.event_shape))}
+    if factor.family is not None:
+        args = bare.fn.get_args()
+        found["known"] = {
+            k: m.placed(_over_plates(jnp.asarray(args[k]), len(factor.layout)), bare.columns)
+            for k in factor.family.known
+        }
+    return found
+
+
+def base_measure(family: Family, x: Any, mask: Any, known: Any) -> Any:
+    """log h of every row, summed over columns; None where the family has none."""
+    if type(family).base is Family.base:
+        return None
+    base = family.base(x, known)
+    base = base if mask is None else jnp.where(mask, base, 0.0)
+    return base.sum(tuple(range(base.ndim - 1)))
 
 
 def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
@@ -170,15 +192,7 @@ def prepare_data(
             found["scale"] = m.placed(m.scale)
         if name not in observed or is_factor(m.fn):
             return found
-        event = len(bare.fn.event_shape)
-        found["value"] = m.placed(m.value, bare.columns + event)
-        factor = by_site[name]
-        if factor.family is not None:
-            args = bare.fn.get_args()
-            found["known"] = {
-                k: m.placed(_over_plates(jnp.asarray(args[k]), len(factor.layout)), bare.columns)
-                for k in factor.family.known
-            }
+        found |= observed_parts(m, by_site[name])
         found["support"] = (
             jax.tree.map(lambda a: m.placed(a, bare.columns), bare.fn.support)
             if m.in_scan
@@ -366,17 +380,17 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
     if missing.any():
         safe = np.asarray(support.feasible_like(jnp.zeros(host.shape)))
         host = np.where(np.isnan(host), safe, host)
-    mask = jnp.asarray(_to_layout(factor, keep, 0)) if has_mask else None
+    mask = jnp.asarray(to_layout(factor, keep, 0)) if has_mask else None
     if missing.any():
-        arranged = jnp.asarray(_to_layout(factor, host, event_dim))
+        arranged = jnp.asarray(to_layout(factor, host, event_dim))
     else:  # straight from the device's copy: the host makes none
         del host
         value = raw["value"].pop(name)
-        arranged = quick_jit(lambda v: _to_layout(factor, v, event_dim))(value)
+        arranged = quick_jit(lambda v: to_layout(factor, v, event_dim))(value)
         del value
     cells = arranged.shape[event_dim:]
     known = {
-        k: jnp.asarray(np.broadcast_to(_to_layout(factor, np.asarray(v), 0), cells))
+        k: jnp.asarray(np.broadcast_to(to_layout(factor, np.asarray(v), 0), cells))
         for k, v in raw["known"][name].items()
     }
 
@@ -384,11 +398,7 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
     def derive(x: Any, mask: Any, known: Any) -> Any:
         shown = True if mask is None else mask[(None,) * event_dim]
         shift = factor.family.shift(x, jnp.broadcast_to(shown, x.shape))
-        base = None
-        if type(factor.family).base is not Family.base:
-            base = factor.family.base(x, known)
-            base = base if mask is None else jnp.where(mask, base, 0.0)
-            base = base.sum(tuple(range(base.ndim - 1)))
+        base = base_measure(factor.family, x, mask, known)
         placed = None if shift is None else _positional_shift(factor, shift, event_dim)
         return placed, shift, base
 

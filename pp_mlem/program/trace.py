@@ -264,16 +264,17 @@ def neutral_value(msg: dict[str, Any], seed: int) -> Any:
 
 
 class _Unobserve(Messenger):
-    """Turns observed sites back into draws and keeps the shapes of their data."""
+    """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those."""
 
-    def __init__(self, drawn: dict[str, Any] | None = None) -> None:
+    def __init__(self, drawn: dict[str, Any], seen: dict[str, Any]) -> None:
         super().__init__()
-        self.drawn = {} if drawn is None else drawn
+        self.drawn, self.seen = drawn, seen
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            msg["value"], values = _drawn_scan(msg, numpyro.prng_key())
+            msg["value"], values, seen = _drawn_scan(msg, numpyro.prng_key())
             self.drawn.update(values)
+            self.seen.update(seen)
             return
         if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
             return
@@ -283,6 +284,7 @@ class _Unobserve(Messenger):
         shape = jnp.broadcast_shapes(tuple(fn.batch_shape), tuple(batch))
         if shape != tuple(fn.batch_shape):
             msg["fn"] = fn.expand(shape)
+        self.seen[msg["name"]] = jnp.broadcast_to(msg["value"], (*shape, *fn.event_shape))
         msg["value"], msg["is_observed"] = None, False
 
 
@@ -294,20 +296,22 @@ def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any]]:
-    """Run a scan with every site of its body drawn; also the draws, stacked over the steps."""
+def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Run a scan with every site of its body drawn; also the draws, and the data in their place,
+    stacked over the steps."""
     f, init, xs, length, reverse = msg["args"]
 
     def step(carry: Any, inputs: Any) -> Any:
         own, x = inputs
+        seen: dict[str, Any] = {}
         with (
             handlers.block(),
             handlers.trace() as sites,
             handlers.seed(rng_seed=own),
-            _Unobserve(),
+            _Unobserve({}, seen),
         ):
             new, y = f(carry, x)
-        return new, (_drawn_sites(sites), y)
+        return new, (_drawn_sites(sites), seen, y)
 
     sizes = [a.shape[0] for a in jax.tree.leaves(xs)]
     steps = sizes[0] if sizes else int(length)
@@ -315,28 +319,39 @@ def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any
     start = jax.tree.map(lambda a: a[0], (keys, xs))
     after, _ = jax.eval_shape(step, init, start)
     init = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), init, after)
-    carry, (values, ys) = jax.lax.scan(step, init, (keys, xs), length=steps, reverse=reverse)
-    return ((steps, None, carry), (PytreeTrace({}), ys)), values
+    carry, (values, seen, ys) = jax.lax.scan(
+        step, init, (keys, xs), length=steps, reverse=reverse
+    )
+    return ((steps, None, carry), (PytreeTrace({}), ys)), values, seen
+
+
+def drawing_function(arguments: Arguments) -> Callable[..., tuple[dict, dict]]:
+    """(arrays, given values, key) -> every site that is not given, drawn, observed ones included;
+    and the data of the observed ones, in the same shapes. Traceable."""
+
+    def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> tuple[dict, dict]:
+        inside: dict[str, Any] = {}
+        seen: dict[str, Any] = {}
+        with (
+            _no_outer_handlers(),
+            handlers.trace() as sites,
+            handlers.seed(rng_seed=key),
+            _Unobserve(inside, seen),
+        ):
+            arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
+        drawn = _drawn_sites(sites) | inside
+        return {n: v for n, v in drawn.items() if n not in given}, seen
+
+    return draw
 
 
 def draw_from_program(
     arguments: Arguments, values: dict[str, Any], key: jax.Array
 ) -> dict[str, Any]:
     """Sample every site that `values` does not give, observed sites included."""
-
-    def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> dict[str, Any]:
-        inside: dict[str, Any] = {}
-        with (
-            _no_outer_handlers(),
-            handlers.trace() as sites,
-            handlers.seed(rng_seed=key),
-            _Unobserve(inside),
-        ):
-            arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
-        return {n: v for n, v in (_drawn_sites(sites) | inside).items() if n not in given}
-
+    draw = drawing_function(arguments)
     run = quick_jit(draw) if arguments.traced else draw
-    return run(arguments.device_arrays(), values, key)
+    return run(arguments.device_arrays(), values, key)[0]
 
 
 __all__ = [
@@ -346,6 +361,7 @@ __all__ = [
     "Runner",
     "Timed",
     "draw_from_program",
+    "drawing_function",
     "enumerated_support",
     "is_discrete",
     "is_factor",
