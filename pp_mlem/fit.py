@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,24 @@ import pandas as pd
 import xarray as xr
 from scipy import stats as scipy_stats
 
+from pp_mlem.bootstrap import Bootstrap, as_covariance, bootstrap_point
 from pp_mlem.datatree import ASYMPTOTIC, build_tree, read_fit, write_fit
+from pp_mlem.information import MissingInformation, missing_information_at
 from pp_mlem.labels import Group, alignment, permute
 from pp_mlem.model import Model
+from pp_mlem.optima import describe_optima
 from pp_mlem.precision import working_precision
 from pp_mlem.problem import Problem
+from pp_mlem.profile import ProfileInterval, profile_interval
 from pp_mlem.status import Status
-from pp_mlem.uncertainty import Covariance, covariance_at, scalar_names
+from pp_mlem.uncertainty import (
+    Covariance,
+    Estimate,
+    covariance_at,
+    delta_method,
+    flatten,
+    scalar_names,
+)
 
 ASYMPTOTIC_DRAWS = 1000
 POINTWISE_CELLS = 2e7  # draws times units: keeps the pointwise log-likelihood within memory
@@ -230,15 +241,13 @@ class Fit:
         key = ("covariance", kind)
         if key not in self._cache:
             if self.draws is not None:
-                order = [n for n in self.params if n not in self.fixed]
-                flat = np.concatenate(
-                    [self.draws[n].reshape(*self.draws[n].shape[:2], -1) for n in order], -1
-                )
-                flat = flat.reshape(-1, flat.shape[-1])
-                matrix = np.atleast_2d(np.cov(flat.T))
+                matrix = np.atleast_2d(np.cov(self.draw_table().to_numpy().T))
                 self._cache[key] = Covariance(self.scalar_names, matrix, matrix, {}, "posterior")
             else:
                 model = self._model("covariance")
+                if kind == "bootstrap":
+                    self.bootstrap()
+                    return self._cache[key]
                 self._cache[key] = covariance_at(
                     model, self.problem(), self.vector, self.fixed, kind
                 )
@@ -247,7 +256,8 @@ class Fit:
     def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.
 
-        kind: "observed", "sandwich" or "opg". Rows of a scalar whose standard error
+        kind: "observed", "sandwich", "opg" or "bootstrap" (that of the last call of `bootstrap`,
+        or 200 parametric replicates). Rows of a scalar whose standard error
         cannot be trusted are NaN; `covariance_details(kind).reasons` says why.
         """
         found = self.covariance_details(kind)
@@ -288,23 +298,194 @@ class Fit:
             table["note"] = [reasons.get(n, "") for n in table.index]
         return table
 
+    def draw_table(self) -> pd.DataFrame:
+        """Posterior draws as a table (chains x draws, scalars), labels aligned."""
+        if self.draws is None:
+            raise ValueError(f"draw_table: {self.method} is a point estimate and has no draws.")
+        order = [n for n in self.params if n not in self.fixed]
+        flat = [self.draws[n].reshape(np.prod(self.draws[n].shape[:2]), -1) for n in order]
+        return pd.DataFrame(np.concatenate(flat, 1), columns=list(self.scalar_names))
+
     def _posterior_summary(self, mean: pd.Series, sd: pd.Series) -> pd.DataFrame:
-        flat = {
-            n: v
-            for name, value in self.draws.items()
-            for n, v in zip(
-                [s for s in self.scalar_names if s == name or s.startswith(name + "[")],
-                np.moveaxis(value.reshape(*value.shape[:2], -1), -1, 0),
-                strict=True,
-            )
-        }
-        low = [np.quantile(flat[n], 0.025) for n in mean.index]
-        high = [np.quantile(flat[n], 0.975) for n in mean.index]
+        tails = self.draw_table().quantile([0.025, 0.975])
+        low, high = tails.iloc[0], tails.iloc[1]
         table = pd.DataFrame({"mean": mean, "sd": sd, "[0.025": low, "0.975]": high})
         for column in ("ess_bulk", "ess_tail", "r_hat"):
             if column in self.diagnostics:
                 table[column] = [self.diagnostics[column][n] for n in mean.index]
         return table
+
+    def _point_only(self, what: str) -> Model:
+        if self.draws is not None:
+            raise ValueError(
+                f"{what} belongs to a point estimate; {self.method} has posterior draws instead. "
+                "Call it on the result of fit_em, fit_mle or fit_map."
+            )
+        return self._model(what)
+
+    def estimate(
+        self, function: Callable[[dict[str, Any]], Any], kind: str = "observed", level: float = 0.95
+    ) -> Estimate:
+        """Any smooth function of the parameters, with its standard error by the delta method.
+
+        Args:
+            function: takes the dictionary of constrained parameters, returns a scalar or an array;
+                written with jax.numpy where it does more than arithmetic.
+            kind: of covariance, as in `covariance` ("bootstrap" evaluates the function at every
+                refit).
+            level: of the interval.
+
+        For a fit with draws: posterior mean, standard deviation and central interval.
+
+        >>> fit.estimate(lambda p: p["mu"][1] - p["mu"][0])  # doctest: +SKIP
+        """
+        model = self._model("estimate")
+        with working_precision(model.dtype):
+            if self.draws is not None:
+                flat = {k: jnp.asarray(v.reshape(-1, *v.shape[2:])) for k, v in self.draws.items()}
+                held = {k: jnp.asarray(v) for k, v in self.fixed.items()}
+                values = np.asarray(jax.vmap(lambda p: jnp.asarray(function({**held, **p})))(flat))
+                return Estimate.from_draws(values, None, level)
+            if kind == "bootstrap":
+                self.covariance_details(kind)
+                found: Bootstrap = self._cache["bootstrap"]
+                values = [
+                    np.asarray(function(self._params_of(row))) for row in found.estimates.to_numpy()
+                ]
+                here = np.asarray(function({k: jnp.asarray(v) for k, v in self.params.items()}))
+                return Estimate.from_draws(np.asarray(values), here, level, found.reason)
+            return delta_method(
+                self.problem(), self.vector, self.fixed, self.covariance_details(kind), function,
+                level,
+            )  # fmt: skip
+
+    def _params_of(self, row: np.ndarray) -> dict[str, np.ndarray]:
+        """Free scalars in order to a dictionary of arrays."""
+        found, at = {}, 0
+        for name, value in self.params.items():
+            if name in self.fixed:
+                found[name] = np.asarray(value)
+                continue
+            size = int(np.size(value))
+            found[name] = row[at : at + size].reshape(np.shape(value))
+            at += size
+        return found
+
+    def bootstrap(
+        self,
+        replicates: int = 200,
+        kind: str = "parametric",
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Bootstrap:
+        """Refit drawn ("parametric") or resampled ("nonparametric") data, warm-started from the
+        estimate; all replicates of a block in one computation, labels aligned to this fit.
+
+        Failed refits (collapsed, spurious, not finite) are left out and counted. The result also
+        becomes `covariance(kind="bootstrap")`. Efron & Tibshirani (1993),
+        doi:10.1201/9780429246593.
+
+        Raises:
+            ValueError: where data cannot be drawn or units cannot be resampled, with the reason.
+        """
+        model = self._point_only("bootstrap")
+        found = bootstrap_point(
+            model, self.problem(), self.params, self.vector, self.fixed, self.groups, replicates,
+            kind, seed, progress,
+        )  # fmt: skip
+        self._cache["bootstrap"] = found
+        self._cache["covariance", "bootstrap"] = as_covariance(found)
+        return found
+
+    def profile(self, name: str, level: float = 0.95) -> ProfileInterval:
+        """Profile-likelihood interval of one free scalar, such as "mu[0]": all the others are
+        maximised anew at every value. For a MAP fit the log posterior is profiled."""
+        model = self._point_only("profile")
+        details = self.covariance_details("observed")
+        with working_precision(model.dtype):
+            space = self.problem().space
+            jacobian = np.asarray(
+                jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(jnp.asarray(self.vector))
+            )
+        return profile_interval(
+            model, self.problem(), self.vector, self.fixed, details.free, jacobian,
+            self.objective_value, name, level,
+        )  # fmt: skip
+
+    def intervals(
+        self, kind: str = "wald", names: Iterable[str] | None = None, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Confidence intervals of free scalars: columns low and high.
+
+        kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
+        few), "bootstrap" (percentiles of the last bootstrap). NUTS: central posterior intervals.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
+        every = list(self.scalar_names)
+        chosen = every if names is None else [names] if isinstance(names, str) else list(names)
+        unknown = [n for n in chosen if n not in every]
+        if unknown:
+            raise ValueError(f"names: {unknown} are no free scalars; these are {every[:8]} ...")
+        if self.draws is not None:
+            flat = self.draw_table()
+            tails = flat.quantile([(1 - level) / 2, (1 + level) / 2])
+            found = pd.DataFrame({"low": tails.iloc[0], "high": tails.iloc[1]})
+        elif kind == "wald":
+            half = scipy_stats.norm.ppf((1 + level) / 2) * self.standard_errors()
+            found = pd.DataFrame({"low": self.estimates() - half, "high": self.estimates() + half})
+        elif kind == "profile":
+            rows = [self.profile(n, level) for n in chosen]
+            found = pd.DataFrame({"low": [r.low for r in rows], "high": [r.high for r in rows]},
+                                 index=chosen)  # fmt: skip
+        elif kind == "bootstrap":
+            self.covariance_details("bootstrap")
+            found = self._cache["bootstrap"].intervals(level)
+        else:
+            raise ValueError(
+                f"kind: received {kind!r}, expected 'wald', 'profile' or 'bootstrap'."
+            )
+        return found.loc[chosen]
+
+    def missing_information(self) -> MissingInformation:
+        """The fraction of missing information of every scalar and EM's rate of convergence, from
+        the complete and the observed information."""
+        model = self._point_only("missing_information")
+        if "missing" not in self._cache:
+            settled = self.slope < 1e-4
+            self._cache["missing"] = missing_information_at(
+                model, self.problem(), self.vector, self.fixed, settled
+            )
+        return self._cache["missing"]
+
+    @property
+    def objective_value(self) -> float:
+        """What was maximised: the log-likelihood, or with the log prior of the free parameters."""
+        if self.objective != "map" or self.draws is not None:
+            return self.log_likelihood
+        prior = self.log_prior
+        if self.fixed:
+            names = frozenset(self.problem().space.names)
+            prior = _prior_of(self._model("objective_value"), self.params, names)
+        return self.log_likelihood + prior
+
+    @property
+    def optima(self) -> pd.DataFrame:
+        """The distinct optima that the starts found, labels aligned, the best first.
+
+        Columns: objective, below_best (nats), starts and their share, kind ("maximum", "saddle",
+        "ridge", "boundary", "collapsed", "spurious"), gradient per observation, the smallest
+        eigenvalue of the information scaled to a unit diagonal, how many distinct points share the
+        value, and the start that represents it (`start_params[start]`).
+        """
+        model = self._point_only("optima")
+        if not self.start_params:
+            raise ValueError("optima: a fit from a file does not hold its starts' parameters.")
+        if "optima" not in self._cache:
+            self._cache["optima"] = describe_optima(
+                model, self.problem(), self.fixed, self.starts, self.start_params, self.groups
+            )
+        return self._cache["optima"]
 
     # --- latents ----------------------------------------------------------------------------
 

@@ -1,12 +1,23 @@
-"""Which starts reached the same optimum."""
+"""Which starts reached the same optimum, and what each optimum is."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from pp_mlem.labels import Group, align
+from pp_mlem.model import Model
+from pp_mlem.precision import working_precision
+from pp_mlem.problem import Problem
 from pp_mlem.status import Status
+from pp_mlem.uncertainty import SADDLE, information_function
 
 SAME_OPTIMUM = 1e-6
+SAME_POINT = 1e-3
+RIDGE = 1e-9
 
 
 def label_optima(values: np.ndarray, status: np.ndarray) -> np.ndarray:
@@ -28,3 +39,83 @@ def label_optima(values: np.ndarray, status: np.ndarray) -> np.ndarray:
                 previous = values[i]
             labels[i] = count
     return labels
+
+
+def describe_optima(
+    model: Model,
+    problem: Problem,
+    fixed: dict[str, Any],
+    starts: pd.DataFrame,
+    params: list[dict[str, np.ndarray]],
+    groups: tuple[Group, ...],
+) -> pd.DataFrame:
+    """One row per distinct optimum, the best first; see `Fit.optima`."""
+    rows = []
+    names = [n for n in problem.space.names]
+    with working_precision(model.dtype):
+        held = {k: jnp.asarray(v) for k, v in fixed.items()}
+        key = ("information", (frozenset(fixed), problem.with_prior))
+        information = model.compiled(key, lambda: information_function(problem))
+        best = starts.loc[starts["optimum"] > 0, "objective"].max()
+        for label, members in starts[starts["optimum"] > 0].groupby("optimum"):
+            chosen = members.sort_values(["objective", "gradient"], ascending=[False, True])
+            # the representative: of those at the top, the one whose gradient is smallest
+            top = chosen[chosen["objective"] >= chosen["objective"].iloc[0] - 1e-7]
+            i = int(top["gradient"].idxmin())
+            vector = problem.space.unconstrain({n: jnp.asarray(params[i][n]) for n in names})
+            _, matrix = information(vector, model.data, held)
+            smallest = _smallest_eigenvalue(np.asarray(matrix, float))
+            status = str(members.loc[i, "status"])
+            note = str(members.loc[i, "note"])
+            rows.append(
+                {
+                    "objective": float(members.loc[i, "objective"]),
+                    "below_best": float(best - members.loc[i, "objective"]),
+                    "starts": len(members),
+                    "share": len(members) / len(starts),
+                    "kind": _kind(status, smallest, float(members.loc[i, "gradient"])),
+                    "status": status,
+                    "gradient": float(members.loc[i, "gradient"]),
+                    "smallest_eigenvalue": smallest,
+                    "points": _points([params[j] for j in members.index], names, groups),
+                    "start": i,
+                    "note": note,
+                    "label": int(label),
+                }
+            )
+    table = pd.DataFrame(rows).sort_values("label") if rows else pd.DataFrame(rows)
+    if len(table):
+        table = table.set_index("label")
+        table.index.name = "optimum"
+    return table
+
+
+def _smallest_eigenvalue(information: np.ndarray) -> float:
+    """Of the information scaled to a unit diagonal: 1 for independent scalars, 0 for a ridge."""
+    diagonal = np.abs(np.diag(information))
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = information * scale[:, None] * scale[None, :]
+    return float(np.linalg.eigvalsh(scaled)[0]) if np.all(np.isfinite(scaled)) else float("nan")
+
+
+def _kind(status: str, smallest: float, gradient: float) -> str:
+    if status in (Status.COLLAPSED.label, Status.SPURIOUS.label, Status.BOUNDARY.label):
+        return status
+    if not np.isfinite(smallest):
+        return "unknown"
+    if smallest < -SADDLE:
+        return "saddle" if gradient < 1e-5 else "not a maximum yet"
+    return "ridge" if smallest < RIDGE else "maximum"
+
+
+def _points(params: list[dict[str, np.ndarray]], names: list[str], groups: tuple) -> int:
+    """Distinct points among starts with the same objective, labels aligned."""
+    found: list[np.ndarray] = []
+    first = params[0]
+    for own in params:
+        moved = align(dict(own), first, groups)
+        flat = np.concatenate([np.ravel(moved[n]) for n in names] or [np.zeros(1)])
+        near = (np.allclose(flat, f, rtol=SAME_POINT, atol=SAME_POINT) for f in found)
+        if not any(near):
+            found.append(flat)
+    return len(found)

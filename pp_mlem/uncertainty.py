@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
 
 from pp_mlem.model import Model
 from pp_mlem.precision import working_precision
@@ -36,6 +38,97 @@ class Covariance:
     free: np.ndarray
     reasons: dict[str, str]
     kind: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A function of the parameters: its value, standard error and interval.
+
+    All are arrays in the shape of the function's value (0-dimensional for a scalar). `reason` says
+    why a standard error is NaN.
+    """
+
+    value: np.ndarray
+    standard_error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    level: float
+    reason: str = ""
+
+    @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.low, self.high
+
+    @classmethod
+    def from_draws(
+        cls, values: np.ndarray, value: np.ndarray | None, level: float, reason: str = ""
+    ) -> Estimate:
+        """From draws (draws, ...) of the function; `value` is their mean unless given."""
+        _check_level(level)
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        value = values.mean(0) if value is None else value
+        spread = values.std(0, ddof=1)
+        if reason:
+            spread, low, high = (np.full(np.shape(value), np.nan) for _ in range(3))
+        return cls(np.asarray(value), np.asarray(spread), low, high, level, reason)
+
+    def __repr__(self) -> str:
+        if np.ndim(self.value):
+            table = pd.DataFrame({"value": np.ravel(self.value),
+                                  "std err": np.ravel(self.standard_error),
+                                  "low": np.ravel(self.low), "high": np.ravel(self.high)})  # fmt: skip
+            return table.to_string() + (f"\n{self.reason}" if self.reason else "")
+        note = f" ({self.reason})" if self.reason else ""
+        return (
+            f"{float(self.value):.6g} ± {float(self.standard_error):.4g}, "
+            f"{100 * self.level:g}% interval [{float(self.low):.6g}, {float(self.high):.6g}]{note}"
+        )
+
+
+def _check_level(level: Any) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
+
+
+def delta_method(
+    problem: Problem,
+    vector: np.ndarray,
+    fixed: dict[str, Any],
+    found: Covariance,
+    function: Any,
+    level: float,
+) -> Estimate:
+    """Standard error of a function of the parameters from its gradient (delta method).
+
+    A function that leans on a scalar whose own standard error cannot be trusted has none either.
+    """
+    _check_level(level)
+    space = problem.space
+    held = {k: jnp.asarray(v) for k, v in fixed.items()}
+
+    def of(v: jax.Array) -> jax.Array:
+        value = jnp.asarray(function({**held, **space.constrain(v)}))
+        return value.astype(v.dtype)
+
+    point = jnp.asarray(vector)
+    value = np.asarray(of(point))
+    slope = np.asarray(jax.jacfwd(of)(point), float).reshape(value.size, -1)
+    variance = np.einsum("ij,jk,ik->i", slope, found.free, slope)
+    jacobian = np.asarray(jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(point), float)
+    reason, bad = "", np.zeros(value.size, bool)
+    if found.reasons:
+        lost = np.array([n in found.reasons for n in found.names])
+        # what of the function's slope lies along the scalars without a standard error
+        inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
+        touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
+        bad = touches.any(1)
+        if bad.any():
+            which = found.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
+            reason = f"it depends on {which}: {found.reasons[which]}"
+    error = np.where(bad | ~(variance >= 0), np.nan, np.sqrt(np.maximum(variance, 0.0)))
+    half = scipy_stats.norm.ppf((1 + level) / 2) * error
+    error, half = error.reshape(value.shape), half.reshape(value.shape)
+    return Estimate(value, error, value - half, value + half, level, reason)
 
 
 def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
@@ -134,7 +227,9 @@ def covariance_at(
     directions that the data do not identify.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind: received {kind!r}, expected one of {list(KINDS)}.")
+        raise ValueError(
+            f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}."
+        )
     space = problem.space
     names = scalar_names(space)
     with working_precision(model.dtype):

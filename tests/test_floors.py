@@ -11,10 +11,11 @@ FLOORS = {
     "families": 1, "program": 1,
     "partition": 2, "maximise": 3,
     "problem": 4, "sequences": 4, "plan": 5, "model": 5,
-    "labels": 6, "spurious": 6, "uncertainty": 7, "optima": 6, "datatree": 6,
-    "bootstrap": 8, "fit": 8, "starts": 8, "loop": 8, "quasi_newton": 8,
-    "point": 9, "em": 10, "optimise": 11, "nuts": 11,
-    "compare": 12, "plots": 13, "catalogue": 13, "cli": 14,
+    "labels": 6, "spurious": 6, "quasi_newton": 6, "datatree": 6, "uncertainty": 7,
+    "optima": 8, "information": 8, "profile": 8, "bootstrap": 8, "fit": 9,
+    "starts": 9, "loop": 9, "point": 10, "em": 11, "optimise": 12, "nuts": 12, "laplace": 13,
+    "compare": 13, "estimators": 14, "experiment": 15, "select": 15, "plots": 16, "report": 17,
+    "catalogue": 17, "cli": 18,
 }  # fmt: skip
 
 

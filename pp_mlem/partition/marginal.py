@@ -328,6 +328,40 @@ class Marginal:
             weights.append(jnp.broadcast_to(own.aligned(t.axes), t.array.shape).ravel())
         return shown * jnp.concatenate(weights)
 
+    def unit_layout(self, data: ProgramData) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        """(plates, sizes) of each set of independent units, in the order of `unit_weights`."""
+        zero = Table(jnp.zeros(()), ())
+        terms = [Term(zero, frozenset(f.latents), f.plates, None) for f in self.factors]
+        units = self.elimination.units(self.run(terms, data, _FIRST), weighted=False)
+        return [(t.axes, t.array.shape) for t in units]
+
+    def reweighted(self, data: ProgramData, weights: jax.Array) -> ProgramData:
+        """The data with these case weights (units,) in place of their own.
+
+        Raises ValueError where the units are not the rows of one set of plates that all factors
+        share.
+        """
+        layout = self.unit_layout(data)
+        axes, shape = layout[0]
+        alone = [f.site for f in self.factors if not set(axes) <= f.plates]
+        if self.sequential or axes == ("program",) or len(layout) > 1 or alone:
+            what = "one sequence" if self.sequential else f"units {[a for a, _ in layout]}"
+            raise ValueError(
+                f"units cannot be resampled in a program of {what}"
+                + (f" with sites {alone} outside of them" if alone else "")
+                + ": there is no one set of independent units. Use the parametric bootstrap."
+            )
+        placed = {}
+        for factor in self.factors:
+            dims = self.reading.sites[factor.site].dims
+            full = [1] * max(-dims[p] for p in axes)
+            order = sorted(axes, key=lambda p, d=dims: d[p])
+            for p, n in zip(axes, shape, strict=True):
+                full[dims[p]] = n
+            moved = jnp.transpose(weights.reshape(shape), [axes.index(p) for p in order])
+            placed[factor.site] = moved.reshape(full)
+        return replace(data, weights=placed)
+
     def statistics_at(self, eta: Natural, data: ProgramData) -> Natural:
         """Expected statistics when the latents' posterior is given by `data.clamps` alone."""
 
