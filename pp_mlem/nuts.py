@@ -34,18 +34,19 @@ WARM_STEPS = 30
 START_FACTOR = 5
 VECTORISED_WORK = 1e6
 POSTERIOR_DRAWS = 100
+DENSE_LIMIT = 30
 
 
-def _check_counts(**counts: Any) -> None:
+def check_counts(**counts: Any) -> None:
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name}: received {value!r}, expected a positive integer.")
 
 
-def _climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> jax.Array:
+def climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> jax.Array:
     """A few EM steps on log Z + log prior from each start: into the typical set, no further."""
 
-    def climb(vector: jax.Array, data: Any, values: Any) -> jax.Array:
+    def ascend(vector: jax.Array, data: Any, values: Any) -> jax.Array:
         def step(_: int, v: jax.Array) -> jax.Array:
             following, value, _ = problem.em_step(v, data, values)
             sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
@@ -54,7 +55,7 @@ def _climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> j
         return jax.lax.fori_loop(0, WARM_STEPS, step, vector)
 
     key = ("climb", frozenset(fixed))
-    function = model.compiled(key, lambda: quick_jit(jax.vmap(climb, in_axes=(0, None, None))))
+    function = model.compiled(key, lambda: quick_jit(jax.vmap(ascend, in_axes=(0, None, None))))
     return function(vectors, model.data, fixed)
 
 
@@ -97,7 +98,7 @@ def fit_nuts(
         TypeError, ValueError: for arguments that do not fit the model.
     """
     check_model(model, dtype)
-    _check_counts(chains=chains, warmup=warmup, draws=draws)
+    check_counts(chains=chains, warmup=warmup, draws=draws)
     if chain_method not in ("auto", "sequential", "vectorized"):
         raise ValueError(
             f"chain_method: received {chain_method!r}, expected 'auto', 'sequential' or "
@@ -145,7 +146,7 @@ def _chain_starts(
     count = (
         START_FACTOR * chains if model.latent_names and not isinstance(init, Mapping) else chains
     )
-    vectors = _climb(
+    vectors = climb(
         model, problem, fixed, starting_vectors(model, problem, fixed, count, seed, init)
     )
     density = model.compiled(
@@ -192,6 +193,42 @@ def _first_mass(
     return jnp.asarray(inverse if dense else np.diagonal(inverse), point.dtype)
 
 
+def _sampler(
+    problem: Problem,
+    dense: bool,
+    warmup: int,
+    draws: int,
+    target_accept: float,
+    max_tree_depth: int,
+    together: int,
+) -> MCMC:
+    """NumPyro's sampler of the log posterior; its data are arguments, not constants."""
+    size = problem.space.size
+    log_posterior = jax.jit(problem.log_posterior)  # NumPyro first runs it outside of any jit
+
+    def density(data: Any, values: Any) -> None:
+        vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
+        value = log_posterior(vector, data, values)
+        numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
+
+    kernel = NUTS(
+        density,
+        target_accept_prob=target_accept,
+        max_tree_depth=max_tree_depth,
+        dense_mass=dense,
+        inverse_mass_matrix=jnp.eye(size) if dense else jnp.ones(size),
+    )
+    return MCMC(
+        kernel,
+        num_warmup=warmup,
+        num_samples=draws,
+        num_chains=together,
+        chain_method="vectorized" if together > 1 else "sequential",
+        progress_bar=False,
+        jit_model_args=True,
+    )
+
+
 def _sample(
     model: Model,
     problem: Problem,
@@ -205,34 +242,16 @@ def _sample(
     chain_method: str,
     bar: Progress,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
-    size = problem.space.size
-    log_posterior = jax.jit(problem.log_posterior)  # NumPyro first runs it outside of any jit
-
-    def density(data: Any, values: Any) -> None:
-        vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
-        value = log_posterior(vector, data, values)
-        numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
-
-    kernel = NUTS(
-        density,
-        target_accept_prob=target_accept,
-        max_tree_depth=max_tree_depth,
-        dense_mass=size <= 30,
-        inverse_mass_matrix=_first_mass(model, problem, fixed, starts[0], dense=size <= 30),
+    dense = problem.space.size <= DENSE_LIMIT
+    together = chain_method == "vectorized" and len(starts) > 1
+    settings = (warmup, draws, target_accept, max_tree_depth, len(starts) if together else 1)
+    mcmc = model.compiled(
+        ("nuts", frozenset(fixed), settings), lambda: _sampler(problem, dense, *settings)
     )
+    # Read anew at the start of every run, so that one compiled sampler serves other data too.
+    mcmc.sampler._inverse_mass_matrix = _first_mass(model, problem, fixed, starts[0], dense)
     fields = ("diverging", "potential_energy", "accept_prob", "num_steps")
     pieces, extras, first = [], [], 0.0
-    together = chain_method == "vectorized" and len(starts) > 1
-    # One sampler, run chain by chain, compiles once: its data are arguments, not constants.
-    mcmc = MCMC(
-        kernel,
-        num_warmup=warmup,
-        num_samples=draws,
-        num_chains=len(starts) if together else 1,
-        chain_method="vectorized" if together else "sequential",
-        progress_bar=False,
-        jit_model_args=True,
-    )
     for i, key in enumerate(jax.random.split(jax.random.key(seed), 1 if together else len(starts))):
         clock = time.perf_counter()
         begin = {"vector": starts if together else starts[i]}
