@@ -412,12 +412,34 @@ class Model:
         values = self.check_params(params)
         redraw = self.compiled("redraw", lambda: quick_jit(self.redrawing()))
         data = redraw(values, jax.random.key(seed), self.data)
+        return self._on(data)
+
+    @in_model_precision
+    def with_observations_of(self, other: Model) -> Model:
+        """This model on the argument arrays of another, of the same shapes (a redrawn model with
+        another number of components, say); compiled functions are shared."""
+        mine, theirs = self.arguments.dynamic, other.arguments.dynamic
+        if [a.shape for a in mine] != [a.shape for a in theirs] or not self.arguments.traced:
+            raise ValueError(
+                "with_observations_of: the two models' data arguments differ in number or shape: "
+                f"{[a.shape for a in mine]} and {[a.shape for a in theirs]}."
+            )
+
+        def lay_out(dynamic: tuple, data: ProgramData) -> ProgramData:
+            return relaid(self.reading, self.marginal.factors, data, dynamic, {})
+
+        function = self.compiled("relaid", lambda: quick_jit(lay_out))
+        return self._on(function(other.data.dynamic, self.data))
+
+    def _on(self, data: ProgramData) -> Model:
+        """The same structure and compiled functions on other data of the same shapes."""
         other = object.__new__(Model)
         other.__dict__.update(self.__dict__)
         arrays = tuple(np.asarray(a) for a in data.dynamic)
         arguments = replace(self.arguments, dynamic=arrays)
-        reading = replace(self.reading, arguments=arguments)
-        other.marginal = replace(self.marginal, reading=reading)
+        other.marginal = replace(
+            self.marginal, reading=replace(self.reading, arguments=arguments)
+        )
         other.data = data
         return other
 

@@ -1,0 +1,346 @@
+"""Choosing a size: one program fitted at several values of its keywords, scored in one table."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pp_mlem.compare import loo_of
+from pp_mlem.estimators import POINT_METHODS, check_methods, fit_by
+from pp_mlem.fit import Fit, load
+from pp_mlem.model import Model
+from pp_mlem.progress import Progress
+
+CRITERIA = {
+    "AIC": "aims at prediction; picks too many components more often than BIC",
+    "BIC": "consistent for the number of components where scales are bounded away from zero; cautious "
+    "in small samples",
+    "ICL": "BIC less the entropy of the latents: asks for well separated components",
+    "elpd_loo": "predictive (larger is better); trust it only where no Pareto k is above 0.7",
+    "p_bootstrap": "parametric bootstrap likelihood-ratio test against the row before, McLachlan "
+    "(1987), doi:10.2307/2347790; its level is that of each test, not of the sequence",
+}
+SMALLER = ("AIC", "BIC", "ICL")
+RECORD = "select.json"
+
+
+@dataclass
+class Selection:
+    """Fits of one program at several sizes.
+
+    Attributes:
+        table: DataFrame, one row per combination and method: the varied keywords, method,
+            log_likelihood, parameters, AIC, BIC, ICL, elpd_loo and its se, p_bootstrap, status,
+            seconds, note.
+        fits: the fits by row label, such as "K=3 em"; failed ones are missing.
+        varied: the keywords that varied and their values.
+        criteria: what to keep in mind about each score.
+    """
+
+    table: pd.DataFrame
+    fits: dict[str, Fit]
+    varied: dict[str, list]
+    criteria: dict[str, str] = field(default_factory=lambda: dict(CRITERIA))
+
+    def best(self, criterion: str = "BIC") -> Fit:
+        """The fit that a criterion prefers, among those that converged or ended at a boundary
+        (any, when none did)."""
+        return self.fits[self.chosen(criterion)]
+
+    def chosen(self, criterion: str = "BIC") -> str:
+        """Row label of the fit that a criterion prefers."""
+        if criterion not in (*SMALLER, "elpd_loo"):
+            raise ValueError(
+                f"criterion: received {criterion!r}, expected one of {[*SMALLER, 'elpd_loo']}."
+            )
+        values = self.table.loc[list(self.fits), criterion].astype(float)
+        sound = self.table.loc[values.index, "status"].isin(["converged", "boundary"])
+        values = values[sound & values.notna()] if (sound & values.notna()).any() else values
+        if values.notna().sum() == 0:
+            raise ValueError(f"best: no fit has a finite {criterion}.")
+        return str(values.idxmin() if criterion in SMALLER else values.idxmax())
+
+    def __repr__(self) -> str:
+        shown = self.table.drop(columns=[c for c in ("note",) if c in self.table])
+        shown = shown.dropna(axis=1, how="all")
+        lines = [shown.to_string(float_format=lambda v: f"{v:.3f}")]
+        for name, caveat in self.criteria.items():
+            if name in shown and name != "p_bootstrap":
+                lines.append(f"{name}: {self.chosen(name)} ({caveat})")
+            elif name in shown:
+                lines.append(f"{name}: {caveat}")
+        for label, note in self.table["note"].items():
+            if note:
+                lines.append(f"! {label}: {note}")
+        return "\n".join(lines)
+
+
+def _is_varied(value: Any) -> bool:
+    if isinstance(value, range):
+        return True
+    plain = (str, bool, int, np.integer, type(None))
+    return isinstance(value, (list, tuple)) and bool(value) and all(
+        isinstance(v, plain) for v in value
+    )  # fmt: skip
+
+
+def select(
+    program: Callable[..., Any],
+    *args: Any,
+    methods: Iterable[str] | str = ("em",),
+    starts: int = 10,
+    seed: int = 0,
+    bootstrap: int = 0,
+    bootstrap_starts: int = 4,
+    latents: Iterable[str] = (),
+    parameters: Iterable[str] = (),
+    observe: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    chains: int = 4,
+    draws: int = 1000,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+    **kwargs: Any,
+) -> Selection:
+    """Fit a program at every value of some keywords and score the fits in one table.
+
+    A keyword given as a `range`, or as a list or tuple of whole numbers, strings or None, varies;
+    several give every combination. Data go in as arrays.
+
+    Args:
+        program, *args, **kwargs: as for `Model`.
+        methods: estimators, "em" unless told otherwise; "nuts" has an elpd_loo only.
+        starts, seed, chains, draws: of the fits.
+        bootstrap: replicates of the parametric bootstrap likelihood-ratio test of each value of the
+            one varied keyword against the value before; 0 leaves it out. Each replicate is fitted
+            from the fitted values and from `bootstrap_starts` starts.
+        out: a folder; finished fits are kept there, and a run that was cut goes on from them.
+
+    Returns:
+        a `Selection`. A size that cannot be fitted is a row whose note says why.
+
+    Raises:
+        ValueError: when no keyword varies, or `out` holds another selection.
+    """
+    chosen = check_methods(methods)
+    varied = {k: list(v) for k, v in kwargs.items() if _is_varied(v)}
+    if not varied:
+        raise ValueError(
+            "select: no keyword varies. Give one as a range or a list of values, as in "
+            "select(program, x, K=range(1, 9))."
+        )
+    if bootstrap and (len(varied) > 1 or not any(m in POINT_METHODS for m in chosen)):
+        raise ValueError(
+            "bootstrap: the likelihood-ratio test needs one varied keyword and a point method "
+            f"(em, mle); received {list(varied)} and {list(chosen)}."
+        )
+    rest = {k: v for k, v in kwargs.items() if k not in varied}
+    options = {"latents": tuple(latents), "parameters": tuple(parameters), "observe": observe,
+               "dtype": dtype}  # fmt: skip
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        _claim(folder, program, args, rest, starts, seed)
+    rows, fits, models = [], {}, {}
+    combinations = [
+        dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())
+    ]
+    with Progress("select", len(combinations) * len(chosen), progress) as bar:
+        for setting in combinations:
+            name = " ".join(f"{k}={v}" for k, v in setting.items())
+            try:
+                model: Model | None = Model(program, *args, **options, **rest, **setting)
+                trouble = ""
+            except (ValueError, TypeError, FloatingPointError) as error:
+                model, trouble = None, str(error)
+            for method in chosen:
+                label = f"{name} {method}"
+                row, fit = _one(model, trouble, label, method, folder, starts, seed, chains, draws)
+                rows.append({"label": label, **setting, "method": method, **row})
+                if fit is not None:
+                    fits[label], models[label] = fit, model
+                bar.advance(len(rows), "fits", label)
+    table = pd.DataFrame(rows).set_index("label")
+    table.index.name = None
+    if bootstrap:
+        method = next(m for m in chosen if m in POINT_METHODS)
+        _tests(table, fits, method, bootstrap, bootstrap_starts, seed, folder, progress)
+    return Selection(table, fits, varied)
+
+
+def _claim(
+    folder: Path, program: Any, args: tuple, rest: dict, starts: int, seed: int
+) -> None:
+    """Mark the folder as this selection's, or refuse another's."""
+    digest = hashlib.sha256()
+    for value in [*args, *rest.values()]:
+        try:
+            digest.update(np.ascontiguousarray(np.asarray(value, float)).tobytes())
+        except (TypeError, ValueError):
+            digest.update(repr(value).encode())
+    own = {"program": getattr(program, "__name__", "program"), "data": digest.hexdigest()[:16],
+           "starts": starts, "seed": seed}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RECORD
+    if path.exists():
+        held = json.loads(path.read_text())
+        if held != own:
+            other = [k for k in own if held.get(k) != own[k]]
+            raise ValueError(
+                f"out: {folder} holds another selection (it differs in {', '.join(other)}). Choose "
+                "another folder, or empty this one."
+            )
+    else:
+        path.write_text(json.dumps(own))
+
+
+def _one(
+    model: Model | None,
+    trouble: str,
+    label: str,
+    method: str,
+    folder: Path | None,
+    starts: int,
+    seed: int,
+    chains: int,
+    draws: int,
+) -> tuple[dict[str, Any], Fit | None]:
+    """The row of one fit, from the folder where it was finished before."""
+    empty = dict.fromkeys(("log_likelihood", "parameters", *SMALLER, "elpd_loo", "se"), np.nan)
+    path = None if folder is None else folder / f"{label.replace(' ', '.').replace('/', '_')}.nc"
+    clock = time.perf_counter()
+    fit = None
+    if model is not None:
+        try:
+            if path is not None and path.exists():
+                fit = load(path, model)
+            else:
+                fit = fit_by(method, model, starts, seed, chains, draws, progress=False)
+                if path is not None:
+                    fit.save(path)
+        except (ValueError, TypeError, FloatingPointError) as error:
+            trouble = str(error)
+    if fit is None:
+        return {**empty, "status": "failed", "seconds": time.perf_counter() - clock,
+                "note": trouble}, None  # fmt: skip
+    elpd, se, caveat = loo_of(fit)
+    notes = [] if fit.converged else [f"{fit.status} ({fit.status_note})"]
+    notes += [caveat] if caveat else []
+    return {
+        "log_likelihood": fit.log_likelihood,
+        "parameters": fit.n_parameters,
+        "AIC": fit.aic,
+        "BIC": fit.bic,
+        "ICL": fit.icl,
+        "elpd_loo": elpd,
+        "se": se,
+        "status": fit.status,
+        "seconds": fit.seconds,
+        "note": "; ".join(notes),
+    }, fit
+
+
+def _tests(
+    table: pd.DataFrame,
+    fits: dict[str, Fit],
+    method: str,
+    replicates: int,
+    starts: int,
+    seed: int,
+    folder: Path | None,
+    progress: bool | None,
+) -> None:
+    """Fill in p_bootstrap, each size against the one before."""
+    labels = [i for i in table.index if table.loc[i, "method"] == method]
+    table["p_bootstrap"] = np.nan
+    kept_path = None if folder is None else folder / f"bootstrap-{replicates}.json"
+    kept = json.loads(kept_path.read_text()) if kept_path and kept_path.exists() else {}
+    with Progress("bootstrap", replicates * (len(labels) - 1), progress) as bar:
+        done = 0
+        for before, after in itertools.pairwise(labels):
+            if before in fits and after in fits:
+                if after not in kept:
+                    try:
+                        kept[after] = likelihood_ratio_test(
+                            fits[before], fits[after], replicates, starts, seed,
+                            lambda i, done=done, after=after: bar.advance(done + i, "refits", after),
+                        ).p_value  # fmt: skip
+                    except ValueError as error:
+                        told = f"no bootstrap test: {error}"
+                        was = table.loc[after, "note"]
+                        table.loc[after, "note"] = f"{was}; {told}" if was else told
+                        kept[after] = float("nan")
+                    if kept_path is not None:
+                        kept_path.write_text(json.dumps(kept))
+                table.loc[after, "p_bootstrap"] = kept[after]
+            done += replicates
+
+
+@dataclass(frozen=True)
+class LikelihoodRatioTest:
+    """Twice the gain in log-likelihood, its bootstrap distribution under the smaller model, and
+    the p-value (1 + number as large) / (1 + replicates)."""
+
+    statistic: float
+    null: np.ndarray
+    p_value: float
+    failed: int
+
+    def __repr__(self) -> str:
+        return (
+            f"likelihood-ratio statistic {self.statistic:.4f}, bootstrap p = {self.p_value:.4f} "
+            f"({len(self.null)} replicates, {self.failed} failed)"
+        )
+
+
+def likelihood_ratio_test(
+    smaller: Fit,
+    larger: Fit,
+    replicates: int = 99,
+    starts: int = 4,
+    seed: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> LikelihoodRatioTest:
+    """Parametric bootstrap test of a smaller fit against a larger one (McLachlan 1987,
+    doi:10.2307/2347790): data are drawn from the smaller fit and both models refitted.
+
+    The usual chi-squared does not hold between numbers of components. A refit that is set aside
+    (collapsed, spurious) counts as failed and is left out.
+    """
+    small, large = smaller._model("likelihood_ratio_test"), larger._model("likelihood_ratio_test")
+    statistic = 2 * (larger.log_likelihood - smaller.log_likelihood)
+    method = smaller.method.lower() if smaller.method.lower() in POINT_METHODS else "em"
+    null, failed = [], 0
+    for i in range(replicates):
+        drawn = small.redraw(smaller.params, seed=seed * 100_003 + i)
+        other = large.with_observations_of(drawn)
+        ends = []
+        for model, fit in ((drawn, smaller), (other, larger)):
+            refits = [fit_by(method, model, 1, i, progress=False, init=fit.params)]
+            if model.latent_names:
+                refits.append(fit_by(method, model, starts, i, progress=False))
+            sound = [f for f in refits if f.status in ("converged", "boundary", "flat", "max_iter")]
+            ends.append(max((f.log_likelihood for f in sound), default=np.nan))
+        if np.all(np.isfinite(ends)):
+            null.append(max(2 * (ends[1] - ends[0]), 0.0))
+        else:
+            failed += 1
+        if on_step is not None:
+            on_step(i + 1)
+    if len(null) < 0.5 * replicates:
+        raise ValueError(
+            f"{failed} of {replicates} bootstrap refits failed (collapsed or spurious), so the "
+            "test means nothing. Give the scales a prior and use MAP, or fewer components."
+        )
+    larger_ones = int(np.sum(np.asarray(null) >= statistic - 1e-9))
+    return LikelihoodRatioTest(
+        float(statistic), np.asarray(null), (1 + larger_ones) / (1 + len(null)), failed
+    )
