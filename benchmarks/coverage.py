@@ -1,7 +1,7 @@
 """Do the intervals cover? 95% Wald intervals from observed information over simulated data sets,
 and simulation-based calibration of NUTS.
 
-Run: python benchmarks/coverage.py [coverage] [calibration] [--replicates 500] [--out FOLDER]
+Run: python benchmarks/coverage.py [coverage] [calibration] [--replicates 1000] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def classes(y):
 def studies() -> dict:
     """name: (model, truth)."""
     rng = np.random.default_rng(0)
-    X = np.column_stack([np.ones(100), rng.normal(size=(100, 2))])
+    X = np.column_stack([np.ones(400), rng.normal(size=(400, 2))])
     return {
-        "linear regression, n=100": (
-            Model(regression, X, np.zeros(100)),
+        "linear regression, n=400": (
+            Model(regression, X, np.zeros(400)),
             {"beta": [1.0, -0.5, 2.0], "sigma": 1.5},
         ),
-        "two-component mixture, n=500": (
-            Model(mixture, np.linspace(-3.0, 4.0, 500)),
+        "two-component mixture, n=1000": (
+            Model(mixture, np.linspace(-3.0, 4.0, 1000)),
             {"w": [0.4, 0.6], "mu": [-1.5, 2.0], "sigma": [1.0, 1.2]},
         ),
         "hidden Markov model, T=1000": (
@@ -133,6 +133,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     if "coverage" in chosen.parts:
-        coverage(chosen.replicates or 500, chosen.out)
+        coverage(chosen.replicates or 1000, chosen.out)
     if "calibration" in chosen.parts:
         calibration(chosen.replicates or 200, chosen.out)

@@ -1,8 +1,9 @@
-"""The command line: pp-mlem models, show, compare."""
+"""The command line: pp-mlem models, show, compare, select, simulate-study."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import warnings
@@ -25,12 +26,13 @@ from pp_mlem.catalogue import (
     shelf_folder,
 )
 from pp_mlem.compare import compare
-from pp_mlem.em import fit_em
+from pp_mlem.estimators import METHODS, check_methods, fit_by
+from pp_mlem.experiment import experiment
 from pp_mlem.fit import Fit
 from pp_mlem.model import Model
-from pp_mlem.nuts import fit_nuts
-from pp_mlem.optimise import fit_map, fit_mle
-from pp_mlem.plots import save_pictures
+from pp_mlem.plots import plot_selection, save_pictures
+from pp_mlem.report import write_report
+from pp_mlem.select import select
 
 app = typer.Typer(
     help="Latent-variable models from NumPyro programs: EM, MLE, MAP and NUTS side by side.",
@@ -38,7 +40,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-METHODS = ("em", "mle", "map", "nuts")
 console = Console()
 
 ModelArgument = Annotated[str, typer.Argument(help="A name from `pp-mlem models`, or a .py file.")]
@@ -69,9 +70,9 @@ def _value(text: str) -> Any:
         return None if text == "None" else text
 
 
-def _build(
+def _arguments(
     shelf: Shelf, data: Path | None, column: list[str] | None, settings: list[str] | None
-) -> tuple[Model, dict[str, Any]]:
+) -> dict[str, Any]:
     options = {name: _value(text) for name, text in _split(settings, "--set").items()}
     if data is None:
         if column:
@@ -81,19 +82,14 @@ def _build(
         mapping = {k: v.split(",") for k, v in _split(column, "--column").items()}
         arguments = dict(arguments_from_table(shelf.program, read_table(data), mapping, str(data)))
     arguments.update(options)
+    return arguments
+
+
+def _build(
+    shelf: Shelf, data: Path | None, column: list[str] | None, settings: list[str] | None
+) -> tuple[Model, dict[str, Any]]:
+    arguments = _arguments(shelf, data, column, settings)
     return Model(shelf.program, **arguments, **shelf.options), arguments
-
-
-def _fit(method: str, model: Model, starts: int, seed: int, chains: int, draws: int) -> Fit:
-    match method:
-        case "em":
-            return fit_em(model, starts=starts, seed=seed)
-        case "mle":
-            return fit_mle(model, starts=starts, seed=seed)
-        case "map":
-            return fit_map(model, starts=starts, seed=seed)
-        case _:
-            return fit_nuts(model, chains=chains, warmup=draws, draws=draws, seed=seed)
 
 
 @app.command()
@@ -128,7 +124,9 @@ def compare_command(
     data: DataOption = None,
     column: ColumnOption = None,
     set: SetOption = None,
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em,mle,map,nuts",
+    methods: Annotated[
+        str, typer.Option(help=f"Comma-separated, of {', '.join(METHODS)}.")
+    ] = "em,mle,map,nuts",
     starts: Annotated[int, typer.Option(help="Starting points of the point fits.")] = 20,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     chains: Annotated[int, typer.Option(help="NUTS chains.")] = 4,
@@ -137,11 +135,8 @@ def compare_command(
         Path | None, typer.Option(help="Folder for fits and plots [default: runs/MODEL-TIME].")
     ] = None,
 ) -> None:
-    """Fit by several methods, print the comparison, write fits (netCDF) and plots (PNG)."""
-    chosen = [m.strip().lower() for m in methods.split(",") if m.strip()]
-    unknown = [m for m in chosen if m not in METHODS]
-    if unknown or not chosen:
-        raise ValueError(f"--methods: received {methods!r}, expected some of {','.join(METHODS)}.")
+    """Fit by several methods, print the comparison, write fits (netCDF), plots (PNG) and a report (HTML)."""
+    chosen = check_methods(methods, "--methods")
     shelf = find_model(model)
     clock = time.perf_counter()
     built, _ = _build(shelf, data, column, set)
@@ -153,11 +148,11 @@ def compare_command(
     for method in chosen:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            fit = _fit(method, built, starts, seed, chains, draws)
+            fit = fit_by(method, built, starts, seed, chains, draws)
         fits[method.upper()] = fit
         fit.save(folder / f"{method}.nc")
         console.print(
-            f"{method.upper():<5} {fit.status:<12} {fit.seconds:6.2f} s   {fit.story}",
+            f"{method.upper():<7} {fit.status:<12} {fit.seconds:6.2f} s   {fit.story}",
             highlight=False,
         )
     console.print()
@@ -167,11 +162,94 @@ def compare_command(
     found.scores.to_csv(folder / "scores.csv")
     pictures = save_pictures(found, folder)
     if shelf.picture is not None:
-        pictures += shelf.picture(built, found.fits, folder) or []
+        extra = shelf.picture(built, found.fits, folder) or []
+        pictures += extra
+    else:
+        extra = []
+    settings = {"starts": starts, "chains": chains, "draws": draws, "warmup": draws}
+    report = write_report(
+        found, folder / "report.html", f"{shelf.name}: {first_line(Path(shelf.path))}",
+        " ".join(["pp-mlem", *map(shlex.quote, sys.argv[1:])]), settings,
+        [(f"{shelf.name}: {p.stem}", p) for p in extra if p.suffix == ".png"],
+    )  # fmt: skip
     console.print()
-    written = ", ".join([f"{m}.nc" for m in chosen] + [p.name for p in pictures])
+    written = ", ".join([f"{m}.nc" for m in chosen] + [p.name for p in pictures] + [report.name])
     console.print(f"Written to {folder}: {written}", highlight=False, soft_wrap=True)
     console.print(f"{time.perf_counter() - clock:.1f} s in all", highlight=False)
+
+
+def _values(text: str) -> list:
+    """`1:6` is 1 to 6; `a,b` a list."""
+    low, mark, high = text.partition(":")
+    if mark and low.lstrip("-").isdigit() and high.lstrip("-").isdigit():
+        return list(range(int(low), int(high) + 1))
+    return [_value(v) for v in text.split(",")]
+
+
+@app.command("select")
+def select_command(
+    model: ModelArgument,
+    over: Annotated[list[str], typer.Option(help="ARGUMENT=1:6 or ARGUMENT=A,B: what varies.")],
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
+    starts: Annotated[int, typer.Option(help="Starting points of each fit.")] = 10,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    bootstrap: Annotated[
+        int, typer.Option(help="Replicates of the bootstrap likelihood-ratio test; 0: none.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; a run that was cut goes on from it.")
+    ] = None,
+) -> None:
+    """Fit at several values of an argument (--over K=1:6) and score them in one table."""
+    shelf = find_model(model)
+    built_arguments = _arguments(shelf, data, column, set)
+    varied = {k: _values(v) for k, v in _split(over, "--over").items()}
+    found = select(
+        shelf.program, methods=methods, starts=starts, seed=seed, bootstrap=bootstrap, out=out,
+        **shelf.options, **{**built_arguments, **varied},
+    )  # fmt: skip
+    console.print(repr(found), highlight=False, markup=False, soft_wrap=True)
+    if out is not None:
+        found.table.to_csv(out / "selection.csv")
+        if len(varied) == 1:
+            plot_selection(found).savefig(out / "selection.png", dpi=120)
+        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+
+
+@app.command("simulate-study")
+def simulate_study(
+    model: ModelArgument,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    replicates: Annotated[int, typer.Option(help="Data sets to draw.")] = 100,
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
+    at: Annotated[
+        Path | None, typer.Option(help="JSON file of parameter values [default: the fit by EM].")
+    ] = None,
+    starts: Annotated[int, typer.Option(help="Starting points of each fit.")] = 5,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="netCDF file; a study that was cut goes on from it.")
+    ] = None,
+) -> None:
+    """Draw data sets from the program, fit each, report bias, RMSE and coverage."""
+    shelf = find_model(model)
+    built, _ = _build(shelf, data, column, set)
+    if at is not None:
+        try:
+            truth = json.loads(at.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--at: {at} is not JSON ({error}).") from None
+    else:
+        truth = fit_by("em", built, max(starts, 10), seed).params
+    found = experiment(built, truth, replicates, methods, starts, seed, out=out)
+    console.print(repr(found), highlight=False, markup=False, soft_wrap=True)
+    if out is not None:
+        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

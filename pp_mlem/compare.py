@@ -17,7 +17,6 @@ from rich.table import Table
 
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align
-from pp_mlem.status import Status
 
 FAR = 1.0
 ONE_STEP = (
@@ -34,7 +33,7 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     if units.shape[-1] < 2:
         return np.nan, np.nan, "one unit only: leave-one-out means nothing"
     if (
-        fit.draws is None
+        not fit.has_draws
         and fit.covariance_details("observed").reasons
         and not np.any(np.isfinite(np.diag(fit.covariance_details("observed").matrix)))
     ):
@@ -68,15 +67,44 @@ class Comparison:
     Attributes:
         fits: the fits, labels aligned to the first.
         estimates: DataFrame, one row per scalar, columns (method, "estimate" / "error").
+        differences: DataFrame, one row per scalar and one column per method but the first: its
+            estimate less the first's, in standard errors of the first.
+        coverage: DataFrame, one row per scalar, columns (posterior, point fit): the share of the
+            posterior's draws below the point estimate; near 0.5 where they agree, below 0.025 or
+            above 0.975 where the point estimate lies outside the central 95% interval. Empty
+            without draws.
         scores: DataFrame, one row per method: log_likelihood, parameters, AIC, BIC, ICL, elpd_loo,
-            its se, seconds, status.
-        warnings: sentences, the most important first.
+            its se, seconds in all, of them compile_seconds, effective draws per second, status.
+        warnings: sentences, the most important first, each with what to do.
     """
 
     fits: dict[str, Fit]
     estimates: pd.DataFrame
     scores: pd.DataFrame
     warnings: list[str]
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        reference, *others = self.fits
+        unit = self.estimates[reference, "error"]
+        found = {
+            m: (self.estimates[m, "estimate"] - self.estimates[reference, "estimate"])
+            / unit.where(unit.notna() & (unit > 0), self.estimates[m, "error"])
+            for m in others
+        }
+        return pd.DataFrame(found, index=self.estimates.index)
+
+    @property
+    def coverage(self) -> pd.DataFrame:
+        found: dict[tuple[str, str], pd.Series] = {}
+        for sampled, draws in ((n, f.draw_table()) for n, f in self.fits.items() if f.has_draws):
+            for name, fit in self.fits.items():
+                if fit.has_draws:
+                    continue
+                point = fit.estimates()
+                shared = [c for c in draws.columns if c in point.index]
+                found[sampled, name] = (draws[shared] < point[shared]).mean()
+        return pd.DataFrame(found)
 
     def plot(self, **options: Any) -> Any:
         """A figure: forest of estimates, paths of the log-likelihood, optima, densities."""
@@ -89,6 +117,7 @@ class Comparison:
         console = console or Console()
         console.print(_estimate_table(self))
         console.print(_score_table(self))
+        console.print(_time_table(self))
         console.print("[bold]Starts[/bold]")
         for name, fit in self.fits.items():
             console.print(f"  {name}: {fit.story}", highlight=False)
@@ -105,7 +134,7 @@ class Comparison:
     def __rich__(self) -> Any:
         from rich.console import Group
 
-        return Group(_estimate_table(self), _score_table(self))
+        return Group(_estimate_table(self), _score_table(self), _time_table(self))
 
 
 def compare(fits: Mapping[str, Fit]) -> Comparison:
@@ -129,11 +158,12 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
             )
     aligned = _aligned(dict(fits))
     told: list[tuple[int, str]] = []
-    same = _same_data(aligned)
-    if not same:
+    apart = _apart(aligned)
+    same = not apart
+    if apart:
         told.append(
-            (0, "the fits are of different data: scores and LOO cannot be compared; estimates "
-                "stand side by side by name only.")
+            (0, f"the fits are of {apart}: their scores and LOO cannot be compared (LOO is left "
+                "out); estimates stand side by side by name only. Fit one program to one data set.")
         )  # fmt: skip
     columns: dict[tuple[str, str], pd.Series] = {}
     for name, fit in aligned.items():
@@ -141,11 +171,11 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
         columns[name, "error"] = fit.standard_errors()
     order = list(dict.fromkeys(n for c in columns.values() for n in c.index))
     estimates = pd.DataFrame({k: v.reindex(order) for k, v in columns.items()})
-    rows = []
+    rows, caveats = [], {}
     for name, fit in aligned.items():
         elpd, se, caveat = loo_of(fit) if same else (np.nan, np.nan, "")
         if caveat:
-            told.append((2, f"{name}: {caveat}; its elpd_loo is unreliable."))
+            caveats.setdefault(caveat, []).append(name)
         rows.append(
             {
                 "log_likelihood": fit.log_likelihood,
@@ -158,11 +188,16 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
                 "elpd_loo": elpd,
                 "se": se,
                 "seconds": fit.seconds,
+                "compile_seconds": fit.compile_seconds,
+                "ess_per_second": fit.diagnostics.get("min_ess", np.nan) / max(fit.seconds, 1e-9),
                 "status": fit.status,
             }
         )
         told += _concerns(name, fit)
+    for caveat, names in caveats.items():
+        told.append((2, f"{', '.join(names)}: {caveat}; do not choose by elpd_loo."))
     told += _disagreement(aligned, estimates)
+    told += _outside(aligned)
     scores = pd.DataFrame(rows, index=list(aligned))
     ranked = [text for _, text in sorted(told, key=lambda t: t[0])]
     return Comparison(aligned, estimates, scores, ranked)
@@ -185,34 +220,60 @@ def _aligned(fits: dict[str, Fit]) -> dict[str, Fit]:
     return found
 
 
-def _same_data(fits: dict[str, Fit]) -> bool:
-    counts = {f.n_observations for f in fits.values()}
-    arrays = [f.model.arguments.dynamic for f in fits.values() if f.model is not None]
-    if len(counts) > 1:
-        return False
-    return all(
-        len(a) == len(arrays[0])
-        and all(
+def _apart(fits: dict[str, Fit]) -> str:
+    """What the fits do not share: "different data", "different programs" or ""."""
+    if len({f.n_observations for f in fits.values()}) > 1:
+        return "different data"
+    models = [f.model for f in fits.values() if f.model is not None]
+    for model in models[1:]:
+        mine, first = model.arguments.dynamic, models[0].arguments.dynamic
+        same = len(mine) == len(first) and all(
             np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f")
-            for x, y in zip(a, arrays[0], strict=True)
+            for x, y in zip(mine, first, strict=True)
         )
-        for a in arrays[1:]
-    )
+        if not same:
+            return "different data"
+        codes = [getattr(m.program, "__code__", m.program) for m in (model, models[0])]
+        if codes[0] != codes[1]:
+            return "different programs"
+    return ""
+
+
+def _outside(fits: dict[str, Fit]) -> list[tuple[int, str]]:
+    """Point estimates outside the central posterior interval."""
+    told = []
+    for sampled in (n for n, f in fits.items() if f.has_draws):
+        draws = fits[sampled].draw_table()
+        for name, fit in fits.items():
+            if fit.has_draws or not set(draws.columns) & set(fit.scalar_names):
+                continue
+            point = fit.estimates()
+            shared = [c for c in draws.columns if c in point.index]
+            below = (draws[shared] < point[shared]).mean()
+            far = below[(below < 0.025) | (below > 0.975)]
+            if len(far):
+                shown = ", ".join(far.index[:4]) + (" ..." if len(far) > 4 else "")
+                told.append(
+                    (3, f"{name}: {len(far)} of {len(below)} estimates lie outside {sampled}'s "
+                        f"central 95% interval ({shown}): the posterior is skewed or the prior "
+                        "matters; report intervals from the draws for these.")
+                )  # fmt: skip
+    return told
 
 
 def _concerns(name: str, fit: Fit) -> list[tuple[int, str]]:
     told = []
     if not fit.converged:
-        told.append((1, f"{name}: status {fit.status} ({fit.status_note})."))
-    if fit.draws is None:
+        told.append((1, f"{name}: status {fit.status} ({fit.status_note}){_remedy(fit)}."))
+    if not fit.has_draws:
         aside = fit.starts["status"].isin(["collapsed", "spurious"])
         if aside.any():
             best = fit.starts.loc[aside, "objective"].max()
             if best > fit.log_likelihood + (fit.log_prior if fit.objective == "map" else 0):
                 told.append(
                     (1, f"{name}: {int(aside.sum())} starts with a higher objective (up to "
-                        f"{best:.4f}) were set aside as collapsed or spurious; see the story of "
-                        "the starts.")
+                        f"{best:.4f}) were set aside as collapsed or spurious; a prior on the "
+                        "scales (MAP) or fewer components would remove them.")
                 )  # fmt: skip
         main = fit.starts[~aside & (fit.starts["optimum"] > 0)]
         if len(fit.starts) >= 5 and len(main):
@@ -229,10 +290,32 @@ def _concerns(name: str, fit: Fit) -> list[tuple[int, str]]:
                 kinds.setdefault(why, []).append(scalar)
             for why, scalars in kinds.items():
                 shown = ", ".join(scalars[:4]) + (" ..." if len(scalars) > 4 else "")
-                told.append((2, f"{name}: no standard error for {shown}: {why}."))
-    elif fit.status != Status.CONVERGED.label:
-        told.append((2, f"{name}: run longer chains or raise target_accept."))
+                told.append(
+                    (2, f"{name}: no standard error for {shown}: {why}. Use profile(...) or "
+                        "bootstrap(...) for an interval.")
+                )  # fmt: skip
+    elif "switched" in fit.diagnostics and fit.diagnostics["switched"] > 0:
+        told.append(
+            (4, f"{name}: {100 * fit.diagnostics['switched']:.1f}% of the draws had switched "
+                "labels and were aligned before anything was summarised.")
+        )  # fmt: skip
     return told
+
+
+_REMEDIES = {
+    "flat": "; try another seed, or fewer parameters",
+    "max_iter": "; raise max_iter",
+    "boundary": "; fix that parameter, or give it a prior and use MAP",
+    "collapsed": "; give the scales a prior and use MAP, or fewer components",
+    "spurious": "; more starts, a prior on the scales (MAP), or fewer components",
+    "not_finite": "; check the data for impossible values, or pass init=",
+    "not mixed": "; run longer chains or raise target_accept",
+    "poor approximation": "; its intervals are not the posterior's",
+}
+
+
+def _remedy(fit: Fit) -> str:
+    return _REMEDIES.get(fit.status, "")
 
 
 def _disagreement(fits: dict[str, Fit], estimates: pd.DataFrame) -> list[tuple[int, str]]:
@@ -250,7 +333,8 @@ def _disagreement(fits: dict[str, Fit], estimates: pd.DataFrame) -> list[tuple[i
             worst = far.idxmax()
             told.append(
                 (3, f"{name} and {reference} differ by more than {FAR:g} standard error in "
-                    f"{len(far)} scalars, most in {worst} ({far[worst]:.1f}).")
+                    f"{len(far)} scalars, most in {worst} ({far[worst]:.1f}); see .differences and "
+                    "the picture of the estimates.")
             )  # fmt: skip
     return told
 
@@ -267,9 +351,10 @@ def _estimate_table(found: Comparison) -> Table:
     for name in found.fits:
         table.add_column(name, justify="right", no_wrap=True)
     notes = ["± standard error (observed information)"]
-    if any(f.draws is not None for f in found.fits.values()):
-        notes.append("NUTS: posterior mean ± sd")
-    if any(f.objective == "map" and f.draws is None for f in found.fits.values()):
+    sampled = [n for n, f in found.fits.items() if f.has_draws]
+    if sampled:
+        notes.append(f"{', '.join(sampled)}: posterior mean ± sd")
+    if any(f.objective == "map" and not f.has_draws for f in found.fits.values()):
         notes.append("MAP: mode in the constrained space")
     table.caption = "; ".join(notes)
     limit = 60
@@ -289,14 +374,12 @@ def _score_table(found: Comparison) -> Table:
     table = Table(
         title="Scores", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left"
     )
-    table.caption = (
-        "log-likelihood in nats (NUTS: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
-    )
+    table.caption = "log-likelihood in nats (with draws: at the posterior mean); AIC, BIC, ICL-BIC: smaller is better"
     ahead = any(ONE_STEP in w for w in found.warnings)
     if ahead:
         table.caption += f"; {ONE_STEP}"
     elpd_head = "elpd_1-step ± se" if ahead else "elpd_loo ± se"
-    heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", elpd_head, "sec", "status")
+    heads = ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", elpd_head, "status")
     for head in heads:
         justify = "left" if head in ("", "status") else "right"
         table.add_column(head, justify=justify, no_wrap=True)
@@ -314,5 +397,23 @@ def _score_table(found: Comparison) -> Table:
                 ("ICL", 1),
             )
         ]
-        table.add_row(str(name), *cells, elpd, f"{row['seconds']:.1f}", row["status"])
+        table.add_row(str(name), *cells, elpd, row["status"])
+    return table
+
+
+def _time_table(found: Comparison) -> Table:
+    table = Table(
+        title="Time", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left"
+    )
+    table.caption = "seconds; compiling is most of what is not running; ESS: the smallest"
+    for head in ("", "in all", "first call (compiling)", "iterations", "effective draws a second"):
+        table.add_column(head, justify="left" if not head else "right", no_wrap=True)
+    for name, row in found.scores.iterrows():
+        table.add_row(
+            str(name),
+            f"{row['seconds']:.1f}",
+            _number(row["compile_seconds"], 2),
+            str(found.fits[str(name)].iterations),
+            _number(row["ess_per_second"], 3),
+        )
     return table

@@ -22,9 +22,7 @@ def check_methods(methods: Iterable[str] | str, argument: str = "methods") -> tu
     chosen = tuple(dict.fromkeys(str(m).strip().lower() for m in listed if str(m).strip()))
     unknown = [m for m in chosen if m not in METHODS]
     if unknown or not chosen:
-        raise ValueError(
-            f"{argument}: received {methods!r}, expected some of {','.join(METHODS)}."
-        )
+        raise ValueError(f"{argument}: received {methods!r}, expected some of {','.join(METHODS)}.")
     return chosen
 
 

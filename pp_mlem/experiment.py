@@ -165,7 +165,9 @@ def experiment(
                 if todo:
                     drawn = model.redraw(truth, seed + i)
                 for method in todo:
-                    _record(results, method, i, drawn, truth, starts, seed + i, level, chains, draws)
+                    _record(
+                        results, method, i, drawn, truth, starts, seed + i, level, chains, draws
+                    )
                 bar.advance(i + 1, "data sets", ", ".join(chosen))
                 if path is not None and todo and time.perf_counter() - written > SAVE_EVERY:
                     _write(results, path)
@@ -362,6 +364,3 @@ def _in_order(draws: dict[str, np.ndarray], groups: tuple) -> dict[str, np.ndarr
     count = len(next(iter(draws.values())))
     rows = [sort_labels({k: v[i] for k, v in draws.items()}, groups) for i in range(count)]
     return {k: np.stack([r[k] for r in rows]) for k in draws}
-
-
-

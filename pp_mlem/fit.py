@@ -52,7 +52,7 @@ class Fit:
             (EM) or after each step (MLE, MAP).
         starts: a DataFrame with every start: objective, status, iterations, gradient, optimum.
         seconds: wall time, compilation included.
-        draws: NUTS only: {parameter: (chain, draw, ...)}, labels aligned.
+        draws: NUTS and Laplace only: {parameter: (chain, draw, ...)}, labels aligned.
     """
 
     model: Model | None
@@ -131,6 +131,11 @@ class Fit:
             scalar_names=scalar_names(space),
             **rest,
         )
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether this is a sample of a posterior (NUTS, Laplace) rather than a point estimate."""
+        return self.draws is not None
 
     @property
     def converged(self) -> bool:
@@ -442,9 +447,7 @@ class Fit:
             self.covariance_details("bootstrap")
             found = self._cache["bootstrap"].intervals(level)
         else:
-            raise ValueError(
-                f"kind: received {kind!r}, expected 'wald', 'profile' or 'bootstrap'."
-            )
+            raise ValueError(f"kind: received {kind!r}, expected 'wald', 'profile' or 'bootstrap'.")
         return found.loc[chosen]
 
     def missing_information(self) -> MissingInformation:
@@ -522,6 +525,36 @@ class Fit:
     def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Posterior probabilities of the latents on new data (arguments of the program)."""
         return self._on(args, kwargs).posterior(self.params)
+
+    # --- pictures ---------------------------------------------------------------------------
+
+    def plot_surface(
+        self,
+        a: str,
+        b: str,
+        kind: str = "slice",
+        others: Mapping[str, Fit] | None = None,
+        points: int = 41,
+        width: float = 4.0,
+        axes: Any = None,
+    ) -> Any:
+        """Contours of the objective over two free scalars, such as "mu[0]" and "mu[1]".
+
+        Args:
+            a, b: the scalars on the two axes.
+            kind: "slice" (the others stay at the estimate; the rest of a simplex is rescaled) or
+                "profile" (the others are maximised anew at every point).
+            others: more fits by name: their estimates, their paths (fits made with trace=True) and
+                their posterior draws are drawn on it. This fit's own path is drawn too.
+            points: per axis. width: of each axis to either side, in standard errors.
+            axes: matplotlib axes to draw on.
+
+        Returns:
+            the matplotlib figure. Surrounding contours are nats below the best value drawn.
+        """
+        from pp_mlem.plots import plot_surface
+
+        return plot_surface(self, a, b, kind, dict(others or {}), points, width, axes)
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 

@@ -101,9 +101,7 @@ def missing_information_at(
         point = jnp.asarray(vector)
         key = (frozenset(fixed), problem.with_prior)
         observe = model.compiled(("information", key), lambda: information_function(problem))
-        complete = model.compiled(
-            ("complete", key), lambda: complete_information_function(problem)
-        )
+        complete = model.compiled(("complete", key), lambda: complete_information_function(problem))
         walk = model.compiled(("walk", key), lambda: _walk_function(problem))
         i_observed = np.asarray(observe(point, model.data, held)[1], float)
         i_complete = np.asarray(complete(point, model.data, held), float)

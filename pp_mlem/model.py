@@ -27,9 +27,9 @@ from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.data import ProgramData, neutral_parameters, prepare_data
 from pp_mlem.program.reading import Reading, read_program
+from pp_mlem.program.redraw import observed_cells, place, relaid
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.redraw import observed_cells, place, relaid
 from pp_mlem.program.trace import drawing_function
 from pp_mlem.program.verify import read_factors
 
@@ -403,6 +403,14 @@ class Model:
         return self.compiled("drawing", lambda: quick_jit(draw)) if self.arguments.traced else draw
 
     @in_model_precision
+    def observed_values(self) -> dict[str, np.ndarray]:
+        """The data of every observed site, in the shapes of `simulate`."""
+        params = neutral_parameters(self.reading, 0)
+        dynamic = self.arguments.device_arrays()
+        seen = self._drawing(dynamic, params, jax.random.key(0))[1]
+        return {k: np.asarray(v) for k, v in seen.items()}
+
+    @in_model_precision
     def redraw(self, params: Params, seed: int = 0) -> Model:
         """The same model on data drawn from the program at `params`; missing values stay missing,
         and labels given by `observe` are drawn anew.
@@ -437,9 +445,7 @@ class Model:
         other.__dict__.update(self.__dict__)
         arrays = tuple(np.asarray(a) for a in data.dynamic)
         arguments = replace(self.arguments, dynamic=arrays)
-        other.marginal = replace(
-            self.marginal, reading=replace(self.reading, arguments=arguments)
-        )
+        other.marginal = replace(self.marginal, reading=replace(self.reading, arguments=arguments))
         other.data = data
         return other
 

@@ -69,6 +69,12 @@ class Selection:
             raise ValueError(f"best: no fit has a finite {criterion}.")
         return str(values.idxmin() if criterion in SMALLER else values.idxmax())
 
+    def plot(self) -> Any:
+        """The criteria against the varied keyword."""
+        from pp_mlem.plots import plot_selection
+
+        return plot_selection(self)
+
     def __repr__(self) -> str:
         shown = self.table.drop(columns=[c for c in ("note",) if c in self.table])
         shown = shown.dropna(axis=1, how="all")
@@ -176,9 +182,7 @@ def select(
     return Selection(table, fits, varied)
 
 
-def _claim(
-    folder: Path, program: Any, args: tuple, rest: dict, starts: int, seed: int
-) -> None:
+def _claim(folder: Path, program: Any, args: tuple, rest: dict, starts: int, seed: int) -> None:
     """Mark the folder as this selection's, or refuse another's."""
     digest = hashlib.sha256()
     for value in [*args, *rest.values()]:

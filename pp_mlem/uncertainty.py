@@ -227,9 +227,7 @@ def covariance_at(
     directions that the data do not identify.
     """
     if kind not in KINDS:
-        raise ValueError(
-            f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}."
-        )
+        raise ValueError(f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}.")
     space = problem.space
     names = scalar_names(space)
     with working_precision(model.dtype):

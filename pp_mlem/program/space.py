@@ -170,6 +170,13 @@ def _near(support: Any, value: np.ndarray) -> bool:
     return (lower is not None or upper is not None) and above and below
 
 
+def is_simplex(support: Any) -> bool:
+    """Whether the last axis adds up to one."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return isinstance(support, _SIMPLEX)
+
+
 def describe(support: Any) -> str:
     """A constraint in words."""
     base = support

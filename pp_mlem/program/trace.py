@@ -319,9 +319,7 @@ def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any
     start = jax.tree.map(lambda a: a[0], (keys, xs))
     after, _ = jax.eval_shape(step, init, start)
     init = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), init, after)
-    carry, (values, seen, ys) = jax.lax.scan(
-        step, init, (keys, xs), length=steps, reverse=reverse
-    )
+    carry, (values, seen, ys) = jax.lax.scan(step, init, (keys, xs), length=steps, reverse=reverse)
     return ((steps, None, carry), (PytreeTrace({}), ys)), values, seen
 
 
