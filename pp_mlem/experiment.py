@@ -23,9 +23,9 @@ from pp_mlem.fit import Fit
 from pp_mlem.labels import align, sort_labels
 from pp_mlem.model import Model
 from pp_mlem.nuts import check_counts, fit_nuts
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import draw_from_program
+from pp_mlem.program.trace import drawing_function
 from pp_mlem.progress import Progress
 from pp_mlem.uncertainty import scalar_names
 
@@ -333,10 +333,13 @@ def calibrate(
     names = list(scalar_names(model.space))
     ranks, divergences = [], []
     kept = 0
+    draw = drawing_function(model.arguments)
+    draw = quick_jit(draw) if model.arguments.traced else draw
     with Progress("calibrate", replicates, progress) as bar:
         for i in range(replicates):
             with working_precision(model.dtype):
-                drawn = draw_from_program(model.arguments, {}, jax.random.key(seed + i))
+                arrays = model.arguments.device_arrays()
+                drawn, _ = draw(arrays, {}, jax.random.key(seed + i))
             truth = {n: np.asarray(drawn[n]) for n in model.space.names}
             fit = fit_nuts(
                 model.redraw(truth, seed + i), 2, warmup, draws, seed + i, init=truth,

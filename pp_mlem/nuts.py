@@ -35,6 +35,7 @@ START_FACTOR = 5
 VECTORISED_WORK = 1e6
 POSTERIOR_DRAWS = 100
 DENSE_LIMIT = 30
+FIELDS = ("diverging", "potential_energy", "accept_prob", "num_steps")
 
 
 def check_counts(**counts: Any) -> None:
@@ -195,38 +196,44 @@ def _first_mass(
 
 def _sampler(
     problem: Problem,
-    dense: bool,
     warmup: int,
     draws: int,
     target_accept: float,
     max_tree_depth: int,
     together: int,
-) -> MCMC:
-    """NumPyro's sampler of the log posterior; its data are arguments, not constants."""
+) -> Callable:
+    """Jitted (key, starts, inverse mass, data, fixed) -> (draws, statistics), both by chain.
+
+    The whole run is one compiled function of the data, so that it serves other data too.
+    """
     size = problem.space.size
-    log_posterior = jax.jit(problem.log_posterior)  # NumPyro first runs it outside of any jit
 
     def density(data: Any, values: Any) -> None:
         vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
-        value = log_posterior(vector, data, values)
+        value = problem.log_posterior(vector, data, values)
         numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
 
-    kernel = NUTS(
-        density,
-        target_accept_prob=target_accept,
-        max_tree_depth=max_tree_depth,
-        dense_mass=dense,
-        inverse_mass_matrix=jnp.eye(size) if dense else jnp.ones(size),
-    )
-    return MCMC(
-        kernel,
-        num_warmup=warmup,
-        num_samples=draws,
-        num_chains=together,
-        chain_method="vectorized" if together > 1 else "sequential",
-        progress_bar=False,
-        jit_model_args=True,
-    )
+    def run(key: jax.Array, begin: jax.Array, mass: jax.Array, data: Any, values: Any) -> Any:
+        kernel = NUTS(
+            density,
+            target_accept_prob=target_accept,
+            max_tree_depth=max_tree_depth,
+            dense_mass=mass.ndim == 2,
+            inverse_mass_matrix=mass,
+        )
+        mcmc = MCMC(
+            kernel,
+            num_warmup=warmup,
+            num_samples=draws,
+            num_chains=together,
+            chain_method="vectorized" if together > 1 else "sequential",
+            progress_bar=False,
+        )
+        mcmc.run(key, data, values, init_params={"vector": begin}, extra_fields=FIELDS)
+        extra = mcmc.get_extra_fields(group_by_chain=True)
+        return mcmc.get_samples(group_by_chain=True)["vector"], {k: extra[k] for k in FIELDS}
+
+    return jax.jit(run)
 
 
 def _sample(
@@ -245,26 +252,22 @@ def _sample(
     dense = problem.space.size <= DENSE_LIMIT
     together = chain_method == "vectorized" and len(starts) > 1
     settings = (warmup, draws, target_accept, max_tree_depth, len(starts) if together else 1)
-    mcmc = model.compiled(
-        ("nuts", frozenset(fixed), settings), lambda: _sampler(problem, dense, *settings)
+    run = model.compiled(
+        ("nuts", frozenset(fixed), settings), lambda: _sampler(problem, *settings)
     )
-    # Read anew at the start of every run, so that one compiled sampler serves other data too.
-    mcmc.sampler._inverse_mass_matrix = _first_mass(model, problem, fixed, starts[0], dense)
-    fields = ("diverging", "potential_energy", "accept_prob", "num_steps")
+    mass = _first_mass(model, problem, fixed, starts[0], dense)
     pieces, extras, first = [], [], 0.0
     for i, key in enumerate(jax.random.split(jax.random.key(seed), 1 if together else len(starts))):
         clock = time.perf_counter()
-        begin = {"vector": starts if together else starts[i]}
-        mcmc.run(key, model.data, fixed, init_params=begin, extra_fields=fields)
-        pieces.append(np.asarray(mcmc.get_samples(group_by_chain=True)["vector"]))
-        extras.append(
-            {k: np.asarray(v) for k, v in mcmc.get_extra_fields(group_by_chain=True).items()}
-        )
+        begin = starts if together else starts[i]
+        found, extra = jax.device_get(run(key, begin, mass, model.data, fixed))
+        pieces.append(np.asarray(found))
+        extras.append(extra)
         first = first or time.perf_counter() - clock
         done = sum(len(p) for p in pieces)
         divergent = int(sum(e["diverging"].sum() for e in extras))
         bar.advance(done, "chains", f"{done * draws} draws, {divergent} divergences")
-    stats = {k: np.concatenate([e[k] for e in extras]) for k in fields}
+    stats = {k: np.concatenate([e[k] for e in extras]) for k in FIELDS}
     return np.concatenate(pieces), stats, first
 
 

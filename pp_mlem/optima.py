@@ -70,7 +70,7 @@ def describe_optima(
             rows.append(
                 {
                     "objective": float(members.loc[i, "objective"]),
-                    "below_best": float(best - members.loc[i, "objective"]),
+                    "below_best": _below(float(best), float(members.loc[i, "objective"])),
                     "starts": len(members),
                     "share": len(members) / len(starts),
                     "kind": _kind(status, smallest, float(members.loc[i, "gradient"])),
@@ -88,6 +88,12 @@ def describe_optima(
         table = table.set_index("label")
         table.index.name = "optimum"
     return table
+
+
+def _below(best: float, value: float) -> float:
+    """Nats below the best, zero within rounding."""
+    gap = best - value
+    return 0.0 if abs(gap) <= 1e-9 * (1 + abs(best)) else gap
 
 
 def _smallest_eigenvalue(information: np.ndarray) -> float:

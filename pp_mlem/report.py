@@ -35,7 +35,7 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; }
 h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dce2; }
 p.lead { color: #52616d; margin-top: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
-th, td { padding: .22rem .7rem; text-align: right; }
+th, td { padding: .22rem .7rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 1px solid #8b99a5; font-weight: 600; }
 tbody th { border: 0; text-align: left; font-weight: 500; }
 tbody tr:nth-child(even) { background: #f4f7f9; }
