@@ -8,7 +8,7 @@ from pp_mlem.laplace import fit_laplace
 from pp_mlem.model import Model
 from pp_mlem.nuts import fit_nuts
 from pp_mlem.optimise import fit_map, fit_mle
-from pp_mlem.select import likelihood_ratio_test, select
+from pp_mlem.selection import likelihood_ratio_test, select
 
 __all__ = [
     "Comparison",

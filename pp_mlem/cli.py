@@ -32,7 +32,7 @@ from pp_mlem.fit import Fit
 from pp_mlem.model import Model
 from pp_mlem.plots import plot_selection, save_pictures
 from pp_mlem.report import write_report
-from pp_mlem.select import select
+from pp_mlem.selection import select
 
 app = typer.Typer(
     help="Latent-variable models from NumPyro programs: EM, MLE, MAP and NUTS side by side.",

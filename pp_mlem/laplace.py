@@ -95,6 +95,15 @@ def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tu
     return tuple(np.asarray(a, float) for a in function(vectors, model.data, held))
 
 
+def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log weights, normalised, and the shape of their tail; -inf where they are all
+    equal, since the Gaussian then is the posterior."""
+    if np.ptp(ratios) < 1e-8:
+        return np.full(len(ratios), -np.log(len(ratios))), float("-inf")
+    weights, khat = array_stats.psislw(ratios - ratios.max())
+    return np.asarray(weights), float(khat)
+
+
 def _result(
     model: Model,
     problem: Problem,
@@ -123,8 +132,7 @@ def _result(
     exact = np.asarray(density(jnp.asarray(vectors), model.data, held), float)
     gaussian = -0.5 * (noise**2).sum(1)
     ratios = np.where(np.isfinite(exact), exact, -np.inf) - gaussian
-    weights, khat = array_stats.psislw(ratios - ratios.max())
-    khat = float(khat)
+    weights, khat = _smoothed(ratios)
     constrain = model.compiled(
         ("constrain", frozenset(held)),
         lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None))),

@@ -252,9 +252,7 @@ def _sample(
     dense = problem.space.size <= DENSE_LIMIT
     together = chain_method == "vectorized" and len(starts) > 1
     settings = (warmup, draws, target_accept, max_tree_depth, len(starts) if together else 1)
-    run = model.compiled(
-        ("nuts", frozenset(fixed), settings), lambda: _sampler(problem, *settings)
-    )
+    run = model.compiled(("nuts", frozenset(fixed), settings), lambda: _sampler(problem, *settings))
     mass = _first_mass(model, problem, fixed, starts[0], dense)
     pieces, extras, first = [], [], 0.0
     for i, key in enumerate(jax.random.split(jax.random.key(seed), 1 if together else len(starts))):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pp_mlem.compare import Comparison
     from pp_mlem.experiment import Calibration
     from pp_mlem.fit import Fit
-    from pp_mlem.select import Selection
+    from pp_mlem.selection import Selection
 
 SCALARS = 30
 STATUS_COLOURS = {

@@ -286,6 +286,6 @@ def covariance_at(
 def _direction(flat: np.ndarray, jacobian: np.ndarray, names: tuple[str, ...]) -> str:
     moved = jacobian @ flat[:, 0]
     order = np.argsort(-np.abs(moved))[:3]
-    top = np.abs(moved[order[0]]) or 1.0
-    parts = [f"{moved[i] / top:+.2g} {names[i]}" for i in order if abs(moved[i]) > 0.05 * top]
+    top = moved[order[0]] or 1.0
+    parts = [f"{moved[i] / top:+.2g} {names[i]}" for i in order if abs(moved[i] / top) > 0.05]
     return " ".join(parts)
