@@ -81,8 +81,8 @@ def studies() -> dict:
             Model(chain, np.linspace(-2.0, 3.0, 1000)),
             {"P": [[0.9, 0.1], [0.2, 0.8]], "mu": [-1.0, 1.5], "sigma": [1.0, 1.0]},
         ),
-        "latent classes, n=1000": (
-            Model(classes, rng.integers(0, 2, (1000, 5))),
+        "latent classes, n=2000": (
+            Model(classes, rng.integers(0, 2, (2000, 5))),
             {
                 "w": [0.4, 0.6],
                 "p": [[0.2, 0.3, 0.15, 0.25, 0.2], [0.7, 0.8, 0.75, 0.85, 0.65]],

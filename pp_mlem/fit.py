@@ -30,7 +30,7 @@ from pp_mlem.uncertainty import (
     Estimate,
     covariance_at,
     delta_method,
-    flatten,
+    natural_scale,
     scalar_names,
 )
 
@@ -360,7 +360,7 @@ class Fit:
                 here = np.asarray(function({k: jnp.asarray(v) for k, v in self.params.items()}))
                 return Estimate.from_draws(np.asarray(values), here, level, found.reason)
             return delta_method(
-                self.problem(), self.vector, self.fixed, self.covariance_details(kind), function,
+                model, self.problem(), self.vector, self.fixed, self.covariance_details(kind), function,
                 level,
             )  # fmt: skip
 
@@ -408,10 +408,7 @@ class Fit:
         model = self._point_only("profile")
         details = self.covariance_details("observed")
         with working_precision(model.dtype):
-            space = self.problem().space
-            jacobian = np.asarray(
-                jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(jnp.asarray(self.vector))
-            )
+            _, jacobian = natural_scale(model, self.problem(), self.vector)
         return profile_interval(
             model, self.problem(), self.vector, self.fixed, details.free, jacobian,
             self.objective_value, name, level,

@@ -14,7 +14,13 @@ import pandas as pd
 from pp_mlem.model import Model
 from pp_mlem.precision import working_precision
 from pp_mlem.problem import Problem
-from pp_mlem.uncertainty import COLUMNS_AT_ONCE, flatten, information_function, scalar_names
+from pp_mlem.uncertainty import (
+    COLUMNS_AT_ONCE,
+    information_function,
+    light_jit,
+    natural_scale,
+    scalar_names,
+)
 
 WALK = 60
 NUDGE = 1e-3
@@ -62,7 +68,7 @@ class MissingInformation:
         return head + "\n" + self.fractions.to_string(float_format=lambda v: f"{v:.4f}")
 
 
-def complete_information_function(problem: Problem) -> Any:
+def complete_information_function(model: Model, problem: Problem) -> Any:
     """Jitted (vector, data, fixed) -> minus the Hessian of Q(. | vector) at `vector`."""
 
     def information(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
@@ -76,7 +82,7 @@ def complete_information_function(problem: Problem) -> Any:
         hessian = jax.lax.map(column, basis, batch_size=COLUMNS_AT_ONCE)
         return -0.5 * (hessian + hessian.T)
 
-    return jax.jit(information)
+    return light_jit(information, model, problem.space.size)
 
 
 def _walk_function(problem: Problem) -> Any:
@@ -100,14 +106,14 @@ def missing_information_at(
         held = {k: jnp.asarray(v) for k, v in fixed.items()}
         point = jnp.asarray(vector)
         key = (frozenset(fixed), problem.with_prior)
-        observe = model.compiled(("information", key), lambda: information_function(problem))
-        complete = model.compiled(("complete", key), lambda: complete_information_function(problem))
+        observe = model.compiled(("information", key), lambda: information_function(model, problem))
+        complete = model.compiled(
+            ("complete", key), lambda: complete_information_function(model, problem)
+        )
         walk = model.compiled(("walk", key), lambda: _walk_function(problem))
         i_observed = np.asarray(observe(point, model.data, held)[1], float)
         i_complete = np.asarray(complete(point, model.data, held), float)
-        jacobian = np.asarray(
-            jax.jacfwd(lambda v: flatten(problem.space, problem.space.constrain(v)))(point), float
-        )
+        _, jacobian = natural_scale(model, problem, vector)
         noise = np.random.default_rng(0).choice([-1.0, 1.0], len(vector))
         step = NUDGE / np.sqrt(np.maximum(np.diag(i_observed), 1e-12)) * noise
         path = np.asarray(walk(point + jnp.asarray(step), model.data, held), float)

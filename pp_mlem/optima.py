@@ -55,7 +55,7 @@ def describe_optima(
     with working_precision(model.dtype):
         held = {k: jnp.asarray(v) for k, v in fixed.items()}
         key = ("information", (frozenset(fixed), problem.with_prior))
-        information = model.compiled(key, lambda: information_function(problem))
+        information = model.compiled(key, lambda: information_function(model, problem))
         best = starts.loc[starts["optimum"] > 0, "objective"].max()
         for label, members in starts[starts["optimum"] > 0].groupby("optimum"):
             chosen = members.sort_values(["objective", "gradient"], ascending=[False, True])

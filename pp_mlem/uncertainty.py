@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from pp_mlem.model import Model
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.spurious import boundary_edge, boundary_mask
@@ -23,6 +23,7 @@ EDGE = 1e-5
 SINGULAR = 1e-12
 SADDLE = 1e-7
 STEP_LIMIT = 0.05
+LIGHT = 1e7
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _check_level(level: Any) -> None:
 
 
 def delta_method(
+    model: Model,
     problem: Problem,
     vector: np.ndarray,
     fixed: dict[str, Any],
@@ -112,9 +114,9 @@ def delta_method(
 
     point = jnp.asarray(vector)
     value = np.asarray(of(point))
-    slope = np.asarray(jax.jacfwd(of)(point), float).reshape(value.size, -1)
+    slope = np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
     variance = np.einsum("ij,jk,ik->i", slope, found.free, slope)
-    jacobian = np.asarray(jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(point), float)
+    _, jacobian = natural_scale(model, problem, vector)
     reason, bad = "", np.zeros(value.size, bool)
     if found.reasons:
         lost = np.array([n in found.reasons for n in found.names])
@@ -149,7 +151,27 @@ def flatten(space: ParameterSpace, params: Any) -> jax.Array:
     return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
 
-def information_function(problem: Problem) -> Any:
+def natural_scale(model: Model, problem: Problem, vector: Any) -> tuple[dict, np.ndarray]:
+    """Constrained free parameters at a vector, and their Jacobian (scalars, coordinates)."""
+    space = problem.space
+
+    def run(point: jax.Array) -> tuple[dict, jax.Array]:
+        return space.constrain(point), jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(
+            point
+        )
+
+    function = model.compiled(("natural scale", space.names), lambda: quick_jit(run))
+    values, jacobian = jax.device_get(function(jnp.asarray(vector)))
+    return values, np.asarray(jacobian, float)
+
+
+def light_jit(function: Any, model: Model, size: int) -> Any:
+    """jit with little optimisation where compiling would outlast the derivatives of small data."""
+    cells = sum(int(np.size(a)) for a in jax.tree.leaves(model.data))
+    return quick_jit(function) if cells * size**2 <= LIGHT else jax.jit(function)
+
+
+def information_function(model: Model, problem: Problem) -> Any:
     """Jitted (vector, data, fixed) -> (gradient, minus the Hessian) of the objective."""
 
     def information(vector: jax.Array, data: Any, fixed: Any) -> Any:
@@ -162,7 +184,7 @@ def information_function(problem: Problem) -> Any:
         hessian = jax.lax.map(column, basis, batch_size=COLUMNS_AT_ONCE)
         return gradient(vector, data, fixed), -0.5 * (hessian + hessian.T)
 
-    return jax.jit(information)
+    return light_jit(information, model, problem.space.size)
 
 
 def scores_function(problem: Problem) -> Any:
@@ -234,17 +256,14 @@ def covariance_at(
         values = {k: jnp.asarray(v) for k, v in fixed.items()}
         point = jnp.asarray(vector)
         key = (frozenset(fixed), problem.with_prior)
-        function = model.compiled(("information", key), lambda: information_function(problem))
-        gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
-        jacobian = np.asarray(
-            jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(point), float
+        function = model.compiled(
+            ("information", key), lambda: information_function(model, problem)
         )
+        gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
+        natural, jacobian = natural_scale(model, problem, vector)
         nearest = boundary_edge(float(model.n_observations))
         edge = np.concatenate(
-            [
-                boundary_mask(s.support, np.asarray(v), nearest).ravel()
-                for s, v in ((s, space.constrain(point)[s.name]) for s in space.sites)
-            ]
+            [boundary_mask(s.support, natural[s.name], nearest).ravel() for s in space.sites]
             or [np.zeros(0, bool)]
         )
         scores = None

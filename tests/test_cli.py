@@ -57,9 +57,32 @@ def test_own_file_with_a_table(tmp_path):
     assert done.returncode == 0, done.stderr
     for part in ("rate[1]", "elpd_loo", "reached by 3 of 3 starts", "Written to results"):
         assert part in done.stdout
-    assert {"em.nc", "comparison.png", "scores.csv"} <= {
+    assert {"em.nc", "comparison.png", "scores.csv", "components.png", "report.html"} <= {
         p.name for p in (tmp_path / "results").iterdir()
     }
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "--set K=2" in page and "rate[1]" in page
+
+
+@pytest.mark.slow
+def test_select_and_simulate_study(tmp_path):
+    (tmp_path / "rates.py").write_text(OWN)
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([rng.poisson(1, 60), rng.poisson(9, 40)])
+    pd.DataFrame({"x": counts}).to_csv(tmp_path / "rows.csv", index=False)
+    done = run(
+        "select", "rates.py", "--data", "rows.csv", "--over", "K=1:2", "--starts", "2",
+        "--bootstrap", "3", "--out", "choice", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "BIC: K=2 em" in done.stdout and (tmp_path / "choice" / "selection.png").exists()
+    done = run(
+        "simulate-study", "rates.py", "--data", "rows.csv", "--replicates", "4", "--out",
+        "study.nc", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "4 data sets" in done.stdout and "coverage" in done.stdout
+    assert (tmp_path / "study.nc").exists()
 
 
 WRONG = {
@@ -75,6 +98,8 @@ WRONG = {
     "no default data": (["show", "rates.py"], "no function `data()`"),
     "no model in the file": (["show", "empty.py"], "no function `model`"),
     "unknown method": (["compare", "galaxies", "--methods", "em,vb"], "--methods"),
+    "nothing varies": (["select", "galaxies", "--over", "K"], "--over: received 'K'"),
+    "truth is no JSON": (["simulate-study", "linkage", "--at", "rows.csv"], "is not JSON"),
 }  # fmt: skip
 
 

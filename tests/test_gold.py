@@ -15,7 +15,7 @@ import pytest
 from conftest import SHARED
 from numpyro.contrib.control_flow import scan
 
-from pp_mlem import Model, fit_em, fit_mle
+from pp_mlem import Model, fit_em, fit_mle, select
 from pp_mlem.catalogue import find_model
 
 pytestmark = pytest.mark.skipif(not (SHARED / "gold").is_dir(), reason="no published data here")
@@ -220,6 +220,9 @@ def test_motors_with_a_prediction():
     for name, label in (("int", "b[0]"), ("temp", "b[1]")):
         assert fit.estimates()[label] == pytest.approx(gold[f"motors {name}"], rel=1e-6)
         assert errors[label] == pytest.approx(gold[f"motors se {name}"], rel=1e-5)
+    at_130 = fit.estimate(lambda p: jnp.exp(p["b"][0] + 130 * p["b"][1]))
+    assert at_130.value == pytest.approx(gold["motors predict(130)"], rel=1e-6)
+    assert at_130.standard_error == pytest.approx(gold["motors se predict(130)"], rel=1e-6)
 
 
 def vev(x, K):
@@ -241,9 +244,20 @@ def vev(x, K):
 
 
 @pytest.mark.slow
-def test_iris_with_a_common_shape():
+def test_mclusts_choice_for_faithful():
+    """Scrucca et al. (2016), doi:10.32614/RJ-2016-021: BIC takes EEE with three components."""
+    x = table("A04_faithful_gmm_full2").to_numpy()
+    found = select(gaussian, x, K=range(2, 4), kind=["full", "tied"], starts=5)
+    assert found.chosen("BIC") == "K=3 kind=tied em"
+
+
+@pytest.mark.slow
+def test_mclusts_choice_for_iris():
+    """VEV with two components, before VEV with three and VVV with two (A08)."""
     gold = expected("A07_iris_VEV2")
-    fit = fit_em(Model(vev, table("A07_iris_VEV2").iloc[:, :4].to_numpy(), 2), starts=5)
+    found = select(vev, table("A07_iris_VEV2").iloc[:, :4].to_numpy(), K=range(2, 4), starts=3)
+    fit = found.best("BIC")
+    assert found.chosen("BIC") == "K=2 em" and fit.bic < 2 * 214.35470437 + 29 * np.log(150)
     assert fit.log_likelihood == pytest.approx(gold["loglik"], abs=1e-6)
     assert fit.n_parameters == gold["df"]
     assert fit.bic == pytest.approx(-gold["BIC_mclust"], abs=1e-5)
