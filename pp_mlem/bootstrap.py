@@ -132,11 +132,6 @@ def _replicate(model: Model, kind: str) -> Any:
     """Traceable (params, key, data) -> the data of one replicate."""
     weights = np.asarray(model.unit_weights())
     if kind == "parametric":
-        if model.data.weights and np.any(~np.isin(weights, (0.0, 1.0))):
-            raise ValueError(
-                "units carry case weights, and one draw for many of them would not be what the "
-                "program says. Use kind='nonparametric', or write one row for each case."
-            )
         return model.redrawing()
     total = weights.sum()
     if np.any(np.abs(weights - np.rint(weights)) > 1e-9):

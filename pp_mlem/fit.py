@@ -83,6 +83,7 @@ class Fit:
     draw_vectors: np.ndarray | None = None
     sample_stats: dict[str, np.ndarray] | None = None
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    value: float = float("nan")
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     # --- making -----------------------------------------------------------------------------
@@ -129,6 +130,7 @@ class Fit:
             n_parameters=space.size,
             n_observations=model.n_observations,
             scalar_names=scalar_names(space),
+            value=float(value),
             **rest,
         )
 
@@ -461,13 +463,7 @@ class Fit:
     @property
     def objective_value(self) -> float:
         """What was maximised: the log-likelihood, or with the log prior of the free parameters."""
-        if self.objective != "map" or self.draws is not None:
-            return self.log_likelihood
-        prior = self.log_prior
-        if self.fixed:
-            names = frozenset(self.problem().space.names)
-            prior = _prior_of(self._model("objective_value"), self.params, names)
-        return self.log_likelihood + prior
+        return self.value if np.isfinite(self.value) else self.log_likelihood
 
     @property
     def optima(self) -> pd.DataFrame:
@@ -480,7 +476,7 @@ class Fit:
         """
         model = self._point_only("optima")
         if not self.start_params:
-            raise ValueError("optima: a fit from a file does not hold its starts' parameters.")
+            raise ValueError("optima: this fit does not hold its starts' parameters.")
         if "optima" not in self._cache:
             self._cache["optima"] = describe_optima(
                 model, self.problem(), self.fixed, self.starts, self.start_params, self.groups
@@ -622,10 +618,15 @@ class Fit:
         }
         if self.draw_vectors is not None:
             record["draw_vectors"] = self.draw_vectors
+        free = [n for n in self.params if n not in self.fixed]
+        if self.start_params and free:
+            record["start_scalars"] = np.stack(
+                [np.concatenate([np.ravel(p[n]) for n in free]) for p in self.start_params]
+            )
         plain = (
             "method", "objective", "log_likelihood", "log_prior", "slope", "status",
             "status_note", "iterations", "n_parameters", "n_observations", "seed", "seconds",
-            "compile_seconds", "scalar_names", "diagnostics",
+            "compile_seconds", "scalar_names", "diagnostics", "value",
         )  # fmt: skip
         record |= {k: _plain(getattr(self, k)) for k in plain}
         record["classification"] = self._cache.get("classification")
@@ -696,6 +697,7 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
         compile_seconds=record["compile_seconds"],
         scalar_names=tuple(record["scalar_names"]),
         diagnostics=record["diagnostics"],
+        value=record.get("value", float("nan")),
         draw_vectors=record.get("draw_vectors"),
         draws=(
             {n: np.asarray(tree["posterior"][n].values) for n in tree["posterior"].data_vars}
@@ -708,6 +710,7 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
             else None
         ),
     )
+    fit.start_params = [fit._params_of(row) for row in record.get("start_scalars", ())]
     fit._cache["tree"] = tree
     fit._cache["covariance", "observed"] = Covariance(
         fit.scalar_names,

@@ -464,6 +464,12 @@ class Model:
                 f"numpyro.factor {factored} has a value but no draws, so data cannot be drawn from "
                 "the program. Write it as a sampled site with obs=."
             )
+        if self.data.weights and np.any(~np.isin(self.unit_weights(), (0.0, 1.0))):
+            raise ValueError(
+                "units carry case weights, and one draw for all the cases of a unit would not be "
+                "what the program says. Write one row for each case (a bootstrap of kind "
+                "'nonparametric' takes weights as they are)."
+            )
         with working_precision(self.dtype):
             params = neutral_parameters(self.reading, 0)
             cells = self.compiled(

@@ -18,6 +18,7 @@ from pp_mlem.uncertainty import SADDLE, information_function
 SAME_OPTIMUM = 1e-6
 SAME_POINT = 1e-3
 RIDGE = 1e-9
+EXAMINED = 12  # optima whose information is computed, the best first
 
 
 def label_optima(values: np.ndarray, status: np.ndarray) -> np.ndarray:
@@ -62,9 +63,11 @@ def describe_optima(
             # the representative: of those at the top, the one whose gradient is smallest
             top = chosen[chosen["objective"] >= chosen["objective"].iloc[0] - 1e-7]
             i = int(top["gradient"].idxmin())
-            vector = problem.space.unconstrain({n: jnp.asarray(params[i][n]) for n in names})
-            _, matrix = information(vector, model.data, held)
-            smallest = _smallest_eigenvalue(np.asarray(matrix, float))
+            smallest = float("nan")
+            if len(rows) < EXAMINED:
+                vector = problem.space.unconstrain({n: jnp.asarray(params[i][n]) for n in names})
+                _, matrix = information(vector, model.data, held)
+                smallest = _smallest_eigenvalue(np.asarray(matrix, float))
             status = str(members.loc[i, "status"])
             note = str(members.loc[i, "note"])
             rows.append(
@@ -108,7 +111,7 @@ def _kind(status: str, smallest: float, gradient: float) -> str:
     if status in (Status.COLLAPSED.label, Status.SPURIOUS.label, Status.BOUNDARY.label):
         return status
     if not np.isfinite(smallest):
-        return "unknown"
+        return "not examined"
     if smallest < -SADDLE:
         return "saddle" if gradient < 1e-5 else "not a maximum yet"
     return "ridge" if smallest < RIDGE else "maximum"

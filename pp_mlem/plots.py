@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pp_mlem.selection import Selection
 
 SCALARS = 30
+PREDICTIVE_CELLS = 4000  # of a data set, evenly spread, that a predictive check draws
 STATUS_COLOURS = {
     "converged": "#2a6f97",
     "boundary": "#7a5195",
@@ -254,7 +255,10 @@ def plot_predictive_check(fit: Fit, draws: int = 40) -> Figure | None:
     sites = [n for n in observed if n in data and data[n].size > 1]
     if not sites:
         return None
-    shown = {n: np.isfinite(np.ravel(data[n]).astype(float)) for n in sites}
+    shown = {}
+    for n in sites:
+        seen = np.flatnonzero(np.isfinite(np.ravel(data[n]).astype(float)))
+        shown[n] = seen[:: -(-len(seen) // PREDICTIVE_CELLS)]
     dt = arviz_base.from_dict(
         {
             "posterior_predictive": {n: np.stack(found[n])[None][..., shown[n]] for n in sites},

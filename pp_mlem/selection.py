@@ -320,6 +320,11 @@ def likelihood_ratio_test(
     (collapsed, spurious) counts as failed and is left out.
     """
     small, large = smaller._model("likelihood_ratio_test"), larger._model("likelihood_ratio_test")
+    if small.observe or large.observe:
+        raise ValueError(
+            "likelihood_ratio_test: labels given by observe= belong to one data set and one number "
+            "of components; fit both models without them."
+        )
     statistic = 2 * (larger.log_likelihood - smaller.log_likelihood)
     method = smaller.method.lower() if smaller.method.lower() in POINT_METHODS else "em"
     null, failed = [], 0
