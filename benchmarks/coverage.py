@@ -97,7 +97,7 @@ def coverage(replicates: int, out: Path | None) -> None:
         clock = time.perf_counter()
         path = None if out is None else out / f"coverage-{name.split(',')[0].replace(' ', '-')}.nc"
         found = experiment(model, truth, replicates, starts=3, out=path)
-        table = found.summary
+        table = found.summary()
         free = table[table["intervals"] > 0]
         low, high = free["coverage"].idxmin()[1], free["coverage"].idxmax()[1]
         print(

@@ -47,7 +47,6 @@ class Experiment:
     results: xr.Dataset
     level: float
 
-    @property
     def summary(self) -> pd.DataFrame:
         """One row per method and scalar: truth, bias and its Monte Carlo error, sd, RMSE, mean
         standard error, coverage of the intervals and its Monte Carlo error, and how many
@@ -100,7 +99,7 @@ class Experiment:
         done = int(np.isfinite(self.results["seconds"].values).all(0).sum())
         return (
             f"{done} data sets, {100 * self.level:g}% intervals\n"
-            + self.summary.to_string(float_format=lambda v: f"{v:.4f}")
+            + self.summary().to_string(float_format=lambda v: f"{v:.4f}")
             + "\n"
             + self.statuses.to_string(float_format=lambda v: f"{v:.3f}")
         )

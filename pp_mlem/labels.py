@@ -178,6 +178,40 @@ def align(
     return params
 
 
+def permute_draws(draws: np.ndarray, group: Group, name: str, order: np.ndarray) -> np.ndarray:
+    """Draws (draws, ...) of a parameter with the components of each in its own order
+    (draws, components)."""
+    for axis in group.axes_of(name):
+        shape = tuple(group.size if a == axis else 1 for a in range(draws.ndim - 1))
+        draws = np.take_along_axis(draws, order.reshape(len(draws), *shape), axis + 1)
+    return draws
+
+
+def order_draws(
+    draws: dict[str, np.ndarray], groups: tuple[Group, ...], name: str
+) -> tuple[dict[str, np.ndarray], float]:
+    """Relabel draws so that a parameter increases over the components (an identifiability
+    constraint); also the share of draws that moved.
+
+    Raises ValueError when no exchangeable components hang on the parameter.
+    """
+    chosen = [g for g in groups if name in g.parameters]
+    if not chosen:
+        known = sorted({p for g in groups for p in g.parameters})
+        raise ValueError(
+            f"order_by: received {name!r}, expected a parameter of exchangeable components: "
+            f"{known or 'there are none'}."
+        )
+    draws = {k: np.asarray(v) for k, v in draws.items()}
+    moved = np.zeros(len(draws[name]), bool)
+    for group in chosen:
+        order = np.argsort(group.features(draws[name], name)[:, :, 0], 1, kind="stable")
+        for p in group.parameters:
+            draws[p] = permute_draws(draws[p], group, p, order)
+        moved |= (order != np.arange(group.size)).any(1)
+    return draws, float(moved.mean())
+
+
 def align_draws(
     draws: dict[str, np.ndarray],
     reference: dict[str, Any],
@@ -217,13 +251,7 @@ def align_draws(
             else:
                 order = np.stack([linear_sum_assignment(c)[1] for c in cost])
             for p, b in features.items():
-                fresh = original[p]
-                for axis in group.axes_of(p):
-                    index = order.reshape(
-                        (n,) + tuple(group.size if a == axis else 1 for a in range(fresh.ndim - 1))
-                    )
-                    fresh = np.take_along_axis(fresh, index, axis + 1)
-                draws[p] = fresh
+                draws[p] = permute_draws(original[p], group, p, order)
                 own = np.take_along_axis(b, order[:, :, None], 1)
                 centre[p], scales[p] = own.mean(0), own.std(0) + 1e-12
             if np.array_equal(order, current):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from conftest import SHARED
 from scipy import stats
@@ -21,6 +22,7 @@ from pp_mlem import (
     fit_mle,
     fit_nuts,
     likelihood_ratio_test,
+    load,
     select,
 )  # fmt: skip
 from pp_mlem.components import component_densities, component_sites
@@ -118,8 +120,6 @@ def test_a_ridge_is_called_one():
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no published data here")
 def test_local_maxima_of_the_survey():
     """McCutcheon's three-class model of the 1982 General Social Survey has several maxima."""
-    import pandas as pd
-
     t = pd.read_csv(SHARED / "data" / "A13_gss82_lca_local_maxima" / "data.csv")
 
     def classes(purpose, accuracy, understanding, cooperation):
@@ -141,6 +141,25 @@ def test_local_maxima_of_the_survey():
     assert fit.log_likelihood == pytest.approx(-2754.545, abs=1e-3)
     distinct = table.loc[table["status"].isin(["converged", "boundary"]), "objective"]
     assert len(distinct) >= 4 and distinct.iloc[-1] < distinct.iloc[0] - 1
+
+
+def test_labels_by_an_ordering_constraint(fits):
+    model = fits["NUTS"].model
+    fit = fit_nuts(model, chains=2, warmup=300, draws=400, order_by="mu")
+    assert np.all(np.diff(fit.draws["mu"], axis=-1) >= 0)
+    np.testing.assert_allclose(fit.params["mu"], fits["NUTS"].params["mu"], atol=0.1)
+    with pytest.raises(ValueError, match="order_by: received 'sigma', expected .*mu"):
+        fit_nuts(model, order_by="sigma")
+
+
+def test_saved_fits_keep_their_optima(fits, tmp_path):
+    fits["MAP"].save(tmp_path / "map.nc")
+    again = load(tmp_path / "map.nc", model=fits["MAP"].model)
+    pd.testing.assert_frame_equal(again.optima, fits["MAP"].optima)
+    assert again.objective_value == fits["MAP"].objective_value
+    fits["LAPLACE"].save(tmp_path / "laplace.nc")
+    again = load(tmp_path / "laplace.nc")
+    assert again.has_draws and again.diagnostics["khat"] == fits["LAPLACE"].diagnostics["khat"]
 
 
 # --- selection ------------------------------------------------------------------------------
@@ -202,7 +221,7 @@ def test_experiment_of_a_normal_mean(tmp_path):
     np.testing.assert_allclose(
         whole.results["estimate"].sel(scalar="mu").values[0], [x.mean() for x in drawn], rtol=1e-7
     )
-    table = whole.summary.loc["em"]
+    table = whole.summary().loc["em"]
     assert table.loc["mu", "coverage"] > 0.85 and table.loc["mu", "sd"] == pytest.approx(
         0.28, rel=0.3
     )
@@ -214,7 +233,7 @@ def test_experiment_of_a_normal_mean(tmp_path):
 def test_experiment_aligns_labels():
     truth = {"w": [0.4, 0.6], "mu": [3.0, -2.0], "sigma": 1.0}  # not in the order of the fits
     found = experiment(Model(mixture, X), truth, replicates=12, starts=2)
-    assert found.summary.loc["em", "bias"].abs().max() < 0.3
+    assert found.summary().loc["em", "bias"].abs().max() < 0.3
 
 
 def test_calibration_of_a_normal():
