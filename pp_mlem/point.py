@@ -20,6 +20,7 @@ from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
 from pp_mlem.precision import check_dtype, quick_jit, working_precision
 from pp_mlem.problem import Problem
+from pp_mlem.program.space import is_half_line
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
 from pp_mlem.spurious import at_boundary, component_report
@@ -34,6 +35,8 @@ POLISH_PARAMETERS = 200
 LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
 QUICK_WORK = 1e5
 HESSIAN_WORK = 2e7
+NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
+EXTREME = 20.0  # unconstrained coordinate of a positive parameter; exp(20) is 5e8
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,35 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
         points, values, slopes, status, steps = _polish(
             model, problem, structure, units, tol, fixed, points, values, slopes, status
         )
+    noisy = _drowned(model, problem, structure, fixed, points, values, units)
+    status = np.where(noisy, Status.NOT_FINITE, status)
     return _judge(
         model, problem, options, fixed, trace, points, values, slopes, status, steps, units,
         clock,
     )  # fmt: skip
+
+
+def _drowned(
+    model: Model,
+    problem: Problem,
+    structure: tuple,
+    fixed: dict,
+    points: np.ndarray,
+    values: np.ndarray,
+    units: float,
+) -> np.ndarray:
+    """Which starts ended where the density is nothing but rounding error: at extreme parameters
+    (degrees of freedom of 1e15, say) a relative step of 1e-9 changes it by more than it should."""
+    where = problem.space.slices()
+    half_lines = [where[s.name] for s in problem.space.sites if is_half_line(s.support)]
+    largest = [points[:, w].max(1, initial=-np.inf) for w in half_lines]
+    extreme = np.isfinite(values) & (np.max([*largest, values * 0 - np.inf], 0) > EXTREME)
+    if not extreme.any():
+        return extreme
+    evaluate = model.compiled(("evaluate", structure), lambda: _evaluator(problem, units))
+    beside = points * (1 + 1e-9 * np.sign(np.random.default_rng(0).standard_normal(points.shape)))
+    moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
+    return extreme & ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
 
 
 def _evaluator(problem: Problem, units: float) -> Callable:
@@ -279,8 +307,8 @@ def _judge(
     stacked = {k: np.stack([p[k] for p in sorted_params]) for k in problem.space.names}
     points = np.array(unconstrain(stacked))
     for i, (point, params) in enumerate(zip(points, sorted_params, strict=True)):
-        note = ""
-        if np.isfinite(values[i]):
+        note = "" if status[i] != Status.NOT_FINITE else NOTHING
+        if np.isfinite(values[i]) and status[i] != Status.NOT_FINITE:
             flag, note = report(point, model.data, fixed)
             if flag is not None:
                 verdict[i] = flag
@@ -298,7 +326,7 @@ def _judge(
     # Among equal optima prefer one that converged.
     close = [i for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
     best = min(close, key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
-    optima = label_optima(values, verdict)
+    optima = label_optima(np.where(verdict == Status.NOT_FINITE, np.nan, values), verdict)
     table = pd.DataFrame(
         {
             "objective": values,

@@ -20,6 +20,8 @@ from pp_mlem.program.trace import draw_from_program
 KINDS = ("mixed", "random", "kmeans++", "prior")
 SUBSET_ROWS = 10_000
 BASE_WIDTH = 0.5
+CENTRE_WIDTH = 1e-3
+NEAR_ZERO = 1e-8
 
 
 def check_init(problem: Problem, init: Any) -> tuple[str, dict[str, np.ndarray]]:
@@ -66,7 +68,11 @@ def _one(
     if kind == "prior":
         vector = _prior_draw(model, problem, fixed, int(rng.integers(2**31)))
     else:
-        width = 0.1 if i == 0 else BASE_WIDTH  # never exactly symmetric: that is a saddle
+        # The first start is near the centre, where linear predictors are about zero whatever the
+        # scale of their covariates; never exactly: symmetry is a saddle, and NumPyro's densities in
+        # logits have no derivative at zero.
+        centre = CENTRE_WIDTH if model.reading.latents else NEAR_ZERO
+        width = centre if i == 0 else BASE_WIDTH
         base = rng.uniform(-1, 1, space.size) * width
         base = _with_values(problem, base, given)
         vector = base

@@ -224,3 +224,36 @@ def test_one_chain():
     model = Model(find_model("normal").program, **find_model("normal").data())
     fit = fit_nuts(model, chains=1, warmup=100, draws=50)
     assert fit.draws["mu"].shape == (1, 50)
+
+
+def test_badly_scaled_covariates_of_a_binomial_regression():
+    """Linear predictors of 1e5 at random starts saturate every probability; NumPyro's density has
+    no derivative in logits at zero."""
+    sm = pytest.importorskip("statsmodels.api")
+    rng = np.random.default_rng(0)
+    X = np.column_stack([np.ones(80), rng.normal(5e4, 2e4, 80), rng.normal(300, 50, 80)])
+    n = np.full(80, 200)
+    y = rng.binomial(n, 1 / (1 + np.exp(-(X @ [1.0, -3e-5, 2e-3]))))
+
+    def program(X, y, n):
+        b = numpyro.sample("b", dist.Normal(0, 50).expand([3]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Binomial(n, logits=X @ b), obs=y)
+
+    fit = fit_em(Model(program, X, y, n))
+    theirs = sm.GLM(np.column_stack([y, n - y]), X, family=sm.families.Binomial()).fit(tol=1e-12)
+    np.testing.assert_allclose(fit.params["b"], theirs.params, rtol=1e-5)
+
+
+def test_rounding_errors_never_win():
+    """At 1e15 degrees of freedom the density of Student's t is noise, sometimes far too high."""
+    x = np.random.default_rng(0).normal(size=400)
+
+    def program(x):
+        nu = numpyro.sample("nu", dist.LogNormal(2, 1))
+        s = numpyro.sample("s", dist.LogNormal(0, 1))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.StudentT(nu, 0.0, s), obs=x)
+
+    fit = fit_em(Model(program, x), init={"nu": 1e15, "s": 1.0}, polish=False, max_iter=1)
+    assert fit.status == "not_finite" and "rounding" in fit.status_note

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+STRAIGHT = 1e-8
+
 
 class NewtonResult(NamedTuple):
     """The last point, its value and gradient, and the number of steps taken."""
@@ -19,7 +21,8 @@ class NewtonResult(NamedTuple):
 
 
 def ascent_direction(gradient: jax.Array, hessian: jax.Array) -> jax.Array:
-    """|H|^-1 g with columns scaled to unit curvature; flat directions are left alone."""
+    """|H|^-1 g with columns scaled to unit curvature; flat directions are left alone,
+    unless the function is straight in all of them."""
     curvature = jnp.abs(jnp.diagonal(hessian))
     scale = jnp.where(curvature > 0, jax.lax.rsqrt(jnp.where(curvature > 0, curvature, 1.0)), 1.0)
     scaled = -hessian * scale[:, None] * scale[None, :]
@@ -29,7 +32,11 @@ def ascent_direction(gradient: jax.Array, hessian: jax.Array) -> jax.Array:
     size = jnp.abs(values)
     limit = 50 * jnp.finfo(gradient.dtype).eps * size.max()
     inverse = jnp.where(size > limit, 1.0 / jnp.where(size > limit, size, 1.0), 0.0)
-    return scale * (vectors @ (inverse * (vectors.T @ (scale * gradient))))
+    newton = scale * (vectors @ (inverse * (vectors.T @ (scale * gradient))))
+    steepest = jnp.abs(gradient).max(initial=0.0)
+    # A slope without curvature (saturated probabilities): follow the gradient.
+    straight = curvature.max(initial=0.0) < STRAIGHT * steepest
+    return jnp.where(straight, gradient / jnp.where(straight, steepest, 1.0), newton)
 
 
 def newton_ascent(

@@ -177,6 +177,13 @@ def is_simplex(support: Any) -> bool:
     return isinstance(support, _SIMPLEX)
 
 
+def is_half_line(support: Any) -> bool:
+    """Whether the values are positive, with no upper bound."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return hasattr(support, "lower_bound") and not hasattr(support, "upper_bound")
+
+
 def describe(support: Any) -> str:
     """A constraint in words."""
     base = support
