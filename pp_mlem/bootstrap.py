@@ -14,7 +14,7 @@ import pandas as pd
 
 from pp_mlem.labels import Group, align
 from pp_mlem.model import Model
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.data import ProgramData
 from pp_mlem.progress import Progress
@@ -186,8 +186,8 @@ def bootstrap_point(
 
         key = ("bootstrap", kind, frozenset(fixed), problem.with_prior)
         in_axes = (0, None, None, None, None)
-        run = model.compiled(key, lambda: jax.jit(jax.vmap(refit, in_axes=in_axes)))
-        draw = model.compiled((*key, "data"), lambda: jax.jit(replicate))
+        run = model.compiled(key, lambda: lean_jit(jax.vmap(refit, in_axes=in_axes)))
+        draw = model.compiled((*key, "data"), lambda: lean_jit(replicate))
         report = model.compiled(("components", frozenset(fixed)), lambda: component_report(problem))
         cells = sum(a.size for a in jax.tree.leaves(model.data)) + 1
         lanes = int(np.clip(LANE_CELLS / cells, 1, min(LANES, replicates)))

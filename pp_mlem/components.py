@@ -12,7 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from pp_mlem.model import Model
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.program.sites import Role
 from pp_mlem.program.trace import Message, is_discrete, unwrap
 
@@ -91,7 +91,7 @@ def component_densities(
             )  # fmt: skip
             return found[where.site]
 
-        logs = np.asarray(jax.jit(run)(values, model.data))
+        logs = np.asarray(lean_jit(run)(values, model.data))
         posterior = model.posterior(params)[where.latent]
     axis = model.reading.latent_dim(where.latent) + site.columns
     moved = np.moveaxis(logs, logs.ndim + axis if axis < 0 else axis, 1)

@@ -21,7 +21,7 @@ from pp_mlem.information import MissingInformation, missing_information_at
 from pp_mlem.labels import Group, alignment, permute
 from pp_mlem.model import Model
 from pp_mlem.optima import describe_optima
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.profile import ProfileInterval, profile_interval
 from pp_mlem.status import Status
@@ -168,7 +168,7 @@ class Fit:
                     draws[name] = np.take(draws[name], order, axis + 2)
         with working_precision(model.dtype):
             space = self.problem().space
-            vector = np.asarray(space.unconstrain({k: jnp.asarray(v) for k, v in params.items()}))
+            vector = np.asarray(space.to_vector(params))
             vectors = self.draw_vectors
             if draws is not None:
                 flat = {k: jnp.asarray(v.reshape(-1, *v.shape[2:])) for k, v in draws.items()}
@@ -742,7 +742,7 @@ def _prior_of(model: Model, params: dict, names: frozenset[str]) -> float:
 
     with working_precision(model.dtype):
         values = {k: jnp.asarray(v) for k, v in params.items()}
-        function = jax.jit(lambda p, d: log_prior(model.reading, p, d, names))
+        function = lean_jit(lambda p, d: log_prior(model.reading, p, d, names))
         return float(function(values, model.data))
 
 
@@ -751,17 +751,16 @@ def _along(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Pointwise log-likelihood (chain, draw, units) and parameters along draws of the vector."""
     with working_precision(model.dtype):
-        pointwise = model.pointwise_function()
 
         def one(vector: jax.Array, data: Any, values: Any) -> Any:
             params = problem.params(vector, values)
-            return pointwise(params, data), params
+            return model.pointwise_values(params, data), params
 
         def many(points: jax.Array, data: Any, values: Any) -> Any:
             return jax.lax.map(lambda v: one(v, data, values), points, batch_size=16)
 
         key = ("along", frozenset(fixed))
-        function = model.compiled(key, lambda: jax.jit(many))
+        function = model.compiled(key, lambda: lean_jit(many))
         chains, draws = vectors.shape[:2]
         flat = jnp.asarray(vectors).reshape(chains * draws, -1)
         values = {k: jnp.asarray(v) for k, v in fixed.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem.model import Model
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.uncertainty import (
     COLUMNS_AT_ONCE,
@@ -95,7 +95,7 @@ def _walk_function(problem: Problem) -> Any:
 
         return jnp.concatenate([vector[None], jax.lax.scan(step, vector, None, length=WALK)[1]])
 
-    return jax.jit(walk)
+    return lean_jit(walk)
 
 
 def missing_information_at(

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pp_mlem.model import Model
-from pp_mlem.precision import quick_jit
+from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.problem import log_prior
 from pp_mlem.program.data import neutral_parameters
 
@@ -89,7 +89,7 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
             [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
         )
 
-    density = jax.jit(density) if data_is_long(model) else quick_jit(density)
+    density = lean_jit(density) if data_is_long(model) else quick_jit(density)
     params = {k: np.asarray(v) for k, v in neutral_parameters(model.reading, 11).items()}
     base = np.asarray(density(params, data))
     found: list[Group] = []

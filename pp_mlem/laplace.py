@@ -19,7 +19,7 @@ from pp_mlem.model import Model
 from pp_mlem.nuts import check_counts, climb
 from pp_mlem.optima import label_optima
 from pp_mlem.point import check_model
-from pp_mlem.precision import quick_jit, working_precision
+from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
@@ -91,7 +91,7 @@ def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tu
     def every(vectors: jax.Array, data: Any, values: Any) -> tuple:
         return jax.lax.map(lambda v: one(v, data, values), vectors)
 
-    function = model.compiled(("laplace", frozenset(held)), lambda: jax.jit(every))
+    function = model.compiled(("laplace", frozenset(held)), lambda: lean_jit(every))
     return tuple(np.asarray(a, float) for a in function(vectors, model.data, held))
 
 

@@ -20,6 +20,7 @@ from pp_mlem.precision import (
     check_dtype,
     finite_or_minus_inf,
     in_model_precision,
+    lean_jit,
     quick_jit,
     working_precision,
 )
@@ -199,7 +200,7 @@ class Model:
         values = self.check_params(params)
         function = self.compiled(
             "log_likelihood",
-            lambda: jax.jit(lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)),
+            lambda: lean_jit(lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)),
         )
         return float(finite_or_minus_inf(np.asarray(function(values, self.data))))
 
@@ -209,7 +210,7 @@ class Model:
         values = self.check_params(params)
         names = frozenset(self.space.names)
         function = self.compiled(
-            "log_prior", lambda: jax.jit(lambda p, d: log_prior(self.reading, p, d, names))
+            "log_prior", lambda: quick_jit(lambda p, d: log_prior(self.reading, p, d, names))
         )
         return float(function(values, self.data))
 
@@ -222,7 +223,8 @@ class Model:
         log p(x_t | x_1, ..., x_{t-1}), shape (steps,): see `units`.
         """
         values = self.check_params(params)
-        return finite_or_minus_inf(np.asarray(self.pointwise_function()(values, self.data)))
+        function = self.compiled("pointwise", lambda: lean_jit(self.pointwise_values))
+        return finite_or_minus_inf(np.asarray(function(values, self.data)))
 
     @property
     def units(self) -> str:
@@ -230,17 +232,13 @@ class Model:
         predictions" of a single sequence."""
         return "one-step-ahead predictions" if self.marginal.sequential else "independent units"
 
-    def pointwise_function(self) -> Callable:
-        """Jitted (params, data) -> (units,)."""
-
-        def pointwise(params: Any, data: ProgramData) -> jax.Array:
-            eta = self.marginal.natural(params, data)
-            if self.marginal.sequential:
-                return self.marginal.step_values(eta, data)
-            tables = self.marginal.unit_values(eta, data)
-            return jnp.concatenate([t.array.ravel() for t in tables])
-
-        return self.compiled("pointwise", lambda: jax.jit(pointwise))
+    def pointwise_values(self, params: Any, data: ProgramData) -> jax.Array:
+        """(units,) of `pointwise_log_likelihood`, as a pure function. Traceable."""
+        eta = self.marginal.natural(params, data)
+        if self.marginal.sequential:
+            return self.marginal.step_values(eta, data)
+        tables = self.marginal.unit_values(eta, data)
+        return jnp.concatenate([t.array.ravel() for t in tables])
 
     # --- latents ----------------------------------------------------------------------------
 
@@ -266,7 +264,7 @@ class Model:
             units = self.marginal.unit_values(eta, data, semiring, weighted=False, extra=extra)
             return sum((t.array.sum() for t in units), jnp.zeros(()))
 
-        return jax.jit(jax.value_and_grad(value))
+        return jax.value_and_grad(value)
 
     @in_model_precision
     def posterior(self, params: Params) -> dict[str, np.ndarray]:
@@ -276,7 +274,7 @@ class Model:
         the data; NaN after the end of a masked sequence.
         """
         values = self.check_params(params)
-        function = self.compiled("posterior", lambda: self._latent_gradient(SUM))
+        function = self.compiled("posterior", lambda: lean_jit(self._latent_gradient(SUM)))
         tables = function(self._zero_tables(), values, self.data)[1]
         return {k: self._outward(k, v) for k, v in tables.items()}
 
@@ -301,7 +299,7 @@ class Model:
         sequence -1.
         """
         values = self.check_params(params)
-        function = self.compiled("decode", lambda: self._latent_gradient(MAX))
+        function = self.compiled("decode", lambda: lean_jit(self._latent_gradient(MAX)))
         tables = function(self._zero_tables(), values, self.data)[1]
         return {k: self._chosen(k, v) for k, v in tables.items()}
 
@@ -327,7 +325,7 @@ class Model:
         def one(key: Any, tables: dict, p: Any, data: ProgramData) -> Any:
             return self._latent_gradient(draw(key))(tables, p, data)[1]
 
-        function = self.compiled("draw", lambda: jax.jit(one))
+        function = self.compiled("draw", lambda: lean_jit(one))
         found = [
             function(key, self._zero_tables(), values, self.data)
             for key in jax.random.split(jax.random.key(seed), draws)
@@ -383,7 +381,7 @@ class Model:
             units = marginal.unit_values(marginal.natural(p, d), d, MAX)
             return sum((t.array.sum() for t in units), jnp.zeros(()))
 
-        function = self.compiled("classification", lambda: jax.jit(value))
+        function = self.compiled("classification", lambda: lean_jit(value))
         return float(function(values, self.data))
 
     @in_model_precision
@@ -499,7 +497,7 @@ class Model:
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         if "unit_weights" not in self._compiled:
-            self._compiled["unit_weights"] = jax.jit(self.marginal.unit_weights)
+            self._compiled["unit_weights"] = lean_jit(self.marginal.unit_weights)
         with working_precision(self.dtype):
             return np.asarray(self._compiled["unit_weights"](self.data))
 

@@ -19,7 +19,7 @@ from numpyro.infer import MCMC, NUTS
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align_draws, exchangeable_groups, order_draws, sort_labels
 from pp_mlem.model import Model
-from pp_mlem.point import LANE_WORK, QUICK_WORK, check_model, work_per_step
+from pp_mlem.point import LANE_WORK, check_model, loop_jit, steady_jit, work_per_step
 from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.sites import Role
@@ -178,12 +178,8 @@ def _first_mass(
     size = point.shape[0]
     function = model.compiled(
         ("slope", frozenset(fixed)),
-        lambda: quick_jit(
-            jax.vmap(jax.grad(problem.log_posterior), in_axes=(0, None, None))
-        ) if work_per_step(model) <= QUICK_WORK else jax.jit(
-            jax.vmap(jax.grad(problem.log_posterior), in_axes=(0, None, None))
-        ),
-    )  # fmt: skip
+        lambda: loop_jit(model)(jax.vmap(jax.grad(problem.log_posterior), in_axes=(0, None, None))),
+    )
     step = DIFFERENCE * jnp.eye(size, dtype=point.dtype)
     group = size if work_per_step(model) <= LANE_WORK else 1
     ahead, behind = (
@@ -212,9 +208,9 @@ def _sampler(
     max_tree_depth: int,
     together: int,
 ) -> Callable:
-    """Jitted (key, starts, inverse mass, data, fixed) -> (draws, statistics), both by chain.
+    """(key, starts, inverse mass, data, fixed) -> (draws, statistics), both by chain.
 
-    The whole run is one compiled function of the data, so that it serves other data too.
+    The whole run is one function of the data, so that once compiled it serves other data too.
     """
     size = problem.space.size
 
@@ -243,7 +239,7 @@ def _sampler(
         extra = mcmc.get_extra_fields(group_by_chain=True)
         return mcmc.get_samples(group_by_chain=True)["vector"], {k: extra[k] for k in FIELDS}
 
-    return jax.jit(run)
+    return run
 
 
 def _sample(
@@ -262,7 +258,10 @@ def _sample(
     dense = problem.space.size <= DENSE_LIMIT
     together = chain_method == "vectorized" and len(starts) > 1
     settings = (warmup, draws, target_accept, max_tree_depth, len(starts) if together else 1)
-    run = model.compiled(("nuts", frozenset(fixed), settings), lambda: _sampler(problem, *settings))
+    run = model.compiled(
+        ("nuts", frozenset(fixed), settings),
+        lambda: steady_jit(model)(_sampler(problem, *settings)),
+    )
     mass = _first_mass(model, problem, fixed, starts[0], dense)
     pieces, extras, first = [], [], 0.0
     for i, key in enumerate(jax.random.split(jax.random.key(seed), 1 if together else len(starts))):
@@ -315,7 +314,7 @@ def _result(
     mean = {k: v.mean((0, 1)) for k, v in shaped.items()}
     clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
     note = diagnostics["story"]
-    vector = np.asarray(problem.space.unconstrain({k: jnp.asarray(v) for k, v in mean.items()}))
+    vector = np.asarray(problem.space.to_vector(mean))
     return Fit(
         model=model,
         method="NUTS",

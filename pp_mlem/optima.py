@@ -65,7 +65,7 @@ def describe_optima(
             i = int(top["gradient"].idxmin())
             smallest = float("nan")
             if len(rows) < EXAMINED:
-                vector = problem.space.unconstrain({n: jnp.asarray(params[i][n]) for n in names})
+                vector = problem.space.to_vector({n: params[i][n] for n in names})
                 _, matrix = information(vector, model.data, held)
                 smallest = _smallest_eigenvalue(np.asarray(matrix, float))
             status = str(members.loc[i, "status"])

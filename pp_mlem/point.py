@@ -18,7 +18,7 @@ from pp_mlem.loop import drive, firm, make_block, rounding
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
-from pp_mlem.precision import check_dtype, quick_jit, working_precision
+from pp_mlem.precision import check_dtype, lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.space import is_half_line
 from pp_mlem.progress import Progress
@@ -34,6 +34,7 @@ SWEEPS = 100  # of the quasi-Newton finish of large problems
 POLISH_PARAMETERS = 200
 LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
 QUICK_WORK = 1e5
+SINGLE_WORK = 1e8  # of a function that runs once
 HESSIAN_WORK = 2e7
 NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
 EXTREME = 20.0  # unconstrained coordinate of a positive parameter; exp(20) is 5e8
@@ -101,6 +102,16 @@ def work_per_step(model: Model) -> float:
     return total
 
 
+def steady_jit(model: Model) -> Callable[..., Any]:
+    """How to compile very many sweeps over the data."""
+    return jax.jit if model.reading.scans and work_per_step(model) > LANE_WORK else lean_jit
+
+
+def loop_jit(model: Model, lanes: int = 1) -> Callable[..., Any]:
+    """How to compile some sweeps over the data, for so many lanes at a time."""
+    return quick_jit if work_per_step(model) * lanes <= QUICK_WORK else steady_jit(model)
+
+
 def is_large(model: Model, size: int) -> bool:
     """Whether a Hessian costs so much that the finish is a quasi-Newton method."""
     return work_per_step(model) * size > HESSIAN_WORK
@@ -135,7 +146,7 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
     quick = work * starts <= QUICK_WORK
     algorithm = make(problem, units, handover, SPARE if quick else 0 if large else 2 * size)
-    compiler = quick_jit if quick else jax.jit
+    compiler = loop_jit(model, starts)
     structure = (
         compiler,
         *key,
@@ -168,7 +179,7 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     status = np.array(lanes.status)
     last = (status == Status.MAX_ITER) | (status == Status.INTERRUPTED)
     if last.any():  # the vector after the last M-step has not been evaluated yet
-        evaluate = model.compiled(("evaluate", structure), lambda: _evaluator(problem, units))
+        evaluate = _evaluator(model, problem, structure, units)
         new_values, new_slopes = (
             np.asarray(a) for a in evaluate(jnp.asarray(lanes.vector), model.data, fixed)
         )
@@ -206,18 +217,23 @@ def _drowned(
     extreme = np.isfinite(values) & (np.max([*largest, values * 0 - np.inf], 0) > EXTREME)
     if not extreme.any():
         return extreme
-    evaluate = model.compiled(("evaluate", structure), lambda: _evaluator(problem, units))
+    evaluate = _evaluator(model, problem, structure, units)
     beside = points * (1 + 1e-9 * np.sign(np.random.default_rng(0).standard_normal(points.shape)))
     moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
     return extreme & ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
 
 
-def _evaluator(problem: Problem, units: float) -> Callable:
+def _evaluator(model: Model, problem: Problem, structure: tuple, units: float) -> Callable:
+    """Compiled (vectors, data, fixed) -> objective and largest gradient entry at each."""
+
     def evaluate(vector: jax.Array, data: Any, fixed: Any) -> tuple[jax.Array, jax.Array]:
         value, gradient = jax.value_and_grad(problem.objective)(vector, data, fixed)
         return value, jnp.abs(gradient).max(initial=0.0) / units
 
-    return jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))
+    compiler = quick_jit if work_per_step(model) <= SINGLE_WORK else lean_jit
+    return model.compiled(
+        ("evaluate", structure), lambda: compiler(jax.vmap(evaluate, in_axes=(0, None, None)))
+    )
 
 
 def _polish(

@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.uncertainty import flatten, scalar_names
 
@@ -123,7 +123,7 @@ def profile_interval(
                 solve = constrained_maximum(problem, lambda scalars: scalars[which])
                 return solve(start, wanted, scale, data, held)
 
-            return jax.jit(at)
+            return lean_jit(at)
 
         solve = model.compiled(key, make)
         seen: dict[float, float] = {estimate: best}

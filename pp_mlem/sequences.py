@@ -13,6 +13,7 @@ from scipy import stats
 from pp_mlem.partition.chain import Chain
 from pp_mlem.partition.recursions import filtered as filter_chain
 from pp_mlem.partition.recursions import smooth
+from pp_mlem.precision import lean_jit
 from pp_mlem.program.factors import log_table
 from pp_mlem.program.scans import before, later
 from pp_mlem.program.trace import Message, is_discrete, unwrap
@@ -50,7 +51,7 @@ def _along(model: Model, chain: Chain, values: Values, recursion: Any) -> Any:
         return found, shape
 
     key = ("along", chain.states, recursion.__name__)
-    function = model.compiled(key, lambda: jax.jit(lambda p, d: run(p, d)[0]))
+    function = model.compiled(key, lambda: lean_jit(lambda p, d: run(p, d)[0]))
     shape: tuple[int, ...] = ()
 
     def sizes(params: Values, data: Any) -> Any:

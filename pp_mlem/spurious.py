@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.precision import quick_jit
+from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.problem import Problem, at_one_value
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
@@ -68,7 +68,7 @@ def component_report(problem: Problem) -> Callable:
 
     long = max((s.length for s in reading.scans.values()), default=0) > 20_000
 
-    @(jax.jit if long else quick_jit)
+    @(lean_jit if long else quick_jit)
     def measure(vector: jax.Array, data: Any, fixed: Any) -> Any:
         params = problem.params(vector, fixed)
         _, statistics = problem.expectation(vector, data, fixed)

@@ -46,7 +46,7 @@ def starting_vectors(
     """Unconstrained starting points (starts, size); the same seed gives the same points."""
     kind, given = check_init(problem, init)
     if given and set(given) == set(problem.space.names):
-        vector = problem.space.unconstrain({k: jnp.asarray(v) for k, v in given.items()})
+        vector = problem.space.to_vector(given)
         return jnp.broadcast_to(vector, (starts, vector.shape[0]))
     rng = np.random.default_rng(seed)
     rows = [_one(model, problem, fixed, kind, given, i, rng) for i in range(starts)]
@@ -86,8 +86,7 @@ def _one(
 def _with_values(problem: Problem, vector: jax.Array, given: Mapping[str, Any]) -> jax.Array:
     if not given:
         return vector
-    params = {**problem.space.constrain(vector), **{k: jnp.asarray(v) for k, v in given.items()}}
-    return problem.space.unconstrain(params)
+    return problem.space.to_vector({**problem.space.to_params(jnp.asarray(vector)), **given})
 
 
 def _prior_draw(
@@ -95,7 +94,7 @@ def _prior_draw(
 ) -> jax.Array:
     """A draw from the prior; parameters without a proper prior start near the centre."""
     rng = np.random.default_rng(seed)
-    centre = problem.space.constrain(jnp.asarray(rng.uniform(-2, 2, problem.space.size)))
+    centre = problem.space.to_params(jnp.asarray(rng.uniform(-2, 2, problem.space.size)))
     flat = {
         s.name: centre[s.name]
         for s in model.reading.with_role(Role.PARAMETER)
@@ -103,7 +102,7 @@ def _prior_draw(
     }
     drawn = draw_from_program(model.arguments, {**fixed, **flat}, jax.random.key(seed))
     params = {**flat, **{k: v for k, v in drawn.items() if k in problem.space.names}}
-    return problem.space.unconstrain(params)
+    return problem.space.to_vector(params)
 
 
 def _from_assignment(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.fit import Fit
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.profile import constrained_maximum, scalar_index
 from pp_mlem.program.space import ParameterSpace, is_simplex
 
@@ -84,7 +84,7 @@ def surface(
             stacked = {
                 n: jnp.asarray(np.stack([settings[k][n] for k in inside])) for n in space.names
             }
-            starts = jax.jit(jax.vmap(space.unconstrain))(stacked)
+            starts = lean_jit(jax.vmap(space.unconstrain))(stacked)
             wanted = jnp.asarray([cells[k] for k in inside])
             scale = jnp.asarray([np.ptp(over_a), np.ptp(over_b)]) / 8
             key = ("surface", kind, i, j, frozenset(held), problem.with_prior)
@@ -103,7 +103,7 @@ def surface(
                         batch_size=BATCH,
                     )  # fmt: skip
 
-                return jax.jit(every)
+                return lean_jit(every)
 
             function = model.compiled(key, make)
             values[inside] = np.asarray(function(starts, wanted, scale, model.data, held))

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from pp_mlem.model import Model
-from pp_mlem.precision import quick_jit, working_precision
+from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.spurious import boundary_edge, boundary_mask
@@ -168,7 +168,7 @@ def natural_scale(model: Model, problem: Problem, vector: Any) -> tuple[dict, np
 def light_jit(function: Any, model: Model, size: int) -> Any:
     """jit with little optimisation where compiling would outlast the derivatives of small data."""
     cells = sum(int(np.size(a)) for a in jax.tree.leaves(model.data))
-    return quick_jit(function) if cells * size**2 <= LIGHT else jax.jit(function)
+    return quick_jit(function) if cells * size**2 <= LIGHT else lean_jit(function)
 
 
 def information_function(model: Model, problem: Problem) -> Any:
@@ -200,7 +200,7 @@ def scores_function(problem: Problem) -> Any:
 
         return jax.lax.map(column, jnp.eye(vector.shape[0], dtype=vector.dtype)).T
 
-    return jax.jit(scores)
+    return lean_jit(scores)
 
 
 def invert_information(

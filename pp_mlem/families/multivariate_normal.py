@@ -119,12 +119,12 @@ class MultivariateNormal(Family):
                 jnp.diagonal(factor, axis1=1, axis2=2).min(1)[:, None, None] ** 2 > eps * spread
             )
             covariance = jnp.where(sound, covariance, covariance + ridge)
-            factor = jnp.where(sound, factor, jnp.linalg.cholesky(covariance + ridge))
             if matrix == "covariance_matrix":
                 new = covariance
             elif matrix == "scale_tril":
-                new = factor
+                new = jnp.linalg.cholesky(covariance)
             else:
+                factor = jnp.linalg.cholesky(covariance)
                 eye = jnp.broadcast_to(jnp.eye(d, dtype=factor.dtype), factor.shape)
                 inverse = jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
                 new = jnp.swapaxes(inverse, 1, 2) @ inverse

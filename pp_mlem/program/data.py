@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.families import Family
-from pp_mlem.precision import quick_jit
+from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.program.bindings import iota_parameters, site_arguments
 from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.reading import Reading
@@ -64,6 +64,14 @@ class ProgramData:
         return {name: d.shift for name, d in self.sites.items()}
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Argument:
+    """Stands for an observed value that is an array argument itself, so that no copy is made."""
+
+    position: int = field(metadata={"static": True})
+
+
 def to_layout(factor: Factor, value: np.ndarray, event_dim: int) -> np.ndarray:
     """(*plates, *columns, *event) to (*event, *columns, rows)."""
     batch = tuple(size for _, size, _ in factor.layout)
@@ -111,16 +119,16 @@ def base_measure(family: Family, x: Any, mask: Any, known: Any) -> Any:
     return base.sum(tuple(range(base.ndim - 1)))
 
 
-def _check_support(name: str, kind: str, support: Any, value: np.ndarray, missing: Any) -> None:
+def _check_support(name: str, kind: str, support: Any, value: Any, missing: Any) -> None:
     filled = np.where(missing, 0, value) if missing.any() else value
-    inside = np.asarray(jax.jit(support.check)(jnp.asarray(filled)))
+    inside = np.asarray(quick_jit(support.check)(jnp.asarray(filled)))
     event = support.event_dim
     hidden = missing.all(tuple(range(missing.ndim - event, missing.ndim))) if event else missing
     inside = inside | hidden
     if np.all(inside):
         return
     where = tuple(int(i) for i in np.argwhere(~inside)[0][inside.ndim - hidden.ndim :])
-    bad = value[where]
+    bad = np.asarray(value)[where]
     raise ValueError(
         f"observed site '{name}': the value {bad} at index {where} is outside the support of "
         f"{kind} ({describe(support)}). Correct the data, or choose a distribution whose support "
@@ -204,13 +212,24 @@ def prepare_data(
     names = frozenset(by_site) | observed
 
     def run(values: dict[str, Any], given: tuple) -> dict[str, Any]:
-        return reading.run(values, given, extract, reading.zeros(), wanted=names, wide=True)
+        def without_copies(m: Message) -> dict[str, Any]:
+            found = extract(m)
+            for i, array in enumerate(given):
+                if found.get("value") is array:
+                    found["value"] = Argument(i)
+            return found
+
+        return reading.run(values, given, without_copies, reading.zeros(), wanted=names, wide=True)
 
     run = quick_jit(run) if reading.arguments.traced else run
     by_name = run(params, dynamic)
     raw: dict[str, Any] = {
         k: {n: found[k] for n, found in by_name.items() if k in found}
         for k in ("value", "mask", "scale", "known", "support")
+    }
+    raw["value"] = {
+        name: dynamic[value.position] if isinstance(value, Argument) else value
+        for name, value in raw["value"].items()
     }
     # A support that moves with the parameters cannot be checked against the data.
     shifted = run({k: np.asarray(v) + 0.37 for k, v in params.items()}, dynamic)
@@ -260,7 +279,7 @@ def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
     """Parameter values inside their supports, for probing."""
     space = reading.space
     rng = np.random.default_rng(seed)
-    return quick_jit(space.constrain)(jnp.asarray(rng.uniform(-1, 1, space.size)))
+    return space.to_params(jnp.asarray(rng.uniform(-1, 1, space.size)))
 
 
 def gathered_pairs(reading: Reading, factors: tuple[Factor, ...]) -> dict[tuple[str, str], tuple]:
@@ -316,7 +335,7 @@ def gather_maps(
             )
             return found[factor.site]
 
-        density = jax.jit(density)
+        density = lean_jit(density)
         baseline = np.asarray(density(jnp.zeros(shape, int)))
         row_axis = baseline.ndim + host.dims[pair[0]]
         others = tuple(i for i in range(baseline.ndim) if i != row_axis)
@@ -368,7 +387,7 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
             )
     support, fixed = raw["support"][name]
     if fixed:
-        _check_support(name, type(bare.fn).__name__, support, host, missing)
+        _check_support(name, type(bare.fn).__name__, support, raw["value"][name], missing)
     if factor.family is None:
         return None
     keep = ~missing

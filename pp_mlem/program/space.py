@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from pp_mlem.precision import quick_jit
 from pp_mlem.program.sites import Site
 
 _SIMPLEX = type(constraints.simplex)
@@ -97,6 +99,17 @@ class ParameterSpace:
         ]
         return jnp.concatenate(parts) if parts else jnp.zeros((0,))
 
+    @cached_property
+    def to_params(self) -> Callable[[Any], dict[str, jax.Array]]:
+        """`constrain`, compiled: for use outside of compiled functions."""
+        return quick_jit(self.constrain)
+
+    @cached_property
+    def to_vector(self) -> Callable[[Mapping[str, Any]], jax.Array]:
+        """`unconstrain`, compiled: for use outside of compiled functions."""
+        compiled = quick_jit(self.unconstrain)
+        return lambda params: compiled({n: jnp.asarray(params[n]) for n in self.names})
+
     def log_abs_det_jacobian(self, vector: jax.Array) -> jax.Array:
         """log |d constrained / d unconstrained|, summed over parameters."""
         shapes, where = self.free_shapes(), self.slices()
@@ -146,9 +159,8 @@ class ParameterSpace:
                     f"{argument}: '{s.name}' received NaN or infinite values, expected finite "
                     f"values in its support ({describe(s.support)})."
                 )
-            if not np.all(np.asarray(s.support.check(jnp.asarray(value)))) and not _near(
-                s.support, value
-            ):
+            on_host = jax.tree.map(np.asarray, s.support)  # nothing is compiled for it
+            if not np.all(np.asarray(on_host.check(value))) and not _near(s.support, value):
                 raise ValueError(
                     f"{argument}: '{s.name}' received {np.array2string(value, threshold=8)}, "
                     f"which is outside its support ({describe(s.support)})."
