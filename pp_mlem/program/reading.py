@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -86,7 +87,7 @@ class Reading:
     def observed(self) -> tuple[Site, ...]:
         return self.with_role(Role.OBSERVED)
 
-    @property
+    @cached_property
     def space(self) -> ParameterSpace:
         return ParameterSpace(self.with_role(Role.PARAMETER))
 
@@ -494,14 +495,14 @@ def _dependencies(
     the step, whether they do so by "data" or by the step's number alone ("count"); and whether
     any site uses what a scan returns."""
     values = {
-        n: jnp.zeros(jnp.shape(m.value), m.value.dtype)
+        n: np.zeros(jnp.shape(m.value), m.value.dtype)
         for n, m in messages.items()
         if not m.observed
     }
     states = [n for scan in scans.values() for n in scan.latents]
     values |= {before(n): values[n] for n in states} | {_over_steps(n): values[n] for n in states}
     if scans:
-        values |= {STEP: jnp.zeros((), int), END: jnp.zeros((), int)}
+        values |= {STEP: np.zeros((), int), END: np.zeros((), int)}
 
     def parts(**given: Any) -> dict[str, dict[str, Any]]:
         remaining = iter(scans.values())

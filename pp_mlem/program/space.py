@@ -74,7 +74,8 @@ class ParameterSpace:
         return found
 
     def without(self, names: frozenset[str]) -> ParameterSpace:
-        return ParameterSpace(tuple(s for s in self.sites if s.name not in names))
+        kept = tuple(s for s in self.sites if s.name not in names)
+        return ParameterSpace(kept) if len(kept) < len(self.sites) else self
 
     def only(self, names: frozenset[str]) -> ParameterSpace:
         return ParameterSpace(tuple(s for s in self.sites if s.name in names))

@@ -121,7 +121,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
     """None when the enumerated tables equal plain runs at random latents, else the site."""
     thin = _thinned(reading, dynamic)
     plain = tuple(replace(f, kind="table") for f in factors if f.latents)
-    params = neutral_parameters(thin, 3)
+    params = neutral_parameters(reading, 3)
     if not plain:
         return None
     maps = gather_maps(thin, factors, dynamic)
