@@ -1,7 +1,7 @@
 """Hidden Markov models: pp_mlem, through its NumPyro program, against hmmlearn, dynamax (where it
 is installed) and NumPyro's own enumeration. Float64, same data, start and number of iterations.
 
-Run: python benchmarks/hmm.py [iteration] [starts] [gradient] [nuts] [long]
+Run: python benchmarks/hmm.py [iteration] [starts] [gradient] [nuts] [cold] [long]
 """
 
 from __future__ import annotations
@@ -298,6 +298,26 @@ def nuts(T=2_000, K=3, warmup=500, draws=1_000):
         )
 
 
+def cold():
+    """Reading and the first fit against a second one, at several lengths."""
+    fit_em(Model(hmm, draw(500, 2)[0], 2), starts=2, progress=False)  # what a process pays once
+    for T in (1_000, 10_000, 100_000):
+        x, _ = draw(T, 3)
+        times = [time.perf_counter()]
+        model = Model(hmm, x, 3)
+        times.append(time.perf_counter())
+        options = dict(starts=2, tol=1e-3, polish=False, progress=False)
+        for _ in range(2):
+            fit_em(model, **options)
+            times.append(time.perf_counter())
+        read, first, again = np.diff(times)
+        print(
+            f"T={T:,} K=3: Model {read:.1f} s, fit_em {first:.1f} s of which compilation "
+            f"{first - again:.1f} s (asked 3)",
+            flush=True,
+        )
+
+
 def long(T=1_000_000, K=8):
     import resource
 
@@ -319,7 +339,7 @@ def long(T=1_000_000, K=8):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", default=[])
-    what = parser.parse_args().what or ["iteration", "starts", "gradient", "nuts", "long"]
+    what = parser.parse_args().what or ["iteration", "starts", "gradient", "nuts", "cold", "long"]
     if "iteration" in what:
         iteration(10_000, 4, 1.5, dynamax_floor=3.0)
         iteration(100_000, 4, 2.0)
@@ -331,5 +351,7 @@ if __name__ == "__main__":
         gradient(1_000, 32, 20.0)
     if "nuts" in what:
         nuts()
+    if "cold" in what:
+        cold()
     if "long" in what:
         long()

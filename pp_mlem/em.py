@@ -122,18 +122,14 @@ class EM:
         zero = jnp.zeros_like(start)
         carry = (zero, zero, zero, zero, jnp.ones((), start.dtype))
         carry, (values, slopes, points) = jax.lax.scan(visit, carry, jnp.arange(3))
-        _, second, _, after_leap, _ = carry
-        # the length is that of step 1; recompute it for the bookkeeping
-        r = carry[0] - start
-        v = (second - carry[0]) - r
-        raw = jnp.sqrt(jnp.sum(r**2) / jnp.maximum(jnp.sum(v**2), jnp.finfo(v.dtype).tiny))
+        _, second, _, after_leap, length = carry
         noise = rounding(values[1], self.units)
         leap_good = (
             jnp.isfinite(values[2]) & (values[2] >= values[1]) & jnp.all(jnp.isfinite(after_leap))
         )
         longest = jnp.where(
             leap_good,
-            jnp.where(raw >= longest, longest * 4, longest),
+            jnp.where(length >= longest, longest * 4, longest),
             jnp.maximum(longest / 4, 1.0),
         )
         longest = jnp.maximum(longest, 1.0)

@@ -372,9 +372,10 @@ def _diagnose(
     }
     several = stacked.shape[0] > 1
     found["r_hat"] = each(rhat) if several else dict.fromkeys(names, float("nan"))
-    values = np.array(list(found["r_hat"].values()))
-    found["max_r_hat"] = float(np.nanmax(values)) if np.isfinite(values).any() else float("nan")
-    found["min_ess"] = float(np.nanmin(list(found["ess_bulk"].values())))
+    for name, of, worst in (("max_r_hat", "r_hat", np.max), ("min_ess", "ess_bulk", np.min)):
+        values = np.array(list(found[of].values()))
+        known = values[~np.isnan(values)]
+        found[name] = float(worst(known)) if known.size else float("nan")
     parts = [
         f"R-hat up to {found['max_r_hat']:.3f}",
         f"ESS at least {found['min_ess']:.0f}",
