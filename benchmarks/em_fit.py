@@ -2,8 +2,9 @@
 
 Two comparisons, since the two stop by different rules. "Loose": scikit-learn's own tolerance
 (log-likelihood per row rises by less than 1e-3) against a gradient per observation below 5e-3,
-without a finish: the loosest with which fit_em does not end lower than scikit-learn. "Exact": both go on until the log-likelihood is within about 1e-2 of its
-maximum. fit_em is timed cold (reading and compilation included) and warm.
+without a finish: the loosest with which fit_em does not end lower than scikit-learn. "Exact": both
+go on until the log-likelihood is within about 1e-2 of its maximum. fit_em is timed cold (reading and
+compilation included) and warm.
 
 Run: python benchmarks/em_fit.py [loose] [exact]
 """

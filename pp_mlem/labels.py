@@ -90,7 +90,7 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
             [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
         )
 
-    density = lean_jit(density) if data_is_long(model) else quick_jit(density)
+    density = lean_jit(density) if model.reading.is_long else quick_jit(density)
     params = {k: np.asarray(v) for k, v in neutral_parameters(model.reading, 11).items()}
     base = np.asarray(density(params, data))
     found: list[Group] = []
@@ -121,12 +121,6 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
                 found.append(Group(latent.name, latent.size, subset, same_prior))
                 kept.append(frozenset(subset))
     return tuple(found)
-
-
-def data_is_long(model: Model) -> bool:
-    """Whether a density is worth compiling well: no rows were taken out, and there are many."""
-    steps = max((s.length for s in model.reading.scans.values()), default=0)
-    return steps > 20_000
 
 
 def sort_labels(params: dict[str, Any], groups: tuple[Group, ...]) -> dict[str, Any]:

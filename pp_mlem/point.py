@@ -144,13 +144,12 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     large = is_large(model, size)
     handover = (max(HANDOVER_GAIN, 1e-5 * units) if large else HANDOVER_GAIN) if polish else -np.inf
     tol = options.tol if model.dtype == np.float64 else max(options.tol, 1e-5)
-    quick = work * starts <= QUICK_WORK
-    algorithm = make(problem, units, handover, SPARE if quick else 0 if large else 2 * size)
     compiler = loop_jit(model, starts)
+    quick = compiler is quick_jit
+    algorithm = make(problem, units, handover, SPARE if quick else 0 if large else 2 * size)
     structure = (
         compiler,
         *key,
-        quick,
         frozenset(fixed),
         options.objective,
         polish,

@@ -66,9 +66,7 @@ def component_report(problem: Problem) -> Callable:
     laws = [f for f in problem.marginal.factors if f.law_of]
     sites = frozenset(f.site for f, _, _ in scaled)
 
-    long = max((s.length for s in reading.scans.values()), default=0) > 20_000
-
-    @(lean_jit if long else quick_jit)
+    @(lean_jit if reading.is_long else quick_jit)
     def measure(vector: jax.Array, data: Any, fixed: Any) -> Any:
         params = problem.params(vector, fixed)
         _, statistics = problem.expectation(vector, data, fixed)

@@ -56,6 +56,7 @@ _CONCRETE_ERRORS = (
 )
 THIN_ROWS = 2000
 TABLE_LIMIT = 2**28
+LONG_SCAN = 20_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Reading:
     @cached_property
     def space(self) -> ParameterSpace:
         return ParameterSpace(self.with_role(Role.PARAMETER))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a scan has so many steps that even a single sweep is worth compiling well."""
+        return any(s.length > LONG_SCAN for s in self.scans.values())
 
     @property
     def slots(self) -> tuple[Site, ...]:
