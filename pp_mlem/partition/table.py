@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,15 @@ def log_sum_exp(array: jax.Array, axis: int) -> jax.Array:
     )
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def maximum(array: jax.Array, axis: int) -> jax.Array:
-    """The max-product counterpart of `log_sum_exp`, for decoding."""
+    """The max-product counterpart of `log_sum_exp`, for decoding; its derivative marks one best
+    entry, the first, so that latents which tie are decoded to one joint configuration."""
     return array.max(axis)
+
+
+@maximum.defjvp
+def _maximum_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (array,), (change,) = primals, tangents
+    one = jax.nn.one_hot(array.argmax(axis), array.shape[axis], axis=axis, dtype=array.dtype)
+    return array.max(axis), (one * change).sum(axis)

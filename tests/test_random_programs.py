@@ -1,0 +1,74 @@
+"""Random programs against brute force: right, or refused with a reason; never wrong, never raw.
+
+`python tests/fuzz/run.py KIND FIRST LAST` runs programs by seed; a failure here prints the program
+as a text that can be run.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+
+import programs
+from check import check
+
+
+def run(make, examples: int, part: int, thorough_every: int = 10) -> list:
+    """Outcomes of `examples` programs that hypothesis makes."""
+    outcomes = []
+
+    @seed(part)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def one(data):
+        program = make(lambda n: data.draw(st.integers(0, n - 1)) if n > 1 else 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcomes.append(check(program, thorough=len(outcomes) % thorough_every == 0))
+
+    one()
+    return outcomes
+
+
+def report(outcomes: list, refusals: float) -> None:
+    """Print K of N; fail on what is wrong or raw, and on more than this share of refusals."""
+    tried = [o for o in outcomes if o.status != "skipped"]
+    counts = collections.Counter(o.status for o in tried)
+    reasons = collections.Counter(o.detail[:80] for o in tried if o.status == "refused")
+    total = len(tried)
+    print(f"{counts['right']} of {total} right, {counts['refused']} refused {dict(reasons)}")
+    bad = [o for o in tried if o.status in ("wrong", "raw")]
+    assert not bad, f"{len(bad)} of {total}\n" + "\n".join(str(o) for o in bad[:5])
+    refused = [o for o in tried if o.status == "refused" and not o.program.refusable]
+    assert len(refused) <= refusals * total, "\n".join(str(o) for o in refused[:5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_any_program(part):
+    report(run(programs.any_program, 125, part), refusals=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(2))
+def test_missing_cells_gathers_masks_and_labels(part):
+    report(run(programs.holes_and_gathers, 50, 100 + part), refusals=0.05)
+
+
+@pytest.mark.slow
+def test_dependence_across_units_is_exact_or_refused():
+    report(run(programs.across_units, 40, 200), refusals=0.0)
