@@ -11,10 +11,10 @@ import brute_force
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pp_mlem
 from brute_force import Enumeration, TooLarge
 from programs import Program
 
+import pp_mlem
 from pp_mlem import Model
 from pp_mlem.partition.semiring import MAX, SUM
 from pp_mlem.precision import quick_jit, working_precision
@@ -92,9 +92,7 @@ def _evaluate(model: Model, program: Program) -> dict[str, Any]:
         }
 
 
-def _faults(
-    model: Model, program: Program, truth: Enumeration, found: dict[str, Any]
-) -> list[str]:
+def _faults(model: Model, program: Program, truth: Enumeration, found: dict[str, Any]) -> list[str]:
     faults = []
     solution = truth.solve(program.params)
     scale = 1e-8 * max(1.0, abs(solution.log_z))

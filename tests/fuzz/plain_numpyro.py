@@ -79,9 +79,7 @@ def _simple(formula: Callable[..., np.ndarray]) -> Callable[..., Distribution]:
     def make(*args: Any, **kwargs: Any) -> Distribution:
         args = tuple(np.asarray(a, float) for a in args)
         kwargs = {k: np.asarray(a, float) for k, a in kwargs.items()}
-        return Distribution(
-            lambda x: formula(x, *args, **kwargs), _batch(*args, *kwargs.values())
-        )
+        return Distribution(lambda x: formula(x, *args, **kwargs), _batch(*args, *kwargs.values()))
 
     return make
 
