@@ -23,6 +23,7 @@ from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
+from pp_mlem.summary import attempt, summarise, told
 from pp_mlem.uncertainty import scalar_names
 
 STEPS = 100
@@ -72,12 +73,13 @@ def fit_laplace(
         vectors = climb(
             model, problem, held, starting_vectors(model, problem, held, starts, seed, init)
         )
-        points, values, slopes, hessians = _modes(model, problem, held, vectors)
-        return _result(model, problem, held, points, values, slopes, hessians, draws, seed, clock)
+        modes, stopped = _modes(model, problem, held, vectors)
+        return _result(model, problem, held, *modes, draws, seed, clock, stopped)
 
 
-def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tuple:
-    """Newton's method on the log posterior from every start; also minus the Hessian there."""
+def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tuple[tuple, str]:
+    """Newton's method on the log posterior from every start; also minus the Hessian there. Ctrl-C
+    keeps the finished starts, and says how many."""
     units = max(float(model.n_observations), 1.0)
 
     def one(vector: jax.Array, data: Any, values: Any) -> tuple:
@@ -88,11 +90,18 @@ def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tu
         slope = jnp.abs(found.gradient).max() / units
         return found.point, found.value, slope, -jax.hessian(density)(found.point)
 
-    def every(vectors: jax.Array, data: Any, values: Any) -> tuple:
-        return jax.lax.map(lambda v: one(v, data, values), vectors)
-
-    function = model.compiled(("laplace", frozenset(held)), lambda: lean_jit(every))
-    return tuple(np.asarray(a, float) for a in function(vectors, model.data, held))
+    function = model.compiled(("laplace", frozenset(held)), lambda: lean_jit(one))
+    found: list[tuple] = []
+    stopped = ""
+    try:
+        for vector in np.asarray(vectors):
+            ended = function(jnp.asarray(vector), model.data, held)
+            found.append(tuple(np.asarray(a, float) for a in ended))
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        stopped = f"stopped by the user after {len(found)} of {len(vectors)} starts"
+    return tuple(np.stack(a) for a in zip(*found, strict=True)), stopped
 
 
 def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
@@ -115,6 +124,7 @@ def _result(
     draws: int,
     seed: int,
     clock: float,
+    stopped: str,
 ) -> Fit:
     safe = np.where(np.isfinite(values), values, -np.inf)
     best = int(np.argmax(safe))
@@ -140,15 +150,20 @@ def _result(
     flat = jax.device_get(constrain(jnp.asarray(vectors), held))
     mode = {k: np.asarray(v) for k, v in problem.params(jnp.asarray(points[best]), held).items()}
     reference = sort_labels(mode, groups)
-    aligned, _ = align_draws(flat, reference, groups)
+    lost: dict[str, str] = {}
+    aligned, _ = attempt(
+        lambda: align_draws(flat, reference, groups), (flat, 0.0), lost, "alignment of labels"
+    )
     unconstrain = model.compiled(
         ("unconstrain", frozenset(held)), lambda: quick_jit(jax.vmap(problem.space.unconstrain))
     )
     moved = np.asarray(unconstrain({k: aligned[k] for k in problem.space.names}))
     shaped = {k: np.asarray(v)[None] for k, v in aligned.items()}
-    mean = {k: v.mean((0, 1)) for k, v in shaped.items()}
+    mean, _, likelihood, prior = summarise(model, problem, aligned, lost)
     effective = float(np.exp(-np.logaddexp.reduce(2 * weights)))
     story = f"Pareto k {khat:.2f}, {effective:.0f} effective of {draws} draws"
+    if lost:
+        story += f", {told(lost)}"
     at_mode = bool(slopes[best] <= TOLERANCE) and curved
     status = Status.CONVERGED.label if at_mode and khat < GOOD_K else "poor approximation"
     note = story
@@ -157,6 +172,9 @@ def _result(
         note = "no mode with positive curvature was reached; " + story
     elif khat >= GOOD_K:
         note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
+    if stopped:
+        status, note = Status.INTERRUPTED.label, f"{stopped}; {note}"
+        story = f"{stopped}; {story}"
     table = pd.DataFrame(
         {
             "objective": values,
@@ -175,8 +193,8 @@ def _result(
         fixed={k: np.asarray(v) for k, v in held.items()},
         params={n: mean[n] for n in model.space.names},
         vector=points[best],
-        log_likelihood=model.log_likelihood(mean),
-        log_prior=model.log_prior(mean),
+        log_likelihood=likelihood,
+        log_prior=prior,
         slope=float(slopes[best]),
         status=status,
         status_note=note,
@@ -199,5 +217,7 @@ def _result(
             "log_evidence": log_evidence,
             "mode": {k: np.asarray(v).tolist() for k, v in reference.items()},
             "story": story,
-        },
+        }
+        | ({"interrupted": stopped} if stopped else {})
+        | ({"lost": lost} if lost else {}),
     )

@@ -10,22 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
 import pandas as pd
 from arviz_stats import ess, rhat
-from numpyro.infer import MCMC, NUTS
 
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align_draws, exchangeable_groups, order_draws, sort_labels
 from pp_mlem.model import Model
-from pp_mlem.point import LANE_WORK, check_model, loop_jit, steady_jit, work_per_step
+from pp_mlem.point import LANE_WORK, check_model, loop_jit, work_per_step
 from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.sites import Role
 from pp_mlem.progress import Progress
+from pp_mlem.sampler import Sample, Settings, run_sampler
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
+from pp_mlem.summary import attempt, summarise, told
 from pp_mlem.uncertainty import scalar_names
 
 RHAT_LIMIT = 1.01
@@ -35,7 +34,6 @@ START_FACTOR = 5
 VECTORISED_WORK = 1e6
 POSTERIOR_DRAWS = 100
 DENSE_LIMIT = 30
-FIELDS = ("diverging", "potential_energy", "accept_prob", "num_steps")
 
 
 def check_counts(**counts: Any) -> None:
@@ -138,12 +136,13 @@ def fit_nuts(
                 exchangeable_groups(model, frozenset(values)), order_by,
             )  # fmt: skip
         starts = _chain_starts(model, problem, values, chains, seed, init)
+        dense = problem.space.size <= DENSE_LIMIT
+        together = chains if chain_method == "vectorized" else 1
+        settings = Settings(warmup, target_accept, max_tree_depth, together, dense)
+        mass = _first_mass(model, problem, values, starts[0], dense)
         with Progress("NUTS", chains, progress) as bar:
-            sampled, stats, first = _sample(
-                model, problem, values, starts, warmup, draws, seed, target_accept,
-                max_tree_depth, chain_method, bar,
-            )  # fmt: skip
-        return _result(model, problem, values, sampled, stats, seed, clock, first, order_by)
+            sample = run_sampler(model, problem, values, starts, mass, settings, draws, seed, bar)
+        return _result(model, problem, values, sample, seed, clock, order_by)
 
 
 def _chain_starts(
@@ -200,95 +199,16 @@ def _first_mass(
     return jnp.asarray(inverse if dense else np.diagonal(inverse), point.dtype)
 
 
-def _sampler(
-    problem: Problem,
-    warmup: int,
-    draws: int,
-    target_accept: float,
-    max_tree_depth: int,
-    together: int,
-) -> Callable:
-    """(key, starts, inverse mass, data, fixed) -> (draws, statistics), both by chain.
-
-    The whole run is one function of the data, so that once compiled it serves other data too.
-    """
-    size = problem.space.size
-
-    def density(data: Any, values: Any) -> None:
-        vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
-        value = problem.log_posterior(vector, data, values)
-        numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
-
-    def run(key: jax.Array, begin: jax.Array, mass: jax.Array, data: Any, values: Any) -> Any:
-        kernel = NUTS(
-            density,
-            target_accept_prob=target_accept,
-            max_tree_depth=max_tree_depth,
-            dense_mass=mass.ndim == 2,
-            inverse_mass_matrix=mass,
-        )
-        mcmc = MCMC(
-            kernel,
-            num_warmup=warmup,
-            num_samples=draws,
-            num_chains=together,
-            chain_method="vectorized" if together > 1 else "sequential",
-            progress_bar=False,
-        )
-        mcmc.run(key, data, values, init_params={"vector": begin}, extra_fields=FIELDS)
-        extra = mcmc.get_extra_fields(group_by_chain=True)
-        return mcmc.get_samples(group_by_chain=True)["vector"], {k: extra[k] for k in FIELDS}
-
-    return run
-
-
-def _sample(
-    model: Model,
-    problem: Problem,
-    fixed: dict,
-    starts: jax.Array,
-    warmup: int,
-    draws: int,
-    seed: int,
-    target_accept: float,
-    max_tree_depth: int,
-    chain_method: str,
-    bar: Progress,
-) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
-    dense = problem.space.size <= DENSE_LIMIT
-    together = chain_method == "vectorized" and len(starts) > 1
-    settings = (warmup, draws, target_accept, max_tree_depth, len(starts) if together else 1)
-    run = model.compiled(
-        ("nuts", frozenset(fixed), settings),
-        lambda: steady_jit(model)(_sampler(problem, *settings)),
-    )
-    mass = _first_mass(model, problem, fixed, starts[0], dense)
-    pieces, extras, first = [], [], 0.0
-    for i, key in enumerate(jax.random.split(jax.random.key(seed), 1 if together else len(starts))):
-        clock = time.perf_counter()
-        begin = starts if together else starts[i]
-        found, extra = jax.device_get(run(key, begin, mass, model.data, fixed))
-        pieces.append(np.asarray(found))
-        extras.append(extra)
-        first = first or time.perf_counter() - clock
-        done = sum(len(p) for p in pieces)
-        divergent = int(sum(e["diverging"].sum() for e in extras))
-        bar.advance(done, "chains", f"{done * draws} draws, {divergent} divergences")
-    stats = {k: np.concatenate([e[k] for e in extras]) for k in FIELDS}
-    return np.concatenate(pieces), stats, first
-
-
 def _result(
     model: Model,
     problem: Problem,
     fixed: dict,
-    vectors: np.ndarray,
-    stats: dict[str, np.ndarray],
+    sample: Sample,
     seed: int,
     clock: float,
-    first: float,
     order_by: str | None,
 ) -> Fit:
+    vectors, stats = sample.vectors, sample.stats
     chains, draws = vectors.shape[:2]
     constrain = model.compiled(
         ("constrain", frozenset(fixed)),
@@ -297,10 +217,13 @@ def _result(
     flat = jax.device_get(constrain(jnp.asarray(vectors.reshape(chains * draws, -1)), fixed))
     found = exchangeable_groups(model, frozenset(fixed))
     groups = tuple(g for g in found if g.prior_symmetric)
+    lost: dict[str, str] = {}  # summaries that failed; the draws never do
     best = int(np.argmin(stats["potential_energy"].ravel()))
     reference = sort_labels({k: v[best] for k, v in flat.items()}, groups)
     if order_by is None:
-        aligned, switched = align_draws(flat, reference, groups)
+        aligned, switched = attempt(
+            lambda: align_draws(flat, reference, groups), (flat, 0.0), lost, "alignment of labels"
+        )
     else:
         aligned, switched = order_draws(flat, groups, order_by)
     unconstrain = model.compiled(
@@ -310,11 +233,15 @@ def _result(
     free = {k: aligned[k] for k in problem.space.names}
     points = np.asarray(unconstrain(free)).reshape(chains, draws, -1)
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
-    diagnostics = _diagnose(problem, shaped, stats, switched, len(found) - len(groups))
-    mean = {k: v.mean((0, 1)) for k, v in shaped.items()}
+    mean, vector, likelihood, prior = summarise(model, problem, aligned, lost)
+    diagnostics = _diagnose(problem, shaped, stats, switched, len(found) - len(groups), lost)
     clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
+    status = Status.CONVERGED.label if clean else "not mixed"
+    if sample.interrupted:
+        status = Status.INTERRUPTED.label
+        diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
+        diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
     note = diagnostics["story"]
-    vector = np.asarray(problem.space.to_vector(mean))
     return Fit(
         model=model,
         method="NUTS",
@@ -322,10 +249,10 @@ def _result(
         fixed={k: np.asarray(v) for k, v in fixed.items()},
         params={n: mean[n] for n in model.space.names},
         vector=vector,
-        log_likelihood=model.log_likelihood(mean),
-        log_prior=model.log_prior(mean),
+        log_likelihood=likelihood,
+        log_prior=prior,
         slope=np.nan,
-        status=Status.CONVERGED.label if clean else "not mixed",
+        status=status,
         status_note=note,
         iterations=int(stats["num_steps"].sum()),
         history=-stats["potential_energy"],
@@ -335,7 +262,7 @@ def _result(
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
-        compile_seconds=first,
+        compile_seconds=sample.first_seconds,
         scalar_names=scalar_names(problem.space),
         draws={k: shaped[k] for k in problem.space.names},
         draw_vectors=points,
@@ -355,6 +282,7 @@ def _diagnose(
     stats: dict[str, np.ndarray],
     switched: float,
     asymmetric: int,
+    lost: dict[str, str],
 ) -> dict[str, Any]:
     """Divergences, R-hat and effective sample sizes of every scalar, after label alignment."""
     names = scalar_names(problem.space)
@@ -362,7 +290,12 @@ def _diagnose(
     stacked = np.concatenate(columns, -1)
 
     def each(function: Callable, **options: Any) -> dict[str, float]:
-        return {n: float(function(stacked[..., i], **options)) for i, n in enumerate(names)}
+        def one(i: int) -> float:
+            values = stacked[..., i]  # a constant (the zeros of a Cholesky factor) mixes no way
+            return float(function(values, **options)) if np.ptp(values) else np.nan
+
+        what = function.__name__
+        return {n: attempt(lambda i=i: one(i), np.nan, lost, what) for i, n in enumerate(names)}
 
     found: dict[str, Any] = {
         "divergences": int(stats["diverging"].sum()),
@@ -385,6 +318,9 @@ def _diagnose(
         parts.append(f"{100 * switched:.1f}% of draws relabelled")
     if asymmetric:
         parts.append("labels left as they are where the prior tells components apart")
+    if lost:
+        found["lost"] = dict(lost)
+        parts.append(told(lost))
     found["story"] = ", ".join(parts)
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pp_mlem.partition.recursions import in_sequence
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.space import describe
+from pp_mlem.program.space import describe, renamed_rows
 
 if TYPE_CHECKING:
     from pp_mlem.model import Model
@@ -119,6 +119,10 @@ def describe_model(model: Model) -> str:
     lines += [f"  {s}" for s in sums]
     lines += ["", "M-step (maximum likelihood)"]
     lines += _table(("parameters", "method", "because"), step_rows(model))
+    renamed = renamed_rows(model.space)
+    if renamed:
+        shown = ", ".join(f"site {n!r} as {row}" for n, row in renamed.items())
+        lines += ["", f"Tables show {shown}: its own name is that of another site's scalar."]
     if not model.arguments.traced:
         lines += [
             "",

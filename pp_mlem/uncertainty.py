@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
-from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.spurious import boundary_edge, boundary_mask
 
 KINDS = ("observed", "sandwich", "opg")
@@ -131,19 +131,6 @@ def delta_method(
     half = scipy_stats.norm.ppf((1 + level) / 2) * error
     error, half = error.reshape(value.shape), half.reshape(value.shape)
     return Estimate(value, error, value - half, value + half, level, reason)
-
-
-def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
-    """`mu[0]`, `Sigma[0,1,1]`, ... in order."""
-    names = []
-    for site in space.sites:
-        if not site.shape:
-            names.append(site.name)
-        else:
-            names += [
-                f"{site.name}[{','.join(map(str, index))}]" for index in np.ndindex(*site.shape)
-            ]
-    return tuple(names)
 
 
 def flatten(space: ParameterSpace, params: Any) -> jax.Array:

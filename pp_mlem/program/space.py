@@ -204,3 +204,38 @@ def describe(support: Any) -> str:
         base = base.base_constraint
     text = str(base)
     return text if len(text) < 60 else type(base).__name__.strip("_").lower()
+
+
+def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
+    """`mu[0]`, `Sigma[0,1,1]`, ... in order. Where a site is itself named like another's scalar,
+    its name stands in quotation marks: `'mu[0]'` beside the first of the site `mu`."""
+    rows = {s.name: tuple(_scalars(s.name, s.shape)) for s in space.sites}
+    while True:
+        owners: dict[str, list[str]] = {}
+        for site, names in rows.items():
+            for name in names:
+                owners.setdefault(name, []).append(site)
+        shared = [sites for sites in owners.values() if len(sites) > 1]
+        if not shared:
+            return tuple(name for names in rows.values() for name in names)
+        shapes = {s.name: s.shape for s in space.sites}
+        for site in {max(sites, key=lambda n: (len(n), n)) for sites in shared}:
+            quoted = rows[site][0].removesuffix(f"[{','.join('0' for _ in shapes[site])}]")
+            rows[site] = tuple(_scalars(f"'{quoted}'", shapes[site]))
+
+
+def _scalars(name: str, shape: tuple[int, ...]) -> list[str]:
+    if not shape:
+        return [name]
+    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+
+
+def renamed_rows(space: ParameterSpace) -> dict[str, str]:
+    """The first row of every site that tables show under another name than its own."""
+    names, start, found = scalar_names(space), 0, {}
+    for site in space.sites:
+        size = int(np.prod(site.shape))
+        if size and names[start] != _scalars(site.name, site.shape)[0]:
+            found[site.name] = names[start]
+        start += size
+    return found
