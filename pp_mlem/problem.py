@@ -26,6 +26,18 @@ def at_one_value(
     return reading.run(params, data.dynamic, extract, reading.zeros(), wanted=names)
 
 
+def own_density(message: Message, value: jax.Array) -> jax.Array:
+    """The log density, weights applied, of each element of a site at its value's own shape.
+
+    A prior that a latent's enumeration broadcasts (as a Normal of `mu[z]` does whose scale is
+    reparametrised away) is the same at all values of the latent, and counts once.
+    """
+    density = message.fn.log_prob(value)
+    density = density if message.scale is None else message.scale * density
+    surplus = jnp.ndim(density) - (jnp.ndim(value) - len(message.fn.event_shape))
+    return density[(0,) * surplus] if surplus > 0 else density
+
+
 def log_prior(
     reading: Reading, params: Params, data: ProgramData, names: frozenset[str]
 ) -> jax.Array:
@@ -35,9 +47,7 @@ def log_prior(
     )
 
     def extract(message: Message) -> jax.Array:
-        density = message.fn.log_prob(params[message.name])
-        scale = 1.0 if message.scale is None else message.scale
-        return jnp.sum(scale * density)
+        return jnp.sum(own_density(message, params[message.name]))
 
     found = at_one_value(reading, params, data, extract, wanted)
     return sum(found.values(), jnp.zeros(()))

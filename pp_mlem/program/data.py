@@ -393,7 +393,7 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
     keep = ~missing
     if event_dim:
         keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).all(-1)
-    has_mask = bool(missing.any()) or bool(bare.masks)
+    has_mask = bool(missing.any()) or bool(bare.wrapped)
     for mask in raw["mask"].get(name, ()):
         keep = keep & np.asarray(mask)
     if missing.any():

@@ -99,6 +99,9 @@ class Body:
             raise Refused("scan: it has no steps; expected at least one.")
         self.reverse = bool(reverse)
         self.xs = jax.tree.map(lambda a: jnp.asarray(a)[::-1] if reverse else jnp.asarray(a), xs)
+        self.numbered = runner.acts_along_steps()
+        if self.numbered:
+            self.xs = (jnp.arange(self.length), self.xs)
 
     def x(self, t: Any) -> Any:
         return jax.tree.map(lambda a: a[t], self.xs)
@@ -106,7 +109,8 @@ class Body:
     def step(self, leaves: list[Any], x: Any, supply: Supply) -> tuple[list, Any, dict]:
         """(new carry leaves, output, sites) of one step."""
         carry = jax.tree.unflatten(self.treedef, leaves)
-        carry, y, messages = self.runner.step(self.f, carry, x, supply)
+        number, x = x if self.numbered else (None, x)
+        carry, y, messages = self.runner.step(self.f, carry, x, supply, number, self.length)
         new, treedef = jax.tree.flatten(carry)
         if treedef != self.treedef:
             raise Refused(

@@ -91,20 +91,103 @@ class Runner(Messenger):
             )
         if msg["type"] in ("sample", "param") and msg["value"] is None:
             msg["value"] = self.supply(msg)
+        elif msg["type"] == "param":  # handlers.substitute inside the program made it a constant
+            msg["stop"] = True
+        elif msg["type"] == "sample":  # obs=, or a value given by a handler inside the program
+            msg["is_observed"] = True
         if self.inside:  # what lies below is ours, and must not see single steps
             msg["stop"] = True
 
+    def acts_along_steps(self) -> bool:
+        """Whether handlers between the program's start and its scan act along the steps."""
+        inner = _PYRO_STACK[_PYRO_STACK.index(self) + 1 :]
+        return any(isinstance(handler, _ALONG_STEPS) for handler in inner)
+
     def step(
-        self, body: Callable[..., Any], carry: Any, x: Any, supply: Supply
+        self,
+        body: Callable[..., Any],
+        carry: Any,
+        x: Any,
+        supply: Supply,
+        number: Any = None,
+        length: int = 0,
     ) -> tuple[Any, Any, dict[str, Message]]:
-        """One step of a scan's body: its carry, its output and its sites."""
+        """One step of a scan's body: its carry, its output and its sites. `number` is that of the
+        step, for handlers that act along the steps."""
         outer, self.supply, self.inside = self.supply, supply, True
+        stack = list(_PYRO_STACK)
+        own = stack.index(self) + 1
+        _PYRO_STACK[own:] = [
+            _AtStep(handler, number, length) if isinstance(handler, _ALONG_STEPS) else handler
+            for handler in stack[own:]
+        ]
         try:
             with handlers.trace() as sites:
                 carry, y = body(carry, x)
         finally:
             self.supply, self.inside = outer, False
+            _PYRO_STACK[:] = stack
         return carry, y, _messages(sites, in_scan=True)
+
+
+_ALONG_STEPS = (
+    handlers.condition,
+    handlers.substitute,
+    handlers.do,
+    handlers.mask,
+    handlers.scale,
+)
+
+
+class _AtStep(Messenger):
+    """A handler around a scan as its body meets it at one step: NumPyro runs the body out of its
+    reach and shows it the sites with a leading dimension of steps, so what it holds is sliced."""
+
+    def __init__(self, handler: Messenger, number: Any, length: int) -> None:
+        super().__init__()
+        self.handler, self.number, self.length = handler, number, length
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        handler = self.handler
+        if msg["type"] != "sample":
+            return
+        if isinstance(handler, (handlers.condition, handlers.substitute)):
+            if msg["value"] is None:
+                self.give(msg)
+        elif isinstance(handler, handlers.mask):
+            handlers.mask(mask=self.of_step(handler.mask, msg)).process_message(msg)
+        elif isinstance(handler, handlers.scale):
+            handlers.scale(scale=self.of_step(handler.scale, msg)).process_message(msg)
+
+    def give(self, msg: dict[str, Any]) -> None:
+        handler = self.handler
+        condition = isinstance(handler, handlers.condition)
+        compute = handler.condition_fn if condition else handler.substitute_fn
+        value = compute(msg) if compute is not None else (handler.data or {}).get(msg["name"])
+        if value is None:
+            return
+        fn, shape = msg["fn"], jnp.shape(value)
+        plates = max((-f.dim for f in msg["cond_indep_stack"]), default=0)
+        if len(shape) - len(fn.event_shape) > plates:  # latents may have widened the batch shape
+            if shape[0] != self.length:
+                kind = type(handler).__name__
+                raise Refused(
+                    f"site '{msg['name']}': handlers.{kind} gives it {shape[0]} values (shape "
+                    f"{shape}) for the {self.length} steps of the scan. Give one value for every "
+                    "step, NaN where it is missing."
+                )
+            value = jnp.asarray(value)[self.number]
+        msg["value"], msg["is_observed"] = value, True
+
+    def of_step(self, array: Any, msg: dict[str, Any]) -> Any:
+        """The entries of this step where the array has a dimension of steps."""
+        rank = max((-f.dim for f in msg["cond_indep_stack"]), default=0)
+        if msg["value"] is not None:
+            rank = max(rank, jnp.ndim(msg["value"]) - len(msg["fn"].event_shape))
+        if jnp.ndim(array) != rank + 1:
+            return array
+        array = jnp.asarray(array)
+        return array[0] if array.shape[0] == 1 else array[self.number]
 
 
 @contextmanager

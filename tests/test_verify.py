@@ -1,0 +1,174 @@
+"""A reading is right or refused: programs whose structure is easily misread, against NumPyro's own
+log density summed over every configuration of the latents."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.util import log_density
+
+from pp_mlem import Model
+
+RNG = np.random.default_rng(0)
+PROBS = np.array([0.3, 0.7])
+
+
+def by_numpyro(program, args, params, latents):
+    """(log likelihood, log prior): log_density of NumPyro at every value of the latents, which are
+    {name: (shape, values)}; the prior is what remains without the sites of data and latents."""
+    with jax.enable_x64(True):
+        args = tuple(jnp.asarray(a) for a in args)
+        given = {k: jnp.asarray(v, float) for k, v in params.items()}
+        choices = [itertools.product(v, repeat=int(np.prod(s))) for s, v in latents.values()]
+        codes = list(itertools.product(*choices))
+        values = {
+            name: jnp.asarray([c[i] for c in codes]).reshape(-1, *shape)
+            for i, (name, (shape, _)) in enumerate(latents.items())
+        }
+
+        def joint(chosen):
+            total, trace = log_density(program, args, {}, given | chosen)
+            prior = 0.0
+            for name, site in trace.items():
+                if site["type"] == "sample" and name in params:
+                    density = site["fn"].log_prob(site["value"])
+                    prior += jnp.sum(density * (1.0 if site["scale"] is None else site["scale"]))
+            return total - prior, prior
+
+        terms, priors = jax.vmap(joint)(values) if latents else joint({})
+        return float(jax.nn.logsumexp(terms)), float(np.max(priors))
+
+
+def check(program, args, params, latents, **options):
+    model = Model(program, *args, **options)
+    log_z, prior = by_numpyro(program, args, params, latents)
+    np.testing.assert_allclose(model.log_likelihood(params), log_z, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.pointwise_log_likelihood(params).sum(), log_z, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.log_prior(params), prior, rtol=1e-9, atol=1e-9)
+    return model
+
+
+# --- handlers around a scan -------------------------------------------------------------------
+
+
+def autoregression(steps, mask=True):
+    a = numpyro.sample("a", dist.Normal(0, 1))
+
+    def step(previous, _):
+        y = numpyro.sample("y", dist.Normal(a * previous, 1.2))
+        return y, None
+
+    with handlers.mask(mask=mask):
+        scan(step, 0.3, None, length=steps)
+
+
+def smoothing(steps):
+    """The carry holds what was computed from the observation, not the observation."""
+    a = numpyro.sample("a", dist.Beta(1, 1))
+
+    def step(level, _):
+        y = numpyro.sample("y", dist.Normal(level, 1.2))
+        return a * y + (1 - a) * level, None
+
+    scan(step, 0.3, None, length=steps)
+
+
+def hidden_path(steps, reverse=False):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+
+    def step(z, _):
+        with numpyro.plate("sequences", 2):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([[0.7, 0.3], [0.4, 0.6]])[z]))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0))
+        return z, None
+
+    scan(step, jnp.zeros(2, int), None, length=steps, reverse=reverse)
+
+
+def conditioned(y):
+    handlers.condition(autoregression, data={"y": y})(len(y))
+
+
+def substituted(y):
+    handlers.substitute(autoregression, data={"y": y})(len(y))
+
+
+def conditioned_smoothing(y):
+    handlers.condition(smoothing, data={"y": y})(len(y))
+
+
+def conditioned_paths(y):
+    handlers.condition(hidden_path, data={"y": y})(len(y))
+
+
+def conditioned_backwards(y):
+    handlers.condition(hidden_path, data={"y": y})(len(y), reverse=True)
+
+
+def masked_steps(y, mask):
+    handlers.condition(autoregression, data={"y": y})(len(y), mask)
+
+
+def weighted_steps(y):
+    with handlers.scale(scale=2.5):
+        handlers.condition(autoregression, data={"y": y})(len(y))
+
+
+LINE = RNG.normal(size=5)
+PAIRS = RNG.normal(size=(3, 2))
+PATHS = {"z": ((3, 2), (0, 1))}
+ALONG_STEPS = {
+    "condition": (conditioned, (LINE,), {"a": 0.5}, {}),
+    "substitute": (substituted, (LINE,), {"a": 0.5}, {}),
+    "smoothing": (conditioned_smoothing, (LINE,), {"a": 0.5}, {}),
+    "paths": (conditioned_paths, (PAIRS,), {"mu": [-1.0, 1.5]}, PATHS),
+    "backwards": (conditioned_backwards, (PAIRS,), {"mu": [-1.0, 1.5]}, PATHS),
+    "mask along the steps": (
+        masked_steps, (LINE, np.array([True, True, False, True, True])), {"a": 0.5}, {},
+    ),
+    "scale": (weighted_steps, (LINE,), {"a": 0.5}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ALONG_STEPS))
+def test_handlers_around_a_scan_act_at_each_step(name):
+    program, args, params, latents = ALONG_STEPS[name]
+    with np.testing.suppress_warnings() as suppressed:
+        suppressed.filter(UserWarning)
+        check(program, args, params, latents)
+
+
+def test_data_of_fewer_steps_are_refused():
+    def program(y):
+        handlers.condition(autoregression, data={"y": y})(len(y) + 2)
+
+    with pytest.raises(ValueError, match="site 'y'.*condition.*5 values.*7 steps"):
+        Model(program, LINE)
+
+
+# --- priors -----------------------------------------------------------------------------------
+
+
+def decentred(x):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    s = numpyro.sample("s", dist.LogNormal(0, 1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+        with handlers.reparam(config={"b": LocScaleReparam(0)}):
+            b = numpyro.sample("b", dist.Normal(mu[z], s))
+        numpyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+
+def test_a_prior_that_a_latent_broadcasts_counts_once():
+    params = {"mu": [-1.0, 1.0], "s": 0.8, "b_decentered": [0.1, -0.2, 0.3]}
+    x = np.array([0.3, -1.0, 2.0])
+    check(decentred, (x,), params, {"z": ((3,), (0, 1))}, parameters={"b_decentered"})
