@@ -259,3 +259,86 @@ def test_scale_on_one_side_only_is_refused():
 
     with pytest.raises(ValueError, match="scale"):
         Model(program, np.zeros(3), np.array([1.0, 2.0, 3.0]))
+
+
+def test_a_mask_over_joined_columns_hides_them_together(rows):
+    """Two rows of two columns, where a misplaced mask would fit the other way round."""
+    x, mask = np.array([[0.3, -1.0], [2.0, 0.7]]), np.array([True, False])
+    mu = np.array([[-1.0, 0.5], [1.5, 0.0]])
+
+    def program(x, mask):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2, 2]).to_event(2))
+        with numpyro.plate("rows", 2):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.3, 0.7])))
+            with handlers.mask(mask=mask):
+                numpyro.sample("x", dist.Normal(mu[z], 1.0).to_event(1), obs=x)
+
+    check(program, (x, mask), {"mu": mu}, {"z": ((2,), [0, 1])})
+
+
+def test_missing_categories_are_integrated_out():
+    def program(x):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones((2, 3))).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("x", dist.Categorical(w[z]), obs=x)
+
+    w = np.array([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]])
+    found = Model(program, np.array([0, np.nan, 2])).pointwise_log_likelihood({"w": w})
+    expected = np.log(0.7 * w[0] + 0.3 * w[1])
+    np.testing.assert_allclose(found, [expected[0], 0.0, expected[2]], atol=1e-12)
+
+
+def test_weights_inside_a_unit_leave_posteriors_that_sum_to_one():
+    """A weight says how much a row tells about its group, not how often its own latent exists."""
+
+    def program(x, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2, 2]).to_event(2))
+        with numpyro.plate("groups", 2, dim=-2):
+            g = numpyro.sample("g", dist.Bernoulli(0.4))
+            with numpyro.plate("rows", 3, dim=-1), handlers.scale(scale=w):
+                z = numpyro.sample("z", dist.Bernoulli(0.3 + 0.4 * g))
+                numpyro.sample("x", dist.Normal(mu[g, z], 1.0), obs=x)
+
+    rng = np.random.default_rng(8)
+    x, w, mu = rng.normal(size=(2, 3)), np.array([[2.0, 0.5, 1.0], [1.0, 3.0, 0.2]]), np.eye(2)
+    density = np.exp(-0.5 * (x - mu[..., None, None]) ** 2) / np.sqrt(2 * np.pi)
+    law = np.array([[0.7, 0.3], [0.3, 0.7]])  # of z given g
+    joint = law[..., None, None] * density
+    units = np.array([0.6, 0.4])[:, None] * (joint.sum(1) ** w).prod(-1)
+    above = units / units.sum(0)
+    expected = np.einsum("gn,gznm->nmz", above, joint / joint.sum(1, keepdims=True))
+    found = Model(program, x, w).posterior({"mu": mu})
+    np.testing.assert_allclose(found["z"], expected, atol=1e-10)
+    np.testing.assert_allclose(found["g"][:, 0], above.T, atol=1e-10)
+
+
+def test_weights_of_gathered_units_count_once():
+    """Group weights, told again at the rows that gather the group."""
+
+    def program(x, group, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        with numpyro.plate("groups", 2), handlers.scale(scale=w):
+            g = numpyro.sample("g", dist.Bernoulli(0.4))
+        with numpyro.plate("rows", 4), handlers.scale(scale=w[group]):
+            numpyro.sample("x", dist.Normal(mu[g[group]], 1.0), obs=x)
+
+    x, group = np.array([0.3, -1.2, 0.5, 2.0]), np.array([1, 0, 1, 1])
+    w, mu = np.array([2.0, 0.5]), np.array([-1.0, 1.5])
+    density = np.exp(-0.5 * (x - mu[:, None]) ** 2) / np.sqrt(2 * np.pi)
+    each = [np.log(0.6 * density[0, group == g].prod() + 0.4 * density[1, group == g].prod())
+            for g in range(2)]  # fmt: skip
+    found = Model(program, x, group, w).log_likelihood({"mu": mu})
+    np.testing.assert_allclose(found, (w * each).sum(), rtol=1e-10)
+
+
+def test_ties_are_decoded_to_one_joint_configuration():
+    def program(x):
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+        with numpyro.plate("rows", len(x)):
+            a = numpyro.sample("a", dist.Bernoulli(0.5))
+            b = numpyro.sample("b", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(mu * (a + b == 1), 1.0), obs=x)
+
+    found = Model(program, np.array([2.0, 2.0])).decode({"mu": 2.0})
+    np.testing.assert_array_equal(found["a"] + found["b"], 1)

@@ -33,12 +33,18 @@ class Term:
 
 @dataclass(frozen=True)
 class Elimination:
-    """The order in which latents are summed, found once from scopes and sizes."""
+    """The order in which latents are summed, found once from scopes and sizes.
+
+    `once`: a weighted unit keeps its value, but its derivative counts it once. A posterior is such
+    a derivative: the weight says how much a unit tells about the latents above it, not how often
+    its own latents exist.
+    """
 
     order: tuple[str, ...]
     latent_plates: dict[str, frozenset[str]]
     sizes: dict[str, int]
     gathers: dict[tuple[str, str], None]
+    once: bool = False
 
     def run(
         self,
@@ -51,6 +57,9 @@ class Elimination:
             plates = self.latent_plates[latent]
             touching = [t for t in terms if latent in t.latents]
             others = [t for t in terms if latent not in t.latents]
+            if any(t.weight is not None and t.plates <= plates for t in touching):
+                # The latent is of the weighted unit, and so is all that hangs on it.
+                touching = [_of_unit(t, plates) for t in touching]
             projected = [self.project(t, plates, maps) for t in touching]
             total = add([t.table for t in projected])
             weight = next((t.weight for t in projected if t.weight is not None), None)
@@ -74,7 +83,7 @@ class Elimination:
         table = term.table
         weight = term.weight
         if weight is not None and not set(weight.axes) <= plates:
-            table = Table(*_multiply(table, weight))
+            table = Table(*_multiply(table, weight, self.once))
             weight = None
         for child, parent in self.gathers:
             if child in surplus and parent in plates and parent not in term.plates:
@@ -100,7 +109,7 @@ class Elimination:
             term = self.project(term, home, {})
             table = term.table
             if weighted and term.weight is not None:
-                table = Table(*_multiply(table, term.weight))
+                table = Table(*_multiply(table, term.weight, self.once))
             if home:
                 found.setdefault(home, []).append(table)
             else:
@@ -134,9 +143,23 @@ class Elimination:
         return value
 
 
-def _multiply(table: Table, weight: Table) -> tuple[jax.Array, tuple[str, ...]]:
+def _of_unit(term: Term, plates: frozenset[str]) -> Term:
+    """A term without its weight where that is said along plates inside the unit."""
+    inside = term.weight is not None and not set(term.weight.axes) <= plates
+    return replace(term, weight=None) if inside else term
+
+
+def _multiply(
+    table: Table, weight: Table, once: bool = False
+) -> tuple[jax.Array, tuple[str, ...]]:
     order = table.axes + tuple(a for a in weight.axes if a not in table.axes)
-    return table.aligned(order) * weight.aligned(order), order
+    array = table.aligned(order)
+    value = array * weight.aligned(order)
+    if not once:
+        return value, order
+    possible = jnp.isfinite(array)
+    unchanged = jnp.where(possible, array - jax.lax.stop_gradient(array), 0.0)
+    return jax.lax.stop_gradient(value) + unchanged, order
 
 
 def _segment_sum(table: Table, child: str, parent: str, index: jax.Array, size: int) -> Table:

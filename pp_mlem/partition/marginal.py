@@ -232,9 +232,19 @@ class Marginal:
         weighted: bool = True,
         extra: dict[str, Table] | None = None,
     ) -> list[Table]:
-        """log Z of every independent unit."""
+        """log Z of every independent unit. Where it is not `weighted`, weights still say how much a
+        unit tells about latents above it, and the derivative counts every unit once."""
         terms = self.terms(eta, data, extra)
-        return self.elimination.units(self.run(terms, data, semiring), weighted)
+        whole = self if weighted else self._counted_once
+        return whole.elimination.units(whole.run(terms, data, semiring), weighted)
+
+    @property
+    def _counted_once(self) -> Marginal:
+        return replace(
+            self,
+            inner=replace(self.inner, once=True),
+            elimination=replace(self.elimination, once=True),
+        )
 
     def _clamp_axis(self, name: str, clamp: jax.Array) -> int:
         return clamp.ndim - 1 + self.reading.sites[name].dims[self.block_plate]

@@ -249,9 +249,10 @@ def prepare_data(
         name: _site_data(reading, by_site[name], fns[name], raw, name)
         for name in list(raw["value"])
     }
-    weights = _weights(reading, factors, raw)
+    maps = gather_maps(reading, factors, dynamic)
+    weights = _weights(reading, factors, raw, maps)
     valid = _valid_steps(reading, raw)
-    _check_masks(reading, factors, raw, valid)
+    _check_masks(reading, factors, raw, valid, maps)
     clamps = {}
     for name, given in observe.items():
         support = np.asarray(reading.values[name], float)
@@ -270,7 +271,7 @@ def prepare_data(
         weights,
         clamps,
         index,
-        gather_maps(reading, factors, dynamic),
+        maps,
         {name: jnp.asarray(mask) for name, mask in valid.items()},
     )
 
@@ -430,7 +431,26 @@ def _aligned(reading: Reading, site: str, value: Any) -> np.ndarray:
     return np.broadcast_to(value, np.broadcast_shapes(shape, value.shape))
 
 
-def _weights(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> dict[str, Any]:
+def _gathered(
+    reading: Reading, factor: Factor, latent: str, value: np.ndarray, maps: dict
+) -> np.ndarray:
+    """What is known of each unit of a latent, at the rows of a site that gathers it."""
+    site, own = reading.sites[factor.site], reading.sites[latent]
+    for (child, parent), rows in maps.items():
+        missing = parent in own.plates and parent not in site.plates
+        if not missing or child not in site.plates or np.ndim(value) < -own.dims[parent]:
+            continue
+        along = np.ndim(value) + own.dims[parent]
+        if np.shape(value)[along] > 1 or own.dims[parent] != site.dims[child]:
+            moved = np.moveaxis(np.asarray(value), along, 0)
+            moved = np.broadcast_to(moved, (reading.plates[parent].size, *moved.shape[1:]))
+            value = moved[np.asarray(rows)].reshape((-1,) + (1,) * (-site.dims[child] - 1))
+    return value
+
+
+def _weights(
+    reading: Reading, factors: tuple[Factor, ...], raw: dict, maps: dict
+) -> dict[str, Any]:
     for name, scale in raw["scale"].items():
         host = np.asarray(scale)
         if not np.all(np.isfinite(host)) or np.any(host < 0):
@@ -459,6 +479,8 @@ def _weights(reading: Reading, factors: tuple[Factor, ...], raw: dict) -> dict[s
             if reading.sites[latent].plates != factor.plates and above is None:
                 if not reading.sites[latent].scan:
                     continue
+            if above is not None:
+                above = _gathered(reading, factor, latent, above, maps)
             same = (own is None) == (above is None) and (
                 own is None
                 or np.array_equal(
@@ -514,7 +536,11 @@ def _valid_steps(reading: Reading, raw: dict) -> dict[str, np.ndarray]:
 
 
 def _check_masks(
-    reading: Reading, factors: tuple[Factor, ...], raw: dict, valid: dict[str, np.ndarray]
+    reading: Reading,
+    factors: tuple[Factor, ...],
+    raw: dict,
+    valid: dict[str, np.ndarray],
+    maps: dict,
 ) -> None:
     """A latent's mask must cover all that hangs on the latent."""
     for factor in factors:
@@ -532,6 +558,7 @@ def _check_masks(
                 continue
             for mask in raw["mask"].get(latent, ()):
                 above = above & np.asarray(mask)
+            above = _gathered(reading, factor, latent, above, maps)
             own = np.ones((), bool)
             for mask in raw["mask"].get(factor.site, ()):
                 mask = np.asarray(mask)

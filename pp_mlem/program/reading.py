@@ -46,6 +46,7 @@ from pp_mlem.program.trace import (
     neutral_value,
     run_program,
     unwrap,
+    whole_numbers,
 )
 
 _CONCRETE_ERRORS = (
@@ -153,7 +154,13 @@ class Reading:
             def value_of(msg: dict[str, Any], slot: str) -> Any:
                 support = enumerated_support(msg["name"], msg["fn"])
                 if slot in coded:
-                    return jnp.full(msg["fn"].batch_shape, support[coded[slot]])
+                    # Without the dimensions of the latents that its law depends on: a program
+                    # that indexes it, as in g[group], finds its plates alone.
+                    site = self.sites[slot]
+                    own = [-d for d in site.dims.values() if not site.scan or d != -self.depth]
+                    batch = tuple(msg["fn"].batch_shape)
+                    shape = batch[max(len(batch) - max(own, default=0), 0) :]
+                    return jnp.full(shape, support[coded[slot]])
                 return support.reshape((-1,) + (1,) * (-self.latent_dim(slot) - 1))
 
             def supply(msg: dict[str, Any]) -> Any:
@@ -483,7 +490,7 @@ def site_parts(message: Message) -> dict[str, Any]:
     if message.observed:
         parts["value"] = message.value
         if not is_factor(message.fn):
-            parts["log_prob"] = bare.fn.log_prob(message.value)
+            parts["log_prob"] = bare.fn.log_prob(whole_numbers(bare.fn, message.value))
     return parts
 
 

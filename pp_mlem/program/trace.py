@@ -14,6 +14,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, scan_wrapper
+from numpyro.distributions.discrete import CategoricalLogits, CategoricalProbs
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
     Independent,
@@ -257,7 +258,9 @@ class Bare:
     """A distribution with Expanded, Independent and Masked taken off.
 
     `fn` has batch dimensions (plates..., columns...), right-aligned; `columns` of them come from
-    `to_event`. `masks` are right-aligned with the same dimensions.
+    `to_event`. `masks` are right-aligned with the same dimensions; a mask that was put over
+    columns already joined hides all of them. `wrapped` holds each mask with the number of columns
+    that were joined outside of it.
     """
 
     fn: Any
@@ -267,9 +270,9 @@ class Bare:
     @property
     def masks(self) -> tuple[Any, ...]:
         found = []
-        for mask, columns in self.wrapped:
+        for mask, outside in self.wrapped:
             mask = jnp.asarray(mask)
-            found.append(mask.reshape(mask.shape + (1,) * columns))
+            found.append(mask.reshape(mask.shape + (1,) * (self.columns - outside)))
         return tuple(found)
 
 
@@ -305,6 +308,15 @@ def is_factor(fn: Any) -> bool:
 def is_discrete(fn: Any) -> bool:
     """True when the support of the distribution is discrete."""
     return bool(getattr(fn.support, "is_discrete", False))
+
+
+def whole_numbers(fn: Any, value: Any) -> Any:
+    """Categories as integers, by which NumPyro indexes: beside missing values, which become 0 here,
+    data are floats."""
+    indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
+    if indexes and jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        return jnp.nan_to_num(value).astype(int)
+    return value
 
 
 def enumerated_support(name: str, fn: Any) -> jax.Array:

@@ -43,6 +43,8 @@ class Enumeration:
         text: a function `program` in NumPyro's language, without imports.
         arguments: its arguments by name.
         observe: known values of latents, NaN or -1 where unknown.
+        members: (plate, argument) where the rows of a plate belong to weighted units that are
+            gathered by an argument.
         limit: the most configurations.
     """
 
@@ -52,10 +54,12 @@ class Enumeration:
         arguments: Mapping[str, Any],
         params: Mapping[str, Any],
         observe: Mapping[str, Any],
+        members: tuple[str, str] | None = None,
         limit: int = 700,
     ) -> None:
         self.code = compile(text, "program", "exec")
         self.arguments = dict(arguments)
+        self.members = members
         self.latents = self._discover(params, observe)
         choices = []
         for latent in self.latents:
@@ -118,11 +122,16 @@ class Enumeration:
                 if units is None:
                     self.weights = d.scale
                     units = np.zeros((len(self.codes), *d.scale.shape))
-                units[i] += _folded(d.array, d.scale.shape)
+                if self.members and self.members[0] in d.plates:
+                    np.add.at(units[i], self.arguments[self.members[1]], d.array)
+                else:
+                    units[i] += _folded(d.array, d.scale.shape)
         if units is None:
             self.weights = np.ones(0)
             units = np.zeros((len(self.codes), 0))
-        self.scaled = {d.name for d in run.found if d.scale is not None and d.role == "latent"}
+        self.scaled = {
+            d.name: d.plates for d in run.found if d.scale is not None and d.role == "latent"
+        }
         return free, units.reshape(len(self.codes), -1)
 
     def _owner(self) -> np.ndarray:
@@ -132,7 +141,9 @@ class Enumeration:
             own = np.full(latent.hidden.shape, -1)
             if latent.name in self.scaled:
                 numbers = np.arange(self.weights.size).reshape(shape)
-                own = np.broadcast_to(numbers, np.broadcast_shapes(shape, own.shape))
+                if self.members and self.members[0] in self.scaled[latent.name]:
+                    numbers = numbers[self.arguments[self.members[1]]]
+                own = np.broadcast_to(numbers, np.broadcast_shapes(numbers.shape, own.shape))
             found.append(own.ravel())
         return np.concatenate(found) if found else np.zeros(0, int)
 

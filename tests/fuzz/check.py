@@ -37,7 +37,9 @@ class Outcome:
 def check(program: Program, thorough: bool = False) -> Outcome:
     """Read a program and compare; `thorough` adds EM, the prior and every public method."""
     try:
-        truth = Enumeration(program.text, program.arguments, program.params, program.observe)
+        truth = Enumeration(
+            program.text, program.arguments, program.params, program.observe, program.members
+        )
     except TooLarge as error:
         return Outcome("skipped", str(error), program)
     names: dict[str, Any] = {}

@@ -246,6 +246,7 @@ class Density:
     scale: np.ndarray | None
     hidden: np.ndarray  # where a mask removes a latent
     step: int | None
+    plates: tuple[str, ...]
 
 
 @dataclass
@@ -256,16 +257,16 @@ class Run:
     latents: Mapping[str, np.ndarray]
     found: list[Density] = field(default_factory=list)
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    frames: list[tuple[int, int]] = field(default_factory=list)  # (dim, size)
+    frames: list[tuple[int, int, str]] = field(default_factory=list)  # (dim, size, name)
     masks: list[np.ndarray] = field(default_factory=list)
     scales: list[np.ndarray] = field(default_factory=list)
     step: int | None = None
 
     @contextmanager
     def plate(self, name: str, size: int, dim: int | None = None):
-        taken = {d for d, _ in self.frames}
+        taken = {d for d, _, _ in self.frames}
         dim = dim or next(d for d in range(-1, -9, -1) if d not in taken)
-        self.frames.append((dim, size))
+        self.frames.append((dim, size, name))
         yield np.arange(size)
         self.frames.pop()
 
@@ -282,9 +283,9 @@ class Run:
         self.scales.pop()
 
     def frame(self) -> tuple[int, ...]:
-        depth = max((-d for d, _ in self.frames), default=0)
+        depth = max((-d for d, _, _ in self.frames), default=0)
         shape = [1] * depth
-        for dim, size in self.frames:
+        for dim, size, _ in self.frames:
             shape[dim] = size
         return tuple(shape)
 
@@ -321,7 +322,8 @@ class Run:
         scale = None
         for own in self.scales:
             scale = own if scale is None else scale * own
-        self.found.append(Density(name, role, array, scale, hidden, self.step))
+        plates = tuple(plate for _, _, plate in self.frames)
+        self.found.append(Density(name, role, array, scale, hidden, self.step, plates))
 
     def param(self, name: str, init_value: Any, constraint: Any = None) -> Any:
         del init_value, constraint

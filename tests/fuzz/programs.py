@@ -24,6 +24,7 @@ class Program:
     params: dict[str, Any]
     observe: dict[str, Any] = field(default_factory=dict)
     refusable: bool = False
+    members: tuple[str, str] | None = None  # rows whose weights are those of a gathered unit
 
     @property
     def source(self) -> str:
@@ -360,11 +361,13 @@ class Writer:
         given[self.rng.random(shape) < 0.5] = self.one(np.nan, -1.0)
         self.observe[name] = given
 
-    def finish(self, kind: str, refusable: bool = False) -> Program:
+    def finish(
+        self, kind: str, refusable: bool = False, members: tuple[str, str] | None = None
+    ) -> Program:
         head = ["    " + h for h in self.head]
         names = ", ".join(self.arguments)
         text = "\n".join([f"def program({names}):", *head, *self.body]) + "\n"
-        return Program(kind, text, self.arguments, self.params, self.observe, refusable)
+        return Program(kind, text, self.arguments, self.params, self.observe, refusable, members)
 
 
 # --- kinds of programs ----------------------------------------------------------------------------
@@ -464,8 +467,12 @@ def gathered(below: Callable[[int], int], holes: int = 30, label: int = 25) -> P
     w.line(f'with numpyro.plate("groups", {n_groups}):')
     w.indent = 2
     groups = []
-    hides = w.chance(15)
-    if hides:
+    hides, weighs = w.chance(15), w.chance(12)
+    if weighs:
+        cover = w.argument("weight", np.round(w.rng.uniform(0, 3, n_groups), 1))
+        w.line(f"with handlers.scale(scale={cover}):")
+        w.indent = 3
+    elif hides:
         cover = w.argument("mask", w.rng.random(n_groups) < 0.7)
         w.line(f"with handlers.mask(mask={cover}):")
         w.indent = 3
@@ -482,7 +489,10 @@ def gathered(below: Callable[[int], int], holes: int = 30, label: int = 25) -> P
     w.indent = 1
     w.line(f'with numpyro.plate("rows", {rows}):')
     w.indent = 2
-    if hides:
+    if weighs:
+        w.line(f"with handlers.scale(scale={cover}[{group}]):")
+        w.indent = 3
+    elif hides:
         w.line(f"with handlers.mask(mask={cover}[{group}]):")
         w.indent = 3
     elif w.chance(12):
@@ -508,7 +518,7 @@ def gathered(below: Callable[[int], int], holes: int = 30, label: int = 25) -> P
     for z in latents:
         if w.chance(label // max(1, len(latents))):
             w.labels(z.name, shapes[z.name], z)
-    return w.finish("gather")
+    return w.finish("gather", members=("rows", group) if weighs else None)
 
 
 def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Program:
