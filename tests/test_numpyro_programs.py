@@ -1,0 +1,145 @@
+"""Programs of NumPyro's own documentation: read, equal to NumPyro's log density summed over every
+configuration of the latents, and fitted by everything; or refused with the reason."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density
+
+from pp_mlem import Model, compare, fit_em, fit_mle, fit_nuts
+from numpyro_programs import PROGRAMS, Case
+
+LIMIT = 2**17  # configurations of the latents
+FITTED = {n: c for n, c in PROGRAMS.items() if not c.refused}
+REFUSED = {n: c for n, c in PROGRAMS.items() if c.refused}
+
+
+def copied(case: Case):
+    """Fresh arguments: a program may write into a list that it is given."""
+    return [list(a) if isinstance(a, list) else a for a in case.args]
+
+
+def on_device(case: Case) -> Case:
+    """The arrays as JAX's, for programs that index them by a step."""
+
+    def place(tree):
+        return jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, np.ndarray) else a, tree)
+
+    return replace(case, args=place(case.args), kwargs=place(case.kwargs))
+
+
+def build(case: Case) -> Model:
+    return Model(case.program, *copied(case), **case.options, **case.kwargs)
+
+
+def latent_cells(case: Case, params: dict) -> dict[str, tuple[tuple, np.ndarray, np.ndarray]]:
+    """Shape, values and mask of every discrete unobserved site, told by NumPyro itself."""
+    with jax.enable_x64(False):  # NumPyro's scans draw states of another type than int32 carries
+        case = on_device(case)
+        values = {k: jnp.asarray(np.asarray(v), jnp.float32) for k, v in params.items()}
+        seeded = handlers.seed(handlers.substitute(case.program, values), jax.random.key(0))
+        trace = handlers.trace(seeded).get_trace(*copied(case), **case.kwargs)
+    found = {}
+    for name, site in trace.items():
+        if site["type"] != "sample" or site["is_observed"] or name in params:
+            continue
+        if not getattr(site["fn"].support, "is_discrete", False):
+            continue
+        shape = jnp.shape(site["value"])
+        values = np.asarray(site["fn"].enumerate_support(expand=False)).ravel()
+        mask = getattr(site["fn"], "_mask", True)
+        found[name] = shape, values, np.broadcast_to(np.asarray(mask), shape)
+    return found
+
+
+def enumerated_density(case: Case, params: dict) -> float:
+    """log sum over latents of NumPyro's log density; latents that a mask hides count once."""
+    case = replace(case, program=case.reference or case.program)
+    cells = latent_cells(case, params)
+    case = on_device(case)
+    free = [(n, i, v) for n, (shape, v, _) in cells.items() for i in np.ndindex(*shape)]
+    count = int(np.prod([float(len(v)) for _, _, v in free] or [1.0]))
+    assert count <= LIMIT, count
+    rows = np.array(list(itertools.product(*[range(len(v)) for _, _, v in free])), int)
+    rows = rows.reshape(count, len(free))
+
+    def density(chosen: dict) -> jax.Array:
+        return log_density(
+            case.program, tuple(copied(case)), case.kwargs, {**params, **chosen}
+        )[0]
+
+    batch, position = {}, 0
+    for name, (shape, values, _) in cells.items():
+        size = int(np.prod(shape))
+        chosen = values[rows[:, position : position + size]].reshape(count, *shape)
+        batch[name] = chosen.astype(np.int32)  # as the programs write a first state
+        position += size
+    if not cells:
+        return float(jax.jit(density)({}))
+    logs = np.asarray(jax.lax.map(density, batch, batch_size=min(count, 512)))
+    total = np.logaddexp.reduce(logs)
+    for k, (name, index, values) in enumerate(free):
+        if cells[name][2][index]:
+            continue
+        at = np.argmax(logs)
+        same = np.flatnonzero((np.delete(rows, k, 1) == np.delete(rows[at], k)).all(1))
+        if np.ptp(logs[same]) < 1e-9:  # hidden, and nothing depends on it
+            total -= np.log(len(values))
+    return float(total)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_equals_numpyros_own_log_density(name):
+    case = FITTED[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = build(case)
+        rng = np.random.default_rng(3)
+        with jax.enable_x64(True):
+            vector = jnp.asarray(rng.uniform(-1, 1, model.space.size))
+            params = model.space.constrain(vector)
+            expected = enumerated_density(case, params)
+        found = model.log_likelihood(params) + model.log_prior(params)
+    assert np.isfinite(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        model.pointwise_log_likelihood(params).sum(), model.log_likelihood(params), rtol=1e-8, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_reason(name):
+    with pytest.raises((ValueError, TypeError), match=re.escape(REFUSED[name].refused)):
+        build(REFUSED[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_by_every_method(name):
+    case = FITTED[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = build(case)
+        str(model)
+        fits = {
+            "EM": fit_em(model, starts=2, max_iter=200, progress=False),
+            "MLE": fit_mle(model, starts=2, max_iter=200, progress=False),
+        }
+        if case.nuts:
+            fits["NUTS"] = fit_nuts(model, chains=2, warmup=30, draws=30, progress=False)
+        for fit in fits.values():
+            np.testing.assert_allclose(
+                fit.log_likelihood, model.log_likelihood(fit.params), rtol=1e-8, atol=1e-8
+            )
+            fit.summary()
+        str(compare(fits))
+        model.posterior(fits["EM"].params), model.decode(fits["EM"].params)
