@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTEST_ARGS ?= -n auto
 
 .PHONY: main test install clean
 

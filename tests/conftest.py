@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+
+# Kernels that one test compiled serve the next, and the next run.
+KERNELS = Path(__file__).resolve().parents[1] / ".pytest_cache" / "kernels"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KERNELS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pytest
 
+KERNELS_LIMIT = 2**30  # bytes; beyond it they are thrown away before a run
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput") and KERNELS.exists():
+        if sum(f.stat().st_size for f in KERNELS.iterdir()) > KERNELS_LIMIT:
+            shutil.rmtree(KERNELS)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many of the programs of NumPyro's documentation are right."""
+    ended = [
+        (status, report)
+        for status in ("passed", "failed")
+        for report in terminalreporter.getreports(status)
+        if "test_numpyro_programs" in report.nodeid and report.when == "call"
+    ]
+    failed = {r.nodeid.partition("[")[2] for status, r in ended if status == "failed"}
+    every = {r.nodeid.partition("[")[2] for _, r in ended}
+    if every:
+        terminalreporter.write_line(
+            f"{len(every - failed)} of {len(every)} programs of NumPyro's documentation are right"
+        )
 
 
 def pytest_addoption(parser):

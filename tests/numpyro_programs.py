@@ -20,9 +20,9 @@ import numpyro.distributions as dist
 from jax.scipy.special import expit, logit, logsumexp
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
-from numpyro.ops.indexing import Vindex
 from numpyro.distributions import constraints, transforms
 from numpyro.infer.reparam import LocScaleReparam, TransformReparam
+from numpyro.ops.indexing import Vindex
 
 RNG = np.random.default_rng(20)
 X = RNG.normal(size=8)
