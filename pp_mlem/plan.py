@@ -72,6 +72,8 @@ def sum_rows(model: Model) -> list[str]:
     for chain in model.marginal.chains:
         sizes = " x ".join(str(n) for n in chain.sizes)
         joint = f" ({sizes} joint states)" if len(chain.sizes) > 1 else f" ({sizes} states)"
+        if chain.order > 1:
+            joint = f" ({sizes}, of {chain.order} steps together: {chain.size} joint states)"
         text = f"{', '.join(chain.states)}{joint}: forward-backward over {chain.length} steps"
         sites = model.reading.sites
         if any(sites[n].timed for n in sites if sites[n].law_of in chain.states):

@@ -22,8 +22,9 @@ from pp_mlem.program.trace import Message, unwrap
 def at_one_value(
     reading: Reading, params: Params, data: ProgramData, extract: Any, names: frozenset[str]
 ) -> dict[str, Any]:
-    """Run the program with every gathered latent at one value, for what concerns parameters."""
-    return reading.run(params, data.dynamic, extract, reading.zeros(), wanted=names)
+    """Run the program with every gathered latent at one value, for what concerns parameters; those
+    of a scan's body are taken at every step."""
+    return reading.run(params, data.dynamic, extract, reading.zeros(), wanted=names, wide=names)
 
 
 def own_density(message: Message, value: jax.Array) -> jax.Array:
@@ -47,10 +48,10 @@ def log_prior(
     )
 
     def extract(message: Message) -> jax.Array:
-        return jnp.sum(own_density(message, params[message.name]))
+        return jnp.sum(own_density(message, message.value))  # in a scan, that of one step
 
     found = at_one_value(reading, params, data, extract, wanted)
-    return sum(found.values(), jnp.zeros(()))
+    return sum((jnp.sum(v) for v in found.values()), jnp.zeros(()))
 
 
 def prior_distributions(reading: Reading, params: Params, data: ProgramData) -> dict[str, Any]:

@@ -37,6 +37,12 @@ def _chains(model: Model) -> tuple[Chain, ...]:
                 "above it; filtered probabilities and forecasts of such a mixture of chains are "
                 "not offered. Use posterior() and sample_latents()."
             )
+        if chain.order > 1:
+            raise ValueError(
+                f"the chain over {', '.join(chain.states)} spans {chain.order} steps; filtered "
+                "probabilities, transitions, forecasts and pseudo-residuals are offered for chains "
+                "of first order. Use posterior() and sample_latents()."
+            )
     return chains
 
 
@@ -109,11 +115,8 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for chain in _chains(model):
         for state in chain.states:
-            if (
-                model.reading.sites[later(state)].timed
-                if later(state) in model.reading.sites
-                else (chain.length > 1)
-            ):
+            law = model.reading.sites.get(later(state))
+            if chain.length > 1 if law is None else law.timed:
                 raise ValueError(
                     f"forecast: the transitions of '{state}' vary with the step, so they are not "
                     "known after the last one. Extend the data with missing observations (NaN) and "

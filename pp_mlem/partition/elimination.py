@@ -18,11 +18,14 @@ from pp_mlem.partition.semiring import SUM, Semiring
 from pp_mlem.partition.table import Table, add
 from pp_mlem.program.reading import TABLE_LIMIT
 
+AFTER = "after"
+
 
 @dataclass(frozen=True)
 class Term:
     """A table of logs with its meaning: latents it touches, plates it is repeated over, weight;
-    `step` is "after" for what meets the last states of a scan."""
+    `step` is the number of the first step of a scan that it belongs to, or "after" for what meets
+    a scan's last states."""
 
     table: Table
     latents: frozenset[str]

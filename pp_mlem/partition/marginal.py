@@ -12,7 +12,7 @@ import numpy as np
 
 from pp_mlem.families.categorical import Categorical, Multinomial
 from pp_mlem.partition.chain import Chain, plan_chains
-from pp_mlem.partition.elimination import Elimination, Term, plan_elimination
+from pp_mlem.partition.elimination import AFTER, Elimination, Term, plan_elimination
 from pp_mlem.partition.recursions import filtered
 from pp_mlem.partition.semiring import SUM, Semiring
 from pp_mlem.partition.table import Table
@@ -158,7 +158,8 @@ class Marginal:
                 plates = factor.plates
             sites = self.reading.sites
             ends = not sites[factor.site].scan and any(sites[v].scan for v in factor.latents)
-            step = "after" if ends else ""
+            number = sites[factor.site].step
+            step = AFTER if ends else "" if number is None else str(number)
             found.append(Term(table, frozenset(factor.latents), plates, weight, step))
         return found
 
@@ -264,7 +265,10 @@ class Marginal:
         (increments, _), lanes, shape = chain.along(
             terms, self.elimination, data.valid, self.reading, filtered
         )
-        prefix = Table(increments.cumsum(0).reshape(-1, *shape), (chain.time, *lanes))
+        begin = chain.starts(chain.collect(terms, self.elimination, data.valid), SUM)
+        totals = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in begin]
+        totals = jnp.concatenate([*totals, increments.cumsum(0)])
+        prefix = Table(totals.reshape(-1, *shape), (chain.time, *lanes))
         others = [t for t in terms if not t.latents & chain.own]
         above = Term(prefix, frozenset(lanes), frozenset())
         total = jnp.zeros(())
@@ -290,10 +294,12 @@ class Marginal:
             if site is not None and site.mask is not None:
                 mask = site.mask.any(tuple(range(site.mask.ndim - 1)))
                 sizes = [n for _, n, c in factor.layout if not c]
-                mask = mask.reshape(sizes)
-                seen = mask.reshape(mask.shape[0], -1).any(1).astype(float)
-            if self.reading.sites[factor.site].scan:
-                start = 0 if chain.time in over or not over else 1
+                mask = mask.reshape(sizes[0] if over else 1, -1)
+                seen = mask.any(1).astype(float)
+            scan = self.reading.scans.get(self.reading.sites[factor.site].scan)
+            if scan is not None:
+                step = self.reading.sites[factor.site].step
+                start = step if step is not None else scan.start if scan.rest in over else 0
                 seen = seen[: chain.length - start]
                 inside = inside.at[start : start + seen.size].max(seen)
             else:

@@ -15,7 +15,6 @@ from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.program.bindings import iota_parameters, site_arguments
 from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.scans import first, later
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe
 from pp_mlem.program.trace import Message, is_factor, unwrap
@@ -190,7 +189,8 @@ def prepare_data(
         if reading.sites[name].role not in (Role.OBSERVED, Role.LATENT, Role.LAW):
             return found
         bare = unwrap(m.fn)
-        if bare.masks and not reading.dependencies[name]["mask"]:
+        own = not reading.sites[name].hidden and not reading.dependencies[name]["mask"]
+        if bare.wrapped and own:
             depth = max((-d for d in reading.sites[name].dims.values()), default=0)
             found["mask"] = tuple(
                 m.placed(_over_plates(mask, depth + bare.columns), bare.columns)
@@ -333,6 +333,7 @@ def gather_maps(
                 lambda m: log_table(m, host),
                 {latent: support[codes]},
                 wanted=frozenset({factor.site}),
+                wide=True,
             )
             return found[factor.site]
 
@@ -508,30 +509,26 @@ def _of_law(reading: Reading, values: dict[str, Any], latent: str) -> Any:
 
 
 def _valid_steps(reading: Reading, raw: dict) -> dict[str, np.ndarray]:
-    """Where a masked state still runs: (steps, *plates), true up to the end of each sequence."""
+    """Where a state is not masked: (steps, *plates). A masked state keeps its own law, which sums
+    to one: before a sequence begins, in gaps and after its end."""
     found = {}
+    carried = {s.origin for s in reading.with_role(Role.BEFORE)}
     for latent in reading.latents:
         laws = [s for s in reading.laws if s.law_of == latent.name]
-        if not latent.scan or not any(s.name in raw["mask"] for s in laws):
+        masked = any(s.name in raw["mask"] for s in laws)
+        if not latent.scan or not masked or latent.name not in carried:
             continue
         shape = reading.plate_shape(latent.dims)
+        scan = reading.scans[latent.scan]
         pieces = []
         for law in laws:
-            steps = reading.scans[latent.scan].length if len(laws) == 1 else None
-            size = steps or (1 if law.name == laws[0].name else shape[0] - 1)
+            alone = law.step is not None
+            size = 1 if alone else shape[0] if len(laws) == 1 else reading.plates[scan.rest].size
             own = np.ones((), bool)
             for mask in raw["mask"].get(law.name, ()):
                 own = own & np.asarray(mask)
             pieces.append(np.broadcast_to(own, (size, *shape[1:])))
-        mask = np.concatenate(pieces)
-        if latent.name in {s.origin for s in reading.with_role(Role.BEFORE)}:
-            if np.any(mask[1:] & ~mask[:-1]):
-                raise ValueError(
-                    f"handlers.mask hides state '{latent.name}' at a step and shows it at a later "
-                    "one. A mask over a state ends its sequence; for a missing observation mask "
-                    "only the observation (or pass NaN), and leave the state as it is."
-                )
-            found[latent.name] = mask
+        found[latent.name] = np.concatenate(pieces)
     return found
 
 
@@ -550,10 +547,12 @@ def _check_masks(
                 if reading.sites[factor.site].scan != reading.sites[latent].scan:
                     continue
                 above = valid[latent]
-                if factor.site in (first(latent), first(_origin(reading, factor.site))):
-                    above = above[0]
-                elif factor.site == later(_origin(reading, factor.site)):
-                    above = above[1:]
+                site = reading.sites[factor.site]
+                scan = reading.scans[site.scan]
+                if site.step is not None:
+                    above = above[site.step]
+                elif scan.rest in site.dims:
+                    above = above[scan.start :]
             elif latent == factor.law_of or latent not in raw["mask"]:
                 continue
             for mask in raw["mask"].get(latent, ()):
@@ -576,6 +575,3 @@ def _check_masks(
                     "on it, is not hidden. Put both under the same mask."
                 )
 
-
-def _origin(reading: Reading, name: str) -> str:
-    return reading.sites[name].origin or name

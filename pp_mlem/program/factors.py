@@ -250,7 +250,8 @@ def log_table(message: Message, site: Site) -> jax.Array:
     if is_factor(message.fn):
         return _masked(bare.fn.log_prob(value), bare.masks)
     if site.law_of:
-        return bare.fn.log_prob(value)
+        density = bare.fn.log_prob(value)
+        return jnp.zeros_like(density) if bare.hidden else density
     value = jnp.asarray(value)
     masks = list(bare.masks)
     if jnp.issubdtype(value.dtype, jnp.floating):

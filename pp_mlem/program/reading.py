@@ -20,13 +20,14 @@ from pp_mlem.program.scans import (
     END,
     STEP,
     Body,
+    Earlier,
     Scan,
     Steps,
+    at_step,
     before,
     bind,
     discover,
-    first,
-    later,
+    joined,
     mark,
     neutral_supply,
     settle,
@@ -38,7 +39,6 @@ from pp_mlem.program.trace import (
     Refused,
     Runner,
     Supply,
-    Timed,
     enumerated_support,
     innermost,
     is_discrete,
@@ -173,14 +173,19 @@ class Reading:
                     return value_of(msg, name)
                 return neutral_value(msg, 0)
 
-            def supply_before(msg: dict[str, Any]) -> Any:
-                slot = before(msg["name"])
-                return value_of(msg, slot) if slot in self.sites else neutral_value(msg, 0)
+            def earlier(lag: int) -> Supply:
+                def supply_before(msg: dict[str, Any]) -> Any:
+                    slot = before(msg["name"], lag)
+                    return value_of(msg, slot) if slot in self.sites else neutral_value(msg, 0)
+
+                return supply_before
 
             scans = iter(self.scans.values())
 
             def on_scan(runner: Runner, msg: dict[str, Any]) -> Any:
-                scan, body = next(scans), Body(runner, msg)
+                scan = next(scans)
+                known = {n: params[n] for n in scan.continuous if n in params}
+                body = Body(runner, msg, known)
                 if lengths is not None:
                     lengths[scan.time] = body.length
                 scan = replace(scan, length=body.length)
@@ -188,8 +193,7 @@ class Reading:
                     result, taken = _in_sequence(scan, body, given, extract, self.depth, wanted)
                 else:
                     result, taken = _enumerated(
-                        scan, bind(scan, body), extract, self.depth, supply, supply_before,
-                        steps, wanted,
+                        scan, bind(scan, body), extract, self.depth, supply, earlier, steps, wanted
                     )  # fmt: skip
                 found.update(taken)
                 return result
@@ -214,7 +218,7 @@ def _enumerated(
     extract: Callable[[Message], Any],
     depth: int,
     supply: Supply,
-    supply_before: Supply,
+    earlier: Earlier,
     wide: set[str],
     wanted: frozenset[str] | None,
 ) -> tuple[Any, dict[str, Any]]:
@@ -227,50 +231,61 @@ def _enumerated(
             site: name for site in sites for name in which(site) if wanted is None or name in wanted
         }
 
-    def take(messages: dict[str, Message], chosen: dict[str, str]) -> dict[str, Any]:
+    def take(carry: Any, t: Any, chosen: dict[str, str]) -> dict[str, Any]:
+        messages = body.step(carry, t, supply)[2]
         return {n: extract(replace(messages[site], name=n)) for site, n in chosen.items()}
 
-    chosen = names(lambda s: (first(s),), scan.pairs)
-    if chosen:
-        _, _, messages = body.step(body.init, body.x(0), supply)
-        found.update(settle(take(messages, chosen), depth, False))
-
-    def later_step(t: Any, chosen: dict[str, str]) -> dict[str, Any]:
-        _, _, messages = body.step(steps.carry_from(t, supply_before), body.x(t), supply)
-        return take(messages, chosen)
-
-    def any_step(t: Any, chosen: dict[str, str]) -> dict[str, Any]:
-        _, _, messages = body.step(steps.carry(t), body.x(t), supply)
-        return take(messages, chosen)
-
-    def both(run: Callable, chosen: dict[str, str], start: int) -> None:
+    def both(
+        chosen: dict[str, str], start: int, rolled: int, carry: Callable[[Any], Any]
+    ) -> None:
         single = {s: n for s, n in chosen.items() if n not in wide}
         if single:
-            found.update(settle(run(start, single), depth, False))
+            at = steps.at(start, earlier) if start < rolled else carry(start)
+            found.update(settle(take(at, start, single), depth, False))
         every = {s: n for s, n in chosen.items() if n in wide}
         if every:
-            times = jnp.arange(start, body.length)
-            found.update(settle(jax.vmap(lambda t: run(t, every))(times), depth, True))
+            stacked = steps.over(lambda c, t: take(c, t, every), start, rolled, earlier, carry)
+            found.update(settle(stacked, depth, True))
 
-    if body.length > 1:
-        both(later_step, names(lambda s: (later(s),), scan.pairs), 1)
-    both(any_step, names(lambda s: (s,), set(scan.sites) - scan.pairs), 0)
+    def from_states(t: Any) -> Any:
+        return steps.carry_from(t, earlier)
+
+    for k in range(min(scan.start, body.length)):
+        chosen = names(lambda s, k=k: (at_step(s, k),), scan.pairs)
+        if chosen:
+            found.update(settle(take(steps.at(k, earlier), k, chosen), depth, False))
+    if body.length > scan.start:
+        both(names(lambda s: (scan.later(s),), scan.pairs), scan.start, scan.rolled, from_states)
+    alone = names(lambda s: (s,), [s for s in scan.sites if s not in scan.pairs])
+    both(alone, 0, scan.settled, steps.carry)
     if not scan.used:
         rows = (body.length,)
         ys = jax.tree.map(lambda a: jnp.zeros(rows + a.shape, a.dtype), scan.output)
-        return body.result([jnp.zeros(a.shape, a.dtype) for a in scan.leaves], ys), found
-    last = body.length - 1
-    if any(scan.moving):
-        carry, _, _ = body.step(steps.carry(last), body.x(last), supply)
-        quiet, _, _ = body.step(steps.carry(last), body.x(last), neutral_supply())
-        carry = [c if m else q for m, c, q in zip(scan.moving, carry, quiet, strict=True)]
-    else:
-        carry, _, _ = body.step(steps.carry(last), body.x(last), neutral_supply())
+        leaves = [jnp.zeros(a.shape, a.dtype) for a in scan.leaves]
+        return body.result(jax.tree.unflatten(scan.treedef, leaves), ys), found
+    return _returned(scan, steps, supply, earlier), found
 
-    def output(t: Any) -> Any:
-        return body.step(steps.carry(t), body.x(t), neutral_supply())[1]
 
-    return body.result(carry, jax.vmap(output)(jnp.arange(body.length))), found
+def _returned(scan: Scan, steps: Steps, supply: Supply, earlier: Earlier) -> Any:
+    """What the scan returns to the program: the carry after the last step as a function of the
+    last states, and the outputs, which depend on no state."""
+    body, last = steps.body, steps.body.length - 1
+    early = last < scan.rolled
+    carry = steps.at(last, earlier) if early else steps.carry_from(last, earlier)
+    carry = body.step(carry, last, supply)[0]
+    if not early:
+        quiet = jax.tree.leaves(body.step(steps.carry(last), last, neutral_supply())[0])
+        leaves = zip(scan.moving, jax.tree.leaves(carry), quiet, strict=True)
+        carry = jax.tree.unflatten(scan.treedef, [c if m else q for m, c, q in leaves])
+
+    def neutral(lag: int) -> Supply:
+        return neutral_supply()
+
+    def output(carry: Any, t: Any) -> Any:
+        return body.step(carry, t, neutral_supply())[1]
+
+    ys = steps.over(output, 0, scan.settled, neutral, steps.carry)
+    return body.result(carry, ys)
 
 
 def _in_sequence(
@@ -282,45 +297,49 @@ def _in_sequence(
     wanted: frozenset[str] | None,
 ) -> tuple[Any, dict[str, Any]]:
     """The same at given states, step after step, as NumPyro itself would run the program."""
-    neutral, _, _ = body.step(body.init, body.x(0), neutral_supply())
-    init = [jnp.asarray(a, n.dtype) for a, n in zip(body.init, neutral, strict=True)]
     values = {n: jnp.asarray(given[n]) for n in scan.latents}
 
-    def step(leaves: list[Any], t: Any) -> tuple[list[Any], Any]:
+    def one(carry: Any, t: Any) -> tuple[Any, Any]:
         def state(msg: dict[str, Any]) -> Any:
+            if msg["name"] not in values:
+                return neutral_value(msg, 0)
             return values[msg["name"]][t].reshape(msg["fn"].batch_shape)
 
-        new, y, messages = body.step(leaves, body.x(t), state)
-        new = [jnp.asarray(b, a.dtype) for a, b in zip(leaves, new, strict=True)]
+        new, y, messages = body.step(carry, t, state)
         taken = {n: extract(replace(messages[n], name=scan.names(n)[0])) for n in scan.sites}
         return new, (taken, y)
 
-    leaves, (taken, ys) = jax.lax.scan(step, init, jnp.arange(body.length))
+    carry, pieces = body.init, []
+    start = min(scan.start, body.length)
+    for t in range(start):
+        carry, piece = one(carry, t)
+        pieces.append(piece)
+    rest = None
+    if body.length > start:
+        after = jax.eval_shape(one, carry, start)[0]
+        carry = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), carry, after)
+
+        def step(carry: Any, t: Any) -> tuple[Any, Any]:
+            new, found = one(carry, t)
+            return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), carry, new), found
+
+        carry, rest = jax.lax.scan(step, carry, jnp.arange(start, body.length))
+    stacked = [jax.tree.map(lambda a: jnp.asarray(a)[None], piece) for piece in pieces]
+    stacked += [rest] if rest is not None else []
+    ys = jax.tree.map(joined, *(y for _, y in stacked))
     found: dict[str, Any] = {}
     for site in scan.sites:
-        tree = settle(taken[site], depth, True)
         if site not in scan.pairs:
-            found[site] = tree
+            every = jax.tree.map(joined, *(taken[site] for taken, _ in stacked))
+            found[site] = settle(every, depth, True)
             continue
-
-        def cut(leaf: Any, rows: slice, drop: bool) -> Any:
-            if not isinstance(leaf, Timed):
-                return leaf
-            array = leaf.array[rows]
-            return Timed(array[0] if drop else array, leaf.trailing)
-
-        def part(rows: slice, drop: bool, tree: Any = taken[site]) -> Any:
-            timed = jax.tree.map(
-                lambda v: cut(v, rows, drop), tree, is_leaf=lambda v: isinstance(v, Timed)
-            )
-            return settle(timed, depth, not drop)
-
-        found[first(site)] = part(slice(0, 1), True)
-        if body.length > 1:
-            found[later(site)] = part(slice(1, None), False)
+        for k, (taken, _) in enumerate(pieces):
+            found[at_step(site, k)] = settle(taken[site], depth, False)
+        if rest is not None:
+            found[scan.later(site)] = settle(rest[0][site], depth, True)
     if wanted is not None:
         found = {n: v for n, v in found.items() if n in wanted}
-    return body.result(leaves, ys), found
+    return body.result(carry, ys), found
 
 
 def _vmap_position(function: Callable, i: int, n: int) -> Callable:
@@ -486,6 +505,8 @@ def site_parts(message: Message) -> dict[str, Any]:
     parts = {f"argument {k}": v for k, v in bare.fn.get_args().items() if v is not None}
     parts["mask"] = bare.masks
     parts["scale"] = 0.0 if message.scale is None else message.scale
+    if bare.hidden and not message.observed:
+        return {"mask": (), "scale": parts["scale"]}  # nothing of its law counts
     parts["all"] = jax.tree.leaves(bare.fn)
     if message.observed:
         parts["value"] = message.value
@@ -513,7 +534,13 @@ def _dependencies(
         if not m.observed
     }
     states = [n for scan in scans.values() for n in scan.latents]
-    values |= {before(n): values[n] for n in states} | {_over_steps(n): values[n] for n in states}
+    values |= {
+        before(n, lag): values[n]
+        for scan in scans.values()
+        for n in scan.latents
+        for lag in range(1, max(scan.order, scan.settled) + 1)
+    }
+    values |= {_over_steps(n): values[n] for n in states}
     if scans:
         values |= {STEP: np.zeros((), int), END: np.zeros((), int)}
 
@@ -521,33 +548,47 @@ def _dependencies(
         remaining = iter(scans.values())
         found: dict[str, dict[str, Any]] = {}
 
-        def supply(msg: dict[str, Any]) -> Any:
-            return given[msg["name"]]
-
-        def supply_before(msg: dict[str, Any]) -> Any:
-            return given[before(msg["name"])]
-
         def on_scan(runner: Runner, msg: dict[str, Any]) -> Any:
             scan, body = next(remaining), Body(runner, msg)
-            steps = bind(scan, body, for_provenance=True)
+
+            def supply(msg: dict[str, Any]) -> Any:
+                value = given[msg["name"]]
+                return mark(value, given[STEP]) if msg["name"] in scan.continuous else value
+
+            def earlier(lag: int) -> Supply:
+                def before_it(msg: dict[str, Any]) -> Any:
+                    name = msg["name"]
+                    return supply(msg) if name in scan.continuous else given[before(name, lag)]
+
+                return before_it
+
+            def over_steps(msg: dict[str, Any]) -> Any:
+                name = msg["name"]
+                return supply(msg) if name in scan.continuous else given[_over_steps(name)]
+
+            steps = bind(scan, body, supply, for_provenance=True)
             t = given[STEP]
-            carry, _, begin = body.step(body.init, body.x(0), supply)
-            _, _, alone = body.step(steps.carry(t), body.x(t), supply)
-            _, _, after = body.step(steps.carry_from(t, supply_before), body.x(t), supply)
+            for k in range(min(scan.start, scan.length)) if scan.pairs else ():
+                _, _, begin = body.step(steps.at(k, earlier), k, supply)
+                found.update({at_step(n, k): site_parts(begin[n]) for n in scan.pairs})
+            _, _, alone = body.step(steps.carry(t), t, supply)
+            carry, _, after = body.step(steps.carry_from(t, earlier), t, supply)
             for site in scan.sites:
-                if site in scan.pairs:
-                    found[first(site)] = site_parts(begin[site])
-                    if scan.length > 1:
-                        found[later(site)] = site_parts(after[site])
-                else:
+                if site not in scan.pairs:
                     found[site] = site_parts(alone[site])
-            carry = [
-                c if m else q for m, c, q in zip(scan.moving, carry, steps.carry(t), strict=True)
-            ]
-            y = body.step(steps.carry(t), body.x(t), lambda msg: given[_over_steps(msg["name"])])[1]
+                elif scan.length > scan.start:
+                    found[scan.later(site)] = site_parts(after[site])
+            leaves = zip(
+                scan.moving, jax.tree.leaves(carry), jax.tree.leaves(steps.carry(t)), strict=True
+            )
+            carry = jax.tree.unflatten(scan.treedef, [c if m else q for m, c, q in leaves])
+            y = body.step(steps.carry(t), t, over_steps)[1]
             ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (scan.length, *jnp.shape(a))), y)
             carry, ys = jax.tree.map(lambda a: mark(a, given[END]), (carry, ys))
             return body.result(carry, ys)
+
+        def supply(msg: dict[str, Any]) -> Any:
+            return given[msg["name"]]
 
         outside = run_program(
             lambda p: arguments.call(p, given[_DATA]), arguments.program, supply, on_scan
@@ -572,7 +613,8 @@ def _dependencies(
                     for part, d in whole[name].items()
                     if part.startswith("argument") and part not in known and STEP in d
                 ]
-                if varying:
+                unlike = scan.settled > 0 and name == site  # its first steps may be of another form
+                if varying or unlike:
                     timed[name] = "data" if any(_DATA in d for d in varying) else "count"
     for name, found in whole.items():
         for state in states:
@@ -585,6 +627,38 @@ def _dependencies(
     used = any(END in d for found in whole.values() for d in found.values())
     clean = {n: {part: d - tokens for part, d in found.items()} for n, found in whole.items()}
     return clean, timed, used
+
+
+def _deeper(
+    scans: dict[str, Scan], dependencies: dict[str, dict[str, frozenset[str]]]
+) -> dict[str, Scan]:
+    """The scans with the states that sites outside of them meet before the last one."""
+    inside = {name for scan in scans.values() for site in scan.sites for name in scan.names(site)}
+    met = frozenset().union(
+        *(d for n, found in dependencies.items() if n not in inside for d in found.values())
+    )
+    deeper = {}
+    for key, scan in scans.items():
+        lags = {
+            n: lag + 1 for n in scan.latents for lag in range(1, scan.order) if before(n, lag) in met
+        }
+        carried = {n: max(lags.get(n, 0), scan.carried.get(n, 0)) for n in scan.latents}
+        deeper[key] = replace(scan, carried={n: lag for n, lag in carried.items() if lag})
+    return deeper
+
+
+def _refuse_recurrent(
+    scans: dict[str, Scan], parameters: frozenset[str]
+) -> None:
+    """A continuous site of a scan that depends on its own last value is a continuous state."""
+    for scan in scans.values():
+        for name in sorted(scan.recurrent - parameters):
+            raise Refused(
+                f"latent '{name}' is continuous and depends on its own value at the step before: a "
+                "continuous state, which no structure can integrate out along a chain. Estimate "
+                f'its values with Model(..., parameters={{"{name}"}}), as fit_map or fit_nuts on '
+                "the joint density would, or make it discrete."
+            )
 
 
 def _parents(parts: dict[str, frozenset[str]], name: str) -> frozenset[str]:
@@ -600,17 +674,36 @@ def read_program(
     dynamic = tuple(jnp.asarray(a) for a in thin(arguments)) if arguments.traced else ()
     try:
         dependencies, timed, used = _dependencies(arguments, messages, scans, arguments.dynamic)
+        deeper = _deeper(scans, dependencies)
+        if any(deeper[n].start > s.start for n, s in scans.items()):
+            dependencies, timed, used = _dependencies(
+                arguments, messages, deeper, arguments.dynamic
+            )
+        scans = deeper
     except _CONCRETE_ERRORS as error:
         names = [n for n, m in messages.items() if not m.observed]
         raise control_flow_error(names, error) from None
     scans = {n: replace(s, used=used) for n, s in scans.items()}
     scan_of = {site: scan for scan in scans.values() for site in scan.sites}
     parents = {}
+    earlier_states = {
+        before(n, lag)
+        for scan in scans.values()
+        for n in scan.latents
+        for lag in range(1, max(scan.order, scan.settled) + 1)
+    }
     for name in messages:
         factors = scan_of[name].names(name) if name in scan_of else (name,)
         every = frozenset().union(*(_parents(dependencies.get(f, {}), name) for f in factors))
-        parents[name] = every - {before(n) for n in scan_of}
-    roles = assign_roles(messages, parents, latents, parameters, found.refusals)
+        parents[name] = every - earlier_states
+    _refuse_recurrent(scans, parameters)
+    placed = {
+        n: replace(m, plates=((scan_of[n].time, 0, scan_of[n].length), *m.plates))
+        if n in scan_of
+        else m
+        for n, m in messages.items()
+    }
+    roles = assign_roles(placed, parents, latents, parameters, found.refusals)
     plates: dict[str, Plate] = {}
     dims: dict[str, dict[str, int]] = {}
     for name, message in messages.items():
@@ -628,7 +721,8 @@ def read_program(
     )
     depth += bool(scans)
     for scan in scans.values():
-        for name, size in ((scan.time, scan.length), (scan.rest, scan.length - 1)):
+        rest = max(scan.length - scan.start, 0)
+        for name, size in ((scan.time, scan.length), (scan.rest, rest)):
             if name in plates:
                 raise Refused(f"plate '{name}' has the name of the scan's steps; rename it.")
             plates[name] = Plate(name, size)
@@ -658,8 +752,9 @@ def read_program(
             event_shape=tuple(bare.fn.event_shape),
             size=len(found.enumerated[name]) if role is Role.LATENT else 0,
             support=found.supports[name] if role is Role.PARAMETER else None,
-            shape=tuple(jnp.shape(message.value)) if role is Role.PARAMETER else (),
+            shape=_shape_of(message, scan_of.get(name)) if role is Role.PARAMETER else (),
             law_of=name if role is Role.LATENT else "",
+            hidden=role is Role.LATENT and bare.hidden,
         )
         if name in scan_of:
             sites |= _scan_sites(site, scan_of[name], depth, dependencies, timed)
@@ -671,6 +766,12 @@ def read_program(
     reading = _mark_steady(reading, timed)
     _check_sizes(reading)
     return _mark_gathered(reading), dynamic
+
+
+def _shape_of(message: Message, scan: Scan | None) -> tuple[int, ...]:
+    """A parameter's shape; one that is sampled in a scan has a value for every step."""
+    own = tuple(jnp.shape(message.value))
+    return own if scan is None else (scan.length, *own)
 
 
 def _scan_sites(
@@ -685,33 +786,38 @@ def _scan_sites(
     found: dict[str, Site] = {}
     over_steps = {scan.time: -depth, **site.dims}
     site = replace(site, scan=scan.time, origin=site.name)
+    if site.role is Role.PARAMETER:
+        return {site.name: replace(site, timed=True)}
     latent = site.role is Role.LATENT
     paired = site.name in scan.pairs
+    after = {scan.rest: -depth, **site.dims}
     if latent and paired:
         found[site.name] = replace(site, dims=over_steps, law_of="")
-    if latent and site.name in scan.carried:
-        found[before(site.name)] = replace(
+    for lag in range(1, scan.carried.get(site.name, 0) + 1) if latent else ():
+        found[before(site.name, lag)] = replace(
             site,
-            name=before(site.name),
+            name=before(site.name, lag),
             role=Role.BEFORE,
-            reason=f"'{site.name}' one step earlier",
-            dims={scan.rest: -depth, **site.dims},
+            reason=f"'{site.name}' {lag} step{'s' * (lag > 1)} earlier",
+            dims=after,
             law_of="",
+            lag=lag,
         )
-    for name in scan.names(site.name):
-        where = {first(site.name): site.dims, later(site.name): {scan.rest: -depth, **site.dims}}
+    for step, name in enumerate(scan.names(site.name)):
+        begins = paired and name != scan.later(site.name)
         found[name] = replace(
             site,
             name=name,
             role=Role.LAW if latent and paired else site.role,
             reason=site.reason
             if not paired
-            else "at the first step"
-            if name in where and name == first(site.name)
+            else f"at step {step}"
+            if begins
             else "at later steps, given the state before",
-            dims=where.get(name, over_steps),
+            dims=(site.dims if begins else after) if paired else over_steps,
             parents=_parents(dependencies[name], site.name),
             timed=name in timed,
+            step=step if begins else None,
         )
     return found
 

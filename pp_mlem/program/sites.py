@@ -34,9 +34,10 @@ class Site:
     `dims` maps each of its plates to the plate's (negative) batch dimension. `parents` are the
     unobserved sites that its distribution depends on. `columns` counts the `to_event` dimensions.
 
-    A state of a chain is a latent over all steps; its own distribution stands apart, in two sites
-    with role LAW: for the first step and for the later ones. `law_of` names the latent of which a
-    site is the distribution, `scan` the scan in whose body it stands.
+    A state of a chain is a latent over all steps; its own distribution stands apart, in sites
+    with role LAW: for the first step (or steps) and for the later ones. `law_of` names the latent
+    of which a site is the distribution, `scan` the scan in whose body it stands, `step` the number
+    of the first step that it stands for, `lag` how many steps earlier a previous state is.
     """
 
     name: str
@@ -56,6 +57,9 @@ class Site:
     origin: str = ""  # the program's own name of a site that stands for some steps of a scan
     scan: str = ""
     timed: bool = False  # in a scan: its distribution's arguments vary with the step
+    hidden: bool = False  # latents: its own law is masked by the constant False
+    step: int | None = None
+    lag: int = 0
 
     @property
     def plates(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.contrib.control_flow.scan import PytreeTrace, scan_wrapper
+from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
 from numpyro.distributions.discrete import CategoricalLogits, CategoricalProbs
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
@@ -85,6 +86,13 @@ class Runner(Messenger):
                 )
             msg["value"] = self.on_scan(self, msg)
             return
+        name = str(msg.get("name") or "")
+        if msg["type"] in ("sample", "param") and ("Tracer(" in name or "Traced<" in name):
+            raise Refused(
+                f"site name '{name}' is made from a value that varies with the step of a scan or "
+                "with an argument. A site of a scan has one name for all its steps; a name made "
+                "from the step's number (f'y_{t}') belongs to a Python loop."
+            )
         if msg["type"] == "param" and self.inside:
             raise Refused(
                 f"numpyro.param '{msg['name']}' stands inside the body of a scan; declare it "
@@ -98,11 +106,6 @@ class Runner(Messenger):
             msg["is_observed"] = True
         if self.inside:  # what lies below is ours, and must not see single steps
             msg["stop"] = True
-
-    def acts_along_steps(self) -> bool:
-        """Whether handlers between the program's start and its scan act along the steps."""
-        inner = _PYRO_STACK[_PYRO_STACK.index(self) + 1 :]
-        return any(isinstance(handler, _ALONG_STEPS) for handler in inner)
 
     def step(
         self,
@@ -268,6 +271,12 @@ class Bare:
     wrapped: tuple[tuple[Any, int], ...]
 
     @property
+    def hidden(self) -> bool:
+        """Whether the program masks the site by the constant False: a latent's law that another
+        site, a numpyro.factor, stands for."""
+        return any(mask is False for mask, _ in self.wrapped)
+
+    @property
     def masks(self) -> tuple[Any, ...]:
         found = []
         for mask, outside in self.wrapped:
@@ -393,28 +402,47 @@ def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Run a scan with every site of its body drawn; also the draws, and the data in their place,
-    stacked over the steps."""
+    stacked over the steps. The first steps, until the carry has its form, are run one by one."""
     f, init, xs, length, reverse = msg["args"]
+    sizes = [a.shape[0] for a in jax.tree.leaves(xs)]
+    steps = sizes[0] if sizes else int(length)
+    given = msg["kwargs"].get("substitute_stack", [])
 
     def step(carry: Any, inputs: Any) -> Any:
-        own, x = inputs
+        own, t, x = inputs
         seen: dict[str, Any] = {}
+        body = f
+        for kind, values in given:
+            handler = handlers.condition if kind == "condition" else handlers.substitute
+            body = handler(body, **{f"{kind}_fn": partial(_subs_wrapper, values, t, steps)})
         with (
             handlers.block(),
             handlers.trace() as sites,
             handlers.seed(rng_seed=own),
             _Unobserve({}, seen),
         ):
-            new, y = f(carry, x)
+            new, y = body(carry, x)
         return new, (_drawn_sites(sites), seen, y)
 
-    sizes = [a.shape[0] for a in jax.tree.leaves(xs)]
-    steps = sizes[0] if sizes else int(length)
-    keys = jax.random.split(key, steps)
-    start = jax.tree.map(lambda a: a[0], (keys, xs))
-    after, _ = jax.eval_shape(step, init, start)
-    init = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), init, after)
-    carry, (values, seen, ys) = jax.lax.scan(step, init, (keys, xs), length=steps, reverse=reverse)
+    every = (jax.random.split(key, steps), jnp.arange(steps), xs)
+    if reverse:
+        every = (*every[:2], jax.tree.map(lambda a: jnp.asarray(a)[::-1], xs))
+    carry, pieces, begin = jax.tree.map(jnp.asarray, init), [], 0
+    while begin < steps:
+        start = jax.tree.map(lambda a, t=begin: a[t], every)
+        after, _ = jax.eval_shape(step, carry, start)
+        if jax.tree.structure(after) == jax.tree.structure(carry):
+            carry = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), carry, after)
+            rest = jax.tree.map(lambda a, t=begin: a[t:], every)
+            carry, found = jax.lax.scan(step, carry, rest)
+            pieces.append(found)
+            break
+        carry, found = step(carry, start)
+        pieces.append(jax.tree.map(lambda a: jnp.asarray(a)[None], found))
+        begin += 1
+    values, seen, ys = jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
+    if reverse:
+        values, seen, ys = jax.tree.map(lambda a: a[::-1], (values, seen, ys))
     return ((steps, None, carry), (PytreeTrace({}), ys)), values, seen
 
 

@@ -14,8 +14,8 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.data import gather_maps, neutral_parameters
 from pp_mlem.program.factors import Factor, log_table, natural_parameters, plan_factors, table_axes
 from pp_mlem.program.reading import Reading, control_flow_error
-from pp_mlem.program.scans import first, later
-from pp_mlem.program.sites import Plate, Role
+from pp_mlem.program.scans import at_step
+from pp_mlem.program.sites import Plate
 from pp_mlem.program.trace import Message
 
 
@@ -42,7 +42,7 @@ def _thinned(reading: Reading, dynamic: tuple) -> Reading:
     jax.eval_shape(lambda p, d: reading.run(p, d, extract, lengths=lengths), params, dynamic)
     scans = {n: replace(s, length=lengths[n]) for n, s in reading.scans.items()}
     for scan in scans.values():
-        sizes |= {scan.time: scan.length, scan.rest: scan.length - 1}
+        sizes |= {scan.time: scan.length, scan.rest: max(scan.length - scan.start, 0)}
     plates = {
         n: Plate(n, min(p.size, sizes.get(n, p.size)), p.implicit)
         for n, p in reading.plates.items()
@@ -62,12 +62,12 @@ def _at_site(
     inner = {p: d for p, d in origin.dims.items() if d != -reading.depth}
     scan = reading.scans[latent.scan]
     if site.scan != latent.scan:
-        return full[-1], inner
+        return full[len(full) - 1 - latent.lag], inner
     over = next((p for p in site.dims if p in (scan.time, scan.rest)), None)
     if over is None:
-        return full[0], inner
+        return full[site.step - latent.lag], inner
     if over == scan.rest:
-        full = full[:-1] if latent.role is Role.BEFORE else full[1:]
+        full = full[scan.start - latent.lag : len(full) - latent.lag]
     return full, {over: -reading.depth, **inner}
 
 
@@ -136,7 +136,7 @@ def agrees(reading: Reading, factors: tuple[Factor, ...], dynamic: tuple) -> str
         return message.placed(log_table(message, thin.sites[message.name]))
 
     def run(values: dict[str, Any], data: tuple, chosen: dict[str, Any]) -> dict[str, Any]:
-        return thin.run(values, data, extract, chosen, wanted=names)
+        return thin.run(values, data, extract, chosen, wanted=names, wide=names)
 
     chosen = {n: thin.values[n][c] for n, c in codes.items()}
     direct = quick_jit(run)(params, dynamic, chosen)
@@ -157,6 +157,8 @@ def _check_laws(reading: Reading, factors: tuple[Factor, ...], tables: dict[str,
     for factor in factors:
         if not factor.law_of or any(s.vmapped for s in reading.slots):
             continue
+        if reading.sites[factor.site].hidden:
+            continue
         table = np.asarray(tables[factor.site])
         axis = table.ndim + reading.latent_dim(factor.law_of)
         if axis < 0:
@@ -174,7 +176,9 @@ def _check_laws(reading: Reading, factors: tuple[Factor, ...], tables: dict[str,
             supports[factor.site] = moved > np.log(np.finfo(table.dtype).tiny)
     for scan in reading.scans.values():
         for name in scan.carried:
-            begin, moves = supports.get(first(name)), supports.get(later(name))
+            begin, moves = supports.get(at_step(name, 0)), supports.get(scan.later(name))
+            if scan.start > 1:
+                continue
             if begin is None or moves is None or moves.shape[0] != moves.shape[1]:
                 continue
             reached = begin.any(0)
