@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pp_mlem.fingerprint import changed
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align
 
@@ -28,6 +29,9 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     """PSIS-LOO elpd and its standard error from the pointwise marginal log-likelihood, and a
     caveat ("" when none). Vehtari, Gelman & Gabry (2017), doi:10.1007/s11222-016-9696-4."""
     tree = fit.to_datatree()
+    if "log_likelihood" not in tree.children:
+        why = tree.attrs.get("log_likelihood", "the fit holds none")
+        return np.nan, np.nan, f"no LOO: pointwise log-likelihood {why}"
     (name,) = tree["log_likelihood"].data_vars
     units = tree["log_likelihood"][name]
     if units.shape[-1] < 2:
@@ -224,17 +228,12 @@ def _apart(fits: dict[str, Fit]) -> str:
     """What the fits do not share: "different data", "different programs" or ""."""
     if len({f.n_observations for f in fits.values()}) > 1:
         return "different data"
-    models = [f.model for f in fits.values() if f.model is not None]
-    for model in models[1:]:
-        mine, first = model.arguments.dynamic, models[0].arguments.dynamic
-        same = len(mine) == len(first) and all(
-            np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f")
-            for x, y in zip(mine, first, strict=True)
-        )
-        if not same:
+    marks = [f.fingerprint for f in fits.values() if f.fingerprint is not None]
+    for mark in marks[1:]:
+        differs = changed(marks[0], mark)
+        if "data" in differs or "observe" in differs:
             return "different data"
-        codes = [getattr(m.program, "__code__", m.program) for m in (model, models[0])]
-        if codes[0] != codes[1]:
+        if "program" in differs and "python" not in differs:
             return "different programs"
     return ""
 

@@ -16,14 +16,27 @@ import xarray as xr
 from scipy import stats as scipy_stats
 
 from pp_mlem.bootstrap import Bootstrap, as_covariance, bootstrap_point
-from pp_mlem.datatree import ASYMPTOTIC, build_tree, read_fit, write_fit
+from pp_mlem.datatree import (
+    ASYMPTOTIC,
+    FEWEST_DRAWS,
+    POINTWISE_CELLS,
+    build_tree,
+    damaged,
+    kept_draws,
+    observed_arguments,
+    read_fit,
+    told_pointwise,
+    variable_names,
+    write_fit,
+)
 from pp_mlem.information import MissingInformation, missing_information_at
 from pp_mlem.labels import Group, alignment, permute
 from pp_mlem.model import Model
 from pp_mlem.optima import describe_optima
-from pp_mlem.precision import lean_jit, working_precision
+from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.profile import ProfileInterval, profile_interval
+from pp_mlem.record import check_model_of, check_record
 from pp_mlem.status import Status
 from pp_mlem.uncertainty import (
     Covariance,
@@ -35,7 +48,6 @@ from pp_mlem.uncertainty import (
 )
 
 ASYMPTOTIC_DRAWS = 1000
-POINTWISE_CELLS = 2e7  # draws times units: keeps the pointwise log-likelihood within memory
 
 
 @dataclass
@@ -559,7 +571,7 @@ class Fit:
         values, vectors = np.linalg.eigh(free)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         units = max(float(self.n_observations), 1.0)
-        draws = int(np.clip(POINTWISE_CELLS / units, 100, ASYMPTOTIC_DRAWS))
+        draws = int(np.clip(0.4 * POINTWISE_CELLS / units, FEWEST_DRAWS, ASYMPTOTIC_DRAWS))
         noise = rng.standard_normal((draws, len(self.vector)))
         points = self.vector + noise @ root.T
         return points[None]
@@ -571,40 +583,60 @@ class Fit:
         "one_step_ahead", since its terms are predictions given the past, not independent units.
 
         For point fits the posterior group holds draws of the asymptotic normal distribution in
-        unconstrained coordinates, and says so in its attributes.
+        unconstrained coordinates, and says so in its attributes. The pointwise log-likelihood keeps
+        at most 5e7 cells (draws x units, 400 MB): beyond it draws are thinned evenly, and below 100
+        draws the group is left out; the attribute `log_likelihood` then says so. A site whose
+        name netCDF cannot have ("a/b") is percent-encoded, with its own name in the attribute
+        `site`.
         """
         if "tree" in self._cache:
             return self._cache["tree"]
         model = self._model("to_datatree")
         problem = self.problem()
         vectors = self.draw_vectors if self.draws is not None else self._asymptotic_draws()
-        pointwise, params = _along(model, problem, vectors, self.fixed)
-        draws = self.draws if self.draws is not None else params
-        observed = {
-            n: np.asarray(a)
-            for n, a in zip(model.arguments.names, model.arguments.dynamic, strict=True)
-        }
+        units = len(model.unit_weights())
+        kept = kept_draws(*vectors.shape[:2], units)
+        pointwise = None
+        if kept is not None:
+            pointwise, params = _along(model, problem, vectors[:, kept], self.fixed)
+        if self.draws is not None:
+            draws = self.draws
+        elif kept is not None and len(kept) == vectors.shape[1]:
+            draws = params
+        else:
+            draws = _params_along(model, problem, vectors, self.fixed)
+        told = told_pointwise(kept, vectors.shape[1], units)
         kind = "posterior draws" if self.draws is not None else ASYMPTOTIC
         attributes = {
             "method": self.method,
             "draws": kind,
             "inference_library": "pp_mlem",
             "status": self.status,
-        }
+        } | ({"log_likelihood": told} if told else {})
         tree = build_tree(
             {k: v for k, v in draws.items() if k not in self.fixed},
             pointwise,
-            observed,
+            kept,
+            observed_arguments(model.arguments.names, model.arguments.dynamic),
             self.sample_stats,
-            None,
             attributes,
             "one_step_ahead" if model.marginal.sequential else "units",
         )
         self._cache["tree"] = tree
         return tree
 
+    @property
+    def fingerprint(self) -> dict[str, str] | None:
+        """Of the program, its data and options: of the model, or as it was saved; None for a file
+        of an older pp_mlem."""
+        return self._cache.get("fingerprint") if self.model is None else self.model.fingerprint
+
     def save(self, path: str | Path) -> Path:
-        """Write the fit as netCDF (an ArviZ tree plus a group of its own)."""
+        """Write the fit as netCDF (an ArviZ tree plus a group of its own), whole or not at all.
+
+        Raises:
+            OSError: naming the file, when it cannot be written (a full disk, a read-only folder).
+        """
         covariance = self.covariance_details("observed")
         if self.draws is None and self.model is not None:
             self._cache["classification"] = self._classification()  # for a fit without its model
@@ -634,6 +666,7 @@ class Fit:
         record["starts"] = self.starts.reset_index().to_dict("list")
         record["groups"] = [dataclasses.asdict(g) for g in self.groups]
         record["names"] = list(self.params)
+        record["fingerprint"] = self.fingerprint
         record = {k: _plain(v) if not isinstance(v, np.ndarray) else v for k, v in record.items()}
         return write_fit(path, self.to_datatree(), record)
 
@@ -662,9 +695,21 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
         model: the model, for what a file cannot hold (posterior, decode, predict).
 
     Raises:
-        FileNotFoundError, ValueError: naming the file when it is absent, damaged or not a fit.
+        FileNotFoundError, ValueError: naming the file when it is absent, damaged, of a newer format
+            or not a fit, or when the model is not the one that was fitted.
     """
     tree, record = read_fit(path)
+    check_record(path, record)
+    try:
+        fit = _of_record(tree, record, model)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise damaged(path, error) from None
+    if model is not None:
+        check_model_of(path, record, model)
+    return fit
+
+
+def _of_record(tree: xr.DataTree, record: dict[str, Any], model: Model | None) -> Fit:
     names = record["names"]
     groups = tuple(
         Group(g["latent"], g["size"], tuple((p, a) for p, a in g["axes"]), g["prior_symmetric"])
@@ -699,11 +744,7 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
         diagnostics=record["diagnostics"],
         value=record.get("value", float("nan")),
         draw_vectors=record.get("draw_vectors"),
-        draws=(
-            {n: np.asarray(tree["posterior"][n].values) for n in tree["posterior"].data_vars}
-            if is_nuts
-            else None
-        ),
+        draws=_saved_draws(tree, record) if is_nuts else None,
         sample_stats=(
             {n: np.asarray(v.values) for n, v in tree["sample_stats"].data_vars.items()}
             if is_nuts and "sample_stats" in tree.children
@@ -712,6 +753,7 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
     )
     fit.start_params = [fit._params_of(row) for row in record.get("start_scalars", ())]
     fit._cache["tree"] = tree
+    fit._cache["fingerprint"] = record.get("fingerprint")
     fit._cache["covariance", "observed"] = Covariance(
         fit.scalar_names,
         record["covariance"],
@@ -722,6 +764,19 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
     if record.get("classification") is not None:
         fit._cache["classification"] = record["classification"]
     return fit
+
+
+def _saved_draws(tree: xr.DataTree, record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Draws by site, (chain, draw, ...) as the draws of the vector."""
+    free = [n for n in record["names"] if f"fixed.{n}" not in record]
+    names, found = variable_names(free), {}
+    for site in free:
+        array = np.asarray(tree["posterior"][names[site]].values)
+        expected = (*record["draw_vectors"].shape[:2], *record[f"param.{site}"].shape)
+        if array.shape != expected:
+            raise ValueError(f"draws of '{site}' have shape {array.shape}, expected {expected}")
+        found[site] = array
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -767,3 +822,17 @@ def _along(
         units, params = jax.device_get(function(flat, model.data, values))
     shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in params.items()}
     return units.reshape(chains, draws, -1), shaped
+
+
+def _params_along(
+    model: Model, problem: Problem, vectors: np.ndarray, fixed: dict
+) -> dict[str, np.ndarray]:
+    """Parameters (chain, draw, ...) along draws of the vector."""
+    with working_precision(model.dtype):
+        function = model.compiled(
+            ("constrain", frozenset(fixed)),
+            lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None))),
+        )
+        flat = jnp.asarray(vectors).reshape(-1, vectors.shape[-1])
+        params = jax.device_get(function(flat, {k: jnp.asarray(v) for k, v in fixed.items()}))
+    return {k: v.reshape(*vectors.shape[:2], *v.shape[1:]) for k, v in params.items()}

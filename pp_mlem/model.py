@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem import sequences
+from pp_mlem.fingerprint import PYTHON, digest
 from pp_mlem.partition.marginal import Marginal, build_marginal
 from pp_mlem.partition.semiring import MAX, SUM, Semiring, draw
 from pp_mlem.partition.table import Table
@@ -89,6 +90,7 @@ class Model:
             "parameters": _names("parameters", parameters),
         }
         self.observe = dict(observe or {})
+        self._program_digest = digest(program)
         with working_precision(self.dtype):
             arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
             reading, dynamic = read_program(arguments, **self.overrides)
@@ -122,6 +124,20 @@ class Model:
     @property
     def latent_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.reading.latents)
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of what makes this model: program, arguments, data, observe, roles, dtype."""
+        own = self.arguments
+        return {
+            "program": self._program_digest,
+            "arguments": digest([own.static, own.is_dynamic, own.names]),
+            "data": digest([np.asarray(a) for a in own.dynamic]),
+            "observe": digest({k: np.asarray(v) for k, v in self.observe.items()}),
+            "roles": digest(self.overrides),
+            "dtype": str(self.dtype),
+            "python": PYTHON,
+        }
 
     def __repr__(self) -> str:
         return describe_model(self)
