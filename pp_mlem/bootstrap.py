@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from pp_mlem.labels import Group, align
+from pp_mlem.groups import Group
+from pp_mlem.labels import align
 from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.problem import Problem
@@ -212,7 +213,7 @@ def bootstrap_point(
                         failed[why] = failed.get(why, 0) + 1
                         continue
                     unfinished += int(slopes[i] > 100 * tolerance)
-                    moved = align({k: estimates[k][i] for k in params}, dict(params), groups)
+                    moved = align({k: estimates[k][i] for k in params}, dict(params), groups, model)
                     rows.append(np.concatenate([np.ravel(moved[n]) for n in order]))
                     objectives.append(found[i])
                 bar.advance(done, "refits", f"{sum(failed.values())} failed")

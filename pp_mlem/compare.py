@@ -218,7 +218,7 @@ def _aligned(fits: dict[str, Fit]) -> dict[str, Fit]:
         if any(fit.params[k].shape != first.params[k].shape for k in fit.params):
             found[name] = fit
             continue
-        moved = align(fit.params, first.params, fit.groups)
+        moved = align(fit.params, first.params, fit.groups, fit.model)
         same = all(np.array_equal(moved[k], fit.params[k]) for k in moved)
         found[name] = fit if same else fit.relabelled(first.params)
     return found
@@ -293,7 +293,9 @@ def _concerns(name: str, fit: Fit) -> list[tuple[int, str]]:
                     (2, f"{name}: no standard error for {shown}: {why}. Use profile(...) or "
                         "bootstrap(...) for an interval.")
                 )  # fmt: skip
-    elif "switched" in fit.diagnostics and fit.diagnostics["switched"] > 0:
+    if fit.diagnostics.get("labels"):
+        told.append((1, f"{name}: {fit.diagnostics['labels']}; its means are of mixed labels."))
+    if fit.diagnostics.get("switched", 0) > 0:
         told.append(
             (4, f"{name}: {100 * fit.diagnostics['switched']:.1f}% of the draws had switched "
                 "labels and were aligned before anything was summarised.")

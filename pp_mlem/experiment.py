@@ -260,7 +260,7 @@ def _towards(fit: Fit, truth: dict) -> Fit:
     """The fit with its labels aligned to the truth."""
     if not fit.groups:
         return fit
-    moved = align(fit.params, truth, fit.groups)
+    moved = align(fit.params, truth, fit.groups, fit.model)
     same = all(np.array_equal(moved[k], fit.params[k]) for k in moved)
     return fit if same else fit.relabelled(truth)
 
@@ -344,9 +344,9 @@ def calibrate(
                 model.redraw(truth, seed + i), 2, warmup, draws, seed + i, init=truth,
                 progress=False,
             )  # fmt: skip
-            truth = sort_labels(truth, fit.groups)
+            truth = sort_labels(truth, fit.groups, fit.model)
             thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in fit.draws.items()}
-            ordered = _in_order(thinned, fit.groups)
+            ordered = _in_order(thinned, fit.groups, fit.model)
             kept = len(next(iter(ordered.values())))
             row = [
                 (ordered[n].reshape(kept, -1) < np.ravel(truth[n])).sum(0)
@@ -359,10 +359,10 @@ def calibrate(
     return Calibration(table, kept, np.array(divergences))
 
 
-def _in_order(draws: dict[str, np.ndarray], groups: tuple) -> dict[str, np.ndarray]:
+def _in_order(draws: dict[str, np.ndarray], groups: tuple, model: Model) -> dict[str, np.ndarray]:
     """Every draw with its components in the canonical order of `sort_labels`."""
     if not groups:
         return draws
     count = len(next(iter(draws.values())))
-    rows = [sort_labels({k: v[i] for k, v in draws.items()}, groups) for i in range(count)]
+    rows = [sort_labels({k: v[i] for k, v in draws.items()}, groups, model) for i in range(count)]
     return {k: np.stack([r[k] for r in rows]) for k in draws}

@@ -29,8 +29,9 @@ from pp_mlem.datatree import (
     variable_names,
     write_fit,
 )
+from pp_mlem.groups import Group
 from pp_mlem.information import MissingInformation, missing_information_at
-from pp_mlem.labels import Group, alignment, permute
+from pp_mlem.labels import alignment, permute, reorder_draws
 from pp_mlem.model import Model
 from pp_mlem.optima import describe_optima
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
@@ -173,11 +174,10 @@ class Fit:
         model = self._model("relabelling")
         params, draws = dict(self.params), None if self.draws is None else dict(self.draws)
         for group in self.groups:
-            order = alignment(params, dict(reference), group)
-            params = permute(params, group, order)
+            order = alignment(params, dict(reference), group, model=model)
+            params = permute(params, group, order, model, reference)
             if draws is not None:
-                for name, axis in group.axes:
-                    draws[name] = np.take(draws[name], order, axis + 2)
+                draws = self._reordered(draws, group, order)
         with working_precision(model.dtype):
             space = self.problem().space
             vector = np.asarray(space.to_vector(params))
@@ -189,6 +189,17 @@ class Fit:
         return dataclasses.replace(
             self, params=params, vector=vector, draws=draws, draw_vectors=vectors, _cache=kept
         )
+
+    def _reordered(
+        self, draws: dict[str, np.ndarray], group: Group, order: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Draws (chain, draw, ...) with the components of all of them in one order."""
+        shape = next(iter(draws.values())).shape[:2]
+        count = shape[0] * shape[1]
+        flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
+        flat |= {k: np.broadcast_to(v, (count, *np.shape(v))) for k, v in self.fixed.items()}
+        moved, _ = reorder_draws(flat, group, np.tile(order, (count, 1)), self.model)
+        return {k: moved[k].reshape(*shape, *moved[k].shape[1:]) for k in draws}
 
     # --- scores -----------------------------------------------------------------------------
 
@@ -711,10 +722,7 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
 
 def _of_record(tree: xr.DataTree, record: dict[str, Any], model: Model | None) -> Fit:
     names = record["names"]
-    groups = tuple(
-        Group(g["latent"], g["size"], tuple((p, a) for p, a in g["axes"]), g["prior_symmetric"])
-        for g in record["groups"]
-    )
+    groups = tuple(Group.of_record(g) for g in record["groups"])
     starts = pd.DataFrame(record["starts"])
     if "start" in starts:
         starts = starts.set_index("start")

@@ -1,9 +1,9 @@
-"""Exchangeable components: found by symmetry of the likelihood, aligned by the Hungarian method."""
+"""Labels of exchangeable components: put in order, aligned by the Hungarian method."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,130 +11,148 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from pp_mlem.exchange import relabeller_of
+from pp_mlem.groups import Group, elements, orbits, permute_axes, possible_orders
 from pp_mlem.model import Model
-from pp_mlem.precision import lean_jit, quick_jit
-from pp_mlem.problem import log_prior
-from pp_mlem.program.data import neutral_parameters
+from pp_mlem.precision import quick_jit, working_precision
+from pp_mlem.relabel import Relabeller
 
 
-@dataclass(frozen=True)
-class Group:
-    """Parameter axes that can be permuted together without changing the likelihood.
-
-    `axes` are (parameter, axis) pairs, all of length `size`; `latent` the latent whose values
-    they index; `prior_symmetric` whether the prior is unchanged too.
-    """
-
-    latent: str
-    size: int
-    axes: tuple[tuple[str, int], ...]
-    prior_symmetric: bool
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for name, _ in self.axes))
-
-    def axes_of(self, name: str) -> tuple[int, ...]:
-        return tuple(axis for n, axis in self.axes if n == name)
-
-    def features(self, draws: np.ndarray, name: str) -> np.ndarray:
-        """(draws, components, others): what tells the components of a parameter apart. Of one that
-        has several axes of components (a transition matrix) this is its diagonal, which moves
-        with a component whatever the order of the others."""
-        axes = self.axes_of(name)
-        if len(axes) == 1:
-            moved = np.moveaxis(draws, axes[0] + 1, 1)
-        else:
-            moved = np.moveaxis(draws, [a + 1 for a in axes], range(1, len(axes) + 1))
-            every = np.arange(self.size)
-            moved = moved[(slice(None), *([every] * len(axes)))]
-        return moved.reshape(len(draws), self.size, -1)
+def _assignment(cost: np.ndarray, group: Group) -> np.ndarray:
+    """The cheapest possible order of each lane of `cost` (lanes, reference, component)."""
+    possible = possible_orders(group)
+    if possible is not None:
+        totals = np.stack([cost[:, np.arange(group.size), list(q)].sum(1) for q in possible], 1)
+        return np.array(possible)[totals.argmin(1)]
+    if group.orders:
+        cost = np.where(orbits(group), cost, 1e12 + np.abs(cost).sum((1, 2), keepdims=True))
+    return np.stack([linear_sum_assignment(c)[1] for c in cost])
 
 
-def permute(params: dict[str, Any], group: Group, order: Any) -> dict[str, Any]:
-    """Reorder the components of a group."""
+def _vectors(model: Model, stacked: Mapping[str, Any]) -> np.ndarray:
+    """Unconstrained vectors of parameters stacked over lanes."""
+    unconstrain = model.compiled(
+        ("unconstrain", frozenset()), lambda: quick_jit(jax.vmap(model.space.unconstrain))
+    )
+    with working_precision(model.dtype):
+        free = {n: jnp.asarray(stacked[n]) for n in model.space.names}
+        return np.asarray(unconstrain(free), float)
+
+
+def _restored(model: Model, group: Group) -> Relabeller:
+    """The relabeller with this group's maps found: also where the group comes from a file."""
+    relabeller = relabeller_of(model)
+    relabeller.find(model, group.slots, list(group.orders))
+    return relabeller
+
+
+def _solve(
+    stacked: Mapping[str, np.ndarray],
+    group: Group,
+    orders: np.ndarray,
+    model: Model,
+    near: Mapping[str, Any] | None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The solved parameters of each lane with its components in its own order, and which lanes
+    have them."""
+    relabeller = _restored(model, group)
+    vectors = _vectors(model, stacked)
+    close = (
+        None if near is None else _vectors(model, {k: np.asarray(v)[None] for k, v in near.items()})
+    )
+    words = elements(group.orders, group.size) or {}
+    done = np.ones(len(vectors), bool)
+    moved = np.array(vectors)
+    for order in set(map(tuple, orders)):
+        lanes = np.flatnonzero((orders == order).all(1))
+        key = tuple(int(i) for i in order)
+        moved[lanes], done[lanes] = relabeller.apply(
+            model, vectors[lanes], group.slots, key, words.get(key, ()),
+            None if close is None else close[0],
+        )  # fmt: skip
+    constrain = model.compiled(
+        "constrain lanes", lambda: quick_jit(jax.vmap(model.space.constrain))
+    )
+    with working_precision(model.dtype):
+        found = jax.device_get(constrain(jnp.asarray(moved)))
+    return {p: found[p] for p in group.solved}, done
+
+
+def permute(
+    params: dict[str, Any],
+    group: Group,
+    order: Any,
+    model: Model | None = None,
+    near: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Reorder the components of a group (`near`: parameters close to which the result is
+    expected). What has to be solved for needs the model."""
+    order = np.asarray(order)
+    if np.array_equal(order, np.arange(group.size)):
+        return dict(params)
     new = dict(params)
-    for name, axis in group.axes:
-        new[name] = np.take(np.asarray(new[name]), order, axis)
-    return new
+    if group.solved:
+        stacked = {k: np.asarray(v)[None] for k, v in params.items()}
+        found, done = _solve(stacked, group, order[None], model, near)
+        if not done[0]:
+            return new
+        new |= {p: v[0] for p, v in found.items()}
+    return permute_axes(new, group, order)
 
 
-def _is_ordered(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return "Ordered" in type(support).__name__
+def _features(
+    stacked: Mapping[str, np.ndarray], group: Group, model: Model | None
+) -> dict[str, np.ndarray]:
+    """What tells the components apart, (lanes, components, others) by name: the parameters, where
+    all are permuted as they stand, or else the arguments of the latent's distributions."""
+    if not group.solved:
+        names = dict.fromkeys(name for name, _ in group.axes)
+        return {p: group.features(np.asarray(stacked[p], float), p) for p in names}
+    vectors = _vectors(model, stacked)
+    return {"": relabeller_of(model).traits(model, vectors, group.slots)}
 
 
-def exchangeable_groups(model: Model, fixed: frozenset[str]) -> tuple[Group, ...]:
-    """All minimal sets of parameter axes whose joint permutation leaves log Z unchanged."""
-    key = "exchangeable"
-    groups = model.compiled(key, lambda: _find_groups(model))
-    return tuple(g for g in groups if not {p for p, _ in g.axes} & fixed)
+def _one(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {k: np.asarray(v)[None] for k, v in params.items()}
 
 
-def _find_groups(model: Model) -> tuple[Group, ...]:
-    marginal, space = model.marginal, model.space
-    sites = {s.name: s for s in space.sites}
-    names = frozenset(space.names)
-    data = model.data
-    if marginal.block_plate is not None:
-        rows = model.reading.plates[marginal.block_plate].size
-        if rows > 1000:
-            cut = model.compiled("subset", lambda: quick_jit(marginal.subset))
-            data = cut(data, jnp.asarray(np.linspace(0, rows - 1, 500).astype(int)))
-
-    def density(params: Any, d: Any) -> jax.Array:
-        eta = marginal.natural(params, d)
-        terms = marginal.run(marginal.terms(eta, d), d)
-        return jnp.stack(
-            [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
-        )
-
-    density = lean_jit(density) if model.reading.is_long else quick_jit(density)
-    params = {k: np.asarray(v) for k, v in neutral_parameters(model.reading, 11).items()}
-    base = np.asarray(density(params, data))
-    found: list[Group] = []
-    for latent in model.reading.latents:
-        if latent.size < 2 or latent.name in data.clamps:
-            continue
-        involved = {p for f in marginal.factors if latent.name in f.latents for p in f.parameters}
-        axes = [
-            (p, a)
-            for p in space.names
-            if p in involved and not _is_ordered(sites[p].support)
-            for a, n in enumerate(sites[p].shape)
-            if n == latent.size
-        ]
-        if len(axes) > 8:
-            axes = axes[:8]
-        order = np.roll(np.arange(latent.size), 1)
-        kept: list[frozenset] = [frozenset(g.axes) for g in found]
-        for count in range(1, len(axes) + 1):
-            for subset in itertools.combinations(axes, count):
-                if any(k <= frozenset(subset) for k in kept):
-                    continue
-                group = Group(latent.name, latent.size, subset, True)
-                moved = np.asarray(density(permute(params, group, order), data))
-                if not np.isclose(moved[0], base[0], rtol=1e-9, atol=1e-9):
-                    continue
-                same_prior = bool(np.isclose(moved[1], base[1], rtol=1e-9, atol=1e-9))
-                found.append(Group(latent.name, latent.size, subset, same_prior))
-                kept.append(frozenset(subset))
-    return tuple(found)
-
-
-def sort_labels(params: dict[str, Any], groups: tuple[Group, ...]) -> dict[str, Any]:
+def sort_labels(
+    params: dict[str, Any], groups: tuple[Group, ...], model: Model | None = None
+) -> dict[str, Any]:
     """One canonical order of the components: by their first location-like parameter."""
     params = {k: np.asarray(v) for k, v in params.items()}
     for group in groups:
-        name, axis = next(
-            ((p, a) for p, a in group.axes if params[p].ndim == 1 and not _sums_to_one(params[p])),
-            next(((p, a) for p, a in group.axes if not _sums_to_one(params[p])), group.axes[0]),
-        )
-        flat = np.moveaxis(params[name], axis, 0).reshape(group.size, -1)
+        if group.solved and model is None:
+            continue
+        if group.axes:
+            name, axis = next(
+                (
+                    (p, a)
+                    for p, a in group.axes
+                    if params[p].ndim == 1 and not _sums_to_one(params[p])
+                ),
+                next(((p, a) for p, a in group.axes if not _sums_to_one(params[p])), group.axes[0]),
+            )
+            flat = np.moveaxis(params[name], axis, 0).reshape(group.size, -1)
+        else:
+            flat = _features(_one(params), group, model)[""][0]
         key = flat[:, 0] if flat.shape[1] else np.arange(group.size)
-        params = permute(params, group, np.argsort(key, kind="stable"))
+        params = permute(params, group, _sorting(key, group), model)
     return params
+
+
+def _sorting(key: np.ndarray, group: Group) -> np.ndarray:
+    """The possible order by which the key increases as early as can be."""
+    possible = possible_orders(group) if group.orders else None
+    if possible is not None:
+        return np.array(min(possible, key=lambda q: tuple(key[list(q)])))
+    order = np.arange(group.size)
+    if not group.orders:
+        return np.argsort(key, kind="stable")
+    for orbit in np.unique(orbits(group), axis=0):
+        members = np.flatnonzero(orbit)
+        order[members] = members[np.argsort(key[members], kind="stable")]
+    return order
 
 
 def _sums_to_one(value: np.ndarray) -> bool:
@@ -146,30 +164,41 @@ def alignment(
     reference: dict[str, Any],
     group: Group,
     scales: dict[str, Any] | None = None,
+    model: Model | None = None,
 ) -> np.ndarray:
     """The order that brings the components of `params` closest to those of `reference`.
 
-    The cost is the squared distance over all the group's parameters, each divided by its scale;
-    solved by the Hungarian method.
+    The cost is the squared distance over all that tells the components apart, each divided by its
+    scale; solved by the Hungarian method.
     """
     cost = np.zeros((group.size, group.size))
-    for name in group.parameters:
-        a = group.features(np.asarray(reference[name], float)[None], name)[0]
-        b = group.features(np.asarray(params[name], float)[None], name)[0]
-        if scales is not None:
+    theirs = _features(_one(reference), group, model)
+    own = _features(_one(params), group, model)
+    for name in own:
+        a, b = theirs[name][0], own[name][0]
+        if scales is not None and name in scales:
             spread = group.features(np.asarray(scales[name], float)[None], name)[0]
         else:
             spread = a.std(0, keepdims=True) + 1e-12 + 1e-6 * np.abs(a).mean()
         cost += (((a[:, None] - b[None]) / spread[:, None]) ** 2).sum(-1)
+    if group.orders:
+        return _assignment(cost[None], group)[0]
     return linear_sum_assignment(cost)[1]
 
 
 def align(
-    params: dict[str, Any], reference: dict[str, Any], groups: tuple[Group, ...]
+    params: dict[str, Any],
+    reference: dict[str, Any],
+    groups: tuple[Group, ...],
+    model: Model | None = None,
 ) -> dict[str, Any]:
-    """Relabel every group of `params` to match `reference`."""
+    """Relabel every group of `params` to match `reference`; where parameters have to be solved for
+    only with the model."""
     for group in groups:
-        params = permute(params, group, alignment(params, reference, group))
+        if group.solved and model is None:
+            continue
+        order = alignment(params, reference, group, model=model)
+        params = permute(params, group, order, model, reference)
     return params
 
 
@@ -182,17 +211,50 @@ def permute_draws(draws: np.ndarray, group: Group, name: str, order: np.ndarray)
     return draws
 
 
+def reorder_draws(
+    draws: Mapping[str, np.ndarray],
+    group: Group,
+    order: np.ndarray,
+    model: Model | None = None,
+    near: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Draws (draws, ...) with the components of each in its own order (draws, components), and
+    the order that each then has: a draw whose parameters could not be solved for keeps its own."""
+    new = dict(draws)
+    lanes = np.flatnonzero((order != np.arange(group.size)).any(1))
+    if group.solved and len(lanes):
+        some = {k: np.asarray(v)[lanes] for k, v in draws.items()}
+        found, done = _solve(some, group, order[lanes], model, near)
+        if not done.all():
+            warnings.warn(
+                f"{(~done).sum()} draws keep their labels of '{group.latent}': no parameters were "
+                "found that permute them.",
+                stacklevel=2,
+            )
+            order = order.copy()
+            order[lanes[~done]] = np.arange(group.size)
+        for p, values in found.items():
+            new[p] = np.array(draws[p])
+            new[p][lanes[done]] = values[done]
+    for p in dict.fromkeys(name for name, _ in group.axes):
+        new[p] = permute_draws(np.asarray(draws[p]), group, p, order)
+    return new, order
+
+
 def order_draws(
-    draws: dict[str, np.ndarray], groups: tuple[Group, ...], name: str
+    draws: dict[str, np.ndarray],
+    groups: tuple[Group, ...],
+    name: str,
+    model: Model | None = None,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Relabel draws so that a parameter increases over the components (an identifiability
     constraint); also the share of draws that moved.
 
     Raises ValueError when no exchangeable components hang on the parameter.
     """
-    chosen = [g for g in groups if name in g.parameters]
+    chosen = [g for g in groups if name in {p for p, _ in g.axes}]
     if not chosen:
-        known = sorted({p for g in groups for p in g.parameters})
+        known = sorted({p for g in groups for p, _ in g.axes})
         raise ValueError(
             f"order_by: received {name!r}, expected a parameter of exchangeable components: "
             f"{known or 'there are none'}."
@@ -200,9 +262,12 @@ def order_draws(
     draws = {k: np.asarray(v) for k, v in draws.items()}
     moved = np.zeros(len(draws[name]), bool)
     for group in chosen:
-        order = np.argsort(group.features(draws[name], name)[:, :, 0], 1, kind="stable")
-        for p in group.parameters:
-            draws[p] = permute_draws(draws[p], group, p, order)
+        keys = group.features(draws[name], name)[:, :, 0]
+        if group.orders:
+            order = np.stack([_sorting(key, group) for key in keys])
+        else:
+            order = np.argsort(keys, 1, kind="stable")
+        draws, order = reorder_draws(draws, group, order, model)
         moved |= (order != np.arange(group.size)).any(1)
     return draws, float(moved.mean())
 
@@ -211,6 +276,7 @@ def align_draws(
     draws: dict[str, np.ndarray],
     reference: dict[str, Any],
     groups: tuple[Group, ...],
+    model: Model | None = None,
     rounds: int = 5,
 ) -> tuple[dict[str, np.ndarray], float]:
     """Relabel posterior draws (draws, ...) by repeated assignment to their own mean.
@@ -225,11 +291,11 @@ def align_draws(
     n = len(next(iter(draws.values()))) if draws else 0
     moved = np.zeros(n, bool)
     for group in groups:
-        permutations = list(itertools.permutations(range(group.size))) if group.size <= 5 else None
-        original = {p: draws[p] for p in group.parameters}
-        features = {p: group.features(np.asarray(draws[p], float), p) for p in group.parameters}
-        centre = {p: group.features(np.asarray(reference[p], float)[None], p)[0] for p in features}
-        scales = {p: np.full_like(centre[p], draws[p].std() + 1e-12) for p in features}
+        features = _features(draws, group, model)
+        centre = {p: f[0] for p, f in _features(_one(reference), group, model).items()}
+        scales = {
+            p: np.full_like(centre[p], np.std(draws.get(p, f)) + 1e-12) for p, f in features.items()
+        }
         current = np.tile(np.arange(group.size), (n, 1))
         for _ in range(rounds):
             cost = np.zeros((n, group.size, group.size))
@@ -238,20 +304,14 @@ def align_draws(
                 # Gaussian log-density of draw component j under reference component i
                 for i in range(group.size):
                     cost[:, i] += (((b - a[i]) / s[i]) ** 2 + 2 * np.log(s[i])).sum(-1)
-            if permutations is not None:
-                totals = np.stack(
-                    [cost[:, np.arange(group.size), list(q)].sum(1) for q in permutations], 1
-                )
-                order = np.array(permutations)[totals.argmin(1)]
-            else:
-                order = np.stack([linear_sum_assignment(c)[1] for c in cost])
+            order = _assignment(cost, group)
             for p, b in features.items():
-                draws[p] = permute_draws(original[p], group, p, order)
                 own = np.take_along_axis(b, order[:, :, None], 1)
                 centre[p], scales[p] = own.mean(0), own.std(0) + 1e-12
             if np.array_equal(order, current):
                 break
             current = order
-        usual = max(set(map(tuple, current)), key=lambda q: (current == q).all(1).sum())
-        moved |= (current != usual).any(1)
+        draws, order = reorder_draws(draws, group, order, model, reference)
+        usual = max(set(map(tuple, order)), key=lambda q: (order == q).all(1).sum())
+        moved |= (order != usual).any(1)
     return draws, float(moved.mean()) if n else 0.0

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats
 
+from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.fit import Fit
-from pp_mlem.labels import align_draws, exchangeable_groups, sort_labels
+from pp_mlem.labels import align_draws, sort_labels
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.nuts import check_counts, climb
@@ -149,10 +150,10 @@ def _result(
     )
     flat = jax.device_get(constrain(jnp.asarray(vectors), held))
     mode = {k: np.asarray(v) for k, v in problem.params(jnp.asarray(points[best]), held).items()}
-    reference = sort_labels(mode, groups)
+    reference = sort_labels(mode, groups, model)
     lost: dict[str, str] = {}
     aligned, _ = attempt(
-        lambda: align_draws(flat, reference, groups), (flat, 0.0), lost, "alignment of labels"
+        lambda: align_draws(flat, reference, groups, model), (flat, 0.0), lost, "alignment of labels"
     )
     unconstrain = model.compiled(
         ("unconstrain", frozenset(held)), lambda: quick_jit(jax.vmap(problem.space.unconstrain))

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from arviz_stats import ess, rhat
 
+from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.fit import Fit
-from pp_mlem.labels import align_draws, exchangeable_groups, order_draws, sort_labels
+from pp_mlem.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.model import Model
 from pp_mlem.point import LANE_WORK, check_model, loop_jit, work_per_step
 from pp_mlem.precision import quick_jit, working_precision
@@ -25,9 +26,11 @@ from pp_mlem.sampler import Sample, Settings, run_sampler
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
 from pp_mlem.summary import attempt, summarise, told
+from pp_mlem.switching import switched_latents, tell_switched
 from pp_mlem.uncertainty import scalar_names
 
 RHAT_LIMIT = 1.01
+SUSPECT = 1.05  # R-hat beyond which chains may name the same components differently
 DIFFERENCE = 1e-3
 WARM_STEPS = 30
 START_FACTOR = 5
@@ -133,7 +136,7 @@ def fit_nuts(
             order_draws(
                 {n: np.zeros((1, *np.shape(v))) for n, v in problem.params(
                     jnp.zeros(problem.space.size), values).items()},
-                exchangeable_groups(model, frozenset(values)), order_by,
+                exchangeable_groups(model, frozenset(values)), order_by, model,
             )  # fmt: skip
         starts = _chain_starts(model, problem, values, chains, seed, init)
         dense = problem.space.size <= DENSE_LIMIT
@@ -165,8 +168,26 @@ def _chain_starts(
     )
     values = np.asarray(density(vectors, model.data, fixed))
     order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:chains]
-    noise = np.random.default_rng(seed + 1).normal(scale=0.05, size=(chains, vectors.shape[1]))
-    return jnp.asarray(np.asarray(vectors)[order] + noise)
+    chosen = _in_one_labelling(model, problem, fixed, np.asarray(vectors)[order])
+    noise = np.random.default_rng(seed + 1).normal(scale=0.05, size=chosen.shape)
+    return jnp.asarray(chosen + noise)
+
+
+def _in_one_labelling(
+    model: Model, problem: Problem, fixed: dict, vectors: np.ndarray
+) -> np.ndarray:
+    """The starts of the chains with the labels of the best: dispersed in all else, so that
+    chains differ only in what the posterior does not tell."""
+    groups = exchangeable_groups(model, frozenset(fixed))
+    if not groups or len(vectors) < 2 or not np.all(np.isfinite(vectors)):
+        return vectors
+    params = [
+        {k: np.asarray(v) for k, v in {**fixed, **problem.space.to_params(jnp.asarray(v))}.items()}
+        for v in vectors
+    ]
+    moved = [align(p, params[0], groups, model) for p in params]
+    new = np.stack([np.asarray(problem.space.to_vector(p)) for p in moved])
+    return np.where(np.all(np.isfinite(new), 1, keepdims=True), new, vectors)
 
 
 def _first_mass(
@@ -219,13 +240,16 @@ def _result(
     groups = tuple(g for g in found if g.prior_symmetric)
     lost: dict[str, str] = {}  # summaries that failed; the draws never do
     best = int(np.argmin(stats["potential_energy"].ravel()))
-    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups)
+    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
     if order_by is None:
         aligned, switched = attempt(
-            lambda: align_draws(flat, reference, groups), (flat, 0.0), lost, "alignment of labels"
+            lambda: align_draws(flat, reference, groups, model),
+            (flat, 0.0),
+            lost,
+            "alignment of labels",
         )
     else:
-        aligned, switched = order_draws(flat, groups, order_by)
+        aligned, switched = order_draws(flat, groups, order_by, model)
     unconstrain = model.compiled(
         ("unconstrain", frozenset(fixed)),
         lambda: quick_jit(jax.vmap(problem.space.unconstrain)),
@@ -235,6 +259,14 @@ def _result(
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
     mean, vector, likelihood, prior = summarise(model, problem, aligned, lost)
     diagnostics = _diagnose(problem, shaped, stats, switched, len(found) - len(groups), lost)
+    if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
+        names = attempt(
+            lambda: switched_latents(model, shaped, -stats["potential_energy"], groups),
+            [], lost, "check of labels",
+        )  # fmt: skip
+        if names:
+            diagnostics["labels"] = tell_switched(names, found)
+            diagnostics["story"] += f"; {diagnostics['labels']}"
     clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
     status = Status.CONVERGED.label if clean else "not mixed"
     if sample.interrupted:

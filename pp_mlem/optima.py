@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from pp_mlem.labels import Group, align
+from pp_mlem.groups import Group
+from pp_mlem.labels import align
 from pp_mlem.model import Model
 from pp_mlem.precision import working_precision
 from pp_mlem.problem import Problem
@@ -80,7 +81,7 @@ def describe_optima(
                     "status": status,
                     "gradient": float(members.loc[i, "gradient"]),
                     "smallest_eigenvalue": smallest,
-                    "points": _points([params[j] for j in members.index], names, groups),
+                    "points": _points([params[j] for j in members.index], names, groups, model),
                     "start": i,
                     "note": note,
                     "label": int(label),
@@ -117,12 +118,12 @@ def _kind(status: str, smallest: float, gradient: float) -> str:
     return "ridge" if smallest < RIDGE else "maximum"
 
 
-def _points(params: list[dict[str, np.ndarray]], names: list[str], groups: tuple) -> int:
+def _points(params: list[dict[str, np.ndarray]], names: list[str], groups: tuple, model: Model) -> int:
     """Distinct points among starts with the same objective, labels aligned."""
     found: list[np.ndarray] = []
     first = params[0]
     for own in params:
-        moved = align(dict(own), first, groups)
+        moved = align(dict(own), first, groups, model)
         flat = np.concatenate([np.ravel(moved[n]) for n in names] or [np.zeros(1)])
         near = (np.allclose(flat, f, rtol=SAME_POINT, atol=SAME_POINT) for f in found)
         if not any(near):

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.fit import Fit
-from pp_mlem.labels import exchangeable_groups, sort_labels
+from pp_mlem.labels import sort_labels
 from pp_mlem.loop import drive, firm, make_block, rounding
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
@@ -304,6 +305,8 @@ def _judge(
 ) -> Fit:
     """Recognise collapsed, spurious and boundary starts; choose the best of the sound ones."""
     groups = exchangeable_groups(model, frozenset(fixed))
+    if problem.with_prior:  # elsewhere the objective would be another
+        groups = tuple(g for g in groups if g.keeps_mode)
     all_params = []
     notes = []
     verdict = status.copy()
@@ -317,7 +320,7 @@ def _judge(
     )
     batch = jax.device_get(constrain(jnp.asarray(points), fixed))
     sorted_params = [
-        sort_labels({k: v[i] for k, v in batch.items()}, groups) for i in range(len(points))
+        sort_labels({k: v[i] for k, v in batch.items()}, groups, model) for i in range(len(points))
     ]
     stacked = {k: np.stack([p[k] for p in sorted_params]) for k in problem.space.names}
     points = np.array(unconstrain(stacked))

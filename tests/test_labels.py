@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
-from pp_mlem import Model, fit_laplace, fit_map, fit_nuts
+from pp_mlem import Model, compare, fit_em, fit_laplace, fit_map, fit_nuts, load
 from pp_mlem import nuts as nuts_module
 from pp_mlem import sampler as sampler_module
+from pp_mlem.exchange import exchangeable_groups
+from pp_mlem.groups import possible_orders
+from pp_mlem.labels import align, align_draws, order_draws, permute, sort_labels
+from pp_mlem.precision import working_precision
+from pp_mlem.program.data import neutral_parameters
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.summary import attempt, mean_inside
+from pp_mlem.switching import switched_latents, tell_switched
 
 RNG = np.random.default_rng(0)
 X = np.concatenate([RNG.normal(-2, 0.7, 30), RNG.normal(1.5, 1.0, 50)])
@@ -221,3 +229,340 @@ def test_a_site_named_like_a_scalar_is_told():
     assert "site 'mu[0]' as 'mu[0]'" in repr(model)
     fit = fit_map(model)
     assert list(fit.summary().index) == ["mu[0]", "mu[1]", "'mu[0]'"]
+
+
+# --- relabellings that are no permutation of axes --------------------------------------------
+
+
+def sample(name, law, *batch):
+    return numpyro.sample(name, law.expand(batch).to_event(len(batch)) if batch else law)
+
+
+def normals(x, weights, loc, scale, latent=dist.Categorical):
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", latent(weights))
+        numpyro.sample("x", dist.Normal(loc[z], jnp.broadcast_to(scale, loc.shape)[z]), obs=x)
+
+
+def one_minus(x):
+    theta = sample("theta", dist.Beta(2, 2))
+    mu, sigma = sample("mu", dist.Normal(0, 5), 2), sample("sigma", dist.LogNormal(0, 1), 2)
+    normals(x, jnp.stack([theta, 1 - theta]), mu, sigma)
+
+
+def bernoulli(x):
+    mu, sigma = sample("mu", dist.Normal(0, 5), 2), sample("sigma", dist.LogNormal(0, 1))
+    normals(x, sample("theta", dist.Beta(3, 3)), mu, sigma, dist.Bernoulli)
+
+
+def separately_named(x):
+    mu = jnp.stack([sample(f"mu_{i}", dist.Normal(0, 5)) for i in range(3)])
+    weights = sample("w", dist.Dirichlet(jnp.ones(3)))
+    normals(x, weights, mu, sample("sigma", dist.LogNormal(0, 1)))
+
+
+def broken_stick(x):
+    v = numpyro.sample("v", dist.Beta(jnp.ones(2), jnp.array([2.0, 1.0])).to_event(1))
+    rest = jnp.concatenate([jnp.ones(1), jnp.cumprod(1 - v)])
+    weights = jnp.concatenate([v, jnp.ones(1)]) * rest
+    normals(x, weights, sample("mu", dist.Normal(0, 5), 3), sample("sigma", dist.LogNormal(0, 1)))
+
+
+def pinned_softmax(x):
+    logits = jnp.concatenate([jnp.zeros(1), sample("logits", dist.Normal(0, 2), 2)])
+    weights = jax.nn.softmax(logits)
+    normals(x, weights, sample("mu", dist.Normal(0, 5), 3), sample("sigma", dist.LogNormal(0, 1)))
+
+
+def increments(x):
+    start, steps = sample("start", dist.Normal(0, 5)), sample("steps", dist.Normal(0, 5), 2)
+    mu = jnp.concatenate([start[None], start + jnp.cumsum(steps)])
+    weights = sample("w", dist.Dirichlet(jnp.ones(3)))
+    normals(x, weights, mu, sample("sigma", dist.LogNormal(0, 1)))
+
+
+def linear_in_the_label(x):
+    a, b = sample("a", dist.Normal(0, 5)), sample("b", dist.Normal(0, 5))
+    weights = sample("w", dist.Dirichlet(jnp.ones(3)))
+    normals(x, weights, a + b * jnp.arange(3), sample("sigma", dist.LogNormal(0, 1)))
+
+
+def one_component_known(x):
+    mu = jnp.concatenate([jnp.zeros(1), sample("others", dist.Normal(0, 5), 2)])
+    weights = sample("w", dist.Dirichlet(jnp.ones(3)))
+    normals(x, weights, mu, sample("sigma", dist.LogNormal(0, 1)))
+
+
+def telegraph(x):
+    a, b = sample("a", dist.Beta(2, 8)), sample("b", dist.Beta(2, 8))
+    moves = jnp.array([[1 - a, a], [b, 1 - b]])
+    mu, sigma = sample("mu", dist.Normal(0, 5), 2), sample("sigma", dist.LogNormal(0, 1))
+    first = numpyro.sample("first", dist.Categorical(jnp.ones(2) / 2))
+    numpyro.sample("x_first", dist.Normal(mu[first], sigma), obs=x[0])
+
+    def step(state, value):
+        state = numpyro.sample("state", dist.Categorical(moves[state]))
+        numpyro.sample("x", dist.Normal(mu[state], sigma), obs=value)
+        return state, None
+
+    scan(step, first, x[1:])
+
+
+def two_lines(x):
+    theta = sample("theta", dist.Beta(2, 2))
+    low, high = sample("low", dist.Normal(0, 2), 2), sample("high", dist.Normal(0, 2), 2)
+    design = jnp.stack([jnp.ones(len(x)), jnp.linspace(-1, 1, len(x))], 1)
+    scale = sample("sigma", dist.LogNormal(0, 1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(theta))
+        mean = jnp.where(z == 1, design @ high, design @ low)
+        numpyro.sample("x", dist.Normal(mean, scale), obs=x)
+
+
+def heavy_tails(x):  # no known family: a table over rows
+    theta = sample("theta", dist.Beta(2, 2))
+    mu = sample("mu", dist.Normal(0, 5), 2)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(jnp.stack([theta, 1 - theta])))
+        numpyro.sample("x", dist.StudentT(4.0, mu[z], 1.0), obs=x)
+
+
+def unequal_prior(x):
+    theta = sample("theta", dist.Beta(2, 2))
+    mu = numpyro.sample("mu", dist.Normal(jnp.array([-0.1, 0.1]), 3.0).to_event(1))
+    normals(x, jnp.stack([theta, 1 - theta]), mu, sample("sigma", dist.LogNormal(0, 1)))
+
+
+def ordered(x):
+    mu = numpyro.sample("mu", dist.ImproperUniform(constraints.ordered_vector, (), (2,)))
+    weights = sample("w", dist.Dirichlet(jnp.ones(2)))
+    normals(x, weights, mu, sample("sigma", dist.LogNormal(0, 1)))
+
+
+def inflated(x):
+    theta, rate = sample("theta", dist.Beta(1, 1)), sample("rate", dist.Gamma(2, 1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(theta))
+        numpyro.sample("x", dist.Normal(jnp.where(z == 1, rate, 0.0), 1.0), obs=x)
+
+
+# program: number of orders in all, whether the posterior and its mode are unchanged
+EXCHANGEABLE = {
+    "1 - theta": (one_minus, 2, True, True),
+    "Bernoulli(theta)": (bernoulli, 2, True, True),
+    "mu_0, mu_1, mu_2": (separately_named, 6, True, True),
+    "broken stick, uniform weights": (broken_stick, 6, True, False),
+    "softmax with a pinned reference": (pinned_softmax, 6, False, False),
+    "increments": (increments, 6, False, False),
+    "linear in the label": (linear_in_the_label, 2, False, False),
+    "one component known": (one_component_known, 2, True, True),
+    "two-state chain": (telegraph, 2, True, True),
+    "two lines": (two_lines, 2, True, True),
+    "table over rows": (heavy_tails, 2, True, True),
+    "unequal prior": (unequal_prior, 2, False, False),
+}
+
+
+@pytest.fixture(scope="module")
+def read():
+    """Models of these programs with their groups, each read once."""
+    kept = {}
+
+    def of(program):
+        if program not in kept:
+            model = Model(program, X)
+            with working_precision(model.dtype):
+                kept[program] = model, exchangeable_groups(model, frozenset())
+        return kept[program]
+
+    return of
+
+
+def some_params(model, seed):
+    with working_precision(model.dtype):
+        return {k: np.asarray(v) for k, v in neutral_parameters(model.reading, seed).items()}
+
+
+@pytest.mark.parametrize("name", list(EXCHANGEABLE))
+def test_relabelling_leaves_the_likelihood_unchanged(read, name):
+    program, count, posterior, mode = EXCHANGEABLE[name]
+    model, (group,) = read(program)
+    assert len(possible_orders(group)) == count
+    assert (group.prior_symmetric, group.keeps_mode) == (posterior, mode)
+    params = some_params(model, 5)
+    for order in possible_orders(group):
+        moved = permute(params, group, order, model)
+        np.testing.assert_allclose(
+            model.pointwise_log_likelihood(moved), model.pointwise_log_likelihood(params), rtol=1e-7
+        )
+        if mode:
+            np.testing.assert_allclose(model.log_prior(moved), model.log_prior(params), rtol=1e-7)
+        if order != tuple(range(group.size)):
+            assert any(not np.allclose(moved[k], params[k]) for k in params)
+            latent = group.latent
+            here, there = model.posterior(params)[latent], model.posterior(moved)[latent]
+            np.testing.assert_allclose(there, here[..., list(order)], atol=1e-7)
+        back = align(moved, params, (group,), model)
+        for k in params:
+            np.testing.assert_allclose(back[k], params[k], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("program", [ordered, inflated])
+def test_values_that_differ_are_not_exchangeable(read, program):
+    assert read(program)[1] == ()
+
+
+def test_one_order_of_the_components_whatever_the_start(read):
+    model, groups = read(separately_named)
+    params = some_params(model, 7)
+    first = sort_labels(params, groups, model)
+    for order in possible_orders(groups[0]):
+        again = sort_labels(permute(params, groups[0], order, model), groups, model)
+        for k in first:
+            np.testing.assert_allclose(again[k], first[k], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("program", [one_minus, separately_named, telegraph])
+def test_switched_draws_are_aligned(read, program):
+    """Draws around a point, some under other names: all come back to one labelling."""
+    model, groups = read(program)
+    group = groups[0]
+    rng = np.random.default_rng(4)
+    with working_precision(model.dtype):
+        centre = some_params(model, 5) | {"mu_0": -3.0, "mu_1": 0.0, "mu_2": 4.0}
+        centre = {k: np.asarray(centre[k]) for k in model.space.names}
+        if "mu" in centre:
+            centre["mu"] = np.array([-3.0, 2.0])
+        vector = np.asarray(model.space.to_vector(centre))
+        noisy = vector + 0.1 * rng.normal(size=(40, len(vector)))
+        rows = [jax.device_get(model.space.to_params(jnp.asarray(v))) for v in noisy]
+    orders = possible_orders(group)
+    mixed = [permute(r, group, orders[i % len(orders)], model) for i, r in enumerate(rows)]
+    draws = {k: np.stack([m[k] for m in mixed]) for k in centre}
+    aligned, switched = align_draws(draws, centre, groups, model)
+    for k in centre:
+        np.testing.assert_allclose(aligned[k], np.stack([r[k] for r in rows]), rtol=1e-5, atol=1e-6)
+    # every other draw was under another name, or more
+    assert switched > 0.2
+
+
+def test_nuts_aligns_weights_that_are_computed(read):
+    model, groups = read(one_minus)
+    fit = fit_nuts(model, chains=4, warmup=150, draws=150, seed=1)
+    assert fit.groups == groups
+    assert fit.diagnostics["max_r_hat"] < 1.05
+    assert fit.params["mu"][0] < -1.5 and fit.params["mu"][1] > 1.0
+    other = {
+        "theta": np.asarray(1 - fit.params["theta"]),
+        "mu": fit.params["mu"][::-1],
+        "sigma": fit.params["sigma"][::-1],
+    }
+    turned = fit.relabelled(other)
+    np.testing.assert_allclose(turned.draws["theta"], 1 - fit.draws["theta"], rtol=1e-9)
+    np.testing.assert_array_equal(turned.draws["mu"], fit.draws["mu"][..., ::-1])
+    model_of = fit.model.log_likelihood
+    np.testing.assert_allclose(model_of(turned.params), model_of(fit.params), rtol=1e-10)
+
+
+def test_point_fits_by_computed_weights(read, tmp_path):
+    model, groups = read(one_minus)
+    em = fit_em(model, starts=8, seed=0)
+    assert em.groups == groups
+    best = em.optima.iloc[0]
+    assert best["points"] == 1
+    np.testing.assert_allclose(model.log_likelihood(em.params), em.log_likelihood, rtol=1e-10)
+    refits = em.bootstrap(20, seed=0).estimates
+    assert refits["mu[0]"].max() < refits["mu[1]"].min()
+    turned = em.relabelled(permute(em.params, groups[0], (1, 0), model))
+    again = load(em.save(tmp_path / "fit.nc"), model=model)
+    assert again.groups == groups
+    found = compare({"turned": turned, "loaded": again})
+    np.testing.assert_allclose(
+        found.estimates["turned", "estimate"], found.estimates["loaded", "estimate"], rtol=1e-6
+    )
+
+
+def test_map_keeps_the_labels_that_its_prior_prefers():
+    def program(x):
+        mu = numpyro.sample("mu", dist.Normal(jnp.array([4.0, -4.0]), 1.0).to_event(1))
+        normals(x, sample("w", dist.Dirichlet(jnp.ones(2))), mu, jnp.ones(()))
+
+    fit = fit_map(Model(program, X), starts=4, seed=0)
+    assert fit.params["mu"][0] > fit.params["mu"][1]
+    value = fit.model.log_likelihood(fit.params) + fit.model.log_prior(fit.params)
+    np.testing.assert_allclose(value, fit.objective_value, rtol=1e-10)
+
+
+def test_many_axes_of_components():
+    """Twelve parameters of two components each are one group."""
+
+    def program(x):
+        w = sample("w", dist.Dirichlet(jnp.ones(2)))
+        slopes = [sample(f"b{i}", dist.Normal(0, 1), 2) for i in range(11)]
+        design = np.random.default_rng(0).normal(size=(len(x), 11))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(w))
+            mean = sum(b[z] * design[:, i] for i, b in enumerate(slopes))
+            numpyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    model = Model(program, X)
+    with working_precision(model.dtype):
+        (group,) = exchangeable_groups(model, frozenset())
+    assert set(group.axes) == {("w", 0), *((f"b{i}", 0) for i in range(11))}
+    assert group.prior_symmetric and not group.solved
+
+
+def test_order_by_a_parameter(read):
+    model, groups = read(one_minus)
+    params = [some_params(model, seed) for seed in range(6)]
+    draws = {k: np.stack([p[k] for p in params]) for k in params[0]}
+    found, _ = order_draws(draws, groups, "mu", model)
+    assert np.all(np.diff(found["mu"], axis=1) > 0)
+    turned = draws["mu"][:, 0] > draws["mu"][:, 1]
+    expected = np.where(turned, 1 - draws["theta"], draws["theta"])
+    np.testing.assert_allclose(found["theta"], expected, rtol=1e-9)
+
+
+def test_switched_labels_that_cannot_be_aligned_are_told(read):
+    model, groups = read(unequal_prior)
+    at = {"theta": 0.4, "mu": np.array([-2.0, 1.5]), "sigma": 0.9}
+    at = {k: np.asarray(v) for k, v in at.items()}
+    turned = permute(at, groups[0], (1, 0), model)
+    draws = {k: np.stack([np.stack([p[k]] * 4) for p in (at, turned)]) for k in at}
+    density = np.zeros((2, 4))
+    assert switched_latents(model, draws, density, ()) == ["z"]
+    assert switched_latents(model, draws, density, groups) == []
+    same = {k: np.stack([np.stack([at[k]] * 4)] * 2) for k in at}
+    assert switched_latents(model, same, density, ()) == []
+    story = tell_switched(["z"], groups)
+    assert "prior tells its values apart" in story and "ordered" in story
+    assert "no relabelling" in tell_switched(["z"], ())
+
+
+@pytest.mark.slow
+def test_switched_chains_are_told_by_the_fit(read, monkeypatch):
+    """The chains start under different names, and the prior is not the same for both."""
+    model, groups = read(unequal_prior)
+
+    def apart(model, problem, fixed, vectors):
+        params = [jax.device_get(problem.space.to_params(jnp.asarray(v))) for v in vectors]
+        moved = align(params[0], params[0], groups, model)
+        other = permute(moved, groups[0], (1, 0), model)
+        return np.stack([np.asarray(problem.space.to_vector(p)) for p in (moved, other)])
+
+    monkeypatch.setattr(nuts_module, "_in_one_labelling", apart)
+    fit = fit_nuts(model, chains=2, warmup=100, draws=100, seed=0)
+    assert fit.diagnostics["max_r_hat"] > 1.5
+    assert "labels of 'z' have switched" in fit.story
+    assert "ordered" in fit.status_note
+    assert any("labels of 'z' have switched" in w for w in compare({"NUTS": fit}).warnings)
+
+
+def test_chains_start_in_one_labelling(read):
+    model, groups = read(unequal_prior)
+    with working_precision(model.dtype):
+        problem = model.problem({}, True)
+        starts = nuts_module._chain_starts(model, problem, {}, 6, 3, "mixed")
+        mu = np.stack([np.asarray(problem.space.to_params(v)["mu"]) for v in starts])
+    assert len({bool(a > b) for a, b in mu}) == 1
+    assert np.ptp(mu, 0).min() > 0

@@ -54,16 +54,22 @@ def own_arguments(message: Message) -> dict[str, jax.Array]:
     return args if family is None else given_arguments(family, args)
 
 
-def site_arguments(message: Message) -> dict[str, Any]:
-    """`own_arguments`, ready to be given a dimension of steps."""
+def site_arguments(
+    message: Message, trailing: dict[tuple[str, str], int] | None = None
+) -> dict[str, Any]:
+    """`own_arguments`, ready to be given a dimension of steps. `trailing` receives how many
+    dimensions of each (site, argument) follow those of the batch."""
     bare = unwrap(message.fn)
     family = family_of(bare.fn)
     events = {} if family is None else family.arguments
     rank = len(bare.fn.event_shape)
-    return {
-        k: message.placed(v, bare.columns + events.get(k, rank if jnp.ndim(v) >= rank else 0))
-        for k, v in own_arguments(message).items()
-    }
+    found = {}
+    for k, v in own_arguments(message).items():
+        after = bare.columns + events.get(k, rank if jnp.ndim(v) >= rank else 0)
+        found[k] = message.placed(v, after)
+        if trailing is not None:
+            trailing[message.name, k] = min(after, jnp.ndim(v))
+    return found
 
 
 def given_arguments(family: Any, args: dict[str, Any]) -> dict[str, Any]:

@@ -276,11 +276,15 @@ def _masked(density: jax.Array, masks: tuple) -> jax.Array:
     return density
 
 
+def batch_axes(reading: Reading, name: str, shape: tuple[int, ...]) -> list[str]:
+    """The plate or latent of each batch axis of a site, those of gathered latents left out."""
+    site = reading.sites[name]
+    bare = Site(site.name, site.role, "", "", dims=site.dims)
+    return [axis for _, _, axis in _positions(reading, bare, len(shape))]
+
+
 def table_axes(reading: Reading, factor: Factor, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Axis names of a table of this factor; axes of size one are named ""."""
     outer = [s.name for s in reading.slots if s.vmapped and s.name in factor.latents]
-    site = reading.sites[factor.site]
-    bare = Site(site.name, site.role, "", "", dims=site.dims)
-    inner = _positions(reading, bare, len(shape) - len(outer))
-    names = list(outer) + [name for _, _, name in inner]
+    names = outer + batch_axes(reading, factor.site, shape[len(outer) :])
     return tuple("" if size == 1 else name for name, size in zip(names, shape, strict=True))
