@@ -162,14 +162,9 @@ class Model:
         Args:
             **values: new arrays by the name of the program's argument.
         """
-        arguments = self.arguments.replace({k: np.asarray(v) for k, v in values.items()})
-        arguments = arguments.in_precision(self.dtype)
-        same = all(
-            a.shape == b.shape and a.dtype.kind == b.dtype.kind
-            for a, b in zip(arguments.dynamic, self.arguments.dynamic, strict=True)
-        )
-        if not same or not self.arguments.traced:
-            args, kwargs = jax.tree.unflatten(arguments.treedef, _leaves(arguments))
+        arguments = self.arguments.replace(values).in_precision(self.dtype)
+        if not arguments.shares_structure(self.arguments):
+            args, kwargs = arguments.values()
             return Model(
                 self.program,
                 *args,
@@ -516,8 +511,3 @@ class Model:
             self._compiled["unit_weights"] = lean_jit(self.marginal.unit_weights)
         with working_precision(self.dtype):
             return np.asarray(self._compiled["unit_weights"](self.data))
-
-
-def _leaves(arguments: Arguments) -> list[Any]:
-    arrays, statics = iter(arguments.dynamic), iter(arguments.static)
-    return [next(arrays) if flag else next(statics) for flag in arguments.is_dynamic]

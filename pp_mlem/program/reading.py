@@ -15,6 +15,7 @@ from numpyro.ops.provenance import eval_provenance
 from pp_mlem.families import family_of
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.frames import NeedsValues
 from pp_mlem.program.roles import assign_roles
 from pp_mlem.program.scans import (
     END,
@@ -54,6 +55,7 @@ _CONCRETE_ERRORS = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
+    NeedsValues,
 )
 THIN_ROWS = 2000
 TABLE_LIMIT = 2**28
@@ -427,30 +429,36 @@ def first_run(arguments: Arguments) -> FirstRun:
         return enumerated, supports, finite
 
     dynamic = tuple(jnp.asarray(a) for a in arguments.dynamic)
-    try:
-        found = quick_jit(run)(dynamic)
-    except (NotImplementedError, Refused):
-        raise
-    except _CONCRETE_ERRORS:
-        arguments = replace(arguments, traced=False)
+    failures: list[Exception] = []
+    for arguments in arguments.forms():
+        arguments.refused()
         try:
-            found = run(())
+            found = quick_jit(run)(dynamic) if arguments.traced else run(())
+            if not arguments.refused():
+                break
+        except (NotImplementedError, Refused):
+            raise
+        except _CONCRETE_ERRORS as error:
+            failures.append(error)
         except Exception as error:
-            raise _program_error(error) from error
-    except Exception as error:
-        raise _program_error(error) from error
+            if not arguments.has_forms:
+                raise _program_error(error, arguments) from error
+            failures.append(error)
+    else:
+        told = [e for e in failures if not isinstance(e, _CONCRETE_ERRORS)] or failures[-1:]
+        raise _program_error(told[0], arguments) from told[0]
     enumerated, supports, finite = jax.device_get(found)
     return FirstRun(
         arguments, dict(kept), enumerated, dict(refusals), supports, finite, dict(scans)
     )
 
 
-def _program_error(error: Exception) -> Exception:
+def _program_error(error: Exception, arguments: Arguments) -> Exception:
     text = str(error).split("\n")[0]
     return ValueError(
         f"the program could not be executed: {type(error).__name__}: {text}. Run it under "
         "numpyro.handlers.seed with the same arguments to see the full traceback; check that the "
-        "shapes of the arguments fit its plates."
+        f"shapes of the arguments fit its plates.{arguments.handed_over()}"
     )
 
 
