@@ -34,7 +34,7 @@ class _Container:
     asks for a fresh copy of the user's own object; `rebuild` is such an object on other values.
     """
 
-    def __init__(self, original: Any, children: tuple[Any, ...], keys: tuple[str, ...]) -> None:
+    def __init__(self, original: Any, children: tuple[Any, ...], keys: tuple[Any, ...]) -> None:
         self.original, self.children, self.keys = original, children, keys
         self.log: list[str] = []
 
@@ -129,6 +129,13 @@ class _Own:
     array: Any
 
 
+class _Mapping(_Record):
+    """A dictionary: JAX would sort its keys, and refuse those that have no order."""
+
+    def restore(self, children: tuple[Any, ...]) -> Any:
+        return dict(zip(self.keys, children, strict=True))
+
+
 def _unflatten(node: _Container, children: Any) -> Any:
     children = tuple(children)
     if any(child is AS_GIVEN for child in children):
@@ -141,13 +148,11 @@ def _unflatten(node: _Container, children: Any) -> Any:
 
 
 def _flatten_with_keys(node: _Container) -> tuple:
-    keyed = [
-        (jax.tree_util.DictKey(k), c) for k, c in zip(node.keys, node.children, strict=True)
-    ]
+    keyed = [(jax.tree_util.DictKey(k), c) for k, c in zip(node.keys, node.children, strict=True)]
     return keyed, node
 
 
-for _kind in (_Numbers, _Column, _Frame, _Record):
+for _kind in (_Numbers, _Column, _Frame, _Record, _Mapping):
     jax.tree_util.register_pytree_with_keys(
         _kind, _flatten_with_keys, _unflatten, lambda node: (node.children, node)
     )
@@ -464,7 +469,7 @@ def _is_whole(value: Any) -> bool:
         return True
     if type(value) in (list, tuple):
         return _numbers_of(value) is not None
-    return _is_record(value)
+    return type(value) is dict or _is_record(value)
 
 
 def _is_record(value: Any) -> bool:
@@ -502,6 +507,9 @@ def _wrapped(label: str, value: Any) -> Any:
     elif type(value) in (list, tuple):
         array = _numbers_of(value)
         made = _Numbers(copy.deepcopy(value), (array,), ("",)) if array is not None else None
+    elif type(value) is dict:
+        parts = tuple(_tree(f"{label}[{k!r}]", v) for k, v in value.items())
+        made = _Mapping(None, parts, tuple(value))
     elif _is_record(value):
         keys = tuple(f.name for f in dataclasses.fields(value) if hasattr(value, f.name))
         parts = tuple(_tree(f"{label}.{k}", getattr(value, k)) for k in keys)
@@ -511,6 +519,30 @@ def _wrapped(label: str, value: Any) -> Any:
         if made is not None:
             _check_size(label, made)
     return value if made is None else made
+
+
+def observed_array(site: str, value: Any) -> Any:
+    """What stands in obs=, as an array: a list, a pandas object or its stand-in as well."""
+    if isinstance(value, (jax.Array, np.ndarray)) and value.dtype.kind in "biufc":
+        return value
+    if hasattr(type(value), "__jax_array__"):
+        return value.__jax_array__()
+    array = value if np.isscalar(value) else None
+    if type(value) in (list, tuple):
+        array = _numbers_of(value)
+        if array is None and all(isinstance(v, jax.Array) for v in jax.tree.leaves(value)):
+            array = jnp.asarray(value)
+    elif isinstance(value, pd.Series):
+        array = column_values(value)
+    elif array is None:
+        array = _array(site, value)
+    if array is None or isinstance(array, (str, bytes)):
+        kind = getattr(value, "dtype", None) or type(value).__name__
+        raise TypeError(
+            f"observed site '{site}': its data are {kind}, expected numbers, or labels encoded as "
+            "integers."
+        )
+    return array
 
 
 def _check_size(label: str, array: np.ndarray) -> None:
@@ -529,12 +561,7 @@ def _tree(label: str, value: Any) -> Any:
     def part(path: tuple, leaf: Any) -> Any:
         return _wrapped(label + jax.tree_util.keystr(path), leaf)
 
-    try:
-        return jax.tree_util.tree_map_with_path(part, value, is_leaf=_is_whole)
-    except (TypeError, ValueError) as error:
-        if str(error).startswith("argument "):
-            raise
-        return value  # a dictionary whose keys have no order, say
+    return jax.tree_util.tree_map_with_path(part, value, is_leaf=_is_whole)
 
 
 def _kinds(wrapped: Any) -> Iterator[str]:

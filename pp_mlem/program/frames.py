@@ -44,7 +44,7 @@ class _Proxy:
         return NeedsValues(f"pandas' {what} needs the values of the data.")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__array_") or name in ("__jax_array__", "_log"):
+        if name.startswith("__array_") or name in ("__jax_array__", "_log", "aval"):
             raise AttributeError(name)
         raise self._refuse(name)
 
@@ -69,7 +69,7 @@ def _arithmetic(name: str, reverse: bool = False) -> Any:
         elif type(other).__module__.startswith("pandas"):
             raise self._refuse("alignment of two indices")
         else:
-            value, series = other, np.ndim(other) == 0 and not hasattr(other, "aval")
+            value, series = other, np.ndim(other) == 0
         result = function(value, self._array) if reverse else function(self._array, value)
         return self._like(result) if series else result
 
@@ -129,6 +129,9 @@ class TracedSeries(_Proxy):
 
     def var(self, ddof: int = 1) -> Any:
         return self._moment(jnp.nanvar, ddof=ddof)
+
+    def abs(self) -> TracedSeries:
+        return self._like(abs(self._array))
 
     def max(self) -> Any:
         return jnp.nanmax(self._array)

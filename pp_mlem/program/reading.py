@@ -430,7 +430,8 @@ def first_run(arguments: Arguments) -> FirstRun:
 
     dynamic = tuple(jnp.asarray(a) for a in arguments.dynamic)
     failures: list[Exception] = []
-    for arguments in arguments.forms():
+    for form in arguments.forms():
+        arguments = form  # `run` reads it
         arguments.refused()
         try:
             found = quick_jit(run)(dynamic) if arguments.traced else run(())
@@ -455,6 +456,8 @@ def first_run(arguments: Arguments) -> FirstRun:
 
 def _program_error(error: Exception, arguments: Arguments) -> Exception:
     text = str(error).split("\n")[0]
+    if text.startswith("observed site '"):
+        return type(error)(text + arguments.handed_over())
     return ValueError(
         f"the program could not be executed: {type(error).__name__}: {text}. Run it under "
         "numpyro.handlers.seed with the same arguments to see the full traceback; check that the "
@@ -493,7 +496,8 @@ def _dims_of(message: Message, plates: dict[str, Plate], implicit: bool) -> dict
         taken = set(dims.values())
         batch = _batch_dims(message)
         for i, size in enumerate(reversed(batch)):
-            if -(i + 1) not in taken and size > 1:
+            alone = message.observed and i >= max((-d for d in taken), default=0)
+            if -(i + 1) not in taken and (size > 1 or alone):
                 name = f"dim {-(i + 1)} of {size}"
                 plates[name] = Plate(name, size, implicit=True)
                 dims[name] = -(i + 1)

@@ -25,7 +25,7 @@ from numpyro.distributions.distribution import (
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from pp_mlem.precision import quick_jit
-from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.arguments import Arguments, observed_array
 
 Supply = Callable[[dict[str, Any]], Any]
 
@@ -104,6 +104,8 @@ class Runner(Messenger):
             msg["stop"] = True
         elif msg["type"] == "sample":  # obs=, or a value given by a handler inside the program
             msg["is_observed"] = True
+            if not is_factor(msg["fn"]):
+                msg["value"] = observed_array(msg["name"], msg["value"])
         if self.inside:  # what lies below is ours, and must not see single steps
             msg["stop"] = True
 
