@@ -43,6 +43,7 @@ class Bootstrap:
         failed: how many refits failed, by what happened; `unfinished` counts kept refits whose
             gradient was not yet zero.
         log_likelihoods: objective of each kept refit on its own data.
+        interrupted: the user stopped it; `replicates` are those that were finished.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Bootstrap:
     replicates: int
     seconds: float
     seed: int
+    interrupted: bool = False
 
     @property
     def reason(self) -> str:
@@ -102,7 +104,8 @@ class Bootstrap:
         if self.unfinished:
             told.append(f"{self.unfinished} kept before their gradient was zero")
         head = (
-            f"{self.kind} bootstrap: {len(self.estimates)} of {self.replicates} refits kept"
+            ("! stopped by the user: " if self.interrupted else "")
+            + f"{self.kind} bootstrap: {len(self.estimates)} of {self.replicates} refits kept"
             + (f" ({', '.join(told)})" if told else "")
             + f", {self.seconds:.1f} s"
         )
@@ -194,21 +197,30 @@ def bootstrap_point(
         lanes = int(np.clip(LANE_CELLS / cells, 1, min(LANES, replicates)))
         keys = jax.random.split(jax.random.key(seed), -(-replicates // lanes) * lanes)
         start = jnp.asarray(vector)
-        rows, objectives, failed, unfinished = [], [], {}, 0
+        rows, objectives, failed, unfinished, interrupted = [], [], {}, 0, False
         order = [n for n in params if n not in fixed]
         done = 0
         with Progress("bootstrap", replicates, progress) as bar:
             for first in range(0, replicates, lanes):
                 some = keys[first : first + lanes]
-                points, found, slopes, estimates = jax.device_get(
-                    run(some, start, model.data, values, fixed)
-                )
-                for i in range(min(lanes, replicates - first)):
+                try:
+                    points, found, slopes, estimates = jax.device_get(
+                        run(some, start, model.data, values, fixed)
+                    )
+                    whys = []
+                    for i in range(min(lanes, replicates - first)):
+                        why = _failure(points[i], found[i])
+                        if not why:
+                            flag, _ = report(points[i], draw(values, some[i], model.data), fixed)
+                            why = flag.label if flag is not None else ""
+                        whys.append(why)
+                except KeyboardInterrupt:
+                    if not done:
+                        raise
+                    interrupted, replicates = True, done
+                    break
+                for i, why in enumerate(whys):
                     done += 1
-                    why = _failure(points[i], found[i])
-                    if not why:
-                        flag, _ = report(points[i], draw(values, some[i], model.data), fixed)
-                        why = flag.label if flag is not None else ""
                     if why:
                         failed[why] = failed.get(why, 0) + 1
                         continue
@@ -229,6 +241,7 @@ def bootstrap_point(
         replicates=int(replicates),
         seconds=time.perf_counter() - clock,
         seed=seed,
+        interrupted=interrupted,
     )
 
 

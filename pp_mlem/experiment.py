@@ -3,7 +3,6 @@ counted; and simulation-based calibration of the posterior."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import warnings
@@ -19,6 +18,8 @@ import xarray as xr
 from scipy import stats as scipy_stats
 
 from pp_mlem.estimators import check_methods, fit_by
+from pp_mlem.files import verified, write_netcdf
+from pp_mlem.fingerprint import PYTHON, changed, digest
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align, sort_labels
 from pp_mlem.model import Model
@@ -41,11 +42,13 @@ class Experiment:
         results: Dataset with estimate, error, low, high (method, replicate, scalar), and
             log_likelihood, seconds (method, replicate); `status` (method, replicate).
         level: of the intervals.
+        interrupted: the user stopped it; the data sets that were finished are here.
     """
 
     truth: pd.Series
     results: xr.Dataset
     level: float
+    interrupted: bool = False
 
     def summary(self) -> pd.DataFrame:
         """One row per method and scalar: truth, bias and its Monte Carlo error, sd, RMSE, mean
@@ -98,19 +101,17 @@ class Experiment:
     def __repr__(self) -> str:
         done = int(np.isfinite(self.results["seconds"].values).all(0).sum())
         return (
-            f"{done} data sets, {100 * self.level:g}% intervals\n"
+            ("! stopped by the user: " if self.interrupted else "")
+            + f"{done} data sets, {100 * self.level:g}% intervals\n"
             + self.summary().to_string(float_format=lambda v: f"{v:.4f}")
             + "\n"
             + self.statuses.to_string(float_format=lambda v: f"{v:.3f}")
         )
 
 
-def _fingerprint(model: Model, truth: Mapping[str, Any], **rest: Any) -> str:
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode())
-    digest.update(getattr(model.program, "__name__", "").encode())
-    for array in [*model.arguments.dynamic, *(truth[k] for k in sorted(truth))]:
-        digest.update(np.ascontiguousarray(np.asarray(array, float)).tobytes())
-    return digest.hexdigest()[:16]
+def _fingerprint(model: Model, truth: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    at = {f"truth {k}": digest(np.asarray(v, float)) for k, v in truth.items()}
+    return {"format": 2, **model.fingerprint, **at, **settings}
 
 
 def experiment(
@@ -150,14 +151,14 @@ def experiment(
     names = list(scalar_names(model.space))
     flat = pd.Series(np.concatenate([np.ravel(truth[n]) for n in model.space.names]), index=names)
     model.redraw(truth, seed)
-    mark = _fingerprint(
-        model, truth, starts=starts, seed=seed, level=level, chains=chains, draws=draws
-    )
+    settings = {"starts": starts, "seed": seed, "level": level}
+    if "nuts" in chosen:
+        settings |= {"chains": chains, "draws": draws}
     path = None if out is None else Path(out)
-    results = _resumed(path, mark, chosen, replicates, names)
-    written = time.perf_counter()
-    with Progress("study", replicates, progress) as bar:
-        try:
+    results = _resumed(path, _fingerprint(model, truth, **settings), chosen, replicates, names)
+    written, interrupted = time.perf_counter(), False
+    try:
+        with Progress("study", replicates, progress) as bar:
             for i in range(replicates):
                 todo = [m for m in chosen if not np.isfinite(
                     results["seconds"].sel({"method": m}).values[i])]  # fmt: skip
@@ -169,60 +170,85 @@ def experiment(
                     )
                 bar.advance(i + 1, "data sets", ", ".join(chosen))
                 if path is not None and todo and time.perf_counter() - written > SAVE_EVERY:
-                    _write(results, path)
+                    write_netcdf(path, results, "out")
                     written = time.perf_counter()
-        except KeyboardInterrupt:
-            warnings.warn("stopped by the user; the finished data sets are kept", stacklevel=2)
-        finally:
-            if path is not None:
-                _write(results, path)
-    return Experiment(flat, results, level)
+    except KeyboardInterrupt:
+        interrupted = True
+        warnings.warn("experiment: stopped by the user; what was finished is kept", stacklevel=2)
+    finally:
+        if path is not None:
+            write_netcdf(path, results, "out")
+    shown = results.sel({"method": list(chosen)}).isel(replicate=slice(replicates))
+    return Experiment(flat, shown, level, interrupted)
 
 
-def _resumed(
-    path: Path | None, mark: str, methods: tuple[str, ...], replicates: int, names: list[str]
-) -> xr.Dataset:
-    """An empty table of results, filled with what the file already holds."""
+def _table_of_results(methods: list[str], replicates: int, names: list[str]) -> xr.Dataset:
     shape = (len(methods), replicates, len(names))
     cells = ("method", "replicate", "scalar")
-    results = xr.Dataset(
+    return xr.Dataset(
         {
             **{k: (cells, np.full(shape, np.nan)) for k in ("estimate", "error", "low", "high")},
             **{k: (cells[:2], np.full(shape[:2], np.nan)) for k in ("log_likelihood", "seconds")},
             "status": (cells[:2], np.full(shape[:2], "", dtype="<U24")),
         },
-        coords={"method": list(methods), "scalar": names},
-        attrs={"fingerprint": mark},
+        coords={"method": methods, "scalar": names},
     )
-    if path is None or not path.exists():
-        return results
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            held = opened.load()
-    except Exception as error:
+
+
+def _resumed(
+    path: Path | None,
+    mark: dict[str, Any],
+    methods: tuple[str, ...],
+    replicates: int,
+    names: list[str],
+) -> xr.Dataset:
+    """A table of results for what is asked and what the file already holds, filled with that."""
+    held, old = _held(path)
+    for key in ("chains", "draws"):  # they concern NUTS only, which either run may have left out
+        mark |= {key: old[key]} if key in old and key not in mark else {}
+        old |= {key: mark[key]} if key in mark and key not in old and old else {}
+    differs = changed(old, mark) if old else []
+    if differs:
+        if "format" in differs:
+            differs = ["the version of pp_mlem"]
+        elif "python" in differs:
+            differs = [f"Python {old['python']}, where this is {PYTHON}"]
         raise ValueError(
-            f"out: {path} cannot be read as a study ({type(error).__name__}). Remove it, or choose "
-            "another file."
-        ) from error
-    if held.attrs.get("fingerprint") != mark:
-        raise ValueError(
-            f"out: {path} holds another study (other data, parameters, seed or options). Choose "
+            f"out: {path} holds another study (it differs in {', '.join(differs)}). Choose "
             "another file."
         )
-    for method in set(map(str, held["method"].values)) & set(methods):
-        count = min(replicates, held.sizes["replicate"])
-        for name in results.data_vars:
-            results[name].loc[{"method": method}][:count] = (
-                held[name].sel({"method": method}).values[:count]
-            )
+    if held is None:
+        results = _table_of_results(list(methods), replicates, names)
+    else:
+        every = list(dict.fromkeys([*map(str, held["method"].values), *methods]))
+        results = _table_of_results(every, max(replicates, held.sizes["replicate"]), names)
+        for method in map(str, held["method"].values):
+            for name in results.data_vars:
+                found = held[name].sel({"method": method}).values
+                results[name].loc[{"method": method}][: len(found)] = found
+    results.attrs["fingerprint"] = json.dumps(mark)
     return results
 
 
-def _write(results: xr.Dataset, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    results.to_netcdf(part, engine="netcdf4")
-    part.replace(path)
+def _held(path: Path | None) -> tuple[xr.Dataset | None, dict[str, Any]]:
+    """What a file of an unfinished study holds, and the fingerprint of that study."""
+    if path is None or not path.exists():
+        return None, {}
+    try:
+        sealed = verified(path, "out")
+        with xr.open_dataset(path, engine="netcdf4") as opened:
+            held = opened.load()
+        mark = json.loads(held.attrs["fingerprint"]) if sealed else {"format": 1}
+        if not isinstance(mark, dict):
+            raise ValueError("its fingerprint is no record")
+    except Exception as error:
+        raise ValueError(
+            f"out: {path} cannot be read as a study ({type(error).__name__}: {error}). Remove it, "
+            "or choose another file."
+        ) from error
+    if not sealed and "fingerprint" not in held.attrs:
+        raise ValueError(f"out: {path} holds no study. Choose another file.")
+    return held, mark
 
 
 def _record(
@@ -243,10 +269,12 @@ def _record(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = fit_by(method, model, starts, seed, chains, draws, progress=False)
+            if fit.interrupted:
+                raise KeyboardInterrupt
             fit = _towards(fit, truth)
-            limits = fit.intervals(level=level)
+            limits, errors = fit.intervals(level=level), fit.standard_errors().to_numpy()
         results["estimate"].loc[at] = fit.estimates().to_numpy()
-        results["error"].loc[at] = fit.standard_errors().to_numpy()
+        results["error"].loc[at] = errors
         results["low"].loc[at] = limits["low"].to_numpy()
         results["high"].loc[at] = limits["high"].to_numpy()
         results["log_likelihood"].loc[at] = fit.log_likelihood
@@ -276,11 +304,13 @@ class Calibration:
         ranks: DataFrame (replicates, scalars), whole numbers from 0 to `draws`.
         draws: how many (thinned) draws each rank is among.
         divergences: of each replicate.
+        interrupted: the user stopped it; the replicates that were finished are here.
     """
 
     ranks: pd.DataFrame
     draws: int
     divergences: np.ndarray
+    interrupted: bool = False
 
     def uniformity(self, bins: int | None = None) -> pd.DataFrame:
         """Chi-squared test that the ranks are uniform, per scalar: statistic and p-value."""
@@ -303,7 +333,8 @@ class Calibration:
         return plot_ranks(self, scalars)
 
     def __repr__(self) -> str:
-        head = f"{len(self.ranks)} data sets, ranks among {self.draws} draws"
+        head = "! stopped by the user: " if self.interrupted else ""
+        head += f"{len(self.ranks)} data sets, ranks among {self.draws} draws"
         return head + "\n" + self.uniformity().to_string(float_format=lambda v: f"{v:.4f}")
 
 
@@ -331,32 +362,46 @@ def calibrate(
         raise ValueError(f"calibrate: parameters {flat} have no prior to draw from.")
     names = list(scalar_names(model.space))
     ranks, divergences = [], []
-    kept = 0
+    kept, interrupted = 0, False
     draw = drawing_function(model.arguments)
     draw = quick_jit(draw) if model.arguments.traced else draw
+
+    def one(i: int) -> tuple[np.ndarray, int, int]:
+        with working_precision(model.dtype):
+            arrays = model.arguments.device_arrays()
+            drawn, _ = draw(arrays, {}, jax.random.key(seed + i))
+        truth = {n: np.asarray(drawn[n]) for n in model.space.names}
+        fit = fit_nuts(
+            model.redraw(truth, seed + i), 2, warmup, draws, seed + i, init=truth, progress=False
+        )
+        if fit.interrupted:
+            raise KeyboardInterrupt
+        truth = sort_labels(truth, fit.groups, fit.model)
+        thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in fit.draws.items()}
+        ordered = _in_order(thinned, fit.groups, fit.model)
+        count = len(next(iter(ordered.values())))
+        row = [
+            (ordered[n].reshape(count, -1) < np.ravel(truth[n])).sum(0) for n in model.space.names
+        ]
+        return np.concatenate(row), fit.diagnostics["divergences"], count
+
     with Progress("calibrate", replicates, progress) as bar:
         for i in range(replicates):
-            with working_precision(model.dtype):
-                arrays = model.arguments.device_arrays()
-                drawn, _ = draw(arrays, {}, jax.random.key(seed + i))
-            truth = {n: np.asarray(drawn[n]) for n in model.space.names}
-            fit = fit_nuts(
-                model.redraw(truth, seed + i), 2, warmup, draws, seed + i, init=truth,
-                progress=False,
-            )  # fmt: skip
-            truth = sort_labels(truth, fit.groups, fit.model)
-            thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in fit.draws.items()}
-            ordered = _in_order(thinned, fit.groups, fit.model)
-            kept = len(next(iter(ordered.values())))
-            row = [
-                (ordered[n].reshape(kept, -1) < np.ravel(truth[n])).sum(0)
-                for n in model.space.names
-            ]
-            ranks.append(np.concatenate(row))
-            divergences.append(fit.diagnostics["divergences"])
+            try:
+                row, divergent, kept = one(i)
+            except KeyboardInterrupt:
+                if not ranks:
+                    raise
+                interrupted = True
+                warnings.warn(
+                    "calibrate: stopped by the user; what was finished is here", stacklevel=2
+                )
+                break
+            ranks.append(row)
+            divergences.append(divergent)
             bar.advance(i + 1, "data sets", f"{sum(divergences)} divergences")
     table = pd.DataFrame(np.array(ranks), columns=names)
-    return Calibration(table, kept, np.array(divergences))
+    return Calibration(table, kept, np.array(divergences), interrupted)
 
 
 def _in_order(draws: dict[str, np.ndarray], groups: tuple, model: Model) -> dict[str, np.ndarray]:

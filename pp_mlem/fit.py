@@ -156,6 +156,11 @@ class Fit:
     def converged(self) -> bool:
         return self.status == Status.CONVERGED.label
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user stopped it: what was finished is here, and it was not all."""
+        return self.status == Status.INTERRUPTED.label or "interrupted" in self.diagnostics
+
     def _model(self, what: str) -> Model:
         if self.model is None:
             raise ValueError(

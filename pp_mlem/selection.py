@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
-import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ import pandas as pd
 
 from pp_mlem.compare import loo_of
 from pp_mlem.estimators import POINT_METHODS, check_methods, fit_by
+from pp_mlem.files import read_json, write_json
+from pp_mlem.fingerprint import PYTHON, changed, digest
 from pp_mlem.fit import Fit, load
 from pp_mlem.model import Model
 from pp_mlem.progress import Progress
@@ -44,12 +47,15 @@ class Selection:
         fits: the fits by row label, such as "K=3 em"; failed ones are missing.
         varied: the keywords that varied and their values.
         criteria: what to keep in mind about each score.
+        interrupted: the user stopped it; what was finished is here, and the fit that was cut and
+            those after it are rows of status "interrupted" without a fit.
     """
 
     table: pd.DataFrame
     fits: dict[str, Fit]
     varied: dict[str, list]
     criteria: dict[str, str] = field(default_factory=lambda: dict(CRITERIA))
+    interrupted: bool = False
 
     def best(self, criterion: str = "BIC") -> Fit:
         """The fit that a criterion prefers, among those that converged or ended at a boundary
@@ -79,8 +85,10 @@ class Selection:
         shown = self.table.drop(columns=[c for c in ("note",) if c in self.table])
         shown = shown.dropna(axis=1, how="all")
         lines = [shown.to_string(float_format=lambda v: f"{v:.3f}")]
+        if self.interrupted:
+            lines.insert(0, f"! stopped by the user: {len(self.fits)} of {len(self.table)} fits")
         for name, caveat in self.criteria.items():
-            if name in shown and name != "p_bootstrap":
+            if name in shown and name != "p_bootstrap" and self.fits:
                 lines.append(f"{name}: {self.chosen(name)} ({caveat})")
             elif name in shown:
                 lines.append(f"{name}: {caveat}")
@@ -152,58 +160,128 @@ def select(
     rest = {k: v for k, v in kwargs.items() if k not in varied}
     options = {"latents": tuple(latents), "parameters": tuple(parameters), "observe": observe,
                "dtype": dtype}  # fmt: skip
+    settings = {"starts": starts, "seed": seed, "chains": chains, "draws": draws}
     folder = None if out is None else Path(out)
     if folder is not None:
-        _claim(folder, program, args, rest, starts, seed)
-    rows, fits, models = [], {}, {}
+        _claim(folder, program, args, rest, options, settings, "nuts" in chosen)
+    rows, fits, interrupted = [], {}, False
     combinations = [
-        dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())
+        dict(zip(varied, values, strict=True))
+        for values in itertools.product(*(_distinct(v) for v in varied.values()))
     ]
     with Progress("select", len(combinations) * len(chosen), progress) as bar:
         for setting in combinations:
-            name = " ".join(f"{k}={v}" for k, v in setting.items())
-            try:
-                model: Model | None = Model(program, *args, **options, **rest, **setting)
-                trouble = ""
-            except (ValueError, TypeError, FloatingPointError) as error:
-                model, trouble = None, str(error)
+            name = " ".join(f"{k}={_told(v, varied[k])}" for k, v in setting.items())
+            model, trouble = None, ""
             for method in chosen:
                 label = f"{name} {method}"
-                row, fit = _one(model, trouble, label, method, folder, starts, seed, chains, draws)
+                row: dict[str, Any] = _empty("interrupted", 0.0, "stopped by the user")
+                fit = None
+                try:
+                    if not interrupted and model is None and not trouble:
+                        model, trouble = _built(program, args, {**options, **rest, **setting})
+                    if not interrupted:
+                        found, fit = _one(model, trouble, label, method, folder, **settings)
+                        interrupted = fit is not None and fit.interrupted
+                        row, fit = (row, None) if interrupted else (found, fit)
+                except KeyboardInterrupt:
+                    interrupted = True
                 rows.append({"label": label, **setting, "method": method, **row})
                 if fit is not None:
-                    fits[label], models[label] = fit, model
+                    fits[label] = fit
                 bar.advance(len(rows), "fits", label)
     table = pd.DataFrame(rows).set_index("label")
     table.index.name = None
     if bootstrap:
         method = next(m for m in chosen if m in POINT_METHODS)
-        _tests(table, fits, method, bootstrap, bootstrap_starts, seed, folder, progress)
-    return Selection(table, fits, varied)
+        table["p_bootstrap"] = np.nan
+        interrupted = interrupted or _tests(
+            table, fits, method, bootstrap, bootstrap_starts, seed, folder, progress
+        )
+    if interrupted:
+        warnings.warn("select: stopped by the user; what was finished is kept", stacklevel=2)
+    return Selection(table, fits, varied, interrupted=interrupted)
 
 
-def _claim(folder: Path, program: Any, args: tuple, rest: dict, starts: int, seed: int) -> None:
-    """Mark the folder as this selection's, or refuse another's."""
-    digest = hashlib.sha256()
-    for value in [*args, *rest.values()]:
-        try:
-            digest.update(np.ascontiguousarray(np.asarray(value, float)).tobytes())
-        except (TypeError, ValueError):
-            digest.update(repr(value).encode())
-    own = {"program": getattr(program, "__name__", "program"), "data": digest.hexdigest()[:16],
-           "starts": starts, "seed": seed}  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
+def _distinct(values: list) -> list:
+    return list({(type(v), v): v for v in values}.values())
+
+
+def _told(value: Any, values: list) -> str:
+    """A varied value as a label shows it; a string that reads like another value is quoted."""
+    alike = any(str(v) == str(value) and type(v) is not type(value) for v in values)
+    return repr(value) if alike else str(value)
+
+
+def _built(program: Any, args: tuple, options: dict) -> tuple[Model | None, str]:
+    """The model, or why there is none."""
+    try:
+        return Model(program, *args, **options), ""
+    except (ValueError, TypeError, FloatingPointError) as error:
+        return None, str(error) or type(error).__name__
+
+
+def _claim(
+    folder: Path, program: Any, args: tuple, rest: dict, options: dict, settings: dict, nuts: bool
+) -> None:
+    """Mark the folder as this selection's, or refuse another's with what differs."""
+    try:
+        names = list(inspect.signature(program).bind_partial(*args).arguments)
+    except (TypeError, ValueError):
+        names = []
+    names += [f"argument {i}" for i in range(len(names), len(args))]
+    own: dict[str, Any] = {"format": 2, "program": digest(program), "python": PYTHON}
+    given = [*zip(names, args, strict=False), *rest.items()]
+    own |= {f"argument {k}": digest(v) for k, v in given}
+    own |= {k: digest(sorted(v) if isinstance(v, tuple) else v) for k, v in options.items()}
+    own |= {k: settings[k] for k in ("starts", "seed")}
+    if nuts:
+        own |= {k: settings[k] for k in ("chains", "draws")}
     path = folder / RECORD
-    if path.exists():
-        held = json.loads(path.read_text())
-        if held != own:
-            other = [k for k in own if held.get(k) != own[k]]
-            raise ValueError(
-                f"out: {folder} holds another selection (it differs in {', '.join(other)}). Choose "
-                "another folder, or empty this one."
-            )
-    else:
-        path.write_text(json.dumps(own))
+    held = read_json(path, "out") if path.exists() else {}
+    for key in ("chains", "draws"):  # they concern NUTS only, which either run may have left out
+        own |= {key: held[key]} if key in held and key not in own else {}
+        held |= {key: own[key]} if key in own and key not in held and held else {}
+    if held and (differs := changed(held, own)):
+        if "format" in differs:
+            differs = ["the version of pp_mlem"]
+        elif "python" in differs:
+            differs = [f"Python {held['python']}, where this is {PYTHON}"]
+        raise ValueError(
+            f"out: {folder} holds another selection (it differs in {', '.join(differs)}). Choose "
+            "another folder, or empty this one."
+        )
+    write_json(path, own, "out")
+
+
+def _file_of(folder: Path, label: str) -> Path:
+    """A file of its own for every label, whatever characters that has."""
+    plain = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=-+_")
+    name = "".join(
+        c if c in plain else "." if c == " " else "".join(f"%{b:02X}" for b in c.encode())
+        for c in label
+    )
+    if len(name) > 180:
+        name = f"{name[:160]}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
+    return folder / f"{name}.nc"
+
+
+def _empty(status: str, seconds: float, note: str) -> dict[str, Any]:
+    scores = ("log_likelihood", "parameters", *SMALLER, "elpd_loo", "se")
+    return {**dict.fromkeys(scores, np.nan), "status": status, "seconds": seconds, "note": note}
+
+
+def _held(path: Path | None, model: Model) -> Fit | None:
+    """The finished fit that a file holds; a damaged one, or one that was cut, is fitted anew."""
+    if path is None or not path.exists():
+        return None
+    try:
+        load(path)
+    except ValueError as error:
+        warnings.warn(f"{error} It is fitted anew.", stacklevel=4)
+        return None
+    fit = load(path, model)
+    return None if fit.interrupted else fit
 
 
 def _one(
@@ -218,23 +296,22 @@ def _one(
     draws: int,
 ) -> tuple[dict[str, Any], Fit | None]:
     """The row of one fit, from the folder where it was finished before."""
-    empty = dict.fromkeys(("log_likelihood", "parameters", *SMALLER, "elpd_loo", "se"), np.nan)
-    path = None if folder is None else folder / f"{label.replace(' ', '.').replace('/', '_')}.nc"
+    path = None if folder is None else _file_of(folder, label)
     clock = time.perf_counter()
     fit = None
     if model is not None:
+        fit = _held(path, model)
+    if model is not None and fit is None:
         try:
-            if path is not None and path.exists():
-                fit = load(path, model)
-            else:
-                fit = fit_by(method, model, starts, seed, chains, draws, progress=False)
-                if path is not None:
-                    fit.save(path)
+            fit = fit_by(method, model, starts, seed, chains, draws, progress=False)
+            if path is not None and not fit.interrupted:
+                fit.save(path)
         except (ValueError, TypeError, FloatingPointError) as error:
-            trouble = str(error)
+            fit, trouble = None, str(error) or type(error).__name__
     if fit is None:
-        return {**empty, "status": "failed", "seconds": time.perf_counter() - clock,
-                "note": trouble}, None  # fmt: skip
+        return _empty("failed", time.perf_counter() - clock, trouble), None
+    if fit.interrupted:
+        return _empty("interrupted", time.perf_counter() - clock, fit.status_note), fit
     elpd, se, caveat = loo_of(fit)
     notes = [] if fit.converged else [f"{fit.status} ({fit.status_note})"]
     notes += [caveat] if caveat else []
@@ -261,46 +338,56 @@ def _tests(
     seed: int,
     folder: Path | None,
     progress: bool | None,
-) -> None:
-    """Fill in p_bootstrap, each size against the one before."""
+) -> bool:
+    """Fill in p_bootstrap, each size against the one before; whether the user stopped it."""
     labels = [i for i in table.index if table.loc[i, "method"] == method]
-    table["p_bootstrap"] = np.nan
-    kept_path = None if folder is None else folder / f"bootstrap-{replicates}.json"
-    kept = json.loads(kept_path.read_text()) if kept_path and kept_path.exists() else {}
+    path = None if folder is None else folder / f"bootstrap-{replicates}-{starts}.json"
+    kept = read_json(path, "out") if path is not None and path.exists() else {}
     with Progress("bootstrap", replicates * (len(labels) - 1), progress) as bar:
         done = 0
         for before, after in itertools.pairwise(labels):
-            if before in fits and after in fits:
-                if after not in kept:
-                    try:
-                        kept[after] = likelihood_ratio_test(
-                            fits[before], fits[after], replicates, starts, seed,
-                            lambda i, done=done, after=after: bar.advance(done + i, "refits", after),
-                        ).p_value  # fmt: skip
-                    except ValueError as error:
-                        told = f"no bootstrap test: {error}"
-                        was = table.loc[after, "note"]
-                        table.loc[after, "note"] = f"{was}; {told}" if was else told
-                        kept[after] = float("nan")
-                    if kept_path is not None:
-                        kept_path.write_text(json.dumps(kept))
-                table.loc[after, "p_bootstrap"] = kept[after]
+            pair = f"{before} < {after}"
+            if before in fits and after in fits and pair not in kept:
+                try:
+                    test = likelihood_ratio_test(
+                        fits[before], fits[after], replicates, starts, seed,
+                        lambda i, done=done, after=after: bar.advance(done + i, "refits", after),
+                    )  # fmt: skip
+                    if test.interrupted:
+                        return True
+                    kept[pair] = [test.p_value, ""]
+                except KeyboardInterrupt:
+                    return True
+                except ValueError as error:
+                    kept[pair] = [None, f"no bootstrap test: {error}"]
+                if path is not None:
+                    write_json(path, kept, "out")
+            if pair in kept:
+                p_value, told = kept[pair]
+                table.loc[after, "p_bootstrap"] = np.nan if p_value is None else p_value
+                was = table.loc[after, "note"]
+                if told:
+                    table.loc[after, "note"] = f"{was}; {told}" if was else told
             done += replicates
+    return False
 
 
 @dataclass(frozen=True)
 class LikelihoodRatioTest:
     """Twice the gain in log-likelihood, its bootstrap distribution under the smaller model, and
-    the p-value (1 + number as large) / (1 + replicates)."""
+    the p-value (1 + number as large) / (1 + replicates). `interrupted`: the user stopped it, and
+    the replicates are those that were finished."""
 
     statistic: float
     null: np.ndarray
     p_value: float
     failed: int
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         return (
-            f"likelihood-ratio statistic {self.statistic:.4f}, bootstrap p = {self.p_value:.4f} "
+            ("! stopped by the user: " if self.interrupted else "")
+            + f"likelihood-ratio statistic {self.statistic:.4f}, bootstrap p = {self.p_value:.4f} "
             f"({len(self.null)} replicates, {self.failed} failed)"
         )
 
@@ -327,17 +414,26 @@ def likelihood_ratio_test(
         )
     statistic = 2 * (larger.log_likelihood - smaller.log_likelihood)
     method = smaller.method.lower() if smaller.method.lower() in POINT_METHODS else "em"
-    null, failed = [], 0
+    null, failed, interrupted = [], 0, False
+
+    def end(model: Model, fit: Fit, i: int) -> float:
+        refits = [fit_by(method, model, 1, i, progress=False, init=fit.params)]
+        if model.latent_names:
+            refits.append(fit_by(method, model, starts, i, progress=False))
+        if any(f.interrupted for f in refits):
+            raise KeyboardInterrupt
+        sound = [f for f in refits if f.status in ("converged", "boundary", "flat", "max_iter")]
+        return max((f.log_likelihood for f in sound), default=np.nan)
+
     for i in range(replicates):
-        drawn = small.redraw(smaller.params, seed=seed * 100_003 + i)
-        other = large.with_observations_of(drawn)
-        ends = []
-        for model, fit in ((drawn, smaller), (other, larger)):
-            refits = [fit_by(method, model, 1, i, progress=False, init=fit.params)]
-            if model.latent_names:
-                refits.append(fit_by(method, model, starts, i, progress=False))
-            sound = [f for f in refits if f.status in ("converged", "boundary", "flat", "max_iter")]
-            ends.append(max((f.log_likelihood for f in sound), default=np.nan))
+        try:
+            drawn = small.redraw(smaller.params, seed=seed * 100_003 + i)
+            ends = [end(drawn, smaller, i), end(large.with_observations_of(drawn), larger, i)]
+        except KeyboardInterrupt:
+            if not null:
+                raise
+            interrupted, replicates = True, i
+            break
         if np.all(np.isfinite(ends)):
             null.append(max(2 * (ends[1] - ends[0]), 0.0))
         else:
@@ -351,5 +447,6 @@ def likelihood_ratio_test(
         )
     larger_ones = int(np.sum(np.asarray(null) >= statistic - 1e-9))
     return LikelihoodRatioTest(
-        float(statistic), np.asarray(null), (1 + larger_ones) / (1 + len(null)), failed
-    )
+        float(statistic), np.asarray(null), (1 + larger_ones) / (1 + len(null)), failed,
+        interrupted,
+    )  # fmt: skip
