@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pp_mlem.catalogue import (
@@ -28,6 +29,7 @@ from pp_mlem.catalogue import (
 from pp_mlem.compare import compare
 from pp_mlem.estimators import METHODS, check_methods, fit_by
 from pp_mlem.experiment import experiment
+from pp_mlem.files import write_table
 from pp_mlem.fit import Fit
 from pp_mlem.model import Model
 from pp_mlem.plots import plot_selection, save_pictures
@@ -42,7 +44,14 @@ app = typer.Typer(
 )
 console = Console()
 
-ModelArgument = Annotated[str, typer.Argument(help="A name from `pp-mlem models`, or a .py file.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A name from `pp-mlem models`, or a .py file. A file is run as Python with your rights: "
+        "give only one that you trust."
+    ),
+]
+INTERRUPTED = 130  # as a shell ends what Ctrl-C stopped
 DataOption = Annotated[Path | None, typer.Option("--data", help="CSV or Parquet file.")]
 ColumnOption = Annotated[
     list[str] | None,
@@ -99,7 +108,7 @@ def models() -> None:
     table.add_column("model", style="bold")
     table.add_column("what it is")
     for name in model_names():
-        table.add_row(name, first_line(shelf_folder() / f"{name}.py"))
+        table.add_row(escape(name), escape(first_line(shelf_folder() / f"{name}.py")))
     console.print(table)
 
 
@@ -110,7 +119,10 @@ def show(
     column: ColumnOption = None,
     set: SetOption = None,
 ) -> None:
-    """Show how a model is read: roles, what is summed, each M-step and why."""
+    """Show how a model is read: roles, what is summed, each M-step and why.
+
+    The model's file is run (imported and called with its data) to read it; nothing is fitted.
+    """
     shelf = find_model(model)
     built, _ = _build(shelf, data, column, set)
     console.print(shelf.docstring, highlight=False, markup=False)
@@ -145,21 +157,28 @@ def compare_command(
     folder = out or Path("runs") / f"{shelf.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True, exist_ok=True)
     fits: dict[str, Fit] = {}
+    interrupted = False
     for method in chosen:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            fit = fit_by(method, built, starts, seed, chains, draws)
-        fits[method.upper()] = fit
-        fit.save(folder / f"{method}.nc")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                fit = fit_by(method, built, starts, seed, chains, draws)
+            fits[method.upper()] = fit
+            fit.save(folder / f"{method}.nc")
+            interrupted = fit.interrupted
+        except KeyboardInterrupt:
+            interrupted = True
+        if interrupted:
+            _stop(", ".join(f"{m.lower()}.nc" for m in fits), folder)
         console.print(
             f"{method.upper():<7} {fit.status:<12} {fit.seconds:6.2f} s   {fit.story}",
-            highlight=False,
-        )
+            highlight=False, markup=False,
+        )  # fmt: skip
     console.print()
     found = compare(fits)
     found.print(console)
-    found.estimates.to_csv(folder / "estimates.csv")
-    found.scores.to_csv(folder / "scores.csv")
+    write_table(folder / "estimates.csv", found.estimates, "compare")
+    write_table(folder / "scores.csv", found.scores, "compare")
     pictures = save_pictures(found, folder)
     if shelf.picture is not None:
         extra = shelf.picture(built, found.fits, folder) or []
@@ -174,7 +193,9 @@ def compare_command(
     )  # fmt: skip
     console.print()
     written = ", ".join([f"{m}.nc" for m in chosen] + [p.name for p in pictures] + [report.name])
-    console.print(f"Written to {folder}: {written}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Written to {folder}: {written}", highlight=False, markup=False, soft_wrap=True
+    )
     console.print(f"{time.perf_counter() - clock:.1f} s in all", highlight=False)
 
 
@@ -213,10 +234,12 @@ def select_command(
     )  # fmt: skip
     console.print(repr(found), highlight=False, markup=False, soft_wrap=True)
     if out is not None:
-        found.table.to_csv(out / "selection.csv")
-        if len(varied) == 1:
+        write_table(out / "selection.csv", found.table, "select")
+        if len(varied) == 1 and found.fits:
             plot_selection(found).savefig(out / "selection.png", dpi=120)
-        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+        console.print(f"Written to {out}", highlight=False, markup=False, soft_wrap=True)
+    if found.interrupted:
+        _stop("the finished fits", out)
 
 
 @app.command("simulate-study")
@@ -245,11 +268,23 @@ def simulate_study(
         except json.JSONDecodeError as error:
             raise ValueError(f"--at: {at} is not JSON ({error}).") from None
     else:
-        truth = fit_by("em", built, max(starts, 10), seed).params
+        first = fit_by("em", built, max(starts, 10), seed)
+        if first.interrupted:
+            _stop("", None)
+        truth = first.params
     found = experiment(built, truth, replicates, methods, starts, seed, out=out)
     console.print(repr(found), highlight=False, markup=False, soft_wrap=True)
     if out is not None:
-        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+        console.print(f"Written to {out}", highlight=False, markup=False, soft_wrap=True)
+    if found.interrupted:
+        _stop("the finished data sets", out)
+
+
+def _stop(kept: str, where: Path | None) -> None:
+    """End as Ctrl-C does, and say what is kept."""
+    told = f"stopped; {kept} kept in {where}" if kept and where is not None else "stopped"
+    Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
+    sys.exit(INTERRUPTED)
 
 
 def main() -> None:
@@ -257,12 +292,11 @@ def main() -> None:
     np.seterr(all="ignore")
     try:
         app()
-    except (ValueError, TypeError, FileNotFoundError, NotImplementedError) as error:
-        Console(stderr=True).print(f"[bold red]error[/bold red] {error}", highlight=False)
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        Console(stderr=True).print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
-        sys.exit(130)
+        _stop("", None)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pandas as pd
 from arviz_stats import loo
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pp_mlem.fingerprint import changed
@@ -124,11 +125,11 @@ class Comparison:
         console.print(_time_table(self))
         console.print("[bold]Starts[/bold]")
         for name, fit in self.fits.items():
-            console.print(f"  {name}: {fit.story}", highlight=False)
+            console.print(f"  {name}: {fit.story}", highlight=False, markup=False)
         if self.warnings:
             console.print("[bold]Warnings[/bold]")
             for text in self.warnings:
-                console.print(f"  [yellow]![/yellow] {text}", highlight=False)
+                console.print(f"  [yellow]![/yellow] {escape(text)}", highlight=False)
 
     def __repr__(self) -> str:
         buffer = io.StringIO()
@@ -177,7 +178,11 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
     estimates = pd.DataFrame({k: v.reindex(order) for k, v in columns.items()})
     rows, caveats = [], {}
     for name, fit in aligned.items():
-        elpd, se, caveat = loo_of(fit) if same else (np.nan, np.nan, "")
+        try:
+            elpd, se, caveat = loo_of(fit) if same else (np.nan, np.nan, "")
+        except KeyboardInterrupt:  # the fits are here; only their scores are cut short
+            same, elpd, se, caveat = False, np.nan, np.nan, ""
+            told.append((0, f"stopped by the user: no elpd_loo from {name} on."))
         if caveat:
             caveats.setdefault(caveat, []).append(name)
         rows.append(
@@ -310,6 +315,7 @@ _REMEDIES = {
     "collapsed": "; give the scales a prior and use MAP, or fewer components",
     "spurious": "; more starts, a prior on the scales (MAP), or fewer components",
     "not_finite": "; check the data for impossible values, or pass init=",
+    "interrupted": "; run it again, or go on with what there is",
     "not mixed": "; run longer chains or raise target_accept",
     "poor approximation": "; its intervals are not the posterior's",
 }
@@ -350,17 +356,17 @@ def _estimate_table(found: Comparison) -> Table:
     )
     table.add_column("", no_wrap=True)
     for name in found.fits:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(escape(name), justify="right", no_wrap=True)
     notes = ["± standard error (observed information)"]
     sampled = [n for n, f in found.fits.items() if f.has_draws]
     if sampled:
-        notes.append(f"{', '.join(sampled)}: posterior mean ± sd")
+        notes.append(f"{escape(', '.join(sampled))}: posterior mean ± sd")
     if any(f.objective == "map" and not f.has_draws for f in found.fits.values()):
         notes.append("MAP: mode in the constrained space")
     table.caption = "; ".join(notes)
     limit = 60
     for scalar in found.estimates.index[:limit]:
-        cells = [scalar]
+        cells = [escape(str(scalar))]
         for name in found.fits:
             value = found.estimates.loc[scalar, (name, "estimate")]
             error = found.estimates.loc[scalar, (name, "error")]
@@ -398,7 +404,7 @@ def _score_table(found: Comparison) -> Table:
                 ("ICL", 1),
             )
         ]
-        table.add_row(str(name), *cells, elpd, row["status"])
+        table.add_row(escape(str(name)), *cells, elpd, escape(row["status"]))
     return table
 
 
@@ -411,7 +417,7 @@ def _time_table(found: Comparison) -> Table:
         table.add_column(head, justify="left" if not head else "right", no_wrap=True)
     for name, row in found.scores.iterrows():
         table.add_row(
-            str(name),
+            escape(str(name)),
             f"{row['seconds']:.1f}",
             _number(row["compile_seconds"], 2),
             str(found.fits[str(name)].iterations),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 MARK = b"\npp_mlem-sha256:"
@@ -155,3 +156,26 @@ def verified(path: Path, what: str) -> bool:
             "them. Take another copy, or make it again."
         )
     return True
+
+
+def write_table(path: str | Path, frame: pd.DataFrame, what: str) -> Path:
+    """A CSV file no cell of which a spreadsheet takes for a formula: text that begins with =, +,
+    -, @, a tab or a line break gets an apostrophe before it; numbers stay as they are."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(plain(v) for v in value)
+        formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+        return f"'{value}" if formula else value
+
+    def axis(index: pd.Index) -> pd.Index:
+        found = index.map(plain) if len(index) else index
+        return found.set_names([plain(n) for n in index.names])
+
+    shown = frame.copy()
+    for place in range(frame.shape[1]):
+        column = frame.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column):
+            shown.isetitem(place, column.map(plain))
+    shown.index, shown.columns = axis(frame.index), axis(frame.columns)
+    return write_whole(path, lambda part: shown.to_csv(part), what)

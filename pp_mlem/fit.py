@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -467,9 +468,15 @@ class Fit:
             half = scipy_stats.norm.ppf((1 + level) / 2) * self.standard_errors()
             found = pd.DataFrame({"low": self.estimates() - half, "high": self.estimates() + half})
         elif kind == "profile":
-            rows = [self.profile(n, level) for n in chosen]
-            found = pd.DataFrame({"low": [r.low for r in rows], "high": [r.high for r in rows]},
-                                 index=chosen)  # fmt: skip
+            found = pd.DataFrame(np.nan, index=chosen, columns=["low", "high"])
+            for name in chosen:
+                row = self.profile(name, level)
+                found.loc[name] = [row.low, row.high]
+                if row.interrupted:
+                    warnings.warn(
+                        "intervals: stopped by the user; limits not found yet are NaN", stacklevel=2
+                    )
+                    break
         elif kind == "bootstrap":
             self.covariance_details("bootstrap")
             found = self._cache["bootstrap"].intervals(level)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from pp_mlem.components import ComponentSite, component_densities, component_sites
+from pp_mlem.datatree import variable_names
 from pp_mlem.profile import scalar_index
 from pp_mlem.surface import path_of, surface
 
@@ -237,9 +238,8 @@ def plot_predictive_check(fit: Fit, draws: int = 40) -> Figure | None:
     if model is None or np.any(~np.isin(model.unit_weights(), (0.0, 1.0))):
         return None
     tree = fit.to_datatree()["posterior"]
-    stacked = {
-        n: tree[n].values.reshape(-1, *tree[n].shape[2:]) for n in fit.params if n not in fit.fixed
-    }
+    names = variable_names(n for n in fit.params if n not in fit.fixed)
+    stacked = {n: tree[v].values.reshape(-1, *tree[v].shape[2:]) for n, v in names.items()}
     count = len(next(iter(stacked.values())))
     observed = [s.name for s in model.reading.observed if s.distribution != "Unit"]
     found: dict[str, list] = {n: [] for n in observed}

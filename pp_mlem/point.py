@@ -189,9 +189,12 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
         status[take & (slopes <= tol)] = Status.CONVERGED
     steps = np.zeros(len(status), int)
     if polish and not trace.interrupted:
-        points, values, slopes, status, steps = _polish(
-            model, problem, structure, units, tol, fixed, points, values, slopes, status
-        )
+        try:
+            points, values, slopes, status, steps = _polish(
+                model, problem, structure, units, tol, fixed, points, values, slopes, status
+            )
+        except KeyboardInterrupt:
+            trace.interrupted = True
     noisy = _drowned(model, problem, structure, fixed, points, values, units)
     status = np.where(noisy, Status.NOT_FINITE, status)
     return _judge(

@@ -33,6 +33,7 @@ class ProfileInterval:
         low, high: limits; infinite or at the support's edge where the likelihood does not fall
             enough, as `notes` says.
         values, objective: points of the profile that were visited, sorted.
+        interrupted: the user stopped it; a side that was not finished is NaN, as `notes` says.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ProfileInterval:
     values: np.ndarray
     objective: np.ndarray
     notes: tuple[str, ...] = field(default=())
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         note = f" ({'; '.join(self.notes)})" if self.notes else ""
@@ -143,8 +145,7 @@ def profile_interval(
             seen[value], points[value] = objective, np.asarray(found)
             return best - objective - drop
 
-        limits = []
-        for sign, side in ((-1.0, "below"), (1.0, "above")):
+        def limit(sign: float, side: str) -> float:
             inner, step, outer = estimate, 1.0, None
             while step <= FARTHEST:
                 value = estimate + sign * step * scale
@@ -154,12 +155,11 @@ def profile_interval(
                     break
                 inner, step = value, step * 1.5
             if outer is None:
-                limits.append(sign * np.inf)
                 notes.append(
                     f"the likelihood does not fall enough within {FARTHEST:g} standard errors "
                     f"{side}"
                 )
-                continue
+                return sign * np.inf
             edge = not np.isfinite(fall(outer))
             while edge and abs(outer - inner) > 1e-7 * scale:  # the support ends on the way
                 middle = 0.5 * (inner + outer)
@@ -171,16 +171,25 @@ def profile_interval(
                 else:
                     outer, edge = middle, False
             if edge:
-                limits.append(inner)
                 notes.append(f"the limit {side} is the edge of the parameter's support")
-                continue
-            limits.append(float(optimize.brentq(fall, inner, outer, xtol=1e-8 * scale))
-                          if fall(inner) < 0 else inner)  # fmt: skip
+                return inner
+            if fall(inner) >= 0:
+                return inner
+            return float(optimize.brentq(fall, inner, outer, xtol=1e-8 * scale))
+
+        limits, interrupted = [np.nan, np.nan], False
+        for i, (sign, side) in enumerate(((-1.0, "below"), (1.0, "above"))):
+            try:
+                limits[i] = limit(sign, side)
+            except KeyboardInterrupt:
+                interrupted = True
+                notes.append(f"stopped by the user before the limit {side} was found")
+                break
     higher = max(seen.values()) - best
     if higher > 1e-6 * (1 + abs(best)):
         notes.append(f"the profile rises {higher:.3g} nats above the fit: it is not the maximum")
     visited = sorted(seen)
     return ProfileInterval(
         name, estimate, float(limits[0]), float(limits[1]), level,
-        np.array(visited), np.array([seen[v] for v in visited]), tuple(notes),
+        np.array(visited), np.array([seen[v] for v in visited]), tuple(notes), interrupted,
     )  # fmt: skip

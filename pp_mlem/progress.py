@@ -22,10 +22,10 @@ class Progress:
         if shown:
             self.bar = RichProgress(
                 SpinnerColumn(),
-                TextColumn("{task.description:<5}"),
+                TextColumn("{task.description:<5}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-                TextColumn("{task.fields[detail]}"),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}", markup=False),
+                TextColumn("{task.fields[detail]}", markup=False),
                 console=Console(stderr=True),
             )
             self.task = self.bar.add_task(title, total=total, unit="starts", detail="compiling")

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem.compare import Comparison
+from pp_mlem.files import write_text
 from pp_mlem.plots import comparison_figures
 
 PACKAGES = ("pp-mlem", "jax", "numpyro", "optax", "optimistix", "numpy", "scipy", "xarray",
@@ -49,10 +50,10 @@ figcaption { color: #52616d; font-size: .85rem; }
 
 def _number(value: Any) -> str:
     if isinstance(value, str):
-        return html.escape(value)
+        return value  # the table escapes every cell
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
-    return f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _table(frame: pd.DataFrame) -> str:
@@ -164,7 +165,7 @@ def write_report(
     first = next(iter(found.fits.values()))
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="lead">{", ".join(found.fits)}; {first.n_observations} observations; written '
+        f'<p class="lead">{html.escape(", ".join(found.fits))}; {first.n_observations} observations; written '
         f"{datetime.now():%Y-%m-%d %H:%M}</p>",
     ]
     if found.warnings:
@@ -214,7 +215,4 @@ def write_report(
         + "\n".join(parts)
         + "</body></html>"
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    return write_text(path, page, "report")
