@@ -275,7 +275,7 @@ class Writer:
         that of arguments by row, () where there are none (in a scan)."""
         rng, form = self.rng, self.below(17)
         sizes, where = [z.size for z in latents], self.index(latents)
-        real = np.round(rng.normal(size=plates) * 1.5, 2)
+        real = np.clip(np.round(rng.normal(size=plates) * 1.5, 2), -3.1, 3.1)
         counts = rng.poisson(2.0, plates)
         away = np.round(np.exp(rng.normal(size=plates) * 0.6), 2)
         if form <= 3:
@@ -535,7 +535,6 @@ def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Pr
         above.append(w.law("a", [], (), 0, True))
         budget.add(1, 2)
     spare = not sequences and steps == 3 and size == 2 and w.chance(30)
-    zero = f"jnp.zeros({sequences}, int)" if sequences else "0"
     start = w.below(5)  # 0-1 a fixed carry, 2 a state before, 3 a law by the count, 4 one by None
     begins = w.simplex(size) if start in (2, 3, 4) else ""
     index = w.index(w.some(above, 1))
@@ -565,7 +564,7 @@ def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Pr
             steps = 2
     state = Latent("new", size, 0)
     reads = [state]
-    if w.chance(20):
+    if w.chance(20) and start != 4:
         reads.append(Latent("z", size, 0))
     elif above and w.chance(50):
         reads.append(above[0])
@@ -597,7 +596,7 @@ def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Pr
         inputs.append("m_t")
     w.line("def body(carry, inputs):")
     w.indent += 1
-    counted = start in (3, 4) and not sequences or start == 3
+    counted = start == 3
     w.line("z, t = carry" if counted else "z = carry")
     w.line(f"{', '.join(inputs)} = inputs" if len(inputs) > 1 else f"{inputs[0]} = inputs")
     if counted:
@@ -607,7 +606,10 @@ def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Pr
         else:
             law = f"dist.Categorical(jnp.where(t == 0, {begins}, {inside}))"
     elif start == 4:
-        pass
+        inside = law[len("dist.Categorical(") : -1]
+        key = "logits=" if inside.startswith("logits=") else ""
+        first = f"jnp.log({begins})" if key else begins
+        law = f"dist.Categorical({key}{first} if carry is None else {inside[len(key) :]})"
     if sequences:
         w.line(f'with numpyro.plate("sequences", {sequences}):')
         w.indent += 1
@@ -630,7 +632,8 @@ def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Pr
     w.indent = 2
     w.line("return (new, t + 1), None" if counted else "return new, None")
     w.indent = 1
-    begin = "z0" if start == 2 else zero
+    zero = f"jnp.zeros({sequences}, int)" if sequences else "0"
+    begin = "z0" if start == 2 else "None" if start == 4 else zero
     begin = f"({begin}, 0)" if counted else begin
     w.line(f"scan(body, {begin}, {xs[0] if len(xs) == 1 else '(' + ', '.join(xs) + ')'})")
     if w.chance(label):
