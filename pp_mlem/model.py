@@ -401,8 +401,21 @@ class Model:
 
         Returns:
             every sampled site by name, with the shapes of the data.
+
+        Raises ValueError where a numpyro.factor weighs the latents: their law is then not the one
+        that the program draws from.
         """
         values = self.check_params(params)
+        weighed = [
+            f.site
+            for f in self.marginal.factors
+            if f.latents and self.reading.sites[f.site].distribution == "Unit"
+        ]
+        if weighed:
+            raise ValueError(
+                f"simulate: numpyro.factor {weighed} weighs latents, so they cannot be drawn from "
+                "the program. Write it as a sampled site; sample_latents() draws given the data."
+            )
         drawn, _ = self._drawing(self.arguments.device_arrays(), values, jax.random.key(seed))
         return {k: np.asarray(v) for k, v in drawn.items()}
 

@@ -14,7 +14,7 @@ from pp_mlem.partition.chain import Chain
 from pp_mlem.partition.recursions import filtered as filter_chain
 from pp_mlem.partition.recursions import smooth
 from pp_mlem.precision import lean_jit
-from pp_mlem.program.factors import log_table
+from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.scans import before, later
 from pp_mlem.program.trace import Message, is_discrete, unwrap
 
@@ -116,6 +116,11 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
     for chain in _chains(model):
         for state in chain.states:
             law = model.reading.sites.get(later(state))
+            if law is not None and law.hidden:
+                raise ValueError(
+                    f"forecast: the law of '{state}' is masked and a numpyro.factor stands for it, "
+                    "which cannot be carried on. Give the state its transition as its distribution."
+                )
             if chain.length > 1 if law is None else law.timed:
                 raise ValueError(
                     f"forecast: the transitions of '{state}' vary with the step, so they are not "
@@ -210,6 +215,28 @@ def _predicted(
     return found
 
 
+def _refuse_residuals(model: Model, factor: Factor, chains: tuple[Chain, ...]) -> None:
+    """Pseudo-residuals are of observations that meet nothing but the states of their step."""
+    site = model.reading.sites[factor.site]
+    name = site.origin or factor.site
+    own = frozenset().union(*(c.states for c in chains))
+    others = sorted(model.reading.sites[v].origin or v for v in set(factor.latents) - own)
+    reason = ""
+    if name in model.reading.scans[site.scan].fed:
+        reason = "its distribution depends on earlier observations, which it therefore explains"
+    elif site.step is not None or any(model.reading.sites[v].lag for v in factor.latents):
+        reason = "its distribution depends on the state before"
+    elif others:
+        reason = f"it depends on {', '.join(others)} besides the states of its chain"
+    elif site.distribution == "Unit":
+        reason = "a numpyro.factor is no distribution"
+    if reason:
+        raise ValueError(
+            f"pseudo_residuals: observed site '{name}' has none: {reason}. Use "
+            "pointwise_log_likelihood(), the one-step-ahead densities of a single sequence."
+        )
+
+
 def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
     reading = model.reading
     result: dict[str, pd.DataFrame] = {}
@@ -220,8 +247,11 @@ def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
         posterior[chain.states] = _log(np.asarray(smoothed.states)), shape
     for factor in model.marginal.factors:
         site = reading.sites[factor.site]
+        if factor.law_of or not site.scan:
+            continue
+        _refuse_residuals(model, factor, chains)
         chain = next((c for c in chains if set(factor.latents) == set(c.states)), None)
-        if factor.law_of or chain is None or site.scan != chain.time:
+        if chain is None or site.scan != chain.time:
             continue
         if site.columns or site.event_shape or any(s.vmapped for s in reading.slots):
             continue

@@ -19,6 +19,7 @@ from pp_mlem.spurious import boundary_edge, boundary_mask
 
 KINDS = ("observed", "sandwich", "opg")
 COLUMNS_AT_ONCE = 16
+CHAIN_ENTRIES = 2**22  # of all columns at once: what their recursions hold stays near 1 GB
 EDGE = 1e-5
 SINGULAR = 1e-12
 SADDLE = 1e-7
@@ -159,7 +160,9 @@ def light_jit(function: Any, model: Model, size: int) -> Any:
 
 
 def information_function(model: Model, problem: Problem) -> Any:
-    """Jitted (vector, data, fixed) -> (gradient, minus the Hessian) of the objective."""
+    """Jitted (vector, data, fixed) -> (gradient, minus the Hessian) of the objective. Columns of
+    the Hessian share a sweep, fewer of them along chains that are long."""
+    columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // max(problem.marginal.chain_entries, 1)))
 
     def information(vector: jax.Array, data: Any, fixed: Any) -> Any:
         gradient = jax.grad(problem.objective)
@@ -168,7 +171,7 @@ def information_function(model: Model, problem: Problem) -> Any:
         def column(direction: jax.Array) -> jax.Array:
             return jax.jvp(lambda v: gradient(v, data, fixed), (vector,), (direction,))[1]
 
-        hessian = jax.lax.map(column, basis, batch_size=COLUMNS_AT_ONCE)
+        hessian = jax.lax.map(column, basis, batch_size=columns)
         return gradient(vector, data, fixed), -0.5 * (hessian + hessian.T)
 
     return light_jit(information, model, problem.space.size)

@@ -222,3 +222,26 @@ def test_a_mask_of_a_scan_covers_its_sites():
     model = Model(masked, programs.X)
     expected = dist.Normal(0.2, 1.0).log_prob(programs.X[0])
     assert model.log_likelihood({"mu": 0.2}) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_factor_over_states_cannot_be_simulated():
+    model = Model(programs.law_by_factor, programs.X)
+    params = draw(model, 0)
+    with pytest.raises(ValueError, match="weighs latents"):
+        model.simulate(params)
+    with pytest.raises(ValueError, match="forecast"):
+        model.forecast(params)
+
+
+@pytest.mark.parametrize(
+    "program, reason",
+    [
+        (programs.previous_state, "state before"),
+        (programs.regime_garch, "earlier observations"),
+        (programs.two_depths, "depends on k besides"),
+    ],
+)
+def test_pseudo_residuals_are_refused_with_the_reason(program, reason):
+    model = Model(program, DATA[program])
+    with pytest.raises(ValueError, match=reason):
+        model.pseudo_residuals(draw(model, 0))

@@ -53,6 +53,17 @@ class Marginal:
     inner: Elimination
     chains: tuple[Chain, ...] = ()
 
+    @property
+    def chain_entries(self) -> int:
+        """How many numbers the recursions along all chains hold: steps, states and lanes."""
+        plates, sites = self.reading.plates, self.reading.sites
+        return sum(
+            chain.length * chain.size
+            * int(np.prod([plates[p].size for p in chain.plates] or [1]))
+            * int(np.prod([sites[v].size for v in chain.above] or [1]))
+            for chain in self.chains
+        )  # fmt: skip
+
     # --- natural parameters -----------------------------------------------------------------
 
     def natural(

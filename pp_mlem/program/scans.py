@@ -81,6 +81,7 @@ class Scan:
     leaves: tuple[Any, ...]  # shape and type of each leaf of the settled carry
     treedef: Any
     output: Any  # and of what a step returns
+    fed: frozenset[str]  # sites whose distribution depends on inputs of earlier steps
     used: bool = True  # whether the program uses what the scan returns
 
     @property
@@ -244,6 +245,7 @@ def discover(
         for latent, lag in found:
             carried[latent] = max(lag, carried.get(latent, 0))
     quiet = {f"leaf {i}" for i in range(len(leaves)) if i not in moving}
+    held = _descending(depends, {INPUTS})
     same = _unchanged(body, carry, values)
     course = tuple(
         "constant" if same[i] else "recursion" if depends[i] & quiet else "map"
@@ -266,6 +268,7 @@ def discover(
         leaves=tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves),
         treedef=treedef,
         output=jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), y),
+        fed=frozenset(n for n, d in sites.items() if d & held & quiet),
     )
     ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (body.length, *jnp.shape(a))), y)
     return scan, messages, body.result(carry, ys)
@@ -298,19 +301,17 @@ def _recurrent(
     continuous: tuple[str, ...], sites: dict[str, frozenset[str]], depends: list[frozenset[str]]
 ) -> frozenset[str]:
     """The continuous sites whose distribution depends on their values at earlier steps."""
-    found = set()
-    for name in continuous:
-        held: set[str] = set()
-        while True:
-            more = {
-                f"leaf {i}" for i, d in enumerate(depends) if d & ({name} | held)
-            } - held
-            if not more:
-                break
-            held |= more
-        if sites[name] & held:
-            found.add(name)
-    return frozenset(found)
+    return frozenset(n for n in continuous if sites[n] & _descending(depends, {n}))
+
+
+def _descending(depends: list[frozenset[str]], sources: set[str]) -> set[str]:
+    """The leaves of the carry that are computed from `sources`, at the last step or before."""
+    held: set[str] = set()
+    while True:
+        more = {f"leaf {i}" for i, d in enumerate(depends) if d & (sources | held)} - held
+        if not more:
+            return held
+        held |= more
 
 
 def _unchanged(body: Body, carry: Any, values: dict[str, Any]) -> list[bool]:
