@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
+from numpyro.infer.util import potential_energy
 
 from pp_mlem import Model, compare, fit_em, fit_laplace, fit_map, fit_nuts, load
 from pp_mlem import nuts as nuts_module
@@ -566,3 +567,49 @@ def test_chains_start_in_one_labelling(read):
         mu = np.stack([np.asarray(problem.space.to_params(v)["mu"]) for v in starts])
     assert len({bool(a > b) for a, b in mu}) == 1
     assert np.ptp(mu, 0).min() > 0
+
+
+# --- priors that depend on other parameters --------------------------------------------------
+
+Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0])
+
+
+def schools(y):
+    mu, tau = sample("mu", dist.Normal(0, 5)), sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("schools", len(y)):
+        effect = numpyro.sample("effect", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(effect, 10.0), obs=y)
+
+
+def shared_concentration(y):
+    alpha = sample("alpha", dist.Gamma(2, 1))
+    rates = numpyro.sample("rates", dist.Gamma(alpha, jnp.ones(2)).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Exponential(rates.sum()), obs=jnp.abs(y))
+
+
+@pytest.mark.parametrize(
+    ("program", "named"), [(schools, {"effect"}), (shared_concentration, {"rates"})]
+)
+def test_density_of_nuts_is_numpyros(program, named):
+    """Where priors hang on other parameters: at random points, the Jacobian included."""
+    model = Model(program, Y, parameters=named)
+    with working_precision(model.dtype):
+        problem = model.problem({}, True)
+        where, shapes = problem.space.slices(), problem.space.free_shapes()
+        for seed in range(3):
+            vector = np.random.default_rng(seed).normal(size=problem.space.size)
+            free = {n: jnp.asarray(vector[w]).reshape(shapes[n]) for n, w in where.items()}
+            ours = problem.log_posterior(jnp.asarray(vector), model.data, {})
+            np.testing.assert_allclose(ours, -potential_energy(program, (Y,), {}, free), rtol=1e-10)
+
+
+def test_a_support_that_depends_on_a_parameter_is_refused():
+    def program(y):
+        high = sample("high", dist.LogNormal(0, 1))
+        a = numpyro.sample("a", dist.Uniform(0, high))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(a, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="'a': its support depends on 'high'.*Uniform"):
+        Model(program, Y, parameters={"a"})

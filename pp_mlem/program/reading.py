@@ -524,6 +524,8 @@ def site_parts(message: Message) -> dict[str, Any]:
         parts["value"] = message.value
         if not is_factor(message.fn):
             parts["log_prob"] = bare.fn.log_prob(whole_numbers(bare.fn, message.value))
+    elif not is_discrete(bare.fn):
+        parts["support"] = jax.tree.leaves(bare.fn.support)
     return parts
 
 
@@ -772,7 +774,7 @@ def read_program(
             sites |= _scan_sites(site, scan_of[name], depth, dependencies, timed)
         else:
             sites[name] = site
-    _check_parameters(sites, found)
+    _check_parameters(sites, found, dependencies)
     values = {n: found.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
     reading = Reading(arguments, sites, plates, depth, dependencies, values, scans)
     reading = _mark_steady(reading, timed)
@@ -871,8 +873,19 @@ def _mark_steady(reading: Reading, timed: dict[str, str]) -> Reading:
     return replace(reading, sites=sites)
 
 
-def _check_parameters(sites: dict[str, Site], first: FirstRun) -> None:
+def _check_parameters(
+    sites: dict[str, Site], first: FirstRun, dependencies: dict[str, dict[str, frozenset[str]]]
+) -> None:
     for site in sites.values():
+        above = dependencies.get(site.name, {}).get("support", frozenset()) - {site.name}
+        if site.role is Role.PARAMETER and above:
+            told = ", ".join(f"'{n}'" for n in sorted(above))
+            raise ValueError(
+                f"parameter '{site.name}': its support depends on {told}, so that its "
+                "unconstrained coordinates would mean something else at every value. Give it a "
+                "support of its own and compute the rest: for Uniform(0, high), "
+                f"'{site.name}' = high * u with u ~ Uniform(0, 1)."
+            )
         if site.role is Role.PARAMETER and not np.all(first.finite[site.name]):
             raise ValueError(
                 f"parameter '{site.name}': its support or initial value is not finite. Check the "
