@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem import sequences
+from pp_mlem.copies import packed
 from pp_mlem.fingerprint import PYTHON, digest
 from pp_mlem.partition.marginal import Marginal, build_marginal
 from pp_mlem.partition.semiring import MAX, SUM, Semiring, draw
@@ -131,8 +133,8 @@ class Model:
         own = self.arguments
         return {
             "program": self._program_digest,
-            "arguments": digest([own.static, own.is_dynamic, own.names]),
-            "data": digest([np.asarray(a) for a in own.dynamic]),
+            "arguments": digest([own.static, own.kinds, own.names]),
+            "data": digest(list(own.dynamic)),
             "observe": digest({k: np.asarray(v) for k, v in self.observe.items()}),
             "roles": digest(self.overrides),
             "dtype": str(self.dtype),
@@ -178,7 +180,20 @@ class Model:
         with working_precision(self.dtype):
             reading = replace(self.reading, arguments=arguments)
             other.data = prepare_data(reading, self.marginal.factors, self.observe, self.dtype)
+        other.marginal = replace(self.marginal, reading=reading)
         return other
+
+    def __reduce__(self) -> tuple:
+        """For pickle and copy: the program, its arguments and its data; what is compiled stays."""
+        host = jax.tree.map(np.asarray, self.data)
+        args, kwargs = self.arguments.values()
+        options = {**self.overrides, "observe": self.observe, "dtype": self.dtype}
+        own = self.arguments
+        key = digest([
+            self._program_digest, own.static, own.kinds, options,
+            [(a.shape, str(a.dtype)) for a in own.dynamic],
+        ])  # fmt: skip
+        return _read_again, (packed(self.program), args, kwargs, options, host, key)
 
     # --- problems and compiled functions ----------------------------------------------------
 
@@ -524,3 +539,22 @@ class Model:
             self._compiled["unit_weights"] = lean_jit(self.marginal.unit_weights)
         with working_precision(self.dtype):
             return np.asarray(self._compiled["unit_weights"](self.data))
+
+
+READ: OrderedDict[str, Model] = OrderedDict()
+MOST_READ = 8
+
+
+def _read_again(
+    program: Any, args: tuple, kwargs: dict, options: dict, data: ProgramData, key: str
+) -> Model:
+    """A model that was sent from another process. Those of one structure (the same program on data
+    of the same shapes) share what this process has read and compiled of it."""
+    model = READ.pop(key, None)
+    if model is None or not model.arguments.traced:
+        model = Model(program, *args, **options, **kwargs)
+    READ[key] = model
+    while len(READ) > MOST_READ:
+        READ.popitem(last=False)
+    with working_precision(model.dtype):
+        return model._on(jax.tree.map(jnp.asarray, data)) if model.arguments.traced else model

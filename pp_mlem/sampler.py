@@ -16,7 +16,7 @@ from numpyro.infer import NUTS
 
 from pp_mlem.model import Model
 from pp_mlem.point import steady_jit
-from pp_mlem.precision import quick_jit
+from pp_mlem.precision import alone, quick_jit
 from pp_mlem.problem import Problem
 from pp_mlem.progress import Progress
 
@@ -66,6 +66,7 @@ def make_sampler(problem: Problem, settings: Settings) -> tuple[Callable, Callab
         value = problem.log_posterior(vector, data, values)
         numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
 
+    @alone
     def begin(key: jax.Array, start: jax.Array, mass: jax.Array, data: Any, values: Any) -> Any:
         kernel = NUTS(
             density,
@@ -84,6 +85,7 @@ def make_sampler(problem: Problem, settings: Settings) -> tuple[Callable, Callab
     def seen(state: Any) -> dict[str, jax.Array]:
         return {"vector": state.z["vector"], **{k: getattr(state, k) for k in FIELDS}}
 
+    @alone
     def block(state: Any, data: Any, values: Any, steps: jax.Array) -> tuple[Any, Any]:
         (kernel,) = kernels
         visited = jax.tree.map(lambda a: jnp.zeros((ROOM, *a.shape), a.dtype), seen(state))

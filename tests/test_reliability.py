@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import os
+import pickle
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +20,7 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 
-from pp_mlem import Model, compare, experiment, fit_mle, select
+from pp_mlem import Model, compare, experiment, fit_em, fit_mle, select
 from pp_mlem.estimators import fit_by
 from pp_mlem.files import write_table
 from pp_mlem.fingerprint import digest
@@ -308,3 +313,73 @@ def test_a_report_and_a_table_show_names_as_text(tmp_path, monkeypatch):
     back = pd.read_csv(write_table(tmp_path / "u.csv", frame, "t"), index_col=0)
     assert list(back.columns) == ["'=h", "n"] and back["n"].tolist() == [-1.0, 2, 3, 4]
     assert back["'=h"].tolist() == ["'+1", "'-x", "'@s", "plain"] and back.index[2] == "'="
+
+
+# --- threads and processes ------------------------------------------------------------------
+
+
+def test_threads_fit_at_once_as_one_does():
+    expected = fit_em(Model(mixture, X), starts=2, seed=1, progress=False)
+    found: dict[int, object] = {}
+
+    def run(i):
+        try:
+            fit = fit_em(Model(mixture, X), starts=2, seed=1, progress=False)
+            found[i] = fit.log_likelihood
+        except BaseException as error:
+            found[i] = error
+
+    before = numpyro.distributions.distribution._VALIDATION_ENABLED
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == [expected.log_likelihood] * 3
+    assert numpyro.distributions.distribution._VALIDATION_ENABLED is before
+
+
+def test_models_and_fits_are_copied_without_what_is_compiled():
+    for program in (mixture, mean_of(2)):
+        model = Model(program, X)
+        fit = fit_em(model, starts=2, seed=3, progress=False)
+        other = pickle.loads(pickle.dumps(model))
+        assert other.fingerprint == model.fingerprint
+        assert fit_em(other, starts=2, seed=3, progress=False).log_likelihood == fit.log_likelihood
+        again = pickle.loads(pickle.dumps(fit))
+        assert again.summary().equals(fit.summary()) and again.model.roles == model.roles
+        assert copy.deepcopy(fit).log_likelihood == fit.log_likelihood
+        moved = pickle.loads(pickle.dumps(model.redraw(fit.params, 1)))
+        assert moved.log_likelihood(fit.params) == model.redraw(fit.params, 1).log_likelihood(fit.params)
+
+
+def test_a_closure_without_cloudpickle_is_told(monkeypatch):
+    monkeypatch.setattr("pp_mlem.copies.cloudpickle", None)
+    with pytest.raises(TypeError, match="install cloudpickle"):
+        pickle.dumps(Model(mean_of(0), X))
+    assert pickle.loads(pickle.dumps(Model(mixture, X))).roles["z"] == "latent"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore")
+def test_a_forked_child_is_told_at_once():
+    model = Model(mean_of(0), X)
+    child = os.fork()
+    if child == 0:
+        try:
+            model.log_likelihood({"mu": 0.0})
+        except RuntimeError as error:
+            os._exit(7 if "spawn" in str(error) else 1)
+        os._exit(2)
+    deadline = time.monotonic() + 30
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < deadline or os.kill(child, signal.SIGKILL), "the child hangs"
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 7
+
+
+def test_a_model_on_other_data_is_told_apart(tmp_path):
+    model = Model(mean_of(0), X)
+    other = model.with_data(x=X + 1)
+    assert other.fingerprint != model.fingerprint
+    assert np.array_equal(other.arguments.dynamic[0], X + 1)

@@ -24,7 +24,7 @@ from numpyro.distributions.distribution import (
 )
 from numpyro.primitives import _PYRO_STACK, Messenger
 
-from pp_mlem.precision import quick_jit
+from pp_mlem.precision import alone, quick_jit
 from pp_mlem.program.arguments import Arguments, observed_array
 
 Supply = Callable[[dict[str, Any]], Any]
@@ -211,6 +211,7 @@ def _no_scan(runner: Runner, msg: dict[str, Any]) -> Any:
     raise Refused("the program has a scan where none was expected.")
 
 
+@alone
 def run_program(
     call: Callable[[Callable[..., Any]], Any],
     program: Callable[..., Any],
@@ -452,6 +453,7 @@ def drawing_function(arguments: Arguments) -> Callable[..., tuple[dict, dict]]:
     """(arrays, given values, key) -> every site that is not given, drawn, observed ones included;
     and the data of the observed ones, in the same shapes. Traceable."""
 
+    @alone
     def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> tuple[dict, dict]:
         inside: dict[str, Any] = {}
         seen: dict[str, Any] = {}
