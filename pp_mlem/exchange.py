@@ -19,7 +19,7 @@ from pp_mlem.program.data import neutral_parameters
 from pp_mlem.relabel import Relabeller, Solution, slot_sets
 
 AXES = 8  # beyond so many axes their subsets are not enumerated
-PAIRS = 2e9  # entries of Jacobians that a search over all pairs of values may cost
+PAIRS = 5e7  # multiplications per round that a search over all pairs of values may cost
 
 
 def relabeller_of(model: Model) -> Relabeller:
@@ -170,14 +170,17 @@ def _solved_group(model: Model, latent: str, at: Callable) -> Group | None:
             continue
         found: dict[Order, Solution] = {}
         left = list(range(size))
-        entries = len(relabeller.factors.chosen) * model.space.size
-        thorough = entries * size * size <= PAIRS
+        work = len(relabeller.factors.chosen) * model.space.size**2
+        if work * size * size > PAIRS:  # all with the first, and neighbours
+            pairs = [(0, j) for j in left[1:]] + [(j - 1, j) for j in left[2:]]
+            found |= relabeller.find(model, slots, [_swap(size, i, j) for i, j in pairs])
+            left = []
         while len(left) > 1:  # which values can change places with the first of those left
             swaps = {_swap(size, left[0], j): j for j in left[1:]}
             attained = relabeller.find(model, slots, list(swaps))
             found |= attained
             gone = {left[0], *(swaps[o] for o in attained)}
-            left = [j for j in left if j not in gone] if thorough else []
+            left = [j for j in left if j not in gone]
         if not found and size > 2:
             whole = [tuple(range(size))[::-1], tuple(np.roll(np.arange(size), 1).tolist())]
             found = relabeller.find(model, slots, whole)

@@ -26,7 +26,7 @@ from pp_mlem.program.scans import before
 from pp_mlem.program.trace import Message
 
 IMPOSSIBLE = 1e100  # beyond it an entry stands for minus infinity
-ENTRIES = 4000  # of the factors, that the least squares sees
+ENTRIES = 1500  # of the factors, that the least squares sees
 CELLS = 4e6  # of a batch of Jacobians
 LARGE = 3e7  # cells of one Jacobian beyond which no relabelling is sought
 LANES = 32
@@ -91,15 +91,22 @@ class Factors:
             shape = tuple(shapes[factor.site].shape)
             self.names.append((factor, shape, self._axes(factor, shape)))
         self.size = sum(int(np.prod(shape)) for _, shape, _ in self.names)
-        rng = np.random.default_rng(0)
-        every = np.arange(self.size)
-        if self.size > ENTRIES:
-            every = np.sort(rng.permutation(self.size)[: max(ENTRIES, 4 * self.space.size)])
-        self.chosen = every
+        self.chosen = self._choice()
         cells = (self.space.size + 1) * max(self.size, 1)
         self.too_large = cells > LARGE
         self.lanes = int(np.clip(CELLS / cells, 1, LANES))
         self._run = quick_jit(jax.vmap(self._with_jacobian, in_axes=(0, None, None)))
+
+    def _choice(self) -> np.ndarray:
+        """The entries that the least squares sees: all of small factors, some of large ones."""
+        quota = max(ENTRIES // len(self.names), 4 * self.space.size)
+        rng, start, parts = np.random.default_rng(0), 0, []
+        for _, shape, _ in self.names:
+            count = int(np.prod(shape))
+            few = np.arange(count) if count <= quota else rng.permutation(count)[:quota]
+            parts.append(start + np.sort(few))
+            start += count
+        return np.concatenate(parts)
 
     def _natural(self, vector: jax.Array, data: Any) -> dict[str, jax.Array]:
         return self.marginal.natural(self.space.constrain(vector), data)
@@ -235,31 +242,44 @@ class Relabeller:
         if not orders:
             return
         # from a few points for the first base, then from what was learnt there
-        tries = [bases[0], *self._permuted_axes(model, bases[:1], orders), -bases[0], 0 * bases[0]]
-        starts = np.concatenate([np.stack(tries)] * len(orders))
-        targets = np.concatenate(
-            [np.repeat(flat[:1][:, permuted[o]][:, index], len(tries), 0) for o in orders]
+        starts, targets = [], []
+        for order in orders:
+            starts.append([bases[0], self._permuted_axes(model, bases[:1], order)[0], -bases[0],
+                           0 * bases[0]])  # fmt: skip
+            targets.append(flat[0][permuted[order]][index])
+        tries = len(starts[0])
+        ends, reached = self.solve(
+            model, np.reshape(starts, (-1, size)), np.repeat(np.stack(targets), tries, 0)
         )
-        ends, reached = self.solve(model, starts, targets)
-        ends, reached = (a.reshape(len(orders), len(tries), *a.shape[1:]) for a in (ends, reached))
+        ends, reached = ends.reshape(len(orders), tries, size), reached.reshape(-1, tries)
         for i, order in enumerate(orders):
             if reached[i].any():
                 first = ends[i][np.flatnonzero(reached[i])[0]]
                 self._confirm(model, slots, order, bases, flat, permuted[order], first)
 
-    def _permuted_axes(
-        self, model: Model, vectors: np.ndarray, orders: list[Order]
-    ) -> list[np.ndarray]:
-        """The vector with every axis of the latent's length permuted: a start for the search."""
-        order = orders[0]
-        params = jax.device_get(model.space.to_params(jnp.asarray(vectors[0])))
-        for name, value in params.items():
-            for axis, n in enumerate(np.shape(value)):
-                if n == len(order):
-                    value = np.take(value, order, axis)
-            params[name] = value
-        moved = np.asarray(model.space.to_vector(params), float)
-        return [moved] if np.all(np.isfinite(moved)) else []
+    def _permuted_axes(self, model: Model, vectors: np.ndarray, order: Order) -> np.ndarray:
+        """Vectors with every axis of the latent's length permuted: where a search may start."""
+        space = model.space
+        axes = {
+            s.name: [a + 1 for a, n in enumerate(s.shape) if n == len(order)] for s in space.sites
+        }
+
+        def permute(points: jax.Array, index: jax.Array) -> jax.Array:
+            params = jax.vmap(space.constrain)(points)
+            for name, found in axes.items():
+                for axis in found:
+                    params[name] = jnp.take(params[name], index, axis)
+            return jax.vmap(space.unconstrain)(params)
+
+        run = model.compiled(("permuted axes", len(order)), lambda: quick_jit(permute))
+        parts = []
+        for first in range(0, len(vectors), LANES):
+            some = vectors[first : first + LANES]
+            padded = np.concatenate([some, np.repeat(some[-1:], LANES - len(some), 0)])
+            moved = run(jnp.asarray(padded), jnp.asarray(order))
+            parts.append(np.asarray(moved, float)[: len(some)])
+        moved = np.concatenate(parts)
+        return np.where(np.all(np.isfinite(moved), 1, keepdims=True), moved, vectors)
 
     def _confirm(
         self,
@@ -326,7 +346,8 @@ class Relabeller:
             permuted = self.factors.permutation(slots, order)
             found, done = np.array(vectors, float), np.zeros(len(vectors), bool)
             tries = [] if near is None else [np.broadcast_to(near, vectors.shape)]
-            for starts in (*tries, vectors, np.zeros_like(vectors)):
+            tries += [self._permuted_axes(model, vectors, order), vectors, np.zeros_like(vectors)]
+            for starts in tries:
                 left = np.flatnonzero(~done)
                 for part in np.array_split(left, max(1, -(-len(left) // (8 * LANES)))):
                     if not len(part):
