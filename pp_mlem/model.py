@@ -15,6 +15,7 @@ import pandas as pd
 from pp_mlem import sequences
 from pp_mlem.copies import packed
 from pp_mlem.fingerprint import PYTHON, digest
+from pp_mlem.memory import note_shapes
 from pp_mlem.partition.marginal import Marginal, build_marginal
 from pp_mlem.partition.semiring import MAX, SUM, Semiring, draw
 from pp_mlem.partition.table import Table
@@ -95,6 +96,7 @@ class Model:
         self._program_digest = digest(program)
         with working_precision(self.dtype):
             arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
+            note_shapes(arguments.dynamic)
             reading, dynamic = read_program(arguments, **self.overrides)
             self._check_observe(reading)
             reading, factors = read_factors(reading, dynamic)

@@ -383,3 +383,34 @@ def test_a_model_on_other_data_is_told_apart(tmp_path):
     other = model.with_data(x=X + 1)
     assert other.fingerprint != model.fingerprint
     assert np.array_equal(other.arguments.dynamic[0], X + 1)
+
+
+SHAPES = """
+import gc, sys, numpy as np, psutil
+sys.path.insert(0, "tests")
+from test_reliability import mixture
+from pp_mlem import Model, fit_em
+def memory():
+    gc.collect()
+    return psutil.Process().memory_info().rss / 1e6
+rows = np.random.default_rng(0).normal(size=1000)
+shared = Model(mixture, rows[:20])
+for i in range(8):
+    fit_em(Model(mixture, rows[: 30 + i]), starts=2, progress=False)
+before = memory()
+for i in range(COUNT):
+    fit_em(shared, starts=2, seed=i, progress=False)
+    Model(mixture, rows[: 50 + i]).log_likelihood({"w": [0.5, 0.5], "mu": [0.0, 1.0], "sigma": 1.0})
+    if i % 10 == 0:
+        fit_em(Model(mixture, rows[: 400 + i]), starts=2, progress=False)
+print(memory() - before)
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_fits_and_shapes_within_a_hundred_megabytes():
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES.replace("COUNT", "200")], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert float(done.stdout) < 100, done.stdout
