@@ -167,7 +167,7 @@ class Model:
             **values: new arrays by the name of the program's argument.
         """
         arguments = self.arguments.replace(values).in_precision(self.dtype)
-        if not arguments.shares_structure(self.arguments):
+        if not arguments.shares_structure(self.arguments) or self.reading.sized:
             args, kwargs = arguments.values()
             return Model(
                 self.program,

@@ -16,7 +16,7 @@ from pp_mlem.program.data import ProgramData
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import Message, unwrap
+from pp_mlem.program.trace import Message, as_floating, unwrap
 
 
 def at_one_value(
@@ -61,7 +61,12 @@ def prior_distributions(reading: Reading, params: Params, data: ProgramData) -> 
         for s in reading.with_role(Role.PARAMETER)
         if s.prior and s.distribution != "ImproperUniform"
     )
-    return at_one_value(reading, params, data, lambda m: unwrap(m.fn).fn, wanted)
+
+    def extract(message: Message) -> Any:
+        # Integer literals, Normal(0, 10), as floating: closed forms take powers of them.
+        return jax.tree.map(as_floating, unwrap(message.fn).fn)
+
+    return at_one_value(reading, params, data, extract, wanted)
 
 
 def after(array: jax.Array, other: jax.Array) -> jax.Array:

@@ -73,6 +73,15 @@ class Family(abc.ABC):
     ) -> jax.Array:
         """T(x): (*event, *batch) to (F, *batch)."""
 
+    def counted(
+        self, counts: jax.Array, values: jax.Array, known: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        """Statistics (entries, F) of a latent from how often each of its values is expected:
+        `counts` (entries, values); `known` (entries,)."""
+        every = jnp.broadcast_to(values, counts.shape)
+        each = self.statistics(every, {k: v[:, None] for k, v in known.items()}, None)
+        return (each * counts).sum(-1).T
+
     def given(self, args: dict[str, Any]) -> dict[str, Any]:
         """The arguments without those that the distribution class derived from the others."""
         return args

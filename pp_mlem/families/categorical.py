@@ -38,6 +38,9 @@ class Categorical(Family):
         codes = jnp.arange(categories).reshape((-1,) + (1,) * value.ndim)
         return (value[None].astype(codes.dtype) == codes).astype(jnp.result_type(float))
 
+    def counted(self, counts, values, known):
+        return counts  # the indicators of the values themselves
+
     def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
         if "logits" in args:
             return jax.nn.log_softmax(args["logits"])

@@ -176,15 +176,15 @@ def _pseudo(
 def _constants(
     marginal: Marginal, block: Block, params: Params, data: ProgramData
 ) -> dict[str, dict[str, jax.Array]]:
-    """Arguments of the block's sites that are known, at their own (positional) shapes."""
+    """Arguments of the block's sites that are known, at their own (positional) shapes; those that
+    are statistics (a total count) for latents alone, the data of the others hold them."""
     family = block.family
     wanted = [a for a in family.arguments if a not in block.arguments]
     names = frozenset(block.sites)
     present = {
-        name: [a for a in wanted if a in f.bindings]
-        for name in names
+        f.site: [a for a in (*wanted, *(family.known if f.law_of else ())) if a in f.bindings]
         for f in marginal.factors
-        if f.site == name
+        if f.site in names
     }
     if not any(present.values()):
         return {}
@@ -214,7 +214,7 @@ def _entries(
             event = shift.shape[shift.ndim - family.event_dim :]
             shift = jnp.broadcast_to(shift, batch + event).reshape((-1, *event))
     elif site.law_of:
-        batch, flat = _latent_statistics(marginal, factor, statistic)
+        batch, counts = _latent_statistics(marginal, factor, statistic)
         order = None
     else:
         batch, order, flat, shift = _row_statistics(factor, statistic, data)
@@ -226,11 +226,17 @@ def _entries(
             full = jnp.transpose(full, [*order, *range(len(batch), len(batch) + rank)])
         return full.reshape((-1, *event))
 
+    if site.law_of:
+        known = {a: spread(v, 0) for a, v in constants.items() if a in family.known}
+        values = jnp.asarray(marginal.reading.values[factor.law_of])
+        flat = family.counted(counts, values, known)
     index = {}
     for argument in block.arguments:
         rows = argument_rows(data.index[factor.site][argument], family.arguments[argument])
         index[argument] = spread(jnp.asarray(block.lookup[argument])[rows], 0)
-    constant = {a: spread(v, family.arguments[a]) for a, v in constants.items()}
+    constant = {
+        a: spread(v, family.arguments[a]) for a, v in constants.items() if a in family.arguments
+    }
     return flat, index, constant, shift
 
 

@@ -13,7 +13,7 @@ from pp_mlem.families import family_of
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, is_factor, unwrap
+from pp_mlem.program.trace import Message, as_floating, is_factor, unwrap
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,17 @@ def iota_parameters(reading: Reading) -> dict[str, np.ndarray]:
 
 
 def own_arguments(message: Message) -> dict[str, jax.Array]:
-    """The arguments of a site's distribution, as they are before plates expand them."""
+    """The arguments of a site's distribution, as they are before plates expand them. Those that a
+    family estimates are floating, whatever the program wrote: Normal(mu, 1), an integer array."""
     fn = unwrap(message.fn).fn
     args = {k: jnp.asarray(v) for k, v in fn.get_args().items() if v is not None}
     family = family_of(fn)
-    return args if family is None else given_arguments(family, args)
+    if family is None:
+        return args
+    return {
+        k: as_floating(v) if k in family.arguments else v
+        for k, v in given_arguments(family, args).items()
+    }
 
 
 def site_arguments(

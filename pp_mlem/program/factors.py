@@ -19,7 +19,7 @@ from pp_mlem.program.bindings import (
 )
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.trace import Message, is_factor, unwrap, whole_numbers
+from pp_mlem.program.trace import Message, is_factor, log_density, unwrap
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def log_table(message: Message, site: Site) -> jax.Array:
         expand = missing.reshape(missing.shape + (1,) * len(bare.fn.event_shape))
         value = jnp.where(expand, safe, value)
         masks.append(~missing)
-    density = bare.fn.log_prob(whole_numbers(bare.fn, value))
+    density = log_density(bare.fn, value)
     if bare.columns:
         columns = tuple(message.fn.event_shape[: bare.columns])
         density = jnp.broadcast_to(density, jnp.broadcast_shapes(density.shape, columns))

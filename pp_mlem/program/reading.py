@@ -36,18 +36,20 @@ from pp_mlem.program.scans import (
 from pp_mlem.program.sites import Plate, Role, Site
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import (
+    Interval,
     Message,
     Refused,
     Runner,
     Supply,
-    enumerated_support,
+    finite_support,
     innermost,
     is_discrete,
     is_factor,
+    listed,
+    log_density,
     neutral_value,
     run_program,
     unwrap,
-    whole_numbers,
 )
 
 _CONCRETE_ERRORS = (
@@ -69,7 +71,8 @@ class Reading:
     `depth` is the number of plate dimensions; latent i is enumerated in dimension
     -(depth + 1 + i). `dependencies[site][part]` holds the unobserved sites on which a
     distribution argument (or "value", "mask", "scale", "all") of the site depends; `values` are
-    the values of each latent.
+    the values of each latent, and `sized` the latents whose values come from the data (a total
+    count that is an array).
     """
 
     arguments: Arguments
@@ -79,6 +82,7 @@ class Reading:
     dependencies: dict[str, dict[str, frozenset[str]]]
     values: dict[str, np.ndarray]
     scans: dict[str, Scan] = field(default_factory=dict)
+    sized: frozenset[str] = frozenset()
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         return tuple(s for s in self.sites.values() if s.role is role)
@@ -154,7 +158,7 @@ class Reading:
             found: dict[str, Any] = {}
 
             def value_of(msg: dict[str, Any], slot: str) -> Any:
-                support = enumerated_support(msg["name"], msg["fn"])
+                support = jnp.asarray(self.values[msg["name"]])
                 if slot in coded:
                     # Without the dimensions of the latents that its law depends on: a program
                     # that indexes it, as in g[group], finds its plates alone.
@@ -387,7 +391,8 @@ class FirstRun:
     """The program's messages (shapes only, unless its data are constants) and its supports.
 
     `enumerated` holds the values of each discrete unobserved site, `refusals` why there are none;
-    `supports` the constraint of each continuous unobserved site.
+    `supports` the constraint of each continuous unobserved site. `sized` are the sites whose values
+    come from the data: a total count that is an array.
     """
 
     arguments: Arguments
@@ -397,6 +402,7 @@ class FirstRun:
     supports: dict[str, Any]
     finite: dict[str, Any]
     scans: dict[str, Scan]
+    sized: frozenset[str]
 
 
 def first_run(arguments: Arguments) -> FirstRun:
@@ -404,6 +410,7 @@ def first_run(arguments: Arguments) -> FirstRun:
     kept: dict[str, Message] = {}
     scans: dict[str, Scan] = {}
     refusals: dict[str, str] = {}
+    sized: set[str] = set()
 
     def run(dynamic: tuple) -> tuple[dict, dict, dict]:
         messages, found = _neutral_run(arguments, dynamic)
@@ -412,6 +419,7 @@ def first_run(arguments: Arguments) -> FirstRun:
         scans.clear()
         scans.update(found)
         refusals.clear()
+        sized.clear()
         enumerated, supports, finite = {}, {}, {}
         for name, m in messages.items():
             if m.observed:
@@ -420,7 +428,10 @@ def first_run(arguments: Arguments) -> FirstRun:
                 finite[name] = jnp.isfinite(m.value).all()
             elif is_discrete(m.fn):
                 try:
-                    enumerated[name] = enumerated_support(name, m.fn)
+                    support = finite_support(name, m.fn)
+                    if isinstance(support, Interval) and support.is_traced:
+                        sized.add(name)
+                    enumerated[name] = support
                 except ValueError as error:
                     refusals[name] = str(error)
             else:
@@ -448,10 +459,17 @@ def first_run(arguments: Arguments) -> FirstRun:
     else:
         told = [e for e in failures if not isinstance(e, _CONCRETE_ERRORS)] or failures[-1:]
         raise _program_error(told[0], arguments) from told[0]
-    enumerated, supports, finite = jax.device_get(found)
+    supports_of, supports, finite = jax.device_get(found)
+    enumerated = {}
+    for name, support in supports_of.items():
+        try:
+            enumerated[name] = listed(name, support)
+        except ValueError as error:
+            refusals[name] = str(error)
     return FirstRun(
-        arguments, dict(kept), enumerated, dict(refusals), supports, finite, dict(scans)
-    )
+        arguments, dict(kept), enumerated, dict(refusals), supports, finite, dict(scans),
+        frozenset(sized),
+    )  # fmt: skip
 
 
 def _program_error(error: Exception, arguments: Arguments) -> Exception:
@@ -523,7 +541,7 @@ def site_parts(message: Message) -> dict[str, Any]:
     if message.observed:
         parts["value"] = message.value
         if not is_factor(message.fn):
-            parts["log_prob"] = bare.fn.log_prob(whole_numbers(bare.fn, message.value))
+            parts["log_prob"] = log_density(bare.fn, message.value)
     elif not is_discrete(bare.fn):
         parts["support"] = jax.tree.leaves(bare.fn.support)
     return parts
@@ -776,7 +794,9 @@ def read_program(
             sites[name] = site
     _check_parameters(sites, found, dependencies)
     values = {n: found.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
-    reading = Reading(arguments, sites, plates, depth, dependencies, values, scans)
+    reading = Reading(
+        arguments, sites, plates, depth, dependencies, values, scans, found.sized & set(values)
+    )
     reading = _mark_steady(reading, timed)
     _check_sizes(reading)
     return _mark_gathered(reading), dynamic

@@ -88,7 +88,7 @@ def assign_roles(
         else:
             own = {plate for plate, _, _ in message.plates}
             hosts = [
-                n for n in observed if own and own <= {plate for plate, _, _ in messages[n].plates}
+                n for n in observed if own and own == {plate for plate, _, _ in messages[n].plates}
             ]
             if hosts:
                 ambiguous[name] = hosts[0]
@@ -104,7 +104,7 @@ def assign_roles(
         names = ", ".join(f'"{n}"' for n in ambiguous)
         raise ValueError(
             f"ambiguous site(s) {sorted(ambiguous)}: '{name}' is continuous, has no random "
-            f"parents and lies only in plates of the observed site '{host}', so it could be a "
+            f"parents and has the plates of the observed site '{host}', so it could be a "
             f"latent of each unit or a parameter. Pass Model(..., parameters={{{names}}}) to "
             f"estimate, or Model(..., latents={{{names}}}) to integrate out; naming one side "
             "settles the other."

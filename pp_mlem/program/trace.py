@@ -27,6 +27,8 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 from pp_mlem.precision import alone, quick_jit
 from pp_mlem.program.arguments import Arguments, observed_array
 
+_INTEGER_INTERVAL = type(dist.constraints.integer_interval(0, 1))
+
 Supply = Callable[[dict[str, Any]], Any]
 
 
@@ -322,45 +324,117 @@ def is_discrete(fn: Any) -> bool:
     return bool(getattr(fn.support, "is_discrete", False))
 
 
-def whole_numbers(fn: Any, value: Any) -> Any:
-    """Categories as integers, by which NumPyro indexes: beside missing values, which become 0 here,
-    data are floats."""
-    indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
-    if indexes and jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        return jnp.nan_to_num(value).astype(int)
-    return value
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Interval:
+    """The whole numbers from `low` to `high`, each the outermost over the batch; they may be
+    traced: total counts and bounds may be data."""
+
+    low: Any
+    high: Any
+
+    @property
+    def is_traced(self) -> bool:
+        return isinstance(self.low, jax.core.Tracer) or isinstance(self.high, jax.core.Tracer)
 
 
-def enumerated_support(name: str, fn: Any) -> jax.Array:
-    """The support of a latent's distribution as a vector, or a clear refusal."""
+SUPPORT_LIMIT = 100_000
+
+
+def _outermost(which: Callable, bound: Any) -> Any:
+    traced = isinstance(bound, jax.core.Tracer)
+    reduce = {(min, True): jnp.min, (max, True): jnp.max, (min, False): np.min, (max, False): np.max}
+    return reduce[which, traced](bound)
+
+
+def finite_support(name: str, fn: Any) -> jax.Array | Interval:
+    """The values of a latent's distribution, as a vector or an interval; or a clear refusal.
+
+    Rows may have supports of their own, Binomial(n, p) with n an array: the interval covers all,
+    and a value outside of a row's own has probability zero there.
+    """
     bare = unwrap(fn)
     if bare.columns or bare.fn.event_shape:
         raise ValueError(
             f"latent '{name}': a discrete latent with an event shape cannot be enumerated. "
             "Declare its coordinates in a plate instead of to_event."
         )
+    support = bare.fn.support
+    if isinstance(support, _INTEGER_INTERVAL):
+        return Interval(_outermost(min, support.lower_bound), _outermost(max, support.upper_bound))
     try:
         values = bare.fn.enumerate_support(expand=False)
     except (NotImplementedError, TypeError, ValueError, jax.errors.ConcretizationTypeError) as e:
+        reason = f" ({e})" if str(e) else ""
         raise ValueError(
             f"latent '{name}': {type(bare.fn).__name__} has no finite support that can be "
-            f"enumerated ({e}). Use a distribution with a finite support (Categorical, "
-            "Bernoulli, DiscreteUniform), or truncate it by a Categorical over its values."
+            f"enumerated{reason}. Use a distribution with a finite support (Categorical, "
+            "Bernoulli, Binomial, DiscreteUniform), or truncate it by a Categorical over its "
+            "values."
         ) from None
     return jnp.reshape(values, (-1,))
+
+
+def listed(name: str, support: Any) -> np.ndarray:
+    """A finite support, on the host, as a vector."""
+    if not isinstance(support, Interval):
+        return np.asarray(support)
+    low, high = int(support.low), int(support.high)
+    if not 0 <= high - low < SUPPORT_LIMIT:
+        raise ValueError(
+            f"latent '{name}': its values are the whole numbers from {low} to {high}, expected "
+            f"at least one and at most {SUPPORT_LIMIT}. Check the total count or the bounds of "
+            "its distribution."
+        )
+    return np.arange(low, high + 1)
+
+
+def log_density(fn: Any, value: Any) -> jax.Array:
+    """log f of an observed value. NumPyro indexes by categories, which are floating beside missing
+    ones (0 here), and computes with the numbers that booleans stand for."""
+    kind = jnp.result_type(value)
+    indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
+    if kind == bool or indexes and jnp.issubdtype(kind, jnp.floating):
+        value = jnp.nan_to_num(value).astype(jnp.result_type(int))
+    return fn.log_prob(value)
+
+
+def as_floating(value: Any) -> jax.Array:
+    """A number, list or array (of integers or booleans, too) as an array of the working precision:
+    parameters and the arguments that depend on them are real."""
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype == jnp.result_type(float):
+        return array
+    return array.astype(jnp.result_type(float))
+
+
+def initial_value(msg: dict[str, Any]) -> jax.Array:
+    """The initial value of a `numpyro.param`: a number, an array-like, or a function of a key."""
+    value = msg["fn"](*msg["args"], **msg["kwargs"])
+    try:
+        return as_floating(value)
+    except (TypeError, ValueError):
+        raise Refused(
+            f"numpyro.param '{msg['name']}': received an initial value of type "
+            f"{type(value).__name__}, expected a number, an array, or a function of a random key "
+            "that returns one."
+        ) from None
 
 
 def neutral_value(msg: dict[str, Any], seed: int) -> Any:
     """A value inside the support, for reading shapes: not a draw from the prior."""
     if msg["type"] == "param":
-        return msg["fn"](*msg["args"], **msg["kwargs"])
+        return initial_value(msg)
     fn = msg["fn"]
     shape = msg["kwargs"].get("sample_shape", ()) + fn.batch_shape
     if is_discrete(fn):
         bare = unwrap(fn)
         if not bare.columns and not bare.fn.event_shape:
             try:
-                return jnp.full(shape, enumerated_support(msg["name"], fn)[0])
+                support = finite_support(msg["name"], fn)
+                # The largest: a total count further down is then at its largest, too.
+                top = support.high if isinstance(support, Interval) else support[-1]
+                return jnp.full(shape, top)
             except ValueError:
                 pass
         return fn.sample(jax.random.key(seed), msg["kwargs"].get("sample_shape", ()))
@@ -481,15 +555,19 @@ def draw_from_program(
 
 __all__ = [
     "Bare",
+    "Interval",
     "Message",
     "PytreeTrace",
     "Runner",
     "Timed",
+    "as_floating",
     "draw_from_program",
     "drawing_function",
-    "enumerated_support",
+    "finite_support",
     "is_discrete",
     "is_factor",
+    "listed",
+    "log_density",
     "neutral_value",
     "numpyro",
     "run_program",
