@@ -1,0 +1,244 @@
+"""Programs as people write them: read, and with NumPyro's own density summed over the latents."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from everyday import enumerated, point
+
+from pp_mlem import Model, fit_em, fit_mle
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=5)
+POSITIVE = np.abs(X) + 0.3
+COUNTS = np.array([0, 2, 1, 3, 1])
+BITS = np.array([0, 1, 1, 0, 1])
+TOTALS = np.array([3, 2, 3, 1, 0])
+
+
+def agrees(program, *args, parameters=(), **kwargs):
+    """Read a program, and compare with NumPyro at a point."""
+    model = Model(program, *args, parameters=parameters, **kwargs)
+    assert str(model)
+    params = point(model)
+    found = model.log_likelihood(params), model.log_prior(params)
+    np.testing.assert_allclose(
+        found, enumerated(model, params, args, kwargs), rtol=1e-9, atol=1e-9
+    )
+    return model
+
+
+# --- numbers of any kind as arguments of a distribution -------------------------------------
+
+# name: (distribution of the observation at a real number, observations)
+LITERALS = {
+    "normal": (lambda a: dist.Normal(a, 1), X),
+    "normal, NumPy scalars": (lambda a: dist.Normal(a, np.int64(2)), X),
+    "normal, float32": (lambda a: dist.Normal(np.float32(1), jnp.exp(a)), X),
+    "normal, boolean": (lambda a: dist.Normal(a, True), X),
+    "normal, integer array": (lambda a: dist.Normal(a, np.array([1, 2, 1, 2, 1])), X),
+    "normal, known location": (lambda a: dist.Normal(0, jnp.exp(a)), X),
+    "lognormal": (lambda a: dist.LogNormal(a, 1), POSITIVE),
+    "gamma": (lambda a: dist.Gamma(2, jnp.exp(a)), POSITIVE),
+    "gamma, rate": (lambda a: dist.Gamma(jnp.exp(a), 1), POSITIVE),
+    "beta": (lambda a: dist.Beta(jnp.exp(a), 2), POSITIVE / 4),
+    "von Mises": (lambda a: dist.VonMises(a, 2), X),
+    "student": (lambda a: dist.StudentT(3, a, 1), X),
+    "binomial": (lambda a: dist.Binomial(5, logits=a), COUNTS),
+    "negative binomial": (lambda a: dist.NegativeBinomial2(jnp.exp(a), 2), COUNTS),
+    "truncated": (lambda a: dist.TruncatedNormal(a, 1, low=0), POSITIVE),
+    "censored": (
+        lambda a: dist.RightCensoredDistribution(dist.Normal(a, 1), np.array([0, 1, 0, 0, 1])),
+        X,
+    ),
+    "zero-inflated": (lambda a: dist.ZeroInflatedPoisson(0.3, jnp.exp(a)), COUNTS),
+    "ordered logistic": (lambda a: dist.OrderedLogistic(a, np.array([-1, 0, 1])), COUNTS),
+    "bernoulli, boolean data": (lambda a: dist.Bernoulli(logits=a), BITS.astype(bool)),
+    "poisson, floating data": (lambda a: dist.Poisson(jnp.exp(a)), COUNTS.astype(float)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LITERALS))
+def test_numbers_of_any_kind_in_an_observation(name):
+    make, data = LITERALS[name]
+
+    def program(y):
+        with numpyro.plate("components", 2):
+            a = numpyro.sample("a", dist.Normal(np.array([0, 1]), 2))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Categorical(np.array([0.5, 0.5])))
+            numpyro.sample("y", make(a[z]), obs=y)
+
+    agrees(program, data)
+
+
+PRIORS = {
+    "normal": lambda: dist.Normal(0, 10),
+    "NumPy scalars": lambda: dist.Normal(np.float32(0), np.int32(3)),
+    "boolean": lambda: dist.Normal(False, True),
+    "gamma": lambda: dist.Gamma(2, 1),
+    "exponential": lambda: dist.Exponential(1),
+    "uniform": lambda: dist.Uniform(0, 10),
+    "expand": lambda: dist.Normal(0, 1).expand([2]).to_event(1),
+    "expand_by": lambda: dist.Normal(0, 1).expand_by([2]),
+    "mask": lambda: dist.Normal(0, 1).mask(False),
+    "improper": lambda: dist.ImproperUniform(dist.constraints.positive, (), ()),
+    "ordered": lambda: dist.TransformedDistribution(
+        dist.Normal(0, 1).expand([2]), dist.transforms.OrderedTransform()
+    ),
+    "integer matrix": lambda: dist.MultivariateNormal(np.zeros(2, int), np.eye(2, dtype=int)),
+    "one category": lambda: dist.Dirichlet(np.ones(1)),
+    "integer Dirichlet": lambda: dist.Dirichlet(np.array([2, 2])),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PRIORS))
+def test_numbers_of_any_kind_in_a_prior(name):
+    def program(y):
+        a = numpyro.sample("a", PRIORS[name]())
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("y", dist.Normal(a[z] if jnp.size(a) == 2 else a * (1 + z), 1), obs=y)
+
+    agrees(program, X)
+
+
+@pytest.mark.parametrize(
+    "prior, numbers, kind, rest, data",
+    [
+        (dist.Normal, (0, 3), dist.Normal, (2,), X),
+        (dist.Uniform, (0, 1), dist.Bernoulli, (), BITS),
+        (dist.Gamma, (2, 1), dist.Poisson, (), COUNTS),
+        (dist.Beta, (2, 2), dist.Bernoulli, (), BITS),
+    ],
+    ids=["Normal", "Uniform", "Gamma", "Beta"],
+)
+def test_conjugate_priors_of_integers(prior, numbers, kind, rest, data):
+    """The closed form of MAP takes powers of the prior's arguments."""
+
+    def program(y):
+        a = numpyro.sample("a", prior(*numbers))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", kind(a, *rest), obs=y)
+
+    model = agrees(program, data)
+    assert [b.method for b in model.problem({}, True).blocks] == ["closed"]
+    assert fit_em(model, objective="map", starts=1).converged
+
+
+INITIAL = {
+    "number": 0.0,
+    "integer": 1,
+    "boolean": True,
+    "NumPy scalar": np.float32(1),
+    "list": [0.0, 1.0],
+    "tuple": (1, 2),
+    "integer array": np.array([0, 1]),
+    "function of a key": lambda key: jax.random.uniform(key, (2,)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(INITIAL))
+def test_initial_value_of_a_param(name):
+    def program(y):
+        a = jnp.asarray(numpyro.param("a", INITIAL[name]))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("y", dist.Normal(a[z] if jnp.ndim(a) else a * (1 + z), 1), obs=y)
+
+    agrees(program, X)
+
+
+# --- latents of every finite distribution ---------------------------------------------------
+
+LATENTS = {
+    "Bernoulli": lambda a: dist.Bernoulli(jax.nn.sigmoid(a)),
+    "Bernoulli, logits": lambda a: dist.Bernoulli(logits=a),
+    "Binomial": lambda a: dist.Binomial(3, jax.nn.sigmoid(a)),
+    "Binomial, logits": lambda a: dist.Binomial(np.int64(2), logits=a),
+    "Binomial of zero": lambda a: dist.Binomial(0, logits=a),
+    "DiscreteUniform": lambda a: dist.DiscreteUniform(2, 4),
+    "BetaBinomial": lambda a: dist.BetaBinomial(jnp.exp(a), 2, 2),
+    "OrderedLogistic": lambda a: dist.OrderedLogistic(a, np.array([-1, 1])),
+    "Categorical, logits": lambda a: dist.Categorical(logits=jnp.stack([a, 0 * a, 2 * a], -1)),
+    "zero-inflated Binomial": lambda a: dist.ZeroInflatedDistribution(
+        dist.Binomial(2, logits=a), gate=0.3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LATENTS))
+def test_latent_of_a_finite_distribution(name):
+    """Below another latent, in a plate."""
+    make = LATENTS[name]
+
+    def program(y):
+        with numpyro.plate("components", 2):
+            a = numpyro.sample("a", dist.Normal(0, 1))
+        m = numpyro.sample("m", dist.Normal(0, 1))
+        with numpyro.plate("rows", len(y)):
+            u = numpyro.sample("u", dist.Bernoulli(0.3))
+            z = numpyro.sample("z", make(a[u]))
+            numpyro.sample("y", dist.Normal(m * (z - 1), 1), obs=y)
+
+    model = agrees(program, X[:3])
+    params = point(model)
+    for table in model.posterior(params).values():
+        np.testing.assert_allclose(table.sum(-1), 1, rtol=1e-9)
+    values = model.reading.values
+    for name, chosen in {**model.decode(params), **model.simulate(params)}.items():
+        assert name not in values or np.isin(chosen, values[name]).all()
+
+
+def gathered_groups(y, group):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    m = numpyro.sample("m", dist.Normal(0, 1))
+    with numpyro.plate("groups", 2):
+        z = numpyro.sample("z", dist.Binomial(3, p))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(m * z[group], 1), obs=y)
+
+
+def test_latent_count_of_a_group():
+    agrees(gathered_groups, X, np.array([0, 0, 1, 1, 0]))
+
+
+def counts_per_row(y, totals):
+    with numpyro.plate("components", 2):
+        p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("rows", len(y)):
+        u = numpyro.sample("u", dist.Bernoulli(0.4))
+        k = numpyro.sample("k", dist.Binomial(totals, p[u]))
+        numpyro.sample("y", dist.Normal(k, 0.5), obs=y)
+
+
+def test_latent_count_out_of_a_total_per_row():
+    model = agrees(counts_per_row, X + 1, TOTALS)
+    params = point(model)
+    posterior = model.posterior(params)["k"]
+    beyond = np.arange(4) > TOTALS[:, None]
+    assert np.all(posterior[beyond] == 0) and np.all(posterior[~beyond] > 0)
+    other = model.with_data(totals=TOTALS + 2)
+    expected = enumerated(other, params, (X + 1, TOTALS + 2), {})[0]
+    np.testing.assert_allclose(other.log_likelihood(params), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("totals", [2, TOTALS], ids=["a number", "data"])
+def test_m_step_of_a_latent_count_is_closed_and_the_maximum(totals):
+    """EM's fixed point is the optimum of the likelihood, and its probability the expected share."""
+    data = np.array([0.1, 1.9, 1.2, 0.8, 0.2])
+    model = Model(counts_per_row, data, totals)
+    assert [b.method for b in model.problem({}, False).blocks] == ["closed"]
+    em = fit_em(model, starts=4, seed=0)
+    assert em.status in ("converged", "boundary") and np.all(np.diff(em.history) >= -1e-9)
+    mle = fit_mle(model, starts=4, seed=0)
+    np.testing.assert_allclose(em.log_likelihood, mle.log_likelihood, atol=1e-6)
+
+
+def test_total_beyond_any_table_is_refused():
+    with pytest.raises(ValueError, match="latent 'k'.*whole numbers from 0 to 10000000"):
+        Model(counts_per_row, X, np.full(5, 10_000_000))
