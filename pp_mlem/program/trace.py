@@ -394,7 +394,7 @@ def log_density(fn: Any, value: Any) -> jax.Array:
     ones (0 here), and computes with the numbers that booleans stand for."""
     kind = jnp.result_type(value)
     indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
-    if kind == bool or indexes and jnp.issubdtype(kind, jnp.floating):
+    if kind == jnp.bool_ or (indexes and jnp.issubdtype(kind, jnp.floating)):
         value = jnp.nan_to_num(value).astype(jnp.result_type(int))
     return fn.log_prob(value)
 
