@@ -236,7 +236,8 @@ class Relabeller:
         index = self.factors.chosen
         permuted = {o: self.factors.permutation(slots, o) for o in orders}
         constant = np.full(self.factors.size, np.nan)
-        still = (np.abs(slope).max((0, 2), initial=0.0) == 0) & (np.ptp(flat[:, index], 0) == 0)
+        same = (flat[:, index] == flat[:1, index]).all(0)  # log 0 of values outside of a support, too
+        still = (np.abs(slope).max((0, 2), initial=0.0) == 0) & same
         constant[index[still]] = flat[0, index[still]]
         orders = [o for o in orders if _same_constants(constant, permuted[o], index)]
         if not orders:
