@@ -96,7 +96,7 @@ def permute(
         found, done = _solve(stacked, group, order[None], model, near)
         if not done[0]:
             return new
-        new |= {p: v[0] for p, v in found.items()}
+        new |= {p: np.asarray(v[0]) for p, v in found.items()}
     return permute_axes(new, group, order)
 
 

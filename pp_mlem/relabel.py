@@ -166,7 +166,8 @@ class Relabeller:
     """Finds and applies the maps of the parameters that permute a latent's values."""
 
     def __init__(self, model: Model) -> None:
-        self.factors = Factors(model)
+        with working_precision(model.dtype):
+            self.factors = Factors(model)
         self.tolerance = 1e-9 if model.dtype == np.float64 else 1e-4
         self.solutions: dict[tuple, Solution | None] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -475,6 +477,8 @@ def test_point_fits_by_computed_weights(read, tmp_path):
     refits = em.bootstrap(20, seed=0).estimates
     assert refits["mu[0]"].max() < refits["mu[1]"].min()
     turned = em.relabelled(permute(em.params, groups[0], (1, 0), model))
+    elsewhere = pickle.loads(pickle.dumps(em)).relabelled(turned.params)  # nothing compiled there
+    np.testing.assert_allclose(elsewhere.params["theta"], turned.params["theta"], rtol=1e-9)
     again = load(em.save(tmp_path / "fit.nc"), model=model)
     assert again.groups == groups
     found = compare({"turned": turned, "loaded": again})
