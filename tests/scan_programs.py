@@ -589,6 +589,173 @@ def increments(x):
     scan(body, 0.0, x)
 
 
+SEEN = np.array([[0, 1], [1, 0], [1, 1]], bool)  # (steps, sequences)
+PARTS = np.array([[np.nan, 1.1], [-1.2, np.nan], [2.0, -0.3]])
+CELLS = np.array([[[0.1, np.nan], [0.6, -0.5]], [[-1.3, 1.4], [np.nan, np.nan]]])
+
+
+def classes_of_padded(x):
+    """A class of each sequence; one ends early; missing values."""
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    P = numpyro.sample("P", dist.Dirichlet(jnp.ones((2, 2, 2))).to_event(2))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("sequences", 2):
+        c = numpyro.sample("c", dist.Categorical(w))
+
+    def body(carry, xt):
+        z, t = carry
+        with numpyro.plate("sequences", 2), handlers.mask(mask=t < jnp.array([3, 2])):
+            z = numpyro.sample("z", dist.Categorical(P[c, z]))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=xt)
+        return (z, t + 1), None
+
+    scan(body, (jnp.zeros(2, int), 0), x)
+
+
+def cells_of_groups(x):
+    """States in one plate, observations in a plate within it."""
+    P, mu = _chain()
+
+    def body(z, xt):
+        with numpyro.plate("groups", 2, dim=-2):
+            z = numpyro.sample("z", dist.Categorical(P[z]))
+            with numpyro.plate("cells", 2, dim=-1):
+                numpyro.sample("x", dist.Normal(mu[z] + jnp.arange(2), 1.0), obs=xt)
+        return z, None
+
+    scan(body, jnp.zeros((2, 1), int), x)
+
+
+def seen_after_the_scan(x):
+    """Backwards from a state before the scan; its end and its outputs are used after it."""
+    P, mu = _chain()
+    z0 = numpyro.sample("z0", dist.Categorical(jnp.array([0.3, 0.7])))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=xt)
+        return z, xt * 2
+
+    z, doubled = scan(body, z0, x, reverse=True)
+    numpyro.sample("y", dist.Normal(mu[z] + doubled.sum(), 1.0), obs=jnp.array(0.3))
+
+
+def last_two_states(x):
+    """Of first order inside; what follows meets the last two states."""
+    P, mu = _chain()
+
+    def body(carry, xt):
+        _, last = carry
+        z = numpyro.sample("z", dist.Categorical(P[last]))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=xt)
+        return (last, z), None
+
+    (before, last), _ = scan(body, (0, 1), x)
+    numpyro.sample("y", dist.Normal(mu[before] - 2 * mu[last], 1.0), obs=jnp.array(0.3))
+
+
+def gaps_under_a_class(x):
+    P, mu = _chain()
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    c = numpyro.sample("c", dist.Categorical(w))
+
+    def body(carry, xt):
+        z, t = carry
+        with numpyro.plate("sequences", 2), handlers.mask(mask=jnp.asarray(SEEN)[t]):
+            z = numpyro.sample("z", dist.Categorical(P[z]))
+            numpyro.sample("x", dist.Normal(mu[z] + c, 1.0), obs=xt)
+        return (z, t + 1), None
+
+    scan(body, (jnp.zeros(2, int), 0), x)
+
+
+def gaps_after_first_states(x):
+    P, mu = _chain()
+    with numpyro.plate("sequences", 2):
+        z0 = numpyro.sample("z0", dist.Categorical(jnp.array([0.3, 0.7])))
+
+    def body(carry, xt):
+        z, t = carry
+        with numpyro.plate("sequences", 2), handlers.mask(mask=jnp.asarray(SEEN)[t]):
+            z = numpyro.sample("z", dist.Categorical(P[z]))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=xt)
+        return (z, t + 1), None
+
+    scan(body, (z0, 0), x)
+
+
+def met_but_not_carried(x):
+    """A latent of each step whose law depends on the state before; missing values."""
+    P, mu = _chain()
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
+
+    def body(z, xt):
+        even = jnp.ones(2) / 2
+        k = numpyro.sample("k", dist.Categorical(even if z is None else w[z]))
+        z = numpyro.sample("z", dist.Categorical(even if z is None else P[z]))
+        numpyro.sample("x", dist.Normal(mu[k] + z, 1.0), obs=xt)
+        return z, None
+
+    scan(body, None, x)
+
+
+def none_under_a_class(x):
+    P, mu = _chain()
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    c = numpyro.sample("c", dist.Categorical(w))
+
+    def body(carry, xt):
+        z, last = carry
+        z = numpyro.sample("z", dist.Categorical(P[c] if z is None else P[(z + c) % 2]))
+        mean = mu[z] + (0.0 if last is None else 0.3 * last * c)
+        numpyro.sample("x", dist.Normal(mean, 1.0), obs=xt)
+        return (z, xt), None
+
+    scan(body, (None, None), x)
+
+
+def second_order_beside_first(x):
+    R = numpyro.sample("R", dist.Dirichlet(jnp.ones((2, 2, 2))).to_event(2))
+    Q, mu = _chain()
+
+    def body(carry, xt):
+        before, last, u = carry
+        z = numpyro.sample("z", dist.Categorical(R[before, last]))
+        u = numpyro.sample("u", dist.Categorical(Q[u]))
+        numpyro.sample("x", dist.Normal(mu[z] + 0.5 * u, 1.0), obs=xt)
+        return (last, z, u), None
+
+    scan(body, (0, 1, 0), x)
+
+
+def second_order_padded(x):
+    """A sequence that ends before the second order begins; missing values."""
+    P = numpyro.sample("P", dist.Dirichlet(jnp.ones((2, 2, 2))).to_event(2))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+
+    def body(carry, xt):
+        before, last, t = carry
+        with numpyro.plate("sequences", 2), handlers.mask(mask=t < jnp.array([1, 3])):
+            z = numpyro.sample("z", dist.Categorical(P[before, last]))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=xt)
+        return (last, z, t + 1), None
+
+    scan(body, (jnp.zeros(2, int), jnp.ones(2, int), 0), x)
+
+
+def first_state_kept(x):
+    P, mu = _chain()
+    z0 = numpyro.sample("z0", dist.Categorical(jnp.array([0.3, 0.7])))
+
+    def body(carry, xt):
+        z, start = carry
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.Normal(mu[z] + 0.2 * mu[start], 1.0), obs=xt)
+        return (z, start), None
+
+    scan(body, (z0, z0), x)
+
+
 CAPTURES = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 1]])  # (occasions, animals)
 
 PROGRAMS = [
@@ -600,5 +767,9 @@ PROGRAMS = [
     (previous_state_and_value, X), (hamilton, X), (previous_state, MISSING), (waiting, CAPTURES),
     (survival_of_each_step, CAPTURES), (gap, X), (law_by_factor, X), (backwards_from_the_end, X),
     (indices_as_xs, X), (length_alone, X), (garch, X), (regime_garch, X), (means_outside, X),
-    (in_scale, X), (two_depths, PAIRS), (increments, PAIRS),
+    (in_scale, X), (two_depths, PAIRS), (increments, PAIRS), (classes_of_padded, PARTS),
+    (cells_of_groups, CELLS), (seen_after_the_scan, X), (last_two_states, X),
+    (gaps_under_a_class, PARTS), (gaps_after_first_states, PARTS), (met_but_not_carried, MISSING),
+    (none_under_a_class, X), (second_order_beside_first, X[:3]), (second_order_padded, PARTS),
+    (first_state_kept, X),
 ]  # fmt: skip

@@ -33,7 +33,7 @@ SHORT = [
     programs.none_in_carry, programs.second_order, programs.second_order_from_nothing,
     programs.third_order, programs.previous_state, programs.class_and_states,
     programs.second_order_sequences, programs.coupled, programs.law_by_factor, programs.hamilton,
-    programs.state_before_with_covariates,
+    programs.state_before_with_covariates, programs.last_two_states,
 ]  # fmt: skip
 DATA = dict(programs.PROGRAMS)
 
