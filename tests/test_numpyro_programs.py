@@ -30,15 +30,15 @@ QUICK = {
 
 TO_MEND = {
     "capture recapture, constant", "capture recapture, by time", "capture recapture, by sex",
-    "capture recapture, sex and time", "tunes, second order", "discrete imputation",
-    "discrete imputation, not at random", "truncation at a latent",
-    "chain in a python loop, data in a list", "first state by a None carry",
-    "first state by a None carry, in a plate", "two plates below a state",
+    "capture recapture, sex and time",
+    "truncation at a latent",
+
+    "two plates below a state",
     "second order under a latent", "a latent above a scan without states",
     "a scan without inputs", "a param given as a number", "integer literals", "one observation",
     "n-mixture", "a mean per column", "scoped halves", "observed literals",
     "an observation under a scale", "to_event of everything", "stick breaking",
-    "a shared latent seen twice", "var2, a name made of the step",
+    "a shared latent seen twice",
     "unconstrained param as probabilities", "a while loop of jax",
 }  # fmt: skip
 

@@ -535,7 +535,7 @@ def site_parts(message: Message) -> dict[str, Any]:
     parts = {f"argument {k}": v for k, v in bare.fn.get_args().items() if v is not None}
     parts["mask"] = bare.masks
     parts["scale"] = 0.0 if message.scale is None else message.scale
-    if bare.hidden and not message.observed:
+    if bare.hidden and not message.observed and is_discrete(bare.fn):
         return {"mask": (), "scale": parts["scale"]}  # nothing of its law counts
     parts["all"] = jax.tree.leaves(bare.fn)
     if message.observed:
