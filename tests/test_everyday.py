@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from everyday import enumerated, point
+from numpyro import handlers
+from numpyro.infer.reparam import LocScaleReparam
 
 from pp_mlem import Model, fit_em, fit_mle
 
@@ -242,3 +246,190 @@ def test_m_step_of_a_latent_count_is_closed_and_the_maximum(totals):
 def test_total_beyond_any_table_is_refused():
     with pytest.raises(ValueError, match="latent 'k'.*whole numbers from 0 to 10000000"):
         Model(counts_per_row, X, np.full(5, 10_000_000))
+
+
+# --- idioms ----------------------------------------------------------------------------------
+
+
+def mixture(y, offset=0, *, scale=1, **options):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("y", dist.Normal(mu[z] + offset, scale), obs=y)
+
+
+class Study:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, y):
+        mixture(y, scale=self.scale)
+
+    def program(self, y):
+        mixture(y, scale=self.scale)
+
+
+def per_column(y):
+    with numpyro.plate("columns", 2, dim=-1):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("rows", 2, dim=-2), numpyro.plate("columns", 2, dim=-1):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def points(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    twice = numpyro.sample("twice", dist.Delta(2 * mu))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        mean = numpyro.sample("mean", dist.Delta(twice * z))
+        numpyro.sample("y", dist.Normal(mean, 1), obs=y)
+
+
+def stacked(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1), sample_shape=(2,))
+    with numpyro.plate_stack("cells", [3, 1]):
+        z = numpyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+
+
+def factored(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.factor("density", -((y - mu * z) ** 2) / 2)
+
+
+IDIOMS = {
+    "function": (mixture, {}),
+    "keywords": (mixture, {"scale": 2, "other": 3}),
+    "partial": (functools.partial(mixture, offset=1), {}),
+    "lambda": (lambda y: mixture(y), {}),
+    "object": (Study(2), {}),
+    "bound method": (Study(2).program, {}),
+    "scope": (handlers.scope(mixture, prefix="part"), {}),
+    "reparam": (handlers.reparam(mixture, config={"mu": LocScaleReparam(0)}), {}),
+    "condition": (handlers.condition(mixture, data={"w": np.array([0.3, 0.7])}), {}),
+    "a Delta is deterministic": (points, {}),
+    "plate_stack": (stacked, {}),
+    "factor of a latent": (factored, {}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(IDIOMS))
+def test_idiom(name):
+    program, options = IDIOMS[name]
+    agrees(program, X[:3, None] if program is stacked else X, **options)
+
+
+def test_parameter_of_each_column_is_no_ambiguity():
+    model = agrees(per_column, X[:4].reshape(2, 2))
+    assert model.roles["mu"] == model.roles["sigma"] == "parameter"
+
+
+def hierarchical(y, group):
+    m = numpyro.sample("m", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfNormal(2))
+    with numpyro.plate("groups", 2):
+        mu = numpyro.sample("mu", dist.Normal(m, tau))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(mu[group], 1), obs=y)
+
+
+def test_hierarchical_prior_by_naming_it():
+    model = Model(hierarchical, X, np.array([0, 0, 1, 1, 0]), parameters={"mu"})
+    params = point(model)
+    found = model.log_likelihood(params), model.log_prior(params)
+    expected = enumerated(model, params, (X, np.array([0, 0, 1, 1, 0])), {})
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+# --- refusals that say what is wrong ----------------------------------------------------------
+
+
+def branch_on_rows(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu if z else -mu, 1), obs=y)
+
+
+def loop_over_latent(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    z = numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3))
+    for _ in range(z):
+        mu = mu + 1
+    numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+
+def number_of_rows(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu * int(z), 1), obs=y)
+
+
+def branch_on_parameter(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    numpyro.sample("y", dist.Normal(mu + 1 if mu > 0 else mu, sigma), obs=y)
+
+
+def raises(y):
+    raise RuntimeError("the study has no rows")
+
+
+def missing_package(y):
+    import a_package_that_nobody_has  # noqa: F401
+
+
+def twice_named(y):
+    numpyro.sample("mu", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal(0, 1)), 1), obs=y)
+
+
+def plate_named_as_site(y):
+    rows = numpyro.sample("rows", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(rows, 1), obs=y)
+
+
+def unconstrained_weights(y):
+    w = numpyro.param("w", [0.5, 0.5])
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("y", dist.Normal(z, 1), obs=y)
+
+
+def unconstrained_scale(y):
+    numpyro.sample("y", dist.Normal(0, numpyro.param("sigma", 1.0)), obs=y)
+
+
+REFUSED = {
+    "branch on rows of a latent": (branch_on_rows, "value of 'z' in Python.*if z else.*jnp.where"),
+    "loop over a latent": (loop_over_latent, r"value of 'z' in Python.*range\(z\).*jnp.where"),
+    "rows of a latent as a number": (number_of_rows, "value of 'z' in Python.*jnp.where"),
+    "branch on a parameter": (branch_on_parameter, "value of 'mu' in Python.*jnp.where"),
+    "the program's own exception": (
+        raises, "RuntimeError: the study has no rows, at test_everyday.py, line .*raise Runtime",
+    ),
+    "missing package": (missing_package, "ModuleNotFoundError.*nobody_has.*full traceback.$"),
+    "name used twice": (twice_named, "unique names but got `mu` duplicated.*full traceback.$"),
+    "plate named as a site": (plate_named_as_site, "'rows' is the name of a plate and of a site"),
+    "unconstrained weights": (unconstrained_weights, "latent 'z': its probs.*'w'.*simplex"),
+    "unconstrained scale": (unconstrained_scale, "'y': its scale.*'sigma'.*constraints.positive"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_refusal_names_the_cause(name):
+    program, told = REFUSED[name]
+    with pytest.raises(ValueError, match=told):
+        Model(program, X)
+
+
+def test_refusal_of_a_hierarchical_prior_names_the_way():
+    with pytest.raises(ValueError, match=r"'mu'.*parameters=\{\"mu\"\}.*fit_nuts"):
+        Model(hierarchical, X, np.array([0, 0, 1, 1, 0]))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import constraints
 
 from pp_mlem.families import Family, family_of
 from pp_mlem.program.bindings import (
@@ -84,6 +85,34 @@ def argument_batch(family: Family, args: dict[str, Any]) -> tuple[int, ...]:
     return tuple(jnp.broadcast_shapes(*shapes))
 
 
+_CONSTRAINTS = {
+    "positive": "positive",
+    "unit": "unit_interval",
+    "simplex": "simplex",
+    "covariance": "positive_definite",
+    "cholesky": "lower_cholesky",
+}
+
+
+def _check_supports(
+    reading: Reading, site: Site, family: Family, bindings: dict[str, Binding]
+) -> None:
+    """A numpyro.param without a constraint that is a probability or a scale is told."""
+    params = {s.name: s for s in reading.space.sites if not s.prior}
+    for argument, binding in bindings.items():
+        kinds = family.natural_support.get(argument, ("real",))
+        if binding.kind != "direct" or "real" in kinds:
+            continue
+        for name in binding.parameters:
+            if name in params and params[name].support is constraints.real:
+                who = f"latent '{site.law_of}'" if site.law_of else f"observed site '{site.name}'"
+                raise ValueError(
+                    f"{who}: its {argument} is numpyro.param '{name}', which has no constraint and "
+                    f"may take any real value. Declare numpyro.param('{name}', ..., "
+                    f"constraint=dist.constraints.{_CONSTRAINTS[kinds[0]]})."
+                )
+
+
 def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
     """Decide for each observed or latent site whether it is a family factor or a table."""
     static: dict[str, Any] = {}
@@ -105,6 +134,8 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
     shapes = jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
     candidates = closed_form_candidates(reading, {n: s[1] for n, s in static.items()})
     bindings = find_bindings(reading, dynamic, candidates) if candidates else {}
+    for name, found in bindings.items():
+        _check_supports(reading, reading.sites[name], static[name][0], found)
     parameters = frozenset(reading.space.names)
     slot_names = frozenset(s.name for s in reading.slots)
     vmapped = frozenset(s.name for s in reading.slots if s.vmapped)

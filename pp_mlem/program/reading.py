@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -354,7 +356,7 @@ def _vmap_position(function: Callable, i: int, n: int) -> Callable:
 
 
 def _neutral_run(
-    arguments: Arguments, dynamic: tuple[Any, ...]
+    arguments: Arguments, dynamic: tuple[Any, ...], supply: Supply | None = None
 ) -> tuple[dict[str, Message], dict[str, Scan]]:
     """The program's sites at neutral values (those of a scan at its first step), and its scans."""
     scans: dict[str, Scan] = {}
@@ -368,7 +370,7 @@ def _neutral_run(
         return value
 
     messages = run_program(
-        lambda p: arguments.call(p, dynamic), arguments.program, neutral_supply(), on_scan
+        lambda p: arguments.call(p, dynamic), arguments.program, supply or neutral_supply(), on_scan
     )
     both = sorted(set(messages) & set(inside))
     if both:
@@ -476,11 +478,63 @@ def _program_error(error: Exception, arguments: Arguments) -> Exception:
     text = str(error).split("\n")[0]
     if text.startswith("observed site '"):
         return type(error)(text + arguments.handed_over())
-    return ValueError(
-        f"the program could not be executed: {type(error).__name__}: {text}. Run it under "
-        "numpyro.handlers.seed with the same arguments to see the full traceback; check that the "
-        f"shapes of the arguments fit its plates.{arguments.handed_over()}"
+    if isinstance(error, (TypeError, ValueError)) and any(
+        words in text for words in ("truth value of an array", "scalar array")
+    ):
+        names = _used_in_python(arguments)
+        if names:
+            return control_flow_error(names, error)
+    about_shapes = isinstance(error, (TypeError, ValueError)) and any(
+        word in text for word in ("shape", "broadcast", "dimension")
     )
+    hint = "; check that the shapes of the arguments fit its plates" if about_shapes else ""
+    return ValueError(
+        f"the program could not be executed: {type(error).__name__}: {text}{own_line(error)}. Run "
+        f"it under numpyro.handlers.seed with the same arguments to see the full traceback{hint}."
+        f"{arguments.handed_over()}"
+    )
+
+
+def _used_in_python(arguments: Arguments) -> list[str]:
+    """The unobserved sites whose values the program needs as Python numbers: found by running it
+    with one site after the other traced, and all else concrete."""
+    seen: dict[str, Any] = {}
+
+    def run(name: str, value: Any) -> jax.Array:
+        neutral = neutral_supply()
+
+        def supply(msg: dict[str, Any]) -> Any:
+            own = neutral(msg)
+            seen.setdefault(msg["name"], own)
+            return value if msg["name"] == name else own
+
+        _neutral_run(arguments, arguments.dynamic, supply)
+        return jnp.zeros(())
+
+    def fails(name: str, value: Any) -> bool:
+        try:
+            jax.vmap(lambda v: run(name, v))(jnp.asarray(value)[None])
+        except _CONCRETE_ERRORS:
+            return True
+        except Exception:  # the program's own failure, met again: told by the caller
+            return False
+        return False
+
+    fails("", 0.0)
+    every = dict(seen)
+    return [n for n, v in every.items() if fails(n, jnp.ravel(v)[0]) or fails(n, v)]
+
+
+def own_line(error: Exception) -> str:
+    """Where in the user's own code an exception comes from, as ", at file.py, line 3: `code`"."""
+    libraries = tuple(f"{os.sep}{name}{os.sep}" for name in ("jax", "numpyro", "numpy", "pp_mlem"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        folder = os.path.dirname(frame.filename) + os.sep
+        inside = "site-packages" in folder or folder.endswith(libraries[-1])
+        if not inside and not any(name in folder for name in libraries) and frame.line:
+            where = os.path.basename(frame.filename)
+            return f", at {where}, line {frame.lineno}: `{frame.line}`"
+    return ""
 
 
 def _batch_dims(message: Message) -> tuple[int, ...]:
@@ -713,8 +767,7 @@ def read_program(
             )
         scans = deeper
     except _CONCRETE_ERRORS as error:
-        names = [n for n, m in messages.items() if not m.observed]
-        raise control_flow_error(names, error) from None
+        raise control_flow_error(_used_in_python(arguments), error) from None
     scans = {n: replace(s, used=used) for n, s in scans.items()}
     scan_of = {site: scan for scan in scans.values() for site in scan.sites}
     parents = {}
@@ -934,10 +987,12 @@ def _check_sizes(reading: Reading) -> None:
 
 def control_flow_error(names: list[str], error: Exception) -> ValueError:
     """For a program that branches in Python on the value of an unobserved site."""
+    told = ", ".join(f"'{n}'" for n in names) or "an unobserved site"
     return ValueError(
-        "the program uses the value of an unobserved site in Python control flow or as a Python "
-        f"number (unobserved: {', '.join(names)}): {str(error).splitlines()[0]} Replace `if z:` by "
-        "jnp.where(z, a, b), and int(z) by indexing with z."
+        f"the program uses the value of {told} in Python control flow or as a Python number"
+        f"{own_line(error)}: {str(error).splitlines()[0]} Its value is not known while the "
+        "program runs: replace `if z:` by jnp.where(z, a, b), and int(z) or range(z) by indexing "
+        "with z or by jnp.where over all its values."
     )
 
 

@@ -118,15 +118,21 @@ def _refuse_unsummable(
     roles: dict[str, tuple[Role, str]],
     refusals: dict[str, str],
 ) -> None:
-    for name, (role, reason) in roles.items():
-        if role is not Role.LATENT:
-            continue
-        message = messages[name]
-        if not is_discrete(message.fn):
-            raise ValueError(
-                f"latent '{name}' ({reason}): no structure can integrate a continuous latent "
-                f'out exactly. Estimate it instead with Model(..., parameters={{"{name}"}}), '
-                "or make it discrete."
-            )
-        if name in refusals:
+    continuous = {
+        name: reason
+        for name, (role, reason) in roles.items()
+        if role is Role.LATENT and not is_discrete(messages[name].fn)
+    }
+    if continuous:
+        name, reason = next(iter(continuous.items()))
+        names = ", ".join(f'"{n}"' for n in continuous)
+        raise ValueError(
+            f"latent '{name}' ({reason}): no structure can integrate a continuous latent out "
+            f"exactly. Estimate it with Model(..., parameters={{{names}}}): its distribution is "
+            "then its prior, hierarchical or not, and counts in MAP and in fit_nuts, which samples "
+            "all parameters jointly as numpyro.infer.NUTS does on the program itself; or make it "
+            "discrete."
+        )
+    for name, (role, _) in roles.items():
+        if role is Role.LATENT and name in refusals:
             raise ValueError(refusals[name])

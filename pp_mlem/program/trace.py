@@ -73,6 +73,7 @@ class Runner(Messenger):
         self.supply = supply
         self.on_scan = on_scan
         self.inside = False
+        self.kinds: dict[str, str] = {}
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow":
@@ -95,12 +96,15 @@ class Runner(Messenger):
                 "with an argument. A site of a scan has one name for all its steps; a name made "
                 "from the step's number (f'y_{t}') belongs to a Python loop."
             )
+        _check_name(self.kinds, msg)
         if msg["type"] == "param" and self.inside:
             raise Refused(
                 f"numpyro.param '{msg['name']}' stands inside the body of a scan; declare it "
                 "before the scan."
             )
-        if msg["type"] in ("sample", "param") and msg["value"] is None:
+        if msg["type"] == "sample" and msg["value"] is None and _is_point(msg["fn"]):
+            _determine(msg)  # one value: deterministic, whatever it depends on
+        elif msg["type"] in ("sample", "param") and msg["value"] is None:
             msg["value"] = self.supply(msg)
         elif msg["type"] == "param":  # handlers.substitute inside the program made it a constant
             msg["stop"] = True
@@ -196,6 +200,18 @@ class _AtStep(Messenger):
             return array
         array = jnp.asarray(array)
         return array[0] if array.shape[0] == 1 else array[self.number]
+
+
+def _check_name(kinds: dict[str, str], msg: dict[str, Any]) -> None:
+    """NumPyro's trace lets a plate replace the site that has its name, without a word."""
+    if msg["type"] not in ("sample", "param", "plate"):
+        return
+    kind = "plate" if msg["type"] == "plate" else "site"
+    if kinds.setdefault(msg["name"], kind) != kind:
+        raise Refused(
+            f"'{msg['name']}' is the name of a plate and of a site; names are unique in NumPyro. "
+            "Rename one of them."
+        )
 
 
 @contextmanager
@@ -312,6 +328,23 @@ def innermost(fn: Any) -> Any:
     while isinstance(fn, (ExpandedDistribution, Independent, MaskedDistribution)):
         fn = fn.base_dist
     return fn
+
+
+def _is_point(fn: Any) -> bool:
+    return isinstance(innermost(fn), dist.Delta)
+
+
+def _determine(msg: dict[str, Any]) -> None:
+    """Give an unobserved Delta its one value, as numpyro.deterministic would."""
+    point, shape = innermost(msg["fn"]), msg["fn"].batch_shape + msg["fn"].event_shape
+    density = point.log_density
+    if isinstance(density, jax.core.Tracer) or np.any(np.asarray(density) != 0):
+        raise Refused(
+            f"site '{msg['name']}': an unobserved Delta with a log_density. Write the value as "
+            "numpyro.deterministic and the density as numpyro.factor."
+        )
+    msg["value"] = jnp.broadcast_to(point.v, msg["kwargs"].get("sample_shape", ()) + shape)
+    msg["type"] = "deterministic"
 
 
 def is_factor(fn: Any) -> bool:
