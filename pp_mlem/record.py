@@ -45,6 +45,7 @@ def check_record(path: str | Path, record: Mapping[str, Any]) -> None:
         expect(name, str, record[name], "text")
     for name in ("diagnostics", "reasons", "starts"):
         expect(name, dict, record[name], "a mapping")
+    expect("groups", list, record["groups"], "a list")
     for name in ("names", "scalar_names"):
         expect(name, list, record[name], "a list of names")
         if not all(isinstance(n, str) for n in record[name]):
@@ -71,6 +72,10 @@ def _check_sizes(path: str | Path, record: Mapping[str, Any]) -> None:
             raise damaged(path, f"'{name}' has shape {array.shape} for {size} scalars")
     if record["vector"].ndim != 1:
         raise damaged(path, f"'vector' has shape {record['vector'].shape}")
+    if "draw_vectors" not in record and not {"objective", "status", "optimum"} <= set(
+        record["starts"]
+    ):
+        raise damaged(path, "'starts' lacks a column")
     columns = list(record["starts"].values())
     if not all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
         raise damaged(path, "the columns of 'starts' differ in length")
