@@ -21,7 +21,7 @@ from pp_mlem.nuts import check_counts, climb
 from pp_mlem.optima import label_optima
 from pp_mlem.point import check_model
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
-from pp_mlem.problem import Problem
+from pp_mlem.problem import Problem, takes_gradients
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
 from pp_mlem.summary import attempt, summarise, told
@@ -32,6 +32,7 @@ TOLERANCE = 1e-6
 GOOD_K = 0.7
 
 
+@takes_gradients
 def fit_laplace(
     model: Model,
     starts: int | None = None,

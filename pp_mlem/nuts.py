@@ -19,7 +19,7 @@ from pp_mlem.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.model import Model
 from pp_mlem.point import LANE_WORK, check_model, loop_jit, work_per_step
 from pp_mlem.precision import quick_jit, working_precision
-from pp_mlem.problem import Problem
+from pp_mlem.problem import Problem, takes_gradients
 from pp_mlem.program.sites import Role
 from pp_mlem.progress import Progress
 from pp_mlem.sampler import Sample, Settings, run_sampler
@@ -61,6 +61,7 @@ def climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> ja
     return function(vectors, model.data, fixed)
 
 
+@takes_gradients
 def fit_nuts(
     model: Model,
     chains: int = 4,

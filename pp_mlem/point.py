@@ -20,7 +20,7 @@ from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
 from pp_mlem.precision import check_dtype, lean_jit, quick_jit, working_precision
-from pp_mlem.problem import Problem
+from pp_mlem.problem import Problem, takes_gradients
 from pp_mlem.program.space import is_half_line
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
@@ -118,6 +118,7 @@ def is_large(model: Model, size: int) -> bool:
     return work_per_step(model) * size > HESSIAN_WORK
 
 
+@takes_gradients
 def fit_point(
     model: Model,
     options: PointOptions,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,28 @@ from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import Message, as_floating, unwrap
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes_gradients(fit: F) -> F:
+    """A fit of a program that JAX cannot differentiate in reverse says so in the program's words."""
+
+    @functools.wraps(fit)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fit(*args, **kwargs)
+        except ValueError as error:
+            if "Reverse-mode differentiation does not work" not in str(error):
+                raise
+            raise ValueError(
+                "the program computes a distribution's parameter by jax.lax.while_loop, or by "
+                "fori_loop with a number of steps that is computed, whose gradient JAX cannot "
+                "take. Use jax.lax.scan or fori_loop with a fixed number of steps, or a solver "
+                "with a rule of its own (jax.lax.custom_root)."
+            ) from error
+
+    return wrapper  # type: ignore[return-value]
 
 
 def at_one_value(
