@@ -29,7 +29,7 @@ QUICK = {
 
 
 TO_MEND = {
-    "truncation at a latent", "n-mixture", "unconstrained param as probabilities",
+    "truncation at a latent", "n-mixture",
 }  # fmt: skip
 
 

@@ -50,6 +50,8 @@ def assign_roles(
             "the program has no observed site. Pass data with obs=, as in "
             'numpyro.sample("x", dist.Normal(mu, 1), obs=x), or add a numpyro.factor.'
         )
+    discrete = [n for n in unobserved if messages[n].kind == "sample" and is_discrete(messages[n].fn)]
+    units = [*sorted(observed), *sorted(discrete)]
     roles: dict[str, tuple[Role, str]] = {}
     ambiguous: dict[str, str] = {}
     for name, message in messages.items():
@@ -87,9 +89,7 @@ def assign_roles(
             )
         else:
             own = {plate for plate, _, _ in message.plates}
-            hosts = [
-                n for n in observed if own and own == {plate for plate, _, _ in messages[n].plates}
-            ]
+            hosts = [n for n in units if own and own == {p for p, _, _ in messages[n].plates}]
             if hosts:
                 ambiguous[name] = hosts[0]
             roles[name] = (Role.PARAMETER, "continuous, depends on no other unobserved site")
@@ -104,7 +104,7 @@ def assign_roles(
         names = ", ".join(f'"{n}"' for n in ambiguous)
         raise ValueError(
             f"ambiguous site(s) {sorted(ambiguous)}: '{name}' is continuous, has no random "
-            f"parents and has the plates of the observed site '{host}', so it could be a "
+            f"parents and has the plates of '{host}', so it could be a "
             f"latent of each unit or a parameter. Pass Model(..., parameters={{{names}}}) to "
             f"estimate, or Model(..., latents={{{names}}}) to integrate out; naming one side "
             "settles the other."
