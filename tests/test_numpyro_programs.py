@@ -15,6 +15,7 @@ import pytest
 from numpyro import handlers
 from numpyro.infer.util import log_density
 from numpyro_programs import PROGRAMS, Case
+from scan_programs import LawsKept
 
 from pp_mlem import Model, compare, fit_em, fit_mle, fit_nuts
 
@@ -88,7 +89,8 @@ def latent_cells(case: Case, params: dict) -> dict[str, tuple[tuple, np.ndarray,
 
 
 def enumerated_density(case: Case, params: dict, whole: type) -> float:
-    """log sum over latents of NumPyro's log density; latents that a mask hides count once."""
+    """log sum over latents of NumPyro's log density. A latent that a mask hides keeps its law,
+    which sums to one: so animals are alive at their first capture (see `LawsKept`)."""
     cells = latent_cells(case, params)
     free = [(n, i, v) for n, (shape, v, _) in cells.items() for i in np.ndindex(*shape)]
     count = int(np.prod([float(len(v)) for _, _, v in free] or [1.0]))
@@ -97,9 +99,10 @@ def enumerated_density(case: Case, params: dict, whole: type) -> float:
     rows = rows.reshape(count, len(free))
 
     def density(chosen: dict) -> jax.Array:
-        return log_density(
-            case.program, tuple(copied(case)), case.kwargs, {**params, **chosen}
-        )[0]
+        with LawsKept():
+            return log_density(
+                case.program, tuple(copied(case)), case.kwargs, {**params, **chosen}
+            )[0]
 
     batch, position = {}, 0
     for name, (shape, values, _) in cells.items():
@@ -111,13 +114,6 @@ def enumerated_density(case: Case, params: dict, whole: type) -> float:
         return float(jax.jit(density)({}))
     logs = np.asarray(jax.lax.map(density, batch, batch_size=min(count, 512)))
     total = np.logaddexp.reduce(logs)
-    for k, (name, index, values) in enumerate(free):
-        if cells[name][2][index]:
-            continue
-        at = np.argmax(logs)
-        same = np.flatnonzero((np.delete(rows, k, 1) == np.delete(rows[at], k)).all(1))
-        if np.ptp(logs[same]) < 1e-9:  # hidden, and nothing depends on it
-            total -= np.log(len(values))
     return float(total)
 
 
