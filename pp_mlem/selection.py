@@ -232,7 +232,9 @@ def _claim(
     names += [f"argument {i}" for i in range(len(names), len(args))]
     own: dict[str, Any] = {"format": 2, "program": digest(program), "python": PYTHON}
     given = [*zip(names, args, strict=False), *rest.items()]
-    own |= {f"argument {k}": digest(v) for k, v in given}
+    for name, value in given:
+        data = hasattr(value, "shape") or isinstance(value, (list, tuple, dict))
+        own[f"argument {name}, data" if data else f"argument {name}"] = digest(value)
     own |= {k: digest(sorted(v) if isinstance(v, tuple) else v) for k, v in options.items()}
     own |= {k: settings[k] for k in ("starts", "seed")}
     if nuts:
