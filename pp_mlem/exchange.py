@@ -15,7 +15,7 @@ from pp_mlem.groups import Group, Order, permute_axes
 from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.problem import log_prior
-from pp_mlem.program.data import neutral_parameters
+from pp_mlem.program.gathers import neutral_parameters
 from pp_mlem.relabel import Relabeller, Solution, slot_sets
 
 AXES = 8  # beyond so many axes their subsets are not enumerated

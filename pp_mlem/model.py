@@ -30,13 +30,14 @@ from pp_mlem.precision import (
 )
 from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.data import ProgramData, neutral_parameters, prepare_data
-from pp_mlem.program.reading import Reading, read_program
+from pp_mlem.program.data import ProgramData, prepare_data
+from pp_mlem.program.gathers import Gathers, neutral_parameters
+from pp_mlem.program.reading import Reading, read_program, thin
 from pp_mlem.program.redraw import observed_cells, place, relaid
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import drawing_function
-from pp_mlem.program.verify import read_factors
+from pp_mlem.program.verify import Verification, read_factors
 
 Params = Mapping[str, Any]
 
@@ -99,11 +100,14 @@ class Model:
             note_shapes(arguments.dynamic)
             reading, dynamic = read_program(arguments, **self.overrides)
             self._check_observe(reading)
-            reading, factors = read_factors(reading, dynamic)
+            verification = read_factors(reading, dynamic)
+            reading, factors = verification.reading, verification.factors
             self.marginal: Marginal = build_marginal(reading, factors)
-            self.data: ProgramData = prepare_data(reading, factors, self.observe, self.dtype)
+            self.data: ProgramData = prepare_data(
+                reading, factors, self.observe, self.dtype, verification.gathers
+            )
         self._problems: dict[Any, Problem] = {}
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Any, Any] = {"verification": verification}
 
     # --- what was read ----------------------------------------------------------------------
 
@@ -167,7 +171,8 @@ class Model:
             **values: new arrays by the name of the program's argument.
         """
         arguments = self.arguments.replace(values).in_precision(self.dtype)
-        if not arguments.shares_structure(self.arguments) or self.reading.sized:
+        same = arguments.shares_structure(self.arguments) and not self.reading.sized
+        if not same or not self._reads_alike(arguments):
             args, kwargs = arguments.values()
             return Model(
                 self.program,
@@ -181,9 +186,25 @@ class Model:
         other.__dict__.update(self.__dict__)
         with working_precision(self.dtype):
             reading = replace(self.reading, arguments=arguments)
-            other.data = prepare_data(reading, self.marginal.factors, self.observe, self.dtype)
+            other.data = prepare_data(
+                reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers
+            )
         other.marginal = replace(self.marginal, reading=reading)
         return other
+
+    @property
+    def _verification(self) -> Verification:
+        factors = self.marginal.factors
+        return self.compiled("verification", lambda: Verification(Gathers(self.reading, factors)))
+
+    def _reads_alike(self, arguments: Arguments) -> bool:
+        """Whether this reading is right for other data of the same shapes."""
+        with working_precision(self.dtype):
+            dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+            try:
+                return self._verification.difference(dynamic) is None
+            except ValueError:  # a gather that the new data make into something else
+                return False
 
     def __reduce__(self) -> tuple:
         """For pickle and copy: the program, its arguments and its data; what is compiled stays."""

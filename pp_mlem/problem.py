@@ -15,6 +15,7 @@ from pp_mlem.maximise.blocks import Block, plan_blocks
 from pp_mlem.maximise.step import NUMERIC_STEPS, Params, expected_log_joint, maximise
 from pp_mlem.partition.marginal import Marginal, Natural
 from pp_mlem.program.data import ProgramData
+from pp_mlem.program.factors import own_density
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
@@ -49,18 +50,6 @@ def at_one_value(
     """Run the program with every gathered latent at one value, for what concerns parameters; those
     of a scan's body are taken at every step."""
     return reading.run(params, data.dynamic, extract, reading.zeros(), wanted=names, wide=names)
-
-
-def own_density(message: Message, value: jax.Array) -> jax.Array:
-    """The log density, weights applied, of each element of a site at its value's own shape.
-
-    A prior that a latent's enumeration broadcasts (as a Normal of `mu[z]` does whose scale is
-    reparametrised away) is the same at all values of the latent, and counts once.
-    """
-    density = message.fn.log_prob(value)
-    density = density if message.scale is None else message.scale * density
-    surplus = jnp.ndim(density) - (jnp.ndim(value) - len(message.fn.event_shape))
-    return density[(0,) * surplus] if surplus > 0 else density
 
 
 def log_prior(

@@ -17,8 +17,9 @@ from pp_mlem.partition.recursions import filtered
 from pp_mlem.partition.semiring import SUM, Semiring
 from pp_mlem.partition.table import Table
 from pp_mlem.precision import tiny_log
-from pp_mlem.program.data import ProgramData, SiteData, gathered_pairs
+from pp_mlem.program.data import ProgramData, SiteData
 from pp_mlem.program.factors import Factor, natural_parameters, table_axes
+from pp_mlem.program.gathers import gathered_factors
 from pp_mlem.program.reading import Reading
 
 LOOKUP_CATEGORIES = 32
@@ -513,7 +514,7 @@ def build_marginal(reading: Reading, factors: tuple[Factor, ...]) -> Marginal:
     chains = plan_chains(reading, factors)
     sizes = {s.name: s.size for s in reading.slots}
     plates = {name: p.size for name, p in reading.plates.items()}
-    gathers = dict.fromkeys(gathered_pairs(reading, factors))
+    gathers = dict.fromkeys(gathered_factors(reading, factors))
     states = frozenset(v for chain in chains for v in chain.own)
     initial = frozenset().union(*(chain.initial for chain in chains))
     places = {s.name: s.plates for s in reading.latents if s.name not in states}

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.families import Family
-from pp_mlem.precision import lean_jit, quick_jit
+from pp_mlem.precision import quick_jit
 from pp_mlem.program.bindings import iota_parameters, site_arguments
-from pp_mlem.program.factors import Factor, log_table
+from pp_mlem.program.factors import Factor
+from pp_mlem.program.gathers import Gathers
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe
@@ -123,10 +124,11 @@ def _check_support(name: str, kind: str, support: Any, value: Any, missing: Any)
     inside = np.asarray(quick_jit(support.check)(jnp.asarray(filled)))
     event = support.event_dim
     hidden = missing.all(tuple(range(missing.ndim - event, missing.ndim))) if event else missing
-    inside = inside | hidden
+    # Along the values of latents that move the support, one that contains the datum is enough.
+    inside = (inside | hidden).any(tuple(range(inside.ndim - hidden.ndim)))
     if np.all(inside):
         return
-    where = tuple(int(i) for i in np.argwhere(~inside)[0][inside.ndim - hidden.ndim :])
+    where = tuple(int(i) for i in np.argwhere(~inside)[0])
     bad = np.asarray(value)[where]
     raise ValueError(
         f"observed site '{name}': the value {bad} at index {where} is outside the support of "
@@ -169,6 +171,7 @@ def prepare_data(
     factors: tuple[Factor, ...],
     observe: Mapping[str, Any],
     dtype: np.dtype,
+    gathers: Gathers,
 ) -> ProgramData:
     """Run the program on the data, check every observed value, and lay the data out.
 
@@ -221,7 +224,7 @@ def prepare_data(
 
         return reading.run(values, given, without_copies, reading.zeros(), wanted=names, wide=True)
 
-    run = quick_jit(run) if reading.arguments.traced else run
+    run = gathers.keep("observed", run)
     by_name = run(params, dynamic)
     raw: dict[str, Any] = {
         k: {n: found[k] for n, found in by_name.items() if k in found}
@@ -242,14 +245,14 @@ def prepare_data(
     def indices(values: dict[str, Any], given: tuple) -> dict[str, Any]:
         return reading.run(values, given, site_arguments, reading.zeros(), wanted=probed)
 
-    indices = quick_jit(indices) if reading.arguments.traced else indices
+    indices = gathers.keep("indices", indices)
     raw["index"] = indices(params, dynamic) if probed else {}
     fns = _concrete_observed(reading, dynamic, observed)
     sites = {
         name: _site_data(reading, by_site[name], fns[name], raw, name)
         for name in list(raw["value"])
     }
-    maps = gather_maps(reading, factors, dynamic)
+    maps = gathers.maps(reading, dynamic)
     weights = _weights(reading, factors, raw, maps)
     valid = _valid_steps(reading, raw)
     _check_masks(reading, factors, raw, valid, maps)
@@ -274,79 +277,6 @@ def prepare_data(
         maps,
         {name: jnp.asarray(mask) for name, mask in valid.items()},
     )
-
-
-def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
-    """Parameter values inside their supports, for probing."""
-    space = reading.space
-    rng = np.random.default_rng(seed)
-    return space.to_params(jnp.asarray(rng.uniform(-1, 1, space.size)))
-
-
-def gathered_pairs(reading: Reading, factors: tuple[Factor, ...]) -> dict[tuple[str, str], tuple]:
-    """(child plate, parent plate): (latent, site) where a latent is gathered across plates."""
-    found: dict[tuple[str, str], tuple] = {}
-    for factor in factors:
-        for latent in factor.latents:
-            if reading.sites[latent].scan:
-                continue
-            steps = {p for scan in reading.scans.values() for p in (scan.time, scan.rest)}
-            own = reading.sites[latent].plates
-            missing, surplus = own - factor.plates, factor.plates - own - steps
-            if not missing:
-                continue
-            if len(own) != 1 or len(surplus) != 1:
-                raise ValueError(
-                    f"latent '{latent}' reaches '{factor.site}' across plates {sorted(own)} and "
-                    f"{sorted(factor.plates)}. Only one plate gathered into one other plate, as in "
-                    "g[group], can be summed."
-                )
-            found.setdefault((next(iter(surplus)), next(iter(missing))), (latent, factor))
-    return found
-
-
-def gather_maps(
-    reading: Reading, factors: tuple[Factor, ...], dynamic: tuple
-) -> dict[tuple[str, str], jax.Array]:
-    """For each gathered latent, which of its units every row reads: found by setting the latent
-    to the binary digits of its unit's number and seeing which rows change."""
-    maps: dict[tuple[str, str], jax.Array] = {}
-    pairs = gathered_pairs(reading, factors)
-    params = neutral_parameters(reading, 0) if pairs else {}
-    for pair, (latent, factor) in pairs.items():
-        site = reading.sites[latent]
-        support = jnp.asarray(reading.values[latent])
-        shape = reading.plate_shape(site.dims)
-        units = jnp.arange(reading.plates[pair[1]].size).reshape(shape)
-        host = reading.sites[factor.site]
-
-        def density(
-            codes: Any,
-            latent: str = latent,
-            factor: Factor = factor,
-            support: Any = support,
-            host: Any = host,
-        ) -> Any:
-            found = reading.run(
-                params,
-                dynamic,
-                lambda m: log_table(m, host),
-                {latent: support[codes]},
-                wanted=frozenset({factor.site}),
-                wide=True,
-            )
-            return found[factor.site]
-
-        density = lean_jit(density)
-        baseline = np.asarray(density(jnp.zeros(shape, int)))
-        row_axis = baseline.ndim + host.dims[pair[0]]
-        others = tuple(i for i in range(baseline.ndim) if i != row_axis)
-        index = np.zeros(reading.plates[pair[0]].size, int)
-        for bit in range(max(1, int(units.size - 1).bit_length())):
-            changed = np.asarray(density((units >> bit) & 1)) != baseline
-            index += changed.any(others).astype(int) << bit
-        maps[pair] = jnp.asarray(np.minimum(index, units.size - 1))
-    return maps
 
 
 def _concrete_observed(reading: Reading, dynamic: tuple, observed: frozenset[str]) -> dict:
@@ -388,7 +318,8 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
                 "yet; drop these rows, or use independent columns with to_event."
             )
     support, fixed = raw["support"][name]
-    if fixed:
+    above = frozenset().union(*reading.dependencies[name].values())
+    if fixed and not any(s.vmapped and s.name in above for s in reading.slots):
         _check_support(name, type(bare.fn).__name__, support, raw["value"][name], missing)
     if factor.family is None:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.families import Family, family_of
+from pp_mlem.precision import tiny_log
 from pp_mlem.program.bindings import (
     Binding,
     closed_form_candidates,
@@ -285,20 +286,51 @@ def log_table(message: Message, site: Site) -> jax.Array:
         return jnp.zeros_like(density) if bare.hidden else density
     value = jnp.asarray(value)
     masks = list(bare.masks)
+    support = bare.fn.support
+    moves = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(support))
+    inside = support.check(value) if moves else None
+    if moves:  # latents and parameters may widen it
+        event = value.shape[value.ndim - len(bare.fn.event_shape) :]
+        value = jnp.broadcast_to(value, (*inside.shape, *event))
     if jnp.issubdtype(value.dtype, jnp.floating):
-        missing = jnp.isnan(value)
-        safe = bare.fn.support.feasible_like(value)
-        for _ in bare.fn.event_shape:
-            missing = missing.any(-1)
-        expand = missing.reshape(missing.shape + (1,) * len(bare.fn.event_shape))
-        value = jnp.where(expand, safe, value)
+        missing = _rows(jnp.isnan(value), bare.fn)
+        value = jnp.where(_cells(missing, bare.fn), support.feasible_like(value), value)
         masks.append(~missing)
+        inside = inside | missing if moves else None
+    if moves:
+        value = jnp.where(_cells(inside, bare.fn), value, support.feasible_like(value))
     density = log_density(bare.fn, value)
+    if moves:  # outside of a support that the latents move: probability zero, to be summed
+        density = jnp.where(inside, density, tiny_log(density.dtype))
     if bare.columns:
         columns = tuple(message.fn.event_shape[: bare.columns])
         density = jnp.broadcast_to(density, jnp.broadcast_shapes(density.shape, columns))
     density = _masked(density, tuple(masks))
     return density.sum(tuple(range(-bare.columns, 0))) if bare.columns else density
+
+
+def _rows(cells: jax.Array, fn: Any) -> jax.Array:
+    """Whether any cell of an element is marked."""
+    for _ in fn.event_shape:
+        cells = cells.any(-1)
+    return cells
+
+
+def _cells(rows: jax.Array, fn: Any) -> jax.Array:
+    """The same for all cells of an element."""
+    return rows.reshape(rows.shape + (1,) * len(fn.event_shape))
+
+
+def own_density(message: Message, value: jax.Array) -> jax.Array:
+    """The log density, weights applied, of each element of a site at its value's own shape.
+
+    A prior that a latent's enumeration broadcasts (as a Normal of `mu[z]` does whose scale is
+    reparametrised away) is the same at all values of the latent, and counts once.
+    """
+    density = message.fn.log_prob(value)
+    density = density if message.scale is None else message.scale * density
+    surplus = jnp.ndim(density) - (jnp.ndim(value) - len(message.fn.event_shape))
+    return density[(0,) * surplus] if surplus > 0 else density
 
 
 def _masked(density: jax.Array, masks: tuple) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from numpyro.distributions.distribution import (
     Independent,
     MaskedDistribution,
     Unit,
+    validation_enabled,
 )
 from numpyro.primitives import _PYRO_STACK, Messenger
 
@@ -252,6 +254,23 @@ def run_program(
     return _messages(sites)
 
 
+def plain_messages(
+    arguments: Arguments, dynamic: tuple, given: dict[str, Any]
+) -> dict[str, Message]:
+    """The sites of the program as NumPyro itself runs it at given values, scans included: those
+    of a scan are stacked over its steps."""
+    with (
+        warnings.catch_warnings(),
+        _no_outer_handlers(),
+        handlers.trace() as sites,
+        handlers.seed(rng_seed=0),
+        validation_enabled(True),  # only then is a density outside of its support zero
+    ):
+        warnings.filterwarnings("ignore", message="Out-of-support")
+        arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
+    return _messages(sites)
+
+
 def _messages(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict[str, Message]:
     messages = {}
     for name, site in sites.items():
@@ -422,14 +441,20 @@ def listed(name: str, support: Any) -> np.ndarray:
     return np.arange(low, high + 1)
 
 
-def log_density(fn: Any, value: Any) -> jax.Array:
-    """log f of an observed value. NumPyro indexes by categories, which are floating beside missing
-    ones (0 here), and computes with the numbers that booleans stand for."""
+def as_numbers(fn: Any, value: Any) -> Any:
+    """A value as `fn.log_prob` can take it: NumPyro indexes by categories, which are floating beside
+    missing ones (0 here), and computes with the numbers that booleans stand for."""
+    fn = innermost(fn)
     kind = jnp.result_type(value)
     indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
     if kind == jnp.bool_ or (indexes and jnp.issubdtype(kind, jnp.floating)):
         value = jnp.nan_to_num(value).astype(jnp.result_type(int))
-    return fn.log_prob(value)
+    return value
+
+
+def log_density(fn: Any, value: Any) -> jax.Array:
+    """log f of an observed value."""
+    return fn.log_prob(as_numbers(fn, value))
 
 
 def as_floating(value: Any) -> jax.Array:

@@ -1,0 +1,178 @@
+"""Latents gathered from one plate into another, `g[group]`: which unit every row reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.precision import lean_jit, quick_jit
+from pp_mlem.program.factors import Factor, log_table
+from pp_mlem.program.reading import Reading
+
+Pair = tuple[str, str]  # child plate, parent plate
+
+
+def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
+    """Parameter values inside their supports, for probing."""
+    space = reading.space
+    rng = np.random.default_rng(seed)
+    return space.to_params(jnp.asarray(rng.uniform(-1, 1, space.size)))
+
+
+def without_missing(dynamic: tuple) -> tuple:
+    """The arguments with a seen value in place of each NaN: what depends on what must not hang on
+    which cells are missing."""
+
+    def fill(array: Any) -> Any:
+        host = np.asarray(array)
+        if host.dtype.kind != "f" or not np.isnan(host).any():
+            return array
+        flat = host.ravel()
+        seen = np.flatnonzero(~np.isnan(flat))
+        if not seen.size:
+            return jnp.zeros_like(array)
+        nearest = seen[np.clip(np.searchsorted(seen, np.arange(flat.size)), 0, seen.size - 1)]
+        return jnp.asarray(flat[nearest].reshape(host.shape))
+
+    return tuple(fill(a) for a in dynamic)
+
+
+def gathered_factors(
+    reading: Reading, factors: tuple[Factor, ...]
+) -> dict[Pair, tuple[tuple[str, Factor], ...]]:
+    """For each pair of plates, the latents gathered across them and the sites that read them."""
+    found: dict[Pair, list[tuple[str, Factor]]] = {}
+    steps = {p for scan in reading.scans.values() for p in (scan.time, scan.rest)}
+    for factor in factors:
+        for latent in factor.latents:
+            if reading.sites[latent].scan:
+                continue
+            own = reading.sites[latent].plates
+            missing, surplus = own - factor.plates, factor.plates - own - steps
+            if not missing:
+                continue
+            if len(own) != 1 or len(surplus) != 1:
+                raise ValueError(
+                    f"latent '{latent}' reaches '{factor.site}' across plates {sorted(own)} and "
+                    f"{sorted(factor.plates)}. Only one plate gathered into one other plate, as in "
+                    "g[group], can be summed."
+                )
+            pair = next(iter(surplus)), next(iter(missing))
+            found.setdefault(pair, []).append((latent, factor))
+    return {pair: tuple(members) for pair, members in found.items()}
+
+
+@dataclass(frozen=True)
+class Gathers:
+    """Finds, for each pair of plates, the unit of the parent that every row of the child reads.
+
+    All units are set to one value of the latent, then those whose number has a certain binary
+    digit to another, then the others: a row that reads one unit moves at exactly one of the two.
+    What is compiled for it, and for reading other data of the same shapes, is kept.
+    """
+
+    reading: Reading
+    factors: tuple[Factor, ...]
+    compiled: dict[Any, Callable] = field(default_factory=dict, compare=False)
+
+    def keep(self, key: Any, function: Callable, compiler: Callable = quick_jit) -> Callable:
+        """`function` compiled, or what was compiled under this key before."""
+        if key not in self.compiled:
+            self.compiled[key] = compiler(function) if self.reading.arguments.traced else function
+        return self.compiled[key]
+
+    def maps(self, reading: Reading, dynamic: tuple) -> dict[Pair, jax.Array]:
+        """(rows of the child,) for each pair; `reading` has the sizes of the plates."""
+        members = gathered_factors(self.reading, self.factors)
+        if not members:
+            return {}
+        filled = without_missing(dynamic)
+        return {pair: self._map(reading, pair, members[pair], filled) for pair in members}
+
+    def _density(self, pair: Pair, members: tuple, gathered: tuple[str, ...]) -> Callable:
+        """Densities of all that reads across the pair, rows last, at given codes of the latents."""
+        reading, sites = self.reading, {f.site for _, f in members}
+
+        def density(params: dict, dynamic: tuple, codes: dict[str, Any]) -> list[Any]:
+            values = {n: jnp.asarray(reading.values[n])[codes[n]] for n in gathered}
+            found = reading.run(
+                params,
+                dynamic,
+                lambda m: m.placed(log_table(m, reading.sites[m.name])),
+                values,
+                wanted=frozenset(sites),
+            )
+            return [_rows_last(found[s], reading.sites[s].dims[pair[0]]) for s in sorted(sites)]
+
+        return self.keep(pair, density, lean_jit)
+
+    def _map(self, reading: Reading, pair: Pair, members: tuple, dynamic: tuple) -> jax.Array:
+        size, rows = reading.plates[pair[1]].size, reading.plates[pair[0]].size
+        own = {latent for latent, _ in members}
+        gathered = tuple(s.name for s in reading.latents if s.vmapped or s.name in own)
+        run = self._density(pair, members, gathered)
+        params = neutral_parameters(reading, 0)
+        units = np.arange(size)
+        index = np.zeros(rows, int)
+        unknown = np.ones(rows, bool)
+        values = max(reading.sites[n].size for n in own)
+
+        def densities(code: np.ndarray, other: int) -> list[np.ndarray]:
+            codes = {}
+            for name in gathered:
+                site = reading.sites[name]
+                shape = reading.plate_shape(site.dims)
+                chosen = code.reshape(shape) if name in own else np.full(shape, other)
+                codes[name] = jnp.asarray(np.minimum(chosen, site.size - 1))
+            return [np.asarray(a) for a in run(params, dynamic, codes)]
+
+        # Another gathered latent may hide this one at some of its values.
+        others = range(max((reading.sites[n].size for n in gathered if n not in own), default=1))
+        for other in others:
+            for value in range(1, values):
+                base = densities(np.zeros(size, int), other)
+                found = _moved(base, densities(np.full(size, value), other), rows) & unknown
+                if not found.any():
+                    continue
+                number = np.zeros(rows, int)
+                for bit in range(int(size - 1).bit_length()):
+                    digit = (units >> bit) & 1
+                    ones = _moved(base, densities(value * digit, other), rows)
+                    zeros = _moved(base, densities(value * (1 - digit), other), rows)
+                    if (found & ones & zeros).any():
+                        self._refuse(members[0], pair, int(np.argmax(found & ones & zeros)))
+                    number += ones.astype(int) << bit
+                index = np.where(found, np.minimum(number, size - 1), index)
+                unknown &= ~found
+                if not unknown.any():
+                    return jnp.asarray(index)
+        return jnp.asarray(index)
+
+    def _refuse(self, member: tuple[str, Factor], pair: Pair, row: int) -> None:
+        latent, factor = member
+        raise ValueError(
+            f"latent '{latent}' reaches '{factor.site}' from several units of plate '{pair[1]}' at "
+            f"once (row {row} of '{pair[0]}'). A sum over units that meet one another, as in a "
+            "network, does not factorise; each row may read one unit, as in g[group]."
+        )
+
+
+def _rows_last(table: Any, dim: int) -> Any:
+    """(others, rows); a table that is the same for all rows has one."""
+    if table.ndim < -dim:
+        return table.reshape(-1, 1)
+    return jnp.moveaxis(table, table.ndim + dim, -1).reshape(-1, table.shape[table.ndim + dim])
+
+
+def _moved(before: list[np.ndarray], after: list[np.ndarray], rows: int) -> np.ndarray:
+    """Which rows changed in any of the sites; NaN is equal to itself."""
+    changed = np.zeros(rows, bool)
+    for a, b in zip(before, after, strict=True):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        changed |= ~same.all(0)
+    return changed
