@@ -21,7 +21,7 @@ from pp_mlem.program.gathers import Gathers, neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading, control_flow_error
 from pp_mlem.program.scans import at_step
 from pp_mlem.program.sites import Plate, Role
-from pp_mlem.program.trace import Message, plain_messages, unwrap
+from pp_mlem.program.trace import Message, innermost, plain_messages, unwrap, whole_numbers
 
 CONFIGURATIONS = 48  # of the latents, at most; all of them where they are fewer
 CELLS = 40_000  # of one site over all configurations
@@ -243,7 +243,7 @@ def _plain_densities(
         fn = unwrap(message.fn).fn if law else message.fn
         with warnings.catch_warnings(), validation_enabled(True):  # else no density is ever zero
             warnings.filterwarnings("ignore", message="Out-of-support")
-            density = fn.log_prob(message.value)
+            density = fn.log_prob(whole_numbers(innermost(fn), message.value))
         if message.scale is not None:
             density = density * message.scale
         if scan is None or site.role is Role.PARAMETER:
@@ -327,11 +327,12 @@ def _differs(
 ) -> str:
     """How a site's table at the configurations differs from NumPyro's densities, or nothing."""
     table, scale = read
+    impossible = np.isneginf(plain[factor.site]).all(0)  # wrong data: told with their index later
     for i, theirs in enumerate(plain[factor.site]):
         ours = _lookup(reading, factor, table, {n: c[i] for n, c in codes.items()}, maps) * scale
         if theirs.size != ours.size:
             return f"it has {theirs.size} terms and is read with {ours.size}"
-        if not _close(ours.reshape(theirs.shape), theirs):
+        if not _close(np.where(impossible, -np.inf, ours.reshape(theirs.shape)), theirs):
             if any(reading.sites[v].plates for v in factor.latents):
                 return "its density at one unit depends on latents of other units"
             return "its density is read otherwise than NumPyro computes it"
