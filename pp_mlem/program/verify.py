@@ -21,7 +21,7 @@ from pp_mlem.program.gathers import Gathers, neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading, control_flow_error
 from pp_mlem.program.scans import at_step
 from pp_mlem.program.sites import Plate, Role
-from pp_mlem.program.trace import Message, innermost, plain_messages, unwrap, whole_numbers
+from pp_mlem.program.trace import Message, log_density, plain_messages, unwrap
 
 CONFIGURATIONS = 48  # of the latents, at most; all of them where they are fewer
 CELLS = 40_000  # of one site over all configurations
@@ -243,7 +243,7 @@ def _plain_densities(
         fn = unwrap(message.fn).fn if law else message.fn
         with warnings.catch_warnings(), validation_enabled(True):  # else no density is ever zero
             warnings.filterwarnings("ignore", message="Out-of-support")
-            density = fn.log_prob(whole_numbers(innermost(fn), message.value))
+            density = log_density(fn, message.value)
         if message.scale is not None:
             density = density * message.scale
         if scan is None or site.role is Role.PARAMETER:
