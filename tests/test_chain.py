@@ -26,7 +26,7 @@ def enumerate_paths(model: Model, params: dict) -> tuple[float, dict, dict]:
     joint value of its latents."""
     program, arguments = model.program, model.arguments
     params = {k: jnp.asarray(v) for k, v in params.items()}
-    args, kwargs = jax.tree.unflatten(arguments.treedef, _leaves(arguments))
+    args, kwargs = arguments.values()
     trace = handlers.trace(handlers.seed(handlers.substitute(program, params), 0)).get_trace(
         *args, **kwargs
     )
