@@ -52,7 +52,9 @@ def check(program, args, params, latents, **options):
     model = Model(program, *args, **options)
     log_z, prior = by_numpyro(program, args, params, latents)
     np.testing.assert_allclose(model.log_likelihood(params), log_z, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(model.pointwise_log_likelihood(params).sum(), log_z, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        model.pointwise_log_likelihood(params).sum(), log_z, rtol=1e-9, atol=1e-9
+    )
     np.testing.assert_allclose(model.log_prior(params), prior, rtol=1e-9, atol=1e-9)
     return model
 
@@ -172,3 +174,97 @@ def test_a_prior_that_a_latent_broadcasts_counts_once():
     params = {"mu": [-1.0, 1.0], "s": 0.8, "b_decentered": [0.1, -0.2, 0.3]}
     x = np.array([0.3, -1.0, 2.0])
     check(decentred, (x,), params, {"z": ((3,), (0, 1))}, parameters={"b_decentered"})
+
+
+# --- gathers, dependence across units, supports -----------------------------------------------
+
+
+def two_gathers(x, y, group):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("groups", 3):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("x", dist.Normal(mu[z[group]], 1.0), obs=x)
+        numpyro.sample("y", dist.Normal(2 * mu[z[group]], 1.0), obs=y)
+
+
+def test_which_unit_a_row_reads_does_not_hang_on_missing_cells():
+    x, y, group = np.arange(5) / 2, np.arange(5) / 3 - 1, np.array([0, 1, 2, 2, 1])
+    params, latents = {"mu": [-1.0, 1.5]}, {"z": ((3,), (0, 1))}
+    hole = x.copy()
+    hole[[1, 4]] = np.nan
+    model = Model(two_gathers, hole, y, group)
+
+    def shown(a, b, g):
+        mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+        with numpyro.plate("groups", 3):
+            z = numpyro.sample("z", dist.Categorical(PROBS))
+        numpyro.sample("x", dist.Normal(mu[z[g[jnp.array([0, 2, 3])]]], 1.0), obs=a)
+        numpyro.sample("y", dist.Normal(2 * mu[z[g]], 1.0), obs=b)
+
+    expected, _ = by_numpyro(shown, (x[[0, 2, 3]], y, group), params, latents)
+    np.testing.assert_allclose(model.log_likelihood(params), expected, rtol=1e-9)
+    other = np.array([2, 0, 1, 0, 2])
+    expected, _ = by_numpyro(shown, (x[[0, 2, 3]], y, other), params, latents)
+    found = model.with_data(group=other).log_likelihood(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def network(a):
+    p = numpyro.sample("p", dist.Beta(1, 1).expand([2, 2]).to_event(2))
+    with numpyro.plate("nodes", 5):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+    i, j = np.triu_indices(5, 1)
+    with numpyro.plate("pairs", len(i)):
+        numpyro.sample("a", dist.Bernoulli(p[z[i], z[j]]), obs=a)
+
+
+def neighbours(x):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("units", 4):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+    with numpyro.plate("rows", 3):
+        numpyro.sample("x", dist.Normal(mu[z[1:]] * mu[z[:-1]], 1.0), obs=x)
+
+
+def neighbours_in_one_plate(x):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("units", 3):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+        numpyro.sample("x", dist.Normal(mu[z] * mu[jnp.roll(z, 1)], 1.0), obs=x)
+
+
+ACROSS = {
+    "network": (network, np.arange(10) % 2, "several units of plate 'nodes'"),
+    "neighbours": (neighbours, LINE[:3], "several units of plate 'units'"),
+    "one plate": (neighbours_in_one_plate, LINE[:3], "latents of other units"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ACROSS))
+def test_dependence_across_units_is_refused(name):
+    program, data, told = ACROSS[name]
+    with pytest.raises(ValueError, match=told):
+        Model(program, data)
+
+
+def animals(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("sites", len(y)):
+        n = numpyro.sample("n", dist.DiscreteUniform(0, 5))
+        numpyro.sample("y", dist.Binomial(n, p), obs=y)
+
+
+def bound(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("rows", len(y)):
+        n = numpyro.sample("n", dist.Bernoulli(p))
+        numpyro.sample("y", dist.Uniform(0.0, 1.0 + n), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore:Out-of-support")
+def test_a_support_that_a_latent_moves_is_summed():
+    check(animals, (np.array([2, 0, 3]),), {"p": 0.4}, {"n": ((3,), range(6))})
+    check(bound, (np.array([0.5, 1.2]),), {"p": 0.4}, {"n": ((2,), (0, 1))})
+    with pytest.raises(ValueError, match=r"'y'.*value 7.*index \(1,\).*Correct the data"):
+        Model(animals, np.array([2, 7, 3]))
