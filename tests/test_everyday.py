@@ -433,3 +433,38 @@ def test_refusal_names_the_cause(name):
 def test_refusal_of_a_hierarchical_prior_names_the_way():
     with pytest.raises(ValueError, match=r"'mu'.*parameters=\{\"mu\"\}.*fit_nuts"):
         Model(hierarchical, X, np.array([0, 0, 1, 1, 0]))
+
+
+def bounds_per_row(y, high):
+    m = numpyro.sample("m", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        n = numpyro.sample("n", dist.DiscreteUniform(0, high))
+        numpyro.sample("y", dist.Normal(m * n, 1), obs=y)
+
+
+def test_latent_with_bounds_per_row():
+    """Beyond a row's own bound there is no probability, whatever NumPyro's density says there."""
+    high = np.array([1, 2, 0])
+    model = Model(bounds_per_row, X[:3], high)
+    with jax.enable_x64(True):
+        each = np.array(dist.Normal(0.7 * jnp.arange(3.0)[:, None], 1.0).log_prob(X[:3]))
+    allowed = np.arange(3)[:, None] <= high
+    expected = np.log(np.where(allowed, np.exp(each), 0).sum(0) / (high + 1))
+    np.testing.assert_allclose(model.pointwise_log_likelihood({"m": 0.7}), expected, rtol=1e-9)
+
+
+def unseen_animals(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("rows", len(y)):
+        n = numpyro.sample("n", dist.Binomial(4, 0.4))
+        numpyro.sample("y", dist.Binomial(n, p), obs=y)
+
+
+def test_count_out_of_a_latent_total():
+    """A thinned Binomial(4, 0.4) is Binomial(4, 0.4 p)."""
+    model = Model(unseen_animals, COUNTS)
+    with jax.enable_x64(True):
+        expected = np.asarray(dist.Binomial(4, jnp.asarray(0.4 * 0.3)).log_prob(COUNTS))
+    np.testing.assert_allclose(model.pointwise_log_likelihood({"p": 0.3}), expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="'y': the value 6 at index .*outside the support"):
+        Model(unseen_animals, COUNTS + 4)

@@ -21,7 +21,7 @@ from pp_mlem.program.bindings import (
 )
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.trace import Message, is_factor, log_density, unwrap
+from pp_mlem.program.trace import Message, is_factor, law_density, log_density, unwrap
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def log_table(message: Message, site: Site) -> jax.Array:
     if is_factor(message.fn):
         return _masked(bare.fn.log_prob(value), bare.masks)
     if site.law_of:
-        density = bare.fn.log_prob(value)
+        density = law_density(bare.fn, value)
         return jnp.zeros_like(density) if bare.hidden else density
     value = jnp.asarray(value)
     masks = list(bare.masks)

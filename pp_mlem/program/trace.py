@@ -457,6 +457,17 @@ def log_density(fn: Any, value: Any) -> jax.Array:
     return fn.log_prob(as_numbers(fn, value))
 
 
+def law_density(fn: Any, value: Any) -> jax.Array:
+    """log f of the values of a latent; log 0 for those outside of a row's own support, of which
+    NumPyro's densities need not know (DiscreteUniform with an array of bounds)."""
+    density, support = fn.log_prob(value), fn.support
+    if not isinstance(support, _INTEGER_INTERVAL):
+        return density
+    if not any(jnp.ndim(bound) for bound in (support.lower_bound, support.upper_bound)):
+        return density
+    return jnp.where(support.check(value), density, -jnp.inf)
+
+
 def as_floating(value: Any) -> jax.Array:
     """A number, list or array (of integers or booleans, too) as an array of the working precision:
     parameters and the arguments that depend on them are real."""
@@ -625,6 +636,7 @@ __all__ = [
     "is_discrete",
     "is_factor",
     "listed",
+    "law_density",
     "log_density",
     "neutral_value",
     "numpyro",
