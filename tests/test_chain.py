@@ -60,11 +60,6 @@ def enumerate_paths(model: Model, params: dict) -> tuple[float, dict, dict]:
     return total, marginals, unpack(every[logs.argmax()])
 
 
-def _leaves(arguments):
-    arrays, statics = iter(arguments.dynamic), iter(arguments.static)
-    return [next(arrays) if flag else next(statics) for flag in arguments.is_dynamic]
-
-
 def draw(model: Model, seed: int) -> dict:
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
