@@ -32,6 +32,7 @@ from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.data import ProgramData, prepare_data
 from pp_mlem.program.gathers import Gathers, neutral_parameters
+from pp_mlem.program.inputs import read_inputs
 from pp_mlem.program.reading import Reading, read_program, thin
 from pp_mlem.program.redraw import observed_cells, place, relaid
 from pp_mlem.program.sites import Role
@@ -100,6 +101,9 @@ class Model:
             note_shapes(arguments.dynamic)
             reading, dynamic = read_program(arguments, **self.overrides)
             self._check_observe(reading)
+            inputs = read_inputs(reading)
+            if inputs is not None:  # a mistake in the data is told as such, before all else
+                inputs.check(reading.arguments)
             verification = read_factors(reading, dynamic)
             reading, factors = verification.reading, verification.factors
             self.marginal: Marginal = build_marginal(reading, factors)
@@ -107,7 +111,7 @@ class Model:
                 reading, factors, self.observe, self.dtype, verification.gathers
             )
         self._problems: dict[Any, Problem] = {}
-        self._compiled: dict[Any, Any] = {"verification": verification}
+        self._compiled: dict[Any, Any] = {"verification": verification, "inputs": inputs}
 
     # --- what was read ----------------------------------------------------------------------
 
@@ -185,6 +189,9 @@ class Model:
         other = object.__new__(Model)
         other.__dict__.update(self.__dict__)
         with working_precision(self.dtype):
+            inputs = self.compiled("inputs", lambda: read_inputs(self.reading))
+            if inputs is not None:
+                inputs.check(arguments)
             reading = replace(self.reading, arguments=arguments)
             other.data = prepare_data(
                 reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers

@@ -444,7 +444,7 @@ def listed(name: str, support: Any) -> np.ndarray:
 def as_numbers(fn: Any, value: Any) -> Any:
     """A value as `fn.log_prob` can take it: NumPyro indexes by categories, which are floating beside
     missing ones (0 here), and computes with the numbers that booleans stand for."""
-    fn = innermost(fn)
+    fn, value = innermost(fn), observed_array("value", value)
     kind = jnp.result_type(value)
     indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
     if kind == jnp.bool_ or (indexes and jnp.issubdtype(kind, jnp.floating)):
