@@ -332,6 +332,65 @@ def test_weights_of_gathered_units_count_once():
     np.testing.assert_allclose(found, (w * each).sum(), rtol=1e-10)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_weight_ends_where_the_latent_above_is_not_under_it(groups):
+    """Whatever the sizes of the plates, one included."""
+
+    def program(x, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2, 2]).to_event(2))
+        a = numpyro.sample("a", dist.Bernoulli(0.4))
+        with numpyro.plate("groups", groups, dim=-2), handlers.scale(scale=w):
+            g = numpyro.sample("g", dist.Bernoulli(0.3 + 0.4 * a))
+            with numpyro.plate("rows", 3, dim=-1):
+                numpyro.sample("x", dist.Normal(mu[a, g], 1.0), obs=x)
+
+    rng = np.random.default_rng(9)
+    x, w, mu = rng.normal(size=(groups, 3)), np.array([[2.5], [0.5]])[:groups], np.eye(2) * 2
+    logs = -0.5 * (x - mu[..., None, None]) ** 2 - 0.5 * np.log(2 * np.pi)
+    joint = np.array([[0.7, 0.3], [0.3, 0.7]])[..., None] * np.exp(logs.sum(-1))  # a, g, group
+    units = np.array([0.6, 0.4]) * (joint.sum(1) ** w[:, 0]).prod(-1)
+    model = Model(program, x, w)
+    np.testing.assert_allclose(model.log_likelihood({"mu": mu}), np.log(units.sum()), rtol=1e-10)
+    found = model.posterior({"mu": mu})
+    share = joint / joint.sum(1, keepdims=True)
+    above = units / units.sum()
+    np.testing.assert_allclose(found["a"], above, atol=1e-10)
+    expected = np.einsum("a,agn->ng", above, share)
+    np.testing.assert_allclose(found["g"].reshape(groups, 2), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1), (2, 3)])
+@pytest.mark.parametrize("inside", [False, True], ids=["program", "groups"])
+def test_a_weight_on_observations_alone_is_theirs(shape, inside):
+    """Rows under a scale; a latent of their group, or of the whole program, that is not."""
+
+    def program(x, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        if not inside:
+            z = numpyro.sample("z", dist.Bernoulli(0.4))
+        with numpyro.plate("groups", 2, dim=-2):
+            if inside:
+                z = numpyro.sample("z", dist.Bernoulli(0.4))
+            with numpyro.plate("rows", 3, dim=-1), handlers.scale(scale=w):
+                numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    rng = np.random.default_rng(10)
+    args = rng.normal(size=(2, 3)), rng.uniform(0.5, 2.0, shape)
+    check(program, args, {"mu": np.array([-1.0, 1.5])}, {"z": ((2, 1) if inside else (), [0, 1])})
+
+
+def test_a_weight_that_differs_from_that_of_a_latent_of_the_whole_program_is_refused():
+    def program(x, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        with handlers.scale(scale=2.0):
+            z = numpyro.sample("z", dist.Bernoulli(0.4))
+        with numpyro.plate("rows", len(x)), handlers.scale(scale=w):
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="scale"):
+        Model(program, np.zeros(3), np.array([1.0, 2.0, 3.0]))
+
+
 def test_ties_are_decoded_to_one_joint_configuration():
     def program(x):
         mu = numpyro.sample("mu", dist.Normal(0, 5))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.partition.semiring import SUM, Semiring
-from pp_mlem.partition.table import Table, add
+from pp_mlem.partition.table import Table, Weight, add
 from pp_mlem.program.reading import TABLE_LIMIT
 
 AFTER = "after"
@@ -30,7 +30,7 @@ class Term:
     table: Table
     latents: frozenset[str]
     plates: frozenset[str]
-    weight: Table | None = None
+    weight: Weight | None = None
     step: str = ""
 
 
@@ -60,6 +60,7 @@ class Elimination:
             plates = self.latent_plates[latent]
             touching = [t for t in terms if latent in t.latents]
             others = [t for t in terms if latent not in t.latents]
+            touching = [self._applied(t, latent) for t in touching]
             if any(t.weight is not None and t.plates <= plates for t in touching):
                 # The latent is of the weighted unit, and so is all that hangs on it.
                 touching = [_of_unit(t, plates) for t in touching]
@@ -75,6 +76,14 @@ class Elimination:
             step = next((t.step for t in projected if t.step), "")
             terms = [*others, Term(summed, latents, plates, weight, step)]
         return terms
+
+    def _applied(self, term: Term, latent: str) -> Term:
+        """A term whose weight does not cover `latent`, with that weight multiplied in."""
+        if term.weight is None or latent in term.weight.latents:
+            return term
+        return replace(
+            term, table=Table(*_multiply(term.table, term.weight, self.once)), weight=None
+        )
 
     def project(
         self, term: Term, plates: frozenset[str], maps: dict[tuple[str, str], jax.Array]
@@ -147,9 +156,8 @@ class Elimination:
 
 
 def _of_unit(term: Term, plates: frozenset[str]) -> Term:
-    """A term without its weight where that is said along plates inside the unit."""
-    inside = term.weight is not None and not set(term.weight.axes) <= plates
-    return replace(term, weight=None) if inside else term
+    """A term without its weight where its plates are inside of the unit's."""
+    return term if term.plates <= plates else replace(term, weight=None)
 
 
 def _multiply(

@@ -15,7 +15,7 @@ from pp_mlem.partition.chain import Chain, plan_chains
 from pp_mlem.partition.elimination import AFTER, Elimination, Term, plan_elimination
 from pp_mlem.partition.recursions import filtered
 from pp_mlem.partition.semiring import SUM, Semiring
-from pp_mlem.partition.table import Table
+from pp_mlem.partition.table import Table, Weight
 from pp_mlem.precision import tiny_log
 from pp_mlem.program.data import ProgramData, SiteData
 from pp_mlem.program.factors import Factor, natural_parameters, table_axes
@@ -189,11 +189,14 @@ class Marginal:
             found.append(Term(table, frozenset({name}), plates, self._latent_weight(name, data)))
         return found
 
-    def _weight(self, factor: Factor, data: ProgramData) -> Table | None:
+    def _weight(self, factor: Factor, data: ProgramData) -> Weight | None:
         if factor.site not in data.weights:
             return None
         array = data.weights[factor.site]
-        return Table.of(array, table_axes(self.reading, replace(factor, latents=()), array.shape))
+        axes = table_axes(self.reading, replace(factor, latents=()), array.shape)
+        table = Table.of(array, axes)
+        under = frozenset(f.law_of for f in self.factors if f.law_of and f.site in data.weights)
+        return Weight(table.array, table.axes, under)
 
     def _latent_weight(self, name: str, data: ProgramData) -> Table | None:
         factor = [f for f in self.factors if f.law_of == name][-1]
@@ -416,7 +419,8 @@ class Marginal:
         return rows if rows <= 4 * size else size
 
     def blocks(self, data: ProgramData) -> int:
-        if self.block_plate is None:
+        # A weight on some factors alone is none of the rows' units, which blocks weigh.
+        if self.block_plate is None or 0 < len(data.weights) < len(self.factors):
             return 1
         rows = self.reading.plates[self.block_plate].size
         return -(-rows // self.block_rows(data))

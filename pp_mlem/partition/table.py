@@ -40,6 +40,15 @@ class Table:
         return Table(self.array.sum(gone), kept)
 
 
+@dataclass(frozen=True)
+class Weight(Table):
+    """A unit's case weight and the latents whose own distributions are under it. It is applied
+    where the first latent that is not among them is summed: from there on the unit is a factor
+    like any other, whatever the sizes of the plates (an axis of size one is dropped)."""
+
+    latents: frozenset[str] = frozenset()
+
+
 def add(tables: list[Table]) -> Table:
     """Pointwise sum with broadcasting by name; latents (first seen) keep leading."""
     order: list[str] = []

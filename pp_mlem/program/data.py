@@ -405,9 +405,9 @@ def _weights(
     for factor in factors:
         own = scales.get(factor.site)
         for latent in factor.latents:
-            if latent == factor.law_of or not reading.sites[latent].plates:
-                continue
             above = _of_law(reading, scales, latent)
+            if latent == factor.law_of or not reading.sites[latent].plates and above is None:
+                continue
             if reading.sites[latent].plates != factor.plates and above is None:
                 if not reading.sites[latent].scan:
                     continue
