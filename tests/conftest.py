@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How many of the programs of NumPyro's documentation are right."""
+    """How many of the programs of NumPyro's documentation, and of the random ones, are right."""
     ended = [
         (status, report)
         for status in ("passed", "failed")
@@ -37,6 +37,19 @@ def pytest_terminal_summary(terminalreporter):
     if every:
         terminalreporter.write_line(
             f"{len(every - failed)} of {len(every)} programs of NumPyro's documentation are right"
+        )
+    counts = [
+        value
+        for status in ("passed", "failed")
+        for report in terminalreporter.getreports(status)
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == "random programs"
+    ]
+    if counts:
+        right, refused, total = (sum(column) for column in zip(*counts, strict=True))
+        terminalreporter.write_line(
+            f"{right} of {total} random programs are right, {refused} refused with a reason"
         )
 
 

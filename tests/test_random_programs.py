@@ -21,7 +21,7 @@ import programs
 from check import check
 
 
-def run(make, examples: int, part: int, thorough_every: int = 10) -> list:
+def run(make, examples: int, part: int, thorough_every: int = 20) -> list:
     """Outcomes of `examples` programs that hypothesis makes."""
     outcomes = []
 
@@ -39,17 +39,21 @@ def run(make, examples: int, part: int, thorough_every: int = 10) -> list:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             outcomes.append(check(program, thorough=len(outcomes) % thorough_every == 0))
+        if outcomes[-1].status in ("wrong", "raw"):
+            print(outcomes[-1], flush=True)
 
     one()
     return outcomes
 
 
-def report(outcomes: list, refusals: float) -> None:
-    """Print K of N; fail on what is wrong or raw, and on more than this share of refusals."""
+def report(outcomes: list, refusals: float, record_property) -> None:
+    """Note K of N for the end of the run (conftest.py); fail on what is wrong or raw, and on more
+    than this share of refusals."""
     tried = [o for o in outcomes if o.status != "skipped"]
     counts = collections.Counter(o.status for o in tried)
     reasons = collections.Counter(o.detail[:80] for o in tried if o.status == "refused")
     total = len(tried)
+    record_property("random programs", (counts["right"], counts["refused"], total))
     print(f"{counts['right']} of {total} right, {counts['refused']} refused {dict(reasons)}")
     bad = [o for o in tried if o.status in ("wrong", "raw")]
     assert not bad, f"{len(bad)} of {total}\n" + "\n".join(str(o) for o in bad[:5])
@@ -57,18 +61,23 @@ def report(outcomes: list, refusals: float) -> None:
     assert len(refused) <= refusals * total, "\n".join(str(o) for o in refused[:5])
 
 
+def test_some_programs(record_property):
+    """The short slice of a plain run."""
+    report(run(programs.any_program, 15, 1000, thorough_every=15), 0.1, record_property)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
-def test_any_program(part):
-    report(run(programs.any_program, 125, part), refusals=0.05)
+def test_any_program(part, record_property):
+    report(run(programs.any_program, 125, part), 0.05, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
-def test_missing_cells_gathers_masks_and_labels(part):
-    report(run(programs.holes_and_gathers, 50, 100 + part), refusals=0.05)
+def test_missing_cells_gathers_masks_and_labels(part, record_property):
+    report(run(programs.holes_and_gathers, 50, 100 + part), 0.05, record_property)
 
 
 @pytest.mark.slow
-def test_dependence_across_units_is_exact_or_refused():
-    report(run(programs.across_units, 40, 200), refusals=0.0)
+def test_dependence_across_units_is_exact_or_refused(record_property):
+    report(run(programs.across_units, 40, 200), 0.0, record_property)
