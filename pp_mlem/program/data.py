@@ -16,7 +16,7 @@ from pp_mlem.program.bindings import iota_parameters, site_arguments
 from pp_mlem.program.factors import Factor
 from pp_mlem.program.gathers import Gathers
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.sites import Role
+from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import describe
 from pp_mlem.program.trace import Message, is_factor, unwrap
 
@@ -137,8 +137,10 @@ def _check_support(name: str, kind: str, support: Any, value: Any, missing: Any)
     )
 
 
-def _labels(reading: Reading, name: str, given: Any, support: np.ndarray) -> np.ndarray:
-    """User-given latent values to log-indicators (*plates, values); NaN and -1 are unknown."""
+def _labels(reading: Reading, name: str, given: Any, raw: dict) -> np.ndarray:
+    """User-given latent values to log-indicators (*plates, values); NaN and -1 are unknown, and
+    so is the label of a masked unit, which does not count."""
+    support = np.asarray(reading.values[name], float)
     site = reading.sites[name]
     shape = reading.plate_shape(site.dims)
     labels = np.asarray(given, float)
@@ -163,7 +165,9 @@ def _labels(reading: Reading, name: str, given: Any, support: np.ndarray) -> np.
         )
     logs = np.where(unknown[..., None] | match, 0.0, -1.0)
     scan = reading.scans.get(site.scan)
-    return logs[::-1] if scan is not None and scan.reverse else logs
+    logs = logs[::-1] if scan is not None and scan.reverse else logs
+    shown = _shown(reading, reading.sites[name], raw)
+    return logs if shown is None else np.where(shown[..., None], logs, 0.0)
 
 
 def prepare_data(
@@ -258,8 +262,7 @@ def prepare_data(
     _check_masks(reading, factors, raw, valid, maps)
     clamps = {}
     for name, given in observe.items():
-        support = np.asarray(reading.values[name], float)
-        clamps[name] = jnp.asarray(_labels(reading, name, given, support))
+        clamps[name] = jnp.asarray(_labels(reading, name, given, raw))
     index = {
         name: {
             a: jnp.asarray(np.rint(np.asarray(v)).astype(np.int32))
@@ -442,25 +445,30 @@ def _of_law(reading: Reading, values: dict[str, Any], latent: str) -> Any:
 def _valid_steps(reading: Reading, raw: dict) -> dict[str, np.ndarray]:
     """Where a state is not masked: (steps, *plates). A masked state keeps its own law, which sums
     to one: before a sequence begins, in gaps and after its end."""
-    found = {}
     carried = {s.origin for s in reading.with_role(Role.BEFORE)}
-    for latent in reading.latents:
-        laws = [s for s in reading.laws if s.law_of == latent.name]
-        masked = any(s.name in raw["mask"] for s in laws)
-        if not latent.scan or not masked or latent.name not in carried:
-            continue
-        shape = reading.plate_shape(latent.dims)
-        scan = reading.scans[latent.scan]
-        pieces = []
-        for law in laws:
-            alone = law.step is not None
-            size = 1 if alone else shape[0] if len(laws) == 1 else reading.plates[scan.rest].size
-            own = np.ones((), bool)
-            for mask in raw["mask"].get(law.name, ()):
-                own = own & np.asarray(mask)
-            pieces.append(np.broadcast_to(own, (size, *shape[1:])))
-        found[latent.name] = np.concatenate(pieces)
-    return found
+    states = [s for s in reading.latents if s.scan and s.name in carried]
+    found = {s.name: _shown(reading, s, raw) for s in states}
+    return {name: shown for name, shown in found.items() if shown is not None}
+
+
+def _shown(reading: Reading, latent: Site, raw: dict) -> np.ndarray | None:
+    """Where a latent is not masked, (*plates,), of a state (steps, *plates); None if no mask."""
+    laws = [s for s in reading.laws if s.law_of == latent.name]
+    if not any(s.name in raw["mask"] for s in laws):
+        return None
+    shape = reading.plate_shape(latent.dims)
+    scan = reading.scans.get(latent.scan)
+    pieces = []
+    for law in laws:
+        own = np.ones((), bool)
+        for mask in raw["mask"].get(law.name, ()):
+            own = own & np.asarray(mask)
+        if scan is None:
+            return np.broadcast_to(own, shape)
+        alone = law.step is not None
+        size = 1 if alone else shape[0] if len(laws) == 1 else reading.plates[scan.rest].size
+        pieces.append(np.broadcast_to(own, (size, *shape[1:])))
+    return np.concatenate(pieces)
 
 
 def _check_masks(
