@@ -4,6 +4,7 @@ log density summed over every configuration of the latents."""
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer.reparam import LocScaleReparam
 from numpyro.infer.util import log_density
 
-from pp_mlem import Model
+from pp_mlem import Model, fit_em
 
 RNG = np.random.default_rng(0)
 PROBS = np.array([0.3, 0.7])
@@ -268,3 +269,118 @@ def test_a_support_that_a_latent_moves_is_summed():
     check(bound, (np.array([0.5, 1.2]),), {"p": 0.4}, {"n": ((2,), (0, 1))})
     with pytest.raises(ValueError, match=r"'y'.*value 7.*index \(1,\).*Correct the data"):
         Model(animals, np.array([2, 7, 3]))
+
+
+# --- labels on masked units -----------------------------------------------------------------
+
+
+def labelled(x, seen, weights):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    p = numpyro.sample("p", dist.Beta(2.0, 2.0))
+    with numpyro.plate("n", 4), handlers.scale(scale=weights), handlers.mask(mask=seen):
+        z = numpyro.sample("z", dist.Bernoulli(p))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def labelled_states(x, seen):
+    P = numpyro.sample("P", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+
+    def body(z, inputs):
+        with numpyro.plate("sequences", 2), handlers.mask(mask=inputs[1]):
+            z = numpyro.sample("z", dist.Categorical(P[z]))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=inputs[0])
+        return z, None
+
+    scan(body, jnp.zeros(2, int), (x, seen))
+
+
+LABELS = np.array([1, 0, -1, np.nan])
+STATES = np.array([[1, np.nan], [np.nan, 0], [0, 1]])
+LABELLED = {
+    "units": (
+        labelled,
+        (
+            np.array([0.3, 1.2, np.nan, -0.7]),
+            np.array([1, 0, 1, 1], bool),
+            np.array([1, 2, 0.5, 3]),
+        ),
+        LABELS,
+        {"mu": np.array([-0.5, 0.9]), "p": 0.3},
+    ),
+    "states": (
+        labelled_states,
+        (
+            np.array([[0.3, 1.0], [np.nan, -1.0], [0.4, 0.2]]),
+            np.array([[1, 1], [1, 0], [1, 0]], bool),
+        ),
+        STATES,
+        {"mu": np.array([-0.5, 0.9]), "P": np.array([[0.8, 0.2], [0.4, 0.6]])},
+    ),
+}
+
+
+def by_hand(x, seen, weights, labels, moves, mu):
+    """The log-likelihood of each column of data over the paths that its labels allow; `moves` is
+    the law of a value after another."""
+    found = []
+    for i in range(x.shape[1]):
+        steps = int(seen[:, i].sum())
+        terms = []
+        for path in itertools.product(range(2), repeat=steps):
+            if all(labels[t, i] not in (0, 1) or labels[t, i] == v for t, v in enumerate(path)):
+                law = np.prod([moves[a, b] for a, b in zip((0, *path), path, strict=False)])
+                cells = [-((x[t, i] - mu[v]) ** 2) / 2 for t, v in enumerate(path)]
+                shown = np.nan_to_num(np.array(cells) - np.log(2 * np.pi) / 2)
+                terms.append(np.log(law) + shown.sum())
+        found.append(weights[i] * np.logaddexp.reduce(terms))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_a_label_on_a_masked_unit_does_not_count(name):
+    program, args, labels, params = LABELLED[name]
+    model = Model(program, *args, observe={"z": labels})
+    if name == "units":
+        x, seen, weights = args
+        moves = np.array([[0.7, 0.3]])
+        sums = np.concatenate([
+            by_hand(x[i:i + 1, None], seen[i:i + 1, None], weights[i:], labels[i:i + 1, None], moves,
+                    params["mu"])
+            for i in range(4)
+        ])  # fmt: skip
+        hidden = ~seen
+    else:
+        sums = by_hand(*args, np.ones(2), labels, params["P"], params["mu"])
+        hidden = ~args[1]
+    own = np.asarray(model.pointwise_log_likelihood(params)).ravel()
+    np.testing.assert_allclose(own, sums, atol=1e-10)
+    without = Model(program, *args, observe={"z": np.where(hidden, np.nan, labels)})
+    np.testing.assert_array_equal(model.posterior(params)["z"], without.posterior(params)["z"])
+    values = [fit_em(m, starts=1, seed=0).log_likelihood for m in (model, without)]
+    assert values[0] == values[1]
+
+
+# --- lists as arguments of distributions ----------------------------------------------------
+
+
+def of_lists(x, made=list):
+    m = numpyro.sample("m", dist.Normal(made([0, 1]), made([1, 2])).to_event(1))
+    s = numpyro.sample("s", dist.LogNormal(made([0, 1]), made([1, 2])).to_event(1))
+    with numpyro.plate("k", 2):
+        g = numpyro.sample("g", dist.Gamma(made([2, 3]), made([1, 2])))
+    with numpyro.plate("n", 2):
+        z = numpyro.sample("z", dist.Categorical(made([0.25, 0.75])))
+        numpyro.sample("x", dist.Normal(m[z] + g[0], made([1, 2])), obs=x)
+        numpyro.sample("y", dist.Normal(s[0], made([1, 2])), obs=x)
+
+
+def test_lists_as_arguments_of_distributions_are_arrays():
+    x, params = np.array([0.3, -1.0]), {"m": [0.1, 0.5], "s": [0.4, 0.8], "g": [1.2, 0.7]}
+    model = Model(of_lists, x)
+    arrays = Model(partial(of_lists, made=lambda v: jnp.array(v, float)), x)
+    log_z = arrays.log_likelihood(params)
+    np.testing.assert_allclose(model.log_likelihood(params), log_z, rtol=1e-12)
+    np.testing.assert_allclose(model.log_prior(params), arrays.log_prior(params), rtol=1e-12)
+    drawn, theirs = model.simulate(params, seed=1), arrays.simulate(params, seed=1)
+    np.testing.assert_array_equal(drawn["x"], theirs["x"])

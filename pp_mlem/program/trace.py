@@ -28,6 +28,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 
 from pp_mlem.precision import alone, quick_jit
 from pp_mlem.program.arguments import Arguments, observed_array
+from pp_mlem.program.literals import Literals, with_arrays
 
 _INTEGER_INTERVAL = type(dist.constraints.integer_interval(0, 1))
 
@@ -99,6 +100,8 @@ class Runner(Messenger):
                 "from the step's number (f'y_{t}') belongs to a Python loop."
             )
         _check_name(self.kinds, msg)
+        if msg["type"] == "sample":
+            msg["fn"] = with_arrays(msg["fn"])
         if msg["type"] == "param" and self.inside:
             raise Refused(
                 f"numpyro.param '{msg['name']}' stands inside the body of a scan; declare it "
@@ -264,11 +267,15 @@ def plain_messages(
         _no_outer_handlers(),
         handlers.trace() as sites,
         handlers.seed(rng_seed=0),
+        Literals(),
         validation_enabled(True),  # only then is a density outside of its support zero
     ):
         warnings.filterwarnings("ignore", message="Out-of-support")
         arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
-    return _messages(sites)
+    messages = _messages(sites)
+    if any(with_arrays(m.fn) is not m.fn for m in messages.values()):
+        raise NotImplementedError("lists in the body of a scan")
+    return messages
 
 
 def _messages(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict[str, Message]:
@@ -513,7 +520,7 @@ def neutral_value(msg: dict[str, Any], seed: int) -> Any:
     return transform(jnp.asarray(noise))
 
 
-class _Unobserve(Messenger):
+class _Unobserve(Literals):
     """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those."""
 
     def __init__(self, drawn: dict[str, Any], seen: dict[str, Any]) -> None:
@@ -526,6 +533,7 @@ class _Unobserve(Messenger):
             self.drawn.update(values)
             self.seen.update(seen)
             return
+        super().process_message(msg)
         if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
             return
         data = jnp.shape(msg["value"])

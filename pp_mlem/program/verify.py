@@ -228,7 +228,7 @@ def _plain_densities(
     given = {**params, **{n: _as_sampled(reading, n, v) for n, v in latents.items()}}
     try:
         messages = plain_messages(reading.arguments, dynamic, given)
-    except (NotImplementedError, TypeError, ValueError):  # NumPyro itself does not run it
+    except (AttributeError, NotImplementedError, TypeError, ValueError):  # NumPyro does not run it
         return _own_densities(reading, params, dynamic, latents)
     found: dict[str, Any] = {}
     for name, message in messages.items():
