@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from pp_mlem.checks import check_counts, check_level, check_seed
 from pp_mlem.groups import Group
 from pp_mlem.labels import align
 from pp_mlem.model import Model
@@ -86,8 +87,7 @@ class Bootstrap:
     def intervals(self, level: float = 0.95, kind: str = "percentile") -> pd.DataFrame:
         """Percentile or basic (reversed percentile) intervals (Davison & Hinkley 1997, chapter 5,
         doi:10.1017/CBO9780511802843)."""
-        if not 0 < level < 1:
-            raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
+        check_level(level)
         if kind not in ("percentile", "basic"):
             raise ValueError(f"kind: received {kind!r}, expected 'percentile' or 'basic'.")
         tails = [(1 - level) / 2, (1 + level) / 2]
@@ -126,10 +126,7 @@ def as_covariance(found: Bootstrap) -> Covariance:
 def _check(replicates: Any, kind: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind: received {kind!r}, expected one of {list(KINDS)}.")
-    if isinstance(replicates, bool) or not isinstance(replicates, (int, np.integer)):
-        raise ValueError(f"replicates: received {replicates!r}, expected a positive integer.")
-    if replicates < 2:
-        raise ValueError(f"replicates: received {replicates!r}, expected at least 2.")
+    check_counts(2, replicates=replicates)
 
 
 def _replicate(model: Model, kind: str) -> Any:
@@ -171,6 +168,7 @@ def bootstrap_point(
 ) -> Bootstrap:
     """Refit `replicates` data sets; see `Fit.bootstrap`."""
     _check(replicates, kind)
+    check_seed(seed)
     clock = time.perf_counter()
     with working_precision(model.dtype):
         units = max(float(model.n_observations), 1.0)

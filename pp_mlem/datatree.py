@@ -134,6 +134,8 @@ def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Pa
 
 def read_fit(path: str | Path) -> tuple[xr.DataTree, dict[str, Any]]:
     """Read what `write_fit` wrote; a damaged file is refused with its name."""
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"load: received {type(path).__name__} as path, expected a file name.")
     path = Path(path)
     sealed = verified(path, "load")
     try:

@@ -17,13 +17,15 @@ import pandas as pd
 import xarray as xr
 from scipy import stats as scipy_stats
 
+from pp_mlem.checks import check_counts, check_level, check_seed
 from pp_mlem.estimators import check_methods, fit_by
 from pp_mlem.files import verified, write_netcdf
 from pp_mlem.fingerprint import PYTHON, changed, digest
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align, sort_labels
 from pp_mlem.model import Model
-from pp_mlem.nuts import check_counts, fit_nuts
+from pp_mlem.nuts import fit_nuts
+from pp_mlem.point import check_model
 from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.program.sites import Role
 from pp_mlem.program.trace import drawing_function
@@ -144,8 +146,10 @@ def experiment(
     """
     chosen = check_methods(methods)
     check_counts(replicates=replicates, starts=starts)
-    if not 0 < level < 1:
-        raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
+    check_level(level)
+    check_seed(seed)
+    check_model(model, None)
+    check_counts(chains=chains, draws=draws)
     with working_precision(model.dtype):
         truth = {k: np.asarray(v) for k, v in model.check_params(params).items()}
     names = list(scalar_names(model.space))
@@ -356,7 +360,9 @@ def calibrate(
     Raises:
         ValueError: when a parameter has no prior, or data cannot be drawn.
     """
+    check_model(model, None)
     check_counts(replicates=replicates, warmup=warmup, draws=draws, thin=thin)
+    check_seed(seed)
     flat = [s.name for s in model.reading.with_role(Role.PARAMETER) if not s.prior]
     if flat:
         raise ValueError(f"calibrate: parameters {flat} have no prior to draw from.")

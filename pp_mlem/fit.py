@@ -17,6 +17,7 @@ import xarray as xr
 from scipy import stats as scipy_stats
 
 from pp_mlem.bootstrap import Bootstrap, as_covariance, bootstrap_point
+from pp_mlem.checks import check_level
 from pp_mlem.datatree import (
     ASYMPTOTIC,
     FEWEST_DRAWS,
@@ -453,8 +454,7 @@ class Fit:
         kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
         few), "bootstrap" (percentiles of the last bootstrap). NUTS: central posterior intervals.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
+        check_level(level)
         every = list(self.scalar_names)
         chosen = every if names is None else [names] if isinstance(names, str) else list(names)
         unknown = [n for n in chosen if n not in every]
@@ -723,6 +723,8 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
     """
     tree, record = read_fit(path)
     check_record(path, record)
+    if model is not None and not isinstance(model, Model):
+        raise TypeError(f"model: received {type(model).__name__}, expected a pp_mlem.Model.")
     try:
         fit = _of_record(tree, record, model)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats
 
+from pp_mlem.checks import check_counts, check_seed
 from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align_draws, sort_labels
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
-from pp_mlem.nuts import check_counts, climb
+from pp_mlem.nuts import climb
 from pp_mlem.optima import label_optima
 from pp_mlem.point import check_model
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
@@ -64,6 +65,7 @@ def fit_laplace(
     check_model(model, dtype)
     starts = (10 if model.latent_names else 1) if starts is None else starts
     check_counts(starts=starts, draws=draws)
+    check_seed(seed)
     with working_precision(model.dtype):
         clock = time.perf_counter()
         held = model.space.check(fixed or {}, "fixed", partial=True)

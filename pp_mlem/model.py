@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem import sequences
+from pp_mlem.checks import check_counts, check_seed
 from pp_mlem.copies import packed
 from pp_mlem.fingerprint import PYTHON, digest
 from pp_mlem.memory import note_shapes
@@ -94,6 +95,11 @@ class Model:
             "latents": _names("latents", latents),
             "parameters": _names("parameters", parameters),
         }
+        if observe is not None and not isinstance(observe, Mapping):
+            raise TypeError(
+                f"observe: received {type(observe).__name__}, expected a dict from names of latents "
+                "to their values."
+            )
         self.observe = dict(observe or {})
         self._program_digest = digest(program)
         with working_precision(self.dtype):
@@ -375,8 +381,8 @@ class Model:
         Paths of a scan's states are drawn by forward filtering and backward sampling.
         """
         values = self.check_params(params)
-        if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
-            raise ValueError(f"draws: received {draws!r}, expected a positive integer.")
+        check_counts(draws=draws)
+        check_seed(seed)
 
         def one(key: Any, tables: dict, p: Any, data: ProgramData) -> Any:
             return self._latent_gradient(draw(key))(tables, p, data)[1]
@@ -451,6 +457,7 @@ class Model:
         that the program draws from.
         """
         values = self.check_params(params)
+        check_seed(seed)
         weighed = [
             f.site
             for f in self.marginal.factors
@@ -485,6 +492,7 @@ class Model:
         Raises ValueError when drawn values have no place in the program's arguments.
         """
         values = self.check_params(params)
+        check_seed(seed)
         redraw = self.compiled("redraw", lambda: quick_jit(self.redrawing()))
         data = redraw(values, jax.random.key(seed), self.data)
         return self._on(data)

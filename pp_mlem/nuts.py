@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from arviz_stats import ess, rhat
 
+from pp_mlem.checks import check_counts, check_seed, check_share
 from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align, align_draws, order_draws, sort_labels
@@ -37,12 +38,6 @@ START_FACTOR = 5
 VECTORISED_WORK = 1e6
 POSTERIOR_DRAWS = 100
 DENSE_LIMIT = 30
-
-
-def check_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name}: received {value!r}, expected a positive integer.")
 
 
 def climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> jax.Array:
@@ -105,7 +100,9 @@ def fit_nuts(
         TypeError, ValueError: for arguments that do not fit the model.
     """
     check_model(model, dtype)
-    check_counts(chains=chains, warmup=warmup, draws=draws)
+    check_counts(chains=chains, warmup=warmup, draws=draws, max_tree_depth=max_tree_depth)
+    check_seed(seed)
+    check_share(target_accept=target_accept)
     if chain_method not in ("auto", "sequential", "vectorized"):
         raise ValueError(
             f"chain_method: received {chain_method!r}, expected 'auto', 'sequential' or "

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from pp_mlem.checks import check_counts, check_positive, check_seed
 from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.fit import Fit
 from pp_mlem.labels import sort_labels
@@ -78,12 +79,9 @@ def _check(model: Any, options: PointOptions) -> int:
     starts = options.starts
     if starts is None:
         starts = 10 if model.latent_names else 1
-    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
-        raise ValueError(f"starts: received {options.starts!r}, expected a positive integer.")
-    if not isinstance(options.max_iter, (int, np.integer)) or options.max_iter < 1:
-        raise ValueError(f"max_iter: received {options.max_iter!r}, expected a positive integer.")
-    if not options.tol > 0:
-        raise ValueError(f"tol: received {options.tol!r}, expected a positive number.")
+    check_counts(starts=starts, max_iter=options.max_iter)
+    check_seed(options.seed)
+    check_positive(tol=options.tol)
     if isinstance(options.init, Mapping):
         free = set(model.space.names) - set(options.fixed)
         if free <= set(options.init):

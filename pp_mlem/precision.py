@@ -21,7 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def check_dtype(dtype: Any) -> np.dtype:
     """Return the floating dtype asked for; `None` means float64."""
-    found = np.dtype(np.float64 if dtype is None else dtype)
+    try:
+        found = np.dtype(np.float64 if dtype is None else dtype)
+    except TypeError:  # no dtype at all
+        found = np.dtype(object)
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: received {dtype!r}, expected float32 or float64.")
     return found

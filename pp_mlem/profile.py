@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize
 from scipy import stats as scipy_stats
 
+from pp_mlem.checks import check_level
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, working_precision
@@ -103,8 +104,7 @@ def profile_interval(
     level: float,
 ) -> ProfileInterval:
     """Where the profile falls by half a chi-squared quantile on either side of the estimate."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
+    check_level(level)
     index = scalar_index(problem, name)
     drop = scipy_stats.chi2.ppf(level, 1) / 2
     with working_precision(model.dtype):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pp_mlem.checks import check_counts, check_seed
 from pp_mlem.compare import loo_of
 from pp_mlem.estimators import POINT_METHODS, check_methods, fit_by
 from pp_mlem.files import read_json, write_json
@@ -146,6 +147,9 @@ def select(
         ValueError: when no keyword varies, or `out` holds another selection.
     """
     chosen = check_methods(methods)
+    check_counts(starts=starts, bootstrap_starts=bootstrap_starts, chains=chains, draws=draws)
+    check_counts(0, bootstrap=bootstrap)
+    check_seed(seed)
     varied = {k: list(v) for k, v in kwargs.items() if _is_varied(v)}
     if not varied:
         raise ValueError(
@@ -408,6 +412,11 @@ def likelihood_ratio_test(
     The usual chi-squared does not hold between numbers of components. A refit that is set aside
     (collapsed, spurious) counts as failed and is left out.
     """
+    for name, fit in (("smaller", smaller), ("larger", larger)):
+        if not isinstance(fit, Fit):
+            raise TypeError(f"{name}: received {type(fit).__name__}, expected a Fit, of fit_em say.")
+    check_counts(replicates=replicates, starts=starts)
+    check_seed(seed)
     small, large = smaller._model("likelihood_ratio_test"), larger._model("likelihood_ratio_test")
     if small.observe or large.observe:
         raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
+from pp_mlem.checks import check_level
 from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
@@ -66,7 +67,7 @@ class Estimate:
         cls, values: np.ndarray, value: np.ndarray | None, level: float, reason: str = ""
     ) -> Estimate:
         """From draws (draws, ...) of the function; `value` is their mean unless given."""
-        _check_level(level)
+        check_level(level)
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
         value = values.mean(0) if value is None else value
         spread = values.std(0, ddof=1)
@@ -87,11 +88,6 @@ class Estimate:
         )
 
 
-def _check_level(level: Any) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level: received {level!r}, expected a number between 0 and 1.")
-
-
 def delta_method(
     model: Model,
     problem: Problem,
@@ -105,7 +101,7 @@ def delta_method(
 
     A function that leans on a scalar whose own standard error cannot be trusted has none either.
     """
-    _check_level(level)
+    check_level(level)
     space = problem.space
     held = {k: jnp.asarray(v) for k, v in fixed.items()}
 

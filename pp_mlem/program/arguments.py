@@ -523,26 +523,37 @@ def _wrapped(label: str, value: Any) -> Any:
 
 def observed_array(site: str, value: Any) -> Any:
     """What stands in obs=, as an array: a list, a pandas object or its stand-in as well."""
-    if isinstance(value, (jax.Array, np.ndarray)) and value.dtype.kind in "biufc":
+    if isinstance(value, (jax.Array, np.ndarray)) and value.dtype.kind in "biuf":
         return value
-    if hasattr(type(value), "__jax_array__"):
+    complex_numbers = getattr(getattr(value, "dtype", None), "kind", "") == "c"
+    if hasattr(type(value), "__jax_array__") and not complex_numbers:
         return value.__jax_array__()
     array = value if np.isscalar(value) else None
     if type(value) in (list, tuple):
         array = _numbers_of(value)
         if array is None and all(isinstance(v, jax.Array) for v in jax.tree.leaves(value)):
-            array = jnp.asarray(value)
+            alike = len({jnp.shape(v) for v in jax.tree.leaves(value)}) == 1 and not _is_ragged(value)
+            array = jnp.asarray(value) if alike else None
     elif isinstance(value, pd.Series):
         array = column_values(value)
-    elif array is None:
+    elif array is None and not complex_numbers:
         array = _array(site, value)
     if array is None or isinstance(array, (str, bytes)):
         kind = getattr(value, "dtype", None) or type(value).__name__
+        ragged = " of lists of several lengths" if _is_ragged(value) else ""
         raise TypeError(
-            f"observed site '{site}': its data are {kind}, expected numbers, or labels encoded as "
+            f"observed site '{site}': its data are {kind}{ragged}, expected numbers, or labels encoded as "
             "integers."
         )
     return array
+
+
+def _is_ragged(value: Any) -> bool:
+    """Whether nested lists differ in length."""
+    if type(value) not in (list, tuple):
+        return False
+    inner = [len(v) if type(v) in (list, tuple) else -1 for v in value]
+    return len(set(inner)) > 1 or any(_is_ragged(v) for v in value)
 
 
 def _check_size(label: str, array: np.ndarray) -> None:

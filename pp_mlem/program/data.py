@@ -15,6 +15,7 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.bindings import iota_parameters, site_arguments
 from pp_mlem.program.factors import Factor
 from pp_mlem.program.gathers import Gathers
+from pp_mlem.program.observations import at_edge, refuse_impossible, refuse_no_data
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import describe
@@ -143,7 +144,13 @@ def _labels(reading: Reading, name: str, given: Any, raw: dict) -> np.ndarray:
     support = np.asarray(reading.values[name], float)
     site = reading.sites[name]
     shape = reading.plate_shape(site.dims)
-    labels = np.asarray(given, float)
+    try:
+        labels = np.asarray(given, float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"observe: '{name}' received labels that are no numbers, expected values in "
+            f"{support.tolist()}, or NaN or -1 where unknown."
+        ) from None
     if labels.shape != shape:
         try:
             labels = np.broadcast_to(labels.reshape(labels.shape), shape)
@@ -245,6 +252,7 @@ def prepare_data(
         for name, support in raw["support"].items()
     }
     del by_name, shifted
+    raw["seen"], raw["edge"] = {}, {}
 
     def indices(values: dict[str, Any], given: tuple) -> dict[str, Any]:
         return reading.run(values, given, site_arguments, reading.zeros(), wanted=probed)
@@ -256,6 +264,7 @@ def prepare_data(
         name: _site_data(reading, by_site[name], fns[name], raw, name)
         for name in list(raw["value"])
     }
+    _check_observations(reading, dynamic, factors, raw, gathers)
     maps = gathers.maps(reading, dynamic)
     weights = _weights(reading, factors, raw, maps)
     valid = _valid_steps(reading, raw)
@@ -320,18 +329,22 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
                 "vector. Missing coordinates of a joint distribution cannot be integrated out "
                 "yet; drop these rows, or use independent columns with to_event."
             )
-    support, fixed = raw["support"][name]
-    above = frozenset().union(*reading.dependencies[name].values())
-    if fixed and not any(s.vmapped and s.name in above for s in reading.slots):
-        _check_support(name, type(bare.fn).__name__, support, raw["value"][name], missing)
-    if factor.family is None:
-        return None
     keep = ~missing
     if event_dim:
         keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).all(-1)
     has_mask = bool(missing.any()) or bool(bare.wrapped)
     for mask in raw["mask"].get(name, ()):
         keep = keep & np.asarray(mask)
+    raw["seen"][name] = keep
+    support, fixed = raw["support"][name]
+    above = frozenset().union(*reading.dependencies[name].values())
+    if fixed and not any(s.vmapped and s.name in above for s in reading.slots):
+        _check_support(name, type(bare.fn).__name__, support, raw["value"][name], missing)
+        edge = at_edge(support, host)
+        if edge is not None and (edge & keep).any():
+            raw["edge"][name] = (edge & keep, host)
+    if factor.family is None:
+        return None
     if missing.any():
         safe = np.asarray(support.feasible_like(jnp.zeros(host.shape)))
         host = np.where(np.isnan(host), safe, host)
@@ -358,6 +371,27 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
         return placed, shift, base
 
     return SiteData(arranged, mask, known, *derive(arranged, mask, known))
+
+
+def _check_observations(
+    reading: Reading, dynamic: tuple, factors: tuple[Factor, ...], raw: dict, gathers: Gathers
+) -> None:
+    """There are data, and some parameters allow each of them."""
+    refuse_impossible(reading, dynamic, raw["edge"], gathers.keep)
+    every = [s.name for s in reading.observed]
+    if any(n not in raw["seen"] for n in every):  # a numpyro.factor, a value out of parameters
+        return
+    seen, weighed = {}, False
+    for name, keep in raw["seen"].items():
+        scale = np.asarray(raw["scale"].get(name, 1.0))
+        columns = reading.sites[name].columns
+        scale = scale.reshape(scale.shape + (1,) * (columns if scale.ndim else 0))
+        weighed = weighed or not np.all(scale)
+        if scale.ndim <= keep.ndim:
+            seen[name] = bool((keep & (scale != 0)).any())
+        else:
+            seen[name] = bool(keep.any() and (scale != 0).any())
+    refuse_no_data(seen, weighed)
 
 
 def _aligned(reading: Reading, site: str, value: Any) -> np.ndarray:

@@ -47,12 +47,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Lookup:
-    """An array operand indexed by data in a dimension of `size`; `wraps` where JAX lets a negative
-    index count from the end. Its bit marks what is read so."""
+    """An array operand indexed by data in a dimension of `size`; `ends` where the program says
+    itself what is read beyond the end. Its bit marks what is read so."""
 
     index: Node
     size: int
-    wraps: bool
+    ends: bool
     bit: int
 
 
@@ -91,10 +91,10 @@ def flow(
                 depends |= node.depends
                 if not hasattr(node.dtype, "kind") or node.dtype.kind not in "biufc":
                     depends |= UNKNOWN if node.dtype is not None else 0  # random keys are no data
-            for index, size, wraps in _indices(name, equation.params, inputs):
+            for index, size, ends in _indices(name, equation.params, inputs):
                 if index.known and index.depends:
                     bit = 1 << (free + len(lookups))
-                    lookups.append(Lookup(index, size, wraps, bit))
+                    lookups.append(Lookup(index, size, ends, bit))
                     depends |= bit
             for i, var in enumerate(equation.outvars):
                 nodes[var] = Node(
@@ -113,14 +113,20 @@ def flow(
 def _indices(
     name: str, params: dict[str, Any], inputs: tuple[Node, ...]
 ) -> list[tuple[Node, int, bool]]:
-    """(index, number of places, whether negative ones wrap) of each dimension that is looked up."""
+    """(index, number of places, whether the program says what is beyond the end) of each dimension
+    that is looked up."""
     if name == "dynamic_slice":
         sizes = zip(inputs[1:], inputs[0].shape, params["slice_sizes"], strict=False)
-        return [_unwrapped(i, n, places=n - s + 1) for i, n, s in sizes]
+        return [(*_unwrapped(i, n, places=n - s + 1)[:2], False) for i, n, s in sizes]
     if name != "gather":
         return []
     mode, fill = str(params["mode"]), params["fill_value"]
-    dimensions = params["dimension_numbers"].start_index_map
+    numbers = params["dimension_numbers"]
+    dimensions = numbers.start_index_map
+    # `a[i]` in the body of a scan is a dynamic slice, which JAX makes a gather that clips.
+    sliced = not numbers.collapsed_slice_dims and len(dimensions) == len(inputs[0].shape)
+    clips = "CLIP" in mode and not sliced
+    ends = clips or ("FILL" in mode and fill is not None and not _is_nan(fill))
     columns = _columns(inputs[1], len(dimensions))
     found = []
     for d, column in zip(dimensions, columns, strict=True):
@@ -128,9 +134,8 @@ def _indices(
             continue
         places = inputs[0].shape[d] - params["slice_sizes"][d] + 1
         index, size, wraps = _unwrapped(column, inputs[0].shape[d], places)
-        if "CLIP" in mode or ("FILL" in mode and fill is not None and not _is_nan(fill)):
-            size = np.iinfo(np.int64).max  # the program says what is beyond the end
-        found.append((index, size, wraps))
+        if wraps or not clips:  # else a negative one is clipped to the first
+            found.append((index, size, ends))
     return found
 
 

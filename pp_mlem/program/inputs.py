@@ -29,6 +29,7 @@ _WILD = frozenset(
      "tan", "atanh", "acosh", "asin", "acos", "cholesky", "integer_pow", "triangular_solve", "lu",
      "scan", "while", "cond"}
 )  # fmt: skip
+_PICKS = MOVES | CASTS | {"slice", "gather", "dynamic_slice", "rev"}
 _KEEPS_POSITIVE = frozenset(
     {"mul", "div", "add", "sqrt", "rsqrt", "integer_pow", "square", "max", "min", "reduce_sum",
      "concatenate"}
@@ -142,6 +143,7 @@ class _OneCheck:
         self.values = Values(self.dynamic)
         self._bad: dict[int, bool] = {}
         self._sign: dict[int, bool] = {}
+        self._product: dict[int, bool] = {}
 
     # --- words ------------------------------------------------------------------------------
 
@@ -154,6 +156,14 @@ class _OneCheck:
         """Where a node is bad first: by the argument's own index if it is only laid out anew."""
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         value = np.asarray(self.values.of(node))[where]
+        source = node
+        while source.operation in _PICKS:
+            source = source.inputs[0]
+        if source is not node and source.operation == "input":  # by its place in the argument
+            array = np.asarray(self.values.of(source))
+            places = np.argwhere(np.isnan(array) if value != value else array == value)
+            if len(places):
+                node, where = source, tuple(int(i) for i in places[0])
         made = "" if node.operation in ("input", "constant") else "an array computed from "
         place = f" at index {where}" if where else ""
         return f"{made}{self._sources(node)}: the value {value}{place}"
@@ -203,6 +213,13 @@ class _OneCheck:
                         f"reaches {argument} of site '{name}', which has to be finite. NaN means "
                         "missing in an observation only: drop these rows, or fill them in."
                     )
+            divisor = self._zero_divisor(node)
+            if divisor is not None:
+                zeros = np.asarray(self.values.of(divisor)) == 0
+                raise ValueError(
+                    f"site '{name}': {self._cell(divisor, zeros)} divides what reaches its "
+                    f"{argument}, which has to be finite. Correct the data, or drop these rows."
+                )
             culprit = self._computed_flaw(node)
             if culprit is not None:
                 flaw = ~np.isfinite(self.values.of(culprit))
@@ -220,9 +237,35 @@ class _OneCheck:
         found = {}
         for name, argument in suspects:
             value = np.asarray(results[name]["arguments"][argument])
-            infinite = argument.split(".")[-1] in INFINITE
+            infinite = argument.split(".")[-1] in INFINITE and not self._multiplied(
+                suspects[name, argument]
+            )
             found[name, argument] = np.isnan(value) if infinite else ~np.isfinite(value)
         return found
+
+    def _multiplied(self, node: Node) -> bool:
+        """Whether an infinity of the data is multiplied by a parameter or latent on its way to a
+        node: then it is no bound and no probability of zero."""
+        if node.known:
+            return False
+        if id(node) not in self._product:
+            products = node.operation in ("mul", "dot_general", "div") and any(
+                n.known and self._may_be_bad(n) for n in node.inputs
+            )
+            self._product[id(node)] = products or any([self._multiplied(n) for n in node.inputs])
+        return self._product[id(node)]
+
+    def _zero_divisor(self, node: Node) -> Node | None:
+        """What is computed from data alone, is zero somewhere, and divides on the way to a node."""
+        if node.operation == "div" and self._divides_by_zero(node):
+            return node.inputs[1]
+        behind = (self._zero_divisor(n) for n in node.inputs if not n.known and self._may_be_bad(n))
+        return next((n for n in behind if n is not None), None)
+
+    def _divides_by_zero(self, node: Node) -> bool:
+        divisor = node.inputs[1]
+        from_data = divisor.known and divisor.depends
+        return bool(from_data and np.any(np.asarray(self.values.of(divisor)) == 0))
 
     def _may_be_bad(self, node: Node) -> bool:
         """Whether something that depends on data alone and is not finite flows into a node."""
@@ -241,6 +284,8 @@ class _OneCheck:
             return node.known and self._flawed(node)
         if node.known and node.operation in _WILD:
             return self._flawed(node)
+        if node.operation == "div" and self._divides_by_zero(node):
+            return True
         return any([self._may_be_bad(n) for n in node.inputs])
 
     def _flawed(self, node: Node) -> bool:
@@ -260,7 +305,7 @@ class _OneCheck:
         """No index that depends on data may lie beyond what it indexes, nor count from the end."""
         for lookup in self.inputs.lookups:
             index = np.asarray(self.values.of(lookup.index))
-            bad = (index < 0) | (index >= lookup.size)
+            bad = (index < 0) | ((index >= lookup.size) & (not lookup.ends))
             if not bad.any():
                 continue
             sites = self._readers(lookup)

@@ -416,6 +416,8 @@ def first_run(arguments: Arguments) -> FirstRun:
 
     def run(dynamic: tuple) -> tuple[dict, dict, dict]:
         messages, found = _neutral_run(arguments, dynamic)
+        for message in messages.values():
+            _check_observed_shape(message)
         kept.clear()
         kept.update(messages)
         scans.clear()
@@ -474,6 +476,33 @@ def first_run(arguments: Arguments) -> FirstRun:
     )  # fmt: skip
 
 
+def _check_observed_shape(m: Message) -> None:
+    """An observed value, its case weights and its distribution have to fit each other."""
+    if not m.observed or m.kind != "sample" or is_factor(m.fn):
+        return
+    event, value = len(m.fn.event_shape), jnp.shape(m.value)
+    batch, own = value[: len(value) - event], value[len(value) - event :]
+    try:
+        jnp.broadcast_shapes(tuple(m.fn.batch_shape), batch)
+        jnp.broadcast_shapes(tuple(m.fn.event_shape), own)
+    except ValueError:
+        plates = ", ".join(f"'{name}' of {size}" for name, _, size in m.plates) or "none"
+        raise ValueError(
+            f"observed site '{m.name}': its data have shape {value}, expected "
+            f"{(*m.fn.batch_shape, *m.fn.event_shape)} (plates: {plates}). Give the data and the "
+            "arguments of the distribution the same number of rows."
+        ) from None
+    try:
+        if m.scale is not None and not m.in_scan:
+            shape = jnp.broadcast_shapes(tuple(m.fn.batch_shape), batch)
+            jnp.broadcast_shapes(jnp.shape(m.scale), shape)
+    except ValueError:
+        raise ValueError(
+            f"observed site '{m.name}': the weights of handlers.scale have shape "
+            f"{jnp.shape(m.scale)}, expected {shape}, one for each row."
+        ) from None
+
+
 def _program_error(error: Exception, arguments: Arguments) -> Exception:
     text = str(error).split("\n")[0]
     if text.startswith("observed site '"):
@@ -487,7 +516,12 @@ def _program_error(error: Exception, arguments: Arguments) -> Exception:
     about_shapes = isinstance(error, (TypeError, ValueError)) and any(
         word in text for word in ("shape", "broadcast", "dimension")
     )
-    hint = "; check that the shapes of the arguments fit its plates" if about_shapes else ""
+    hint = ""
+    if about_shapes:
+        given = zip(arguments.labels, arguments.dynamic, strict=True)
+        shapes = ", ".join(f"'{label}' {array.shape}" for label, array in given)
+        hint = "; check that the shapes of the arguments fit its plates"
+        hint += f" (received {shapes})" if shapes else ""
     return ValueError(
         f"the program could not be executed: {type(error).__name__}: {text}{own_line(error)}. Run "
         f"it under numpyro.handlers.seed with the same arguments to see the full traceback{hint}."
