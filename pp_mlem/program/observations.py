@@ -10,7 +10,7 @@ from numpyro.distributions import constraints
 
 from pp_mlem.program.gathers import neutral_parameters
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, unwrap
+from pp_mlem.program.trace import Message, log_density, unwrap
 
 _SIMPLEX = type(constraints.simplex)
 _CIRCULAR = type(constraints.circular)
@@ -21,7 +21,8 @@ def at_edge(support: Any, value: Any) -> np.ndarray | None:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     value = np.asarray(value)
-    if value.dtype.kind != "f" or isinstance(support, _CIRCULAR):
+    discrete = bool(getattr(support, "is_discrete", False))
+    if value.dtype.kind != "f" or discrete or isinstance(support, _CIRCULAR):
         return None
     if isinstance(support, _SIMPLEX):
         found = (value == 0).any(-1)
@@ -47,7 +48,7 @@ def refuse_impossible(
 
     def extract(m: Message) -> Any:
         bare = unwrap(m.fn)
-        return m.placed(bare.fn.log_prob(m.value), bare.columns)
+        return m.placed(log_density(bare.fn, m.value), bare.columns)
 
     names = frozenset(suspects)
 
