@@ -544,7 +544,7 @@ def chained(below: Callable[[int], int], holes: int = 30, label: int = 25) -> Pr
         transition = f"logits={w.real(*lead, size, size)}"
     elif form == 1:
         table = w.rng.dirichlet(np.full(size, 3.0), size=(*lead, size)) * 0.8 + 0.2 / size
-        transition = w.argument("P", np.round(table / table.sum(-1, keepdims=True), 4))
+        transition = w.argument("P", table / table.sum(-1, keepdims=True))
     else:
         transition = w.simplex(*lead, size, size)
     inner = f"{index[1:-1]}, z" if index else "z"
