@@ -26,6 +26,7 @@ from pp_mlem.uncertainty import Covariance, scalar_names
 
 KINDS = ("parametric", "nonparametric")
 SWEEPS = 300
+ENOUGH = 1e-6  # nats that EM's step still promises: a thousandth of a standard error
 TOLERANCE = 1e-6  # largest gradient entry per unit at which a refit has converged
 LANES = 50
 LANE_CELLS = 2e7  # lanes times cells of the data: keeps a block within memory
@@ -182,6 +183,7 @@ def bootstrap_point(
             result = quasi_newton_em(
                 lambda v: problem.em_step(v, own, held), start, SWEEPS, tolerance * units,
                 lambda value: 1e3 * jnp.finfo(start.dtype).eps * (jnp.abs(value) + units),
+                ENOUGH,
             )  # fmt: skip
             slope = jnp.abs(result.gradient).max(initial=0.0) / units
             return result.point, result.value, slope, problem.params(result.point, held)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from pp_mlem.fit import Fit
 from pp_mlem.loop import Lane, rounding
+from pp_mlem.maximise.newton import settled
 from pp_mlem.model import Model
 from pp_mlem.point import PointOptions, fit_point
 from pp_mlem.problem import Problem
@@ -36,6 +37,7 @@ class EM:
     accelerate: bool
     handover: float
     spare: int
+    unit_free: bool = True
 
     @property
     def evaluations(self) -> int:
@@ -53,9 +55,24 @@ class EM:
             own=(jnp.full((), 4.0, vector.dtype), jnp.zeros((), int), jnp.zeros((), int)),
         )
 
-    def _judge(self, lane: Lane, point: Any, value: Any, slope: Any, patience: int) -> tuple:
+    def _slope(self, gradient: Any, step: Any, value: Any) -> jax.Array:
+        """The largest gradient entry per observation. Where the units of a coordinate hide what is
+        still to be gained, gradient times EM's own step shows it (it is the decrement of the
+        complete data, in nats): then what is above tolerance says so."""
+        slope = jnp.abs(gradient).max(initial=0.0) / self.units
+        hidden = gradient @ step > settled(value)
+        return jnp.where(hidden, jnp.maximum(slope, 2 * self.tolerance), slope)
+
+    def _noise(self, value: Any, grain: Any) -> jax.Array:
+        """How far the objective can seem to fall by rounding: its own and that of the coordinates,
+        `grain` = |gradient| times |point|, which counts where coordinates are large and cancel."""
+        return rounding(value, self.units) + 4 * jnp.finfo(value.dtype).eps * grain
+
+    def _judge(
+        self, lane: Lane, point: Any, value: Any, slope: Any, grain: Any, patience: int
+    ) -> tuple:
         """Status after seeing `point`, and how many steps in a row have been flat."""
-        noise = rounding(value, self.units)
+        noise = self._noise(value, grain)
         gain = value - lane.value
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
         still = jnp.where(gain <= noise, lane.own[1] + 1, 0)
@@ -84,8 +101,10 @@ class EM:
         if self.accelerate:
             return self._squarem(lane, data, fixed)
         following, value, gradient = self.problem.em_step(lane.vector, data, fixed)
-        slope = jnp.abs(gradient).max(initial=0.0) / self.units
-        status, still, slow, kept = self._judge(lane, lane.vector, value, slope, patience=20)
+        slope = self._slope(gradient, following - lane.vector, value)
+        grain = jnp.abs(gradient) @ jnp.abs(lane.vector)
+        judged = self._judge(lane, lane.vector, value, slope, grain, patience=20)
+        status, still, slow, kept = judged
         new = Lane(
             vector=jnp.where(kept, following, lane.point),
             point=jnp.where(kept, lane.vector, lane.point),
@@ -101,9 +120,6 @@ class EM:
         start = lane.vector
         longest = lane.own[0]
 
-        def slope_of(gradient: jax.Array) -> jax.Array:
-            return jnp.abs(gradient).max(initial=0.0) / self.units
-
         # One traced EM step, run at three points.
         def visit(carry: tuple, i: jax.Array) -> tuple:
             first, second, third, _, _ = carry
@@ -117,13 +133,16 @@ class EM:
             length = jnp.clip(length, 1.0, longest)
             leap = start + 2 * length * r + length**2 * v
             third = jnp.where(i == 1, leap, third)
-            return (first, second, third, following, length), (value, slope_of(gradient), at)
+            slope = self._slope(gradient, following - at, value)
+            return (first, second, third, following, length), (
+                value, slope, at, jnp.abs(gradient) @ jnp.abs(at)
+            )  # fmt: skip
 
         zero = jnp.zeros_like(start)
         carry = (zero, zero, zero, zero, jnp.ones((), start.dtype))
-        carry, (values, slopes, points) = jax.lax.scan(visit, carry, jnp.arange(3))
+        carry, (values, slopes, points, grains) = jax.lax.scan(visit, carry, jnp.arange(3))
         _, second, _, after_leap, length = carry
-        noise = rounding(values[1], self.units)
+        noise = self._noise(values[1], grains[1])
         leap_good = (
             jnp.isfinite(values[2]) & (values[2] >= values[1]) & jnp.all(jnp.isfinite(after_leap))
         )
@@ -133,7 +152,9 @@ class EM:
             jnp.maximum(longest / 4, 1.0),
         )
         longest = jnp.maximum(longest, 1.0)
-        status0, _, _, kept0 = self._judge(lane, start, values[0], slopes[0], patience=10)
+        status0, _, _, kept0 = self._judge(
+            lane, start, values[0], slopes[0], grains[0], patience=10
+        )  # fmt: skip
         fell = jnp.isfinite(values[1]) & (values[1] < values[0] - noise)
         best_value = jnp.where(leap_good, values[2], values[1])
         best_slope = jnp.where(leap_good, slopes[2], slopes[1])

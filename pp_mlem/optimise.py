@@ -18,6 +18,7 @@ from pp_mlem.problem import Problem
 from pp_mlem.status import Status
 
 MEMORY = 15
+NO_VALUE = 1e100  # loss where the objective is not finite; its square still is
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ class QuasiNewton:
     handover: float
     spare: int = 0
     evaluations: int = 1
+    unit_free: bool = False
 
     def _loss(self, data: Any, fixed: Any) -> Any:
         def loss(vector: jax.Array) -> jax.Array:
             value = -self.problem.objective(vector, data, fixed) / self.units
-            return jnp.where(jnp.isfinite(value), value, 1e12)
+            return jnp.where(jnp.isfinite(value), value, NO_VALUE)
 
         return loss
 
@@ -46,7 +48,7 @@ class QuasiNewton:
 
     def begin(self, vector: jax.Array, data: Any, fixed: Any) -> Lane:
         value, gradient = jax.value_and_grad(self._loss(data, fixed))(vector)
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & (value < 1e12)
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & (value < NO_VALUE)
         slope = jnp.abs(gradient).max(initial=0.0)
         status = jnp.where(finite, int(Status.RUNNING), int(Status.NOT_FINITE))
         status = jnp.where(finite & (slope <= self.tolerance), int(Status.CONVERGED), status)

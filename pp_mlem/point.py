@@ -25,7 +25,7 @@ from pp_mlem.problem import Problem, takes_gradients
 from pp_mlem.program.space import is_half_line
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
-from pp_mlem.spurious import at_boundary, component_report
+from pp_mlem.spurious import component_report, edge_masks, edge_objective, told_edges
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
 
@@ -39,6 +39,7 @@ QUICK_WORK = 1e5
 SINGLE_WORK = 1e8  # of a function that runs once
 HESSIAN_WORK = 2e7
 NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
+NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 EXTREME = 20.0  # unconstrained coordinate of a positive parameter; exp(20) is 5e8
 
 
@@ -190,8 +191,9 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     if polish and not trace.interrupted:
         try:
             points, values, slopes, status, steps = _polish(
-                model, problem, structure, units, tol, fixed, points, values, slopes, status
-            )
+                model, problem, structure, units, tol, fixed, points, values, slopes, status,
+                algorithm.unit_free,
+            )  # fmt: skip
         except KeyboardInterrupt:
             trace.interrupted = True
     noisy = _drowned(model, problem, structure, fixed, points, values, units)
@@ -216,7 +218,7 @@ def _drowned(
     where = problem.space.slices()
     half_lines = [where[s.name] for s in problem.space.sites if is_half_line(s.support)]
     largest = [points[:, w].max(1, initial=-np.inf) for w in half_lines]
-    extreme = np.isfinite(values) & (np.max([*largest, values * 0 - np.inf], 0) > EXTREME)
+    extreme = np.isfinite(values) & (np.max([*largest, np.full(values.shape, -np.inf)], 0) > EXTREME)
     if not extreme.any():
         return extreme
     evaluate = _evaluator(model, problem, structure, units)
@@ -249,8 +251,10 @@ def _polish(
     values: np.ndarray,
     slopes: np.ndarray,
     status: np.ndarray,
+    verified: bool,
 ) -> tuple:
-    """Newton on the exact objective for every start that has not converged yet."""
+    """Newton on the exact objective for every start that has not converged yet; those that have,
+    by a gradient alone whose size depends on units, too."""
 
     large = is_large(model, problem.space.size)
 
@@ -265,13 +269,20 @@ def _polish(
                 lambda v: problem.objective(v, data, values_fixed), vector, POLISH_STEPS,
                 tol * units,
             )  # fmt: skip
-        return result.point, result.value, jnp.abs(result.gradient).max() / units, result.steps
+        # Where the units put the tolerance below float64's rounding, the objective stops rising
+        # first; what the curvature still promises knows no units.
+        slope = jnp.abs(result.gradient).max() / units
+        done = result.decrement <= result.resolution
+        done = done & ((slope <= tol) | (result.steps < (SWEEPS if large else POLISH_STEPS)))
+        return result.point, result.value, slope, result.steps, done, result.resolution
 
     function = model.compiled(
         ("polish", structure), lambda: structure[0](jax.vmap(finish, in_axes=(0, None, None)))
     )
     steps = np.zeros(len(status), int)
-    hopeless = np.isin(status, (Status.NOT_FINITE, Status.CONVERGED))
+    hopeless = status == Status.NOT_FINITE
+    if verified:
+        hopeless = hopeless | (status == Status.CONVERGED)
     if hopeless.all():
         return points, values, slopes, status, steps
     size = len(points) if work_per_step(model) <= LANE_WORK else 1
@@ -280,14 +291,15 @@ def _polish(
         for i in range(0, len(points), size)
     ]
     found = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units)
+    noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units) + found[5]
     better = ~hopeless & np.isfinite(found[1]) & (found[1] >= values - noise)
     points = np.where(better[:, None], found[0], points)
     values = np.where(better, found[1], values)
     slopes = np.where(better, found[2], slopes)
     steps = np.where(better, found[3], 0)
-    status = np.where(better & (slopes <= tol), Status.CONVERGED, status)
-    status = np.where(better & (slopes > tol) & (status != Status.MAX_ITER), Status.FLAT, status)
+    done = found[4].astype(bool)
+    status = np.where(better & done, Status.CONVERGED, status)
+    status = np.where(better & ~done & (status != Status.MAX_ITER), Status.FLAT, status)
     return points, values, slopes, status, steps
 
 
@@ -320,6 +332,9 @@ def _judge(
     unconstrain = model.compiled(
         ("unconstrain", key), lambda: quick_jit(jax.vmap(problem.space.unconstrain))
     )
+    evaluate = model.compiled(
+        ("edge objective", key, problem.with_prior), lambda: edge_objective(problem)
+    )
     batch = jax.device_get(constrain(jnp.asarray(points), fixed))
     sorted_params = [
         sort_labels({k: v[i] for k, v in batch.items()}, groups, model) for i in range(len(points))
@@ -332,8 +347,14 @@ def _judge(
             flag, note = report(point, model.data, fixed)
             if flag is not None:
                 verdict[i] = flag
-            elif status[i] == Status.CONVERGED and at_boundary(problem.space, params, units):
-                verdict[i], note = Status.BOUNDARY, at_boundary(problem.space, params, units)
+            elif status[i] == Status.CONVERGED or (
+                status[i] == Status.FLAT and slopes[i] < NEARLY
+            ):
+                edges = told_edges(
+                    edge_masks(problem, evaluate, point, params, model.data, fixed)
+                )
+                if edges:
+                    verdict[i], note = Status.BOUNDARY, edges
         all_params.append(params)
         notes.append(note)
     sound = np.isfinite(values) & ~np.isin(

@@ -13,24 +13,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.maximise.newton import NewtonResult
+from pp_mlem.maximise.newton import NewtonResult, settled
 
 EMStep = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def quasi_newton_em(
-    em_step: EMStep, start: jax.Array, max_steps: int, tolerance: float, noise: Any
+    em_step: EMStep,
+    start: jax.Array,
+    max_steps: int,
+    tolerance: float,
+    noise: Any,
+    enough: float = 0.0,
 ) -> NewtonResult:
     """Maximise by safeguarded Broyden steps; never lowers the objective beyond `noise(value)`.
 
     `em_step(point)` is (next point of EM, objective, gradient). A step that would lower the
-    objective is replaced by EM's own, and what was learnt of the curvature is forgotten.
+    objective is replaced by EM's own, and what was learnt of the curvature is forgotten. The
+    decrement is that of EM's own step, gradient times step, which no units enter; below `enough`
+    nats it does not count.
     """
     identity = jnp.eye(start.shape[0], dtype=start.dtype)
 
     def going(state: tuple) -> jax.Array:
-        *_, gradient, steps, stalled = state
+        _, residual, _, _, value, gradient, steps, stalled = state
         large = jnp.abs(gradient).max(initial=0.0) > tolerance
+        large = large | (gradient @ residual > jnp.maximum(settled(value), enough))
         return large & (steps < max_steps) & (stalled < 3)
 
     def body(state: tuple) -> tuple:
@@ -65,5 +73,5 @@ def quasi_newton_em(
     following, value, gradient = em_step(start)
     zero = jnp.zeros((), int)
     state = (start, following - start, -identity, jnp.asarray(True), value, gradient, zero, zero)
-    point, _, _, _, value, gradient, steps, _ = jax.lax.while_loop(going, body, state)
-    return NewtonResult(point, value, gradient, steps)
+    point, residual, _, _, value, gradient, steps, _ = jax.lax.while_loop(going, body, state)
+    return NewtonResult(point, value, gradient, steps, gradient @ residual, settled(value))

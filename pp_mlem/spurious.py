@@ -13,13 +13,16 @@ from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.problem import Problem, at_one_value
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
-from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.space import is_simplex
 from pp_mlem.status import Status
 
 SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
 HATHAWAY_RATIO = 1e-3
 COLLAPSE_RATIO = 1e-6
-BOUNDARY_EDGE = 1e-6
+EDGE_COST = 0.01  # nats lost by moving onto an edge, below which the data do not know better
+NEAR = 1e-3  # of the width of an interval or a simplex: nearer entries are tried
+NEAR_HALF_LINE = 1e-6
+AT_ONCE = 16
 
 
 def _component_scales(value: np.ndarray, name: str, latent_axis: int) -> np.ndarray:
@@ -151,35 +154,137 @@ def _own_parameters(problem: Problem, names: frozenset[str], size: int) -> int:
     return total
 
 
-def boundary_edge(units: float) -> float:
-    """How near to an edge a probability says that its event is not in the data: a hundredth of
-    one observation, and 1e-6 at least."""
-    return max(BOUNDARY_EDGE, min(1e-3, 0.01 / max(units, 1.0)))
+def edge_masks(
+    problem: Problem, evaluate: Callable, vector: Any, params: dict[str, Any], data: Any, fixed: Any
+) -> dict[str, np.ndarray]:
+    """Which entries of each free parameter are at an edge of its support.
 
-
-def at_boundary(space: ParameterSpace, params: dict[str, Any], units: float) -> str:
-    """Names the parameters at an edge of a bounded support ("" when there is none)."""
-    found = []
+    The rule is one of information, for every family and support: an entry is at an edge when it is
+    near and moving it onto the edge, all else equal, lowers the exact objective by less than
+    `EDGE_COST` nats (a hundredth of one observation, where the entry is a probability or a rate).
+    A probability of 1e-6 behind a thousand events is no edge: moving it to zero costs them all.
+    `evaluate` is a compiled `edge_objective`; it runs only where an entry is near an edge.
+    """
+    space = problem.space
+    masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in space.sites}
+    where, proposals, owners = space.slices(), [], []
     for site in space.sites:
-        inside = ~boundary_mask(site.support, np.asarray(params[site.name]), boundary_edge(units))
-        if not inside.all():
-            found.append(f"{site.name} ({int((~inside).sum())} of {inside.size})")
-    return "at the boundary: " + ", ".join(found) if found else ""
+        value = np.asarray(params[site.name], float)
+        base = _base_support(site.support)
+        near = _near_edge(base, value)
+        for index, target, there in near:
+            if there:
+                masks[site.name][index] = True
+                continue
+            moved = value.copy()
+            moved[index] = target
+            if is_simplex(site.support):
+                moved /= moved.sum(-1, keepdims=True)
+            owners.append((site.name, index))
+            proposals.append((site.name, moved))
+        for index, place, target in _near_coordinates(base, value, vector[where[site.name]]):
+            owners.append((site.name, index))
+            proposals.append((where[site.name].start + place, target))
+    if not proposals:
+        return masks
+    vectors = []
+    for key, target in proposals:
+        moved = np.array(vector, float)
+        if isinstance(key, str):
+            one = space.only(frozenset({key}))
+            moved[where[key]] = np.asarray(one.to_vector({key: target}))
+        else:
+            moved[key] = target
+        vectors.append(moved)
+    cost = _values(evaluate, vector, [np.asarray(vector)], data, fixed)[0] - _values(
+        evaluate, vector, vectors, data, fixed
+    )
+    for (name, index), lost in zip(owners, cost, strict=True):
+        masks[name][index] |= bool(lost < EDGE_COST)
+    return masks
 
 
-def boundary_mask(support: Any, value: np.ndarray, edge: float) -> np.ndarray:
-    """Entries of a simplex, an interval or a half-line that lie at its edge."""
-    base = support
-    while hasattr(base, "base_constraint"):
-        base = base.base_constraint
-    if type(base).__name__ == "_Simplex" or type(base).__name__ == "Simplex":
-        return value < edge
+def edge_objective(problem: Problem) -> Callable:
+    """Jitted (vectors, data, fixed) -> the objective at each, one after the other."""
+
+    def evaluate(vectors: jax.Array, data: Any, fixed: Any) -> jax.Array:
+        return jax.lax.map(lambda v: problem.objective(v, data, fixed), vectors)
+
+    return quick_jit(evaluate)
+
+
+def _values(evaluate: Callable, fill: Any, vectors: list, data: Any, fixed: Any) -> np.ndarray:
+    found = []
+    for first in range(0, len(vectors), AT_ONCE):
+        some = vectors[first : first + AT_ONCE]
+        padded = some + [np.asarray(fill)] * (AT_ONCE - len(some))
+        found.append(np.asarray(evaluate(jnp.asarray(np.stack(padded)), data, fixed))[: len(some)])
+    values = np.concatenate(found)
+    return np.where(np.isnan(values), -np.inf, values)
+
+
+def _base_support(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def _near_edge(base: Any, value: np.ndarray) -> list[tuple[tuple, float, bool]]:
+    """(index, value at the edge, whether it is there already) of the entries near an edge of a
+    simplex, an interval or a half-line."""
+    kind = type(base).__name__.lstrip("_")
     lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
-    if value.ndim and type(base).__name__ in ("_PositiveDefinite", "PositiveDefinite"):
-        return np.zeros(value.shape, bool)
-    if lower is not None and upper is not None:
-        width = np.asarray(upper) - np.asarray(lower)
-        return (value - lower < edge * width) | (upper - value < edge * width)
-    if lower is not None:
-        return value - np.asarray(lower) < 1e-8
-    return np.zeros(value.shape, bool)
+    if kind == "Simplex":
+        lower, width, upper = 0.0, 1.0, None
+    elif lower is None or kind in ("PositiveDefinite", "LowerCholesky"):
+        return []
+    else:
+        width = 1.0 if upper is None else np.asarray(upper, float) - np.asarray(lower, float)
+    found = []
+    limit = NEAR_HALF_LINE if upper is None and kind != "Simplex" else NEAR
+    there = 1e-150 if upper is None and kind != "Simplex" else 1e-13 * np.asarray(width)
+    for edge, sign in ((lower, 1.0), (upper, -1.0)):
+        if edge is None:
+            continue
+        edge = np.broadcast_to(np.asarray(edge, float), value.shape)
+        distance = sign * (value - edge)
+        on_it = np.broadcast_to(distance <= there, value.shape)
+        for index in np.ndindex(*value.shape):
+            if distance[index] < limit * np.broadcast_to(width, value.shape)[index]:
+                found.append((index, float(edge[index]), bool(on_it[index])))
+    return found
+
+
+def _near_coordinates(base: Any, value: np.ndarray, free: Any) -> list[tuple[Any, int, float]]:
+    """(entries, place among the coordinates, value near the edge) for correlations near plus or
+    minus one and ordered values that almost touch."""
+    kind, free = type(base).__name__.lstrip("_"), np.asarray(free, float)
+    if kind in ("CorrCholesky", "CorrMatrix"):
+        d = value.shape[-1]
+        rows = np.tril_indices(d, -1)
+        per = len(rows[0])
+        lead = value.shape[:-2]
+        return [
+            (np.unravel_index(i // per, lead or (1,))[: len(lead)] + (rows[0][i % per],), i,
+             float(np.sign(t) * 15.0))
+            for i, t in enumerate(free)
+            if abs(t) > 4.0
+        ]  # fmt: skip
+    if kind in ("OrderedVector", "PositiveOrderedVector", "Ordered"):
+        size = value.shape[-1]
+        gaps = np.exp(np.clip(free, -700, 700)).reshape(-1, size)
+        total = gaps[:, 1:].sum(-1, keepdims=True)
+        lead = value.shape[:-1]
+        return [
+            (np.unravel_index(r, lead or (1,))[: len(lead)] + (c,), r * size + c, -300.0)
+            for r in range(len(gaps))
+            for c in range(1, size)
+            if gaps[r, c] < NEAR_HALF_LINE * max(total[r, 0], 1e-300)
+        ]
+    return []
+
+
+def told_edges(masks: dict[str, np.ndarray]) -> str:
+    """Names the parameters at an edge of a bounded support ("" when there is none)."""
+    found = [f"{n} ({int(m.sum())} of {m.size})" for n, m in masks.items() if m.any()]
+    return "at the boundary: " + ", ".join(found) if found else ""

@@ -80,7 +80,7 @@ def _one(
             vector = _from_assignment(model, problem, fixed, base, kind, rng)
     vector = _with_values(problem, vector, given)
     vector = np.asarray(vector)
-    return np.where(np.isfinite(vector), np.clip(vector, -1e8, 1e8), 0.0)
+    return np.where(np.isfinite(vector), vector, 0.0)
 
 
 def _with_values(problem: Problem, vector: jax.Array, given: Mapping[str, Any]) -> jax.Array:
@@ -141,9 +141,13 @@ def _from_assignment(
             hint + np.asarray(clamps.get(latent.name, 0.0)), model.dtype
         )
     hinted = replace(data, clamps=clamps)
+    laws = {f.site for f in marginal.factors if f.law_of}
+    lowest = 0.5 * tiny_log(jnp.result_type(float))  # outside of the support whatever the units
 
     def step(vector: jax.Array, d: ProgramData, whole: ProgramData, f: Any, scale: Any) -> Any:
+        # The assignment alone decides: what the base parameters say of the data depends on units.
         eta = marginal.natural(problem.params(vector, f), d)
+        eta = {k: v if k in laws else jnp.where(v < lowest, v, 0.0) for k, v in eta.items()}
         statistics = jax.tree.map(lambda s: s * scale, marginal.statistics_at(eta, d))
         return problem.maximisation(vector, statistics, whole if rows is None else d, f)
 

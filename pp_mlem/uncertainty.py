@@ -16,7 +16,7 @@ from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.program.space import ParameterSpace, scalar_names
-from pp_mlem.spurious import boundary_edge, boundary_mask
+from pp_mlem.spurious import edge_masks, edge_objective
 
 KINDS = ("observed", "sandwich", "opg")
 COLUMNS_AT_ONCE = 16
@@ -247,18 +247,14 @@ def covariance_at(
         )
         gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
         natural, jacobian = natural_scale(model, problem, vector)
-        nearest = boundary_edge(float(model.n_observations))
-        edge = np.concatenate(
-            [boundary_mask(s.support, natural[s.name], nearest).ravel() for s in space.sites]
-            or [np.zeros(0, bool)]
-        )
+        evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
+        masks = edge_masks(problem, evaluate, np.asarray(vector), natural, model.data, values)
+        edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
         scores = None
         if kind != "observed":
             scorer = model.compiled(("scores", key), lambda: scores_function(problem))
             scores = np.asarray(scorer(point, model.data, values), float)
-    # A coordinate whose parameter no longer moves belongs to an edge: hold it fixed there.
-    moves = np.abs(jacobian).max(0, initial=0.0)
-    active = moves > (EDGE if edge.any() else 0.0)
+    active = _active(space, natural, jacobian, edge)
     inverse, spoiled, flat = invert_information(information, gradient, active)
     if scores is not None and not spoiled:
         weights = model.unit_weights()
@@ -286,6 +282,25 @@ def covariance_at(
     matrix[bad, :] = np.nan
     matrix[:, bad] = np.nan
     return Covariance(names, matrix, inverse, reasons, kind)
+
+
+def _active(
+    space: ParameterSpace, natural: dict[str, Any], jacobian: np.ndarray, edge: np.ndarray
+) -> np.ndarray:
+    """Which coordinates are free. One that moves a parameter's scalars away from the edge by
+    nothing next to their size belongs to those at the edge, and is held fixed there."""
+    active = np.abs(jacobian).max(0, initial=0.0) > 0.0
+    start, where = 0, space.slices()
+    for site in space.sites:
+        count = int(np.prod(site.shape))
+        rows = slice(start, start + count)
+        start += count
+        if not edge[rows].any():
+            continue
+        size = np.maximum(np.abs(np.ravel(np.asarray(natural[site.name], float))), 1e-300)
+        moves = np.abs(jacobian[rows, where[site.name]]) / size[:, None]
+        active[where[site.name]] &= moves[~edge[rows]].max(0, initial=0.0) > EDGE
+    return active
 
 
 def _direction(flat: np.ndarray, jacobian: np.ndarray, names: tuple[str, ...]) -> str:
