@@ -127,7 +127,7 @@ class Fit:
         space = model.problem(fixed, with_prior).space
         free_prior = log_prior
         if with_prior and fixed:
-            free_prior = _prior_of(model, params, frozenset(space.names))
+            free_prior = prior_of(model, params, frozenset(space.names))
         likelihood = value - free_prior if with_prior else value
         return cls(
             model=model,
@@ -814,7 +814,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _prior_of(model: Model, params: dict, names: frozenset[str]) -> float:
+def prior_of(model: Model, params: dict, names: frozenset[str]) -> float:
     from pp_mlem.problem import log_prior
 
     with working_precision(model.dtype):

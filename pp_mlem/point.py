@@ -14,7 +14,7 @@ import pandas as pd
 
 from pp_mlem.checks import check_counts, check_positive, check_seed
 from pp_mlem.exchange import exchangeable_groups
-from pp_mlem.fit import Fit
+from pp_mlem.fit import Fit, prior_of
 from pp_mlem.labels import sort_labels
 from pp_mlem.loop import drive, firm, make_block, rounding
 from pp_mlem.maximise.newton import newton_ascent
@@ -218,7 +218,9 @@ def _drowned(
     where = problem.space.slices()
     half_lines = [where[s.name] for s in problem.space.sites if is_half_line(s.support)]
     largest = [points[:, w].max(1, initial=-np.inf) for w in half_lines]
-    extreme = np.isfinite(values) & (np.max([*largest, np.full(values.shape, -np.inf)], 0) > EXTREME)
+    extreme = np.isfinite(values) & (
+        np.max([*largest, np.full(values.shape, -np.inf)], 0) > EXTREME
+    )
     if not extreme.any():
         return extreme
     evaluate = _evaluator(model, problem, structure, units)
@@ -347,12 +349,8 @@ def _judge(
             flag, note = report(point, model.data, fixed)
             if flag is not None:
                 verdict[i] = flag
-            elif status[i] == Status.CONVERGED or (
-                status[i] == Status.FLAT and slopes[i] < NEARLY
-            ):
-                edges = told_edges(
-                    edge_masks(problem, evaluate, point, params, model.data, fixed)
-                )
+            elif status[i] == Status.CONVERGED or (status[i] == Status.FLAT and slopes[i] < NEARLY):
+                edges = told_edges(edge_masks(problem, evaluate, point, params, model.data, fixed))
                 if edges:
                     verdict[i], note = Status.BOUNDARY, edges
         all_params.append(params)
@@ -367,7 +365,15 @@ def _judge(
     # Among equal optima prefer one that converged.
     close = [i for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
     best = min(close, key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
-    optima = label_optima(np.where(verdict == Status.NOT_FINITE, np.nan, values), verdict)
+    values = np.where(verdict == Status.NOT_FINITE, np.nan, values)  # a number that means nothing
+    if verdict[best] not in (Status.CONVERGED, Status.BOUNDARY, Status.NOT_FINITE):
+        # Far out the same density has other rounding errors by the way that it is computed: what is
+        # told is that of the parameters that are told.
+        values[best] = model.log_likelihood(all_params[best])
+        if problem.with_prior:
+            free = frozenset(problem.space.names)
+            values[best] += prior_of(model, all_params[best], free)
+    optima = label_optima(values, verdict)
     table = pd.DataFrame(
         {
             "objective": values,
