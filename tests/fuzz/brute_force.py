@@ -199,6 +199,10 @@ class Enumeration:
         same = ((self.codes == wanted) | (wanted < 0)).all(1)
         return float(solution.joint[same].max()) if same.any() else -np.inf
 
+    def has_data(self, params: Mapping[str, Any]) -> bool:
+        """Whether an observation is neither missing nor masked."""
+        return any(d.array.any() for d in self._run(params, {}).found if d.role == "observed")
+
     def log_prior(self, params: Mapping[str, Any]) -> float:
         run = self._run(params, {})
         return float(sum(d.array.sum() for d in run.found if d.role == "prior"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def check(program: Program, thorough: bool = False) -> Outcome:
         if thorough and not faults:
             faults = _public_faults(model, program, truth) + _falls(model, program)
     except Exception as error:  # told or raw: told apart below
-        return Outcome(*_judged(error), program)
+        refusable = program.refusable or not truth.has_data(program.params)
+        return Outcome(*_judged(error), replace(program, refusable=refusable))
     return Outcome("wrong", "; ".join(faults), program) if faults else Outcome("right", "", program)
 
 
