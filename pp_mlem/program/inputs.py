@@ -18,7 +18,7 @@ from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.dataflow import CASTS, MOVES, UNKNOWN, Lookup, Node, Values, flow, plain
 from pp_mlem.program.gathers import neutral_parameters
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.space import describe
+from pp_mlem.program.space import describe, is_simplex
 from pp_mlem.program.trace import Message, unwrap
 
 # Where an infinity has a meaning: an open bound, a category of probability zero.
@@ -351,10 +351,17 @@ class _OneCheck:
         if argument.split(".")[-1] in INFINITE or traced or not (single or isinstance(base, _VECTORS)):
             return
         node = plain(node) if single else node
-        bad = ~np.asarray(base(np.asarray(self.values.of(node))))
+        value = np.asarray(self.values.of(node))
+        bad = ~np.asarray(base(value))
         bad = bad & ~self._hidden([site], bad.shape)
         if bad.any():
             where = self._cell(node, bad)
+            sums = value[bad].sum(-1) if is_simplex(limit) else np.ones(1)
+            if not np.allclose(sums, 1.0):
+                raise ValueError(
+                    f"{where} is {argument} of site '{site}': the probabilities sum to "
+                    f"{sums[0]:.6g} instead of one. Divide each row by its sum, or pass logits=."
+                )
             raise ValueError(
                 f"{where} is {argument} of site '{site}', which has to be {describe(limit)}. Correct "
                 "the data, or mask these rows."
