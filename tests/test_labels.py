@@ -21,7 +21,7 @@ from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.groups import possible_orders
 from pp_mlem.labels import align, align_draws, order_draws, permute, sort_labels
 from pp_mlem.precision import working_precision
-from pp_mlem.program.data import neutral_parameters
+from pp_mlem.program.gathers import neutral_parameters
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.summary import attempt, mean_inside
