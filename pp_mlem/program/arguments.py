@@ -258,7 +258,7 @@ class Arguments:
             if kind not in "fiu" or _is_random_key(array):
                 return array
             target = dtype if kind == "f" else integer
-            limits = np.finfo(target) if kind == "f" else np.iinfo(target)
+            limits = np.finfo(target) if kind == "f" else np.iinfo(target)  # type: ignore[type-var]
             if array.dtype.itemsize >= target.itemsize and array.dtype != target:
                 finite = array[np.isfinite(array)] if kind == "f" else array
                 if finite.size and (finite.max() > limits.max or finite.min() < limits.min):
