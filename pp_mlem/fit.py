@@ -723,8 +723,6 @@ def load(path: str | Path, model: Model | None = None) -> Fit:
     """
     tree, record = read_fit(path)
     check_record(path, record)
-    if model is not None and not isinstance(model, Model):
-        raise TypeError(f"model: received {type(model).__name__}, expected a pp_mlem.Model.")
     try:
         fit = _of_record(tree, record, model)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -57,25 +57,7 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the long checks too")
 
 
-# Known to fail at the end of a session that was cut; the next one mends them and empties this.
-TO_MEND = {
-    "test_another_model_is_refused_with_what_differs", "test_hamilton",
-    "test_transplants_with_misclassification", "test_ambiguous_site_is_refused_and_settled",
-    "test_equals_numpyros_own_log_density", "test_fitted_by_every_method",
-    "test_constant_column_and_too_few_rows_are_told", "test_draws_have_no_bootstrap",
-    "test_a_prior_that_a_latent_broadcasts_counts_once", "test_any_program",
-    "test_which_unit_a_row_reads_does_not_hang_on_missing_cells",
-    "test_a_support_that_a_latent_moves_is_summed",
-}  # fmt: skip
-
-
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        name = getattr(item, "originalname", item.name)
-        if name in TO_MEND:
-            item.add_marker(pytest.mark.xfail(reason="to mend", strict=False))
-        if name == "test_threads_fit_at_once_as_one_does":  # leaves NumPyro's stack behind
-            item.add_marker(pytest.mark.skip(reason="to mend"))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="long; run with --slow")

@@ -47,7 +47,9 @@ class LawsKept(Messenger):
         missing = msg["is_observed"] and jnp.size(msg["value"]) > 0
         if missing and jnp.issubdtype(jnp.result_type(msg["value"]), jnp.floating):
             shown = ~jnp.isnan(msg["value"])
-            msg["fn"], msg["value"] = msg["fn"].mask(shown), jnp.where(shown, msg["value"], 0.0)
+            msg["value"] = jnp.where(shown, msg["value"], 0.0)
+            rows = shown.all(tuple(range(-msg["fn"].event_dim, 0)))  # of a vector as a whole
+            msg["fn"] = msg["fn"].mask(rows)
         if not msg["is_observed"] and msg["fn"].support.is_discrete:
             while isinstance(msg["fn"], MaskedDistribution) and msg["fn"]._mask is not False:
                 msg["fn"] = msg["fn"].base_dist

@@ -98,18 +98,25 @@ def test_program_that_needs_concrete_values():
 
 
 def test_ambiguous_site_is_refused_and_settled():
-    def program(x):
+    def program(x, own):
         mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("columns", 2, dim=-1), numpyro.plate("rows", 5, dim=-2):
+            a = numpyro.sample("a", dist.Normal(0, 1)) if own else 0.0
+            numpyro.sample("x", dist.Normal(mu + a, 1.0), obs=x)
+
+    def by_column(x):
         with numpyro.plate("columns", 2, dim=-1):
             a = numpyro.sample("a", dist.Normal(0, 1))
             with numpyro.plate("rows", 5, dim=-2):
-                numpyro.sample("x", dist.Normal(mu + a, 1.0), obs=x)
+                numpyro.sample("x", dist.Normal(a, 1.0), obs=x)
 
+    x = np.zeros((5, 2))
     with pytest.raises(ValueError, match=r"ambiguous.*'a'.*parameters=\{\"a\"\}"):
-        Model(program, np.zeros((5, 2)))
-    assert Model(program, np.zeros((5, 2)), parameters={"a"}).roles["a"] == "parameter"
+        Model(program, x, True)
+    assert Model(program, x, True, parameters={"a"}).roles["a"] == "parameter"
     with pytest.raises(ValueError, match=r"latent 'a'.*continuous"):
-        Model(program, np.zeros((5, 2)), latents={"a"})
+        Model(program, x, True, latents={"a"})
+    assert Model(by_column, x).roles["a"] == "parameter"  # no unit has one of its own
 
 
 def test_random_effects_are_refused_by_name():

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 STRAIGHT = 1e-12
 AMPLIFIED = 1e13  # longest column of the basis, in units of the coordinates' own curvature
 AGAIN = 2  # times that Newton looks again from where it stands when a step did not help
+NOISE = 100.0  # curvature of a direction, in units of what rounding makes of its length
+COARSEST = 1e-4  # nats: where rounding hides more than that there is no telling a maximum
 STRETCHED = 1e5  # beyond it a direction counts as flat unless moving along it gains
 
 
@@ -55,7 +57,12 @@ def _advise(
     function is straight in all of them. `gradient` and `hessian` are in the frame's coordinates."""
     eps = jnp.finfo(gradient.dtype).eps
     curvature = jnp.abs(jnp.diagonal(hessian))
-    bent = curvature > 0
+    # A long column turns the rounding of the numbers that it moves into curvature: columns of a
+    # design that are exactly collinear have no more than that, and stay where they are.
+    reach = jnp.abs(frame.basis / frame.scale[:, None]).max(0, initial=0.0)
+    bent = curvature > jnp.where(frame.looked, NOISE * (eps * reach) ** 2, 0.0)
+    gradient = jnp.where(bent, gradient, 0.0)
+    hessian = jnp.where(bent[:, None] & bent[None, :], hessian, 0.0)
     scale = jnp.where(bent, jax.lax.rsqrt(jnp.where(bent, curvature, 1.0)), 1.0)
     scaled = -hessian * scale[:, None] * scale[None, :]
     sound = jnp.all(jnp.isfinite(scaled))
@@ -178,7 +185,8 @@ def newton_ascent(
     )  # fmt: skip
     found = jax.lax.while_loop(condition, body, state)
     _, point, value, gradient, decrement, grain, _, steps, *_ = found
-    return NewtonResult(point, value, gradient, steps - 1, decrement, settled(value) + grain)
+    resolution = settled(value) + jnp.minimum(grain, COARSEST)
+    return NewtonResult(point, value, gradient, steps - 1, decrement, resolution)
 
 
 def settled(value: jax.Array) -> jax.Array:
