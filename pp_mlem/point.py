@@ -40,6 +40,7 @@ SINGLE_WORK = 1e8  # of a function that runs once
 HESSIAN_WORK = 2e7
 NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
+NEIGHBOURS = 5
 EXTREME = 20.0  # unconstrained coordinate of a positive parameter; exp(20) is 5e8
 
 
@@ -224,9 +225,12 @@ def _drowned(
     if not extreme.any():
         return extreme
     evaluate = _evaluator(model, problem, structure, units)
-    beside = points * (1 + 1e-9 * np.sign(np.random.default_rng(0).standard_normal(points.shape)))
-    moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
-    return extreme & ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
+    rng, noisy = np.random.default_rng(0), np.zeros(values.shape, bool)
+    for _ in range(NEIGHBOURS):  # rounding errors come in steps: one neighbour may share them
+        beside = points * (1 + 3e-9 * rng.uniform(-1, 1, points.shape))
+        moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
+        noisy |= ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
+    return extreme & noisy
 
 
 def _evaluator(model: Model, problem: Problem, structure: tuple, units: float) -> Callable:
