@@ -186,8 +186,9 @@ class Relabeller:
             flat, slope = self.factors.at(model, vectors, index)
             here = flat[:, index]
             alike = (np.abs(here) < IMPOSSIBLE) == sound[lanes]
-            gap = np.where(sound[lanes], targets[lanes] - here, 0.0) * weights[lanes]
-            gap = np.where(alike, gap, np.inf)
+            both = alike & sound[lanes]  # elsewhere both may be minus infinity
+            gap = np.subtract(targets[lanes], here, out=np.zeros_like(here), where=both)
+            gap = np.where(alike, gap * weights[lanes], np.inf)
             with np.errstate(over="ignore", invalid="ignore"):
                 cost = (gap**2).sum(1)
             return np.where(np.isfinite(cost), cost, np.inf), gap, slope * weights[lanes][..., None]
