@@ -257,6 +257,7 @@ def run_program(
     return _messages(sites)
 
 
+@alone
 def plain_messages(
     arguments: Arguments, dynamic: tuple, given: dict[str, Any]
 ) -> dict[str, Message]:
