@@ -29,19 +29,10 @@ QUICK = {
 }  # fmt: skip
 
 
-TO_MEND = {
-    "truncation at a latent", "n-mixture",
-}  # fmt: skip
-
-
 def each(names):
     """Names as parameters of a test; what a plain run leaves to the long one is marked."""
-
-    def marks(name):
-        found = [] if name in QUICK or name in REFUSED else [pytest.mark.slow]
-        return [*found, pytest.mark.xfail] if name in TO_MEND else found
-
-    return [pytest.param(n, marks=marks(n)) for n in names]
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=() if n in QUICK or n in REFUSED else slow) for n in names]
 
 
 def copied(case: Case):
