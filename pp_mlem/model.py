@@ -109,7 +109,10 @@ class Model:
             self._check_observe(reading)
             inputs = read_inputs(reading)
             if inputs is not None:  # a mistake in the data is told as such, before all else
-                inputs.check(reading.arguments)
+                arguments = inputs.check(reading.arguments)
+                if arguments is not reading.arguments:
+                    reading = replace(reading, arguments=arguments)
+                    dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
             verification = read_factors(reading, dynamic)
             reading, factors = verification.reading, verification.factors
             self.marginal: Marginal = build_marginal(reading, factors)
@@ -197,7 +200,7 @@ class Model:
         with working_precision(self.dtype):
             inputs = self.compiled("inputs", lambda: read_inputs(self.reading))
             if inputs is not None:
-                inputs.check(arguments)
+                arguments = inputs.check(arguments)
             reading = replace(self.reading, arguments=arguments)
             other.data = prepare_data(
                 reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers

@@ -384,3 +384,99 @@ def test_lists_as_arguments_of_distributions_are_arrays():
     np.testing.assert_allclose(model.log_prior(params), arrays.log_prior(params), rtol=1e-12)
     drawn, theirs = model.simulate(params, seed=1), arrays.simulate(params, seed=1)
     np.testing.assert_array_equal(drawn["x"], theirs["x"])
+
+
+# --- a missing observation that enters another site -----------------------------------------
+
+SHOWN = np.array([1, 0, 1, 1, 1], bool)
+PARTLY = np.array([0.1, np.nan, 0.3, 0.4, -0.2])
+SECOND = np.array([1.0, 0.5, -1.0, 2.0, 0.3])
+
+
+def enters(y, x, shown=True):
+    mu, b = numpyro.sample("mu", dist.Normal(0, 1)), numpyro.sample("b", dist.Normal(0, 1))
+    with numpyro.plate("n", 5), handlers.mask(mask=shown):
+        y = numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        numpyro.sample("x", dist.Normal(b * y, 1.0), obs=x)
+
+
+def enters_directly(y, x):
+    mu, b = numpyro.sample("mu", dist.Normal(0, 1)), numpyro.sample("b", dist.Normal(0, 1))
+    with numpyro.plate("n", 5):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        numpyro.sample("x", dist.Normal(b * y, 1.0), obs=x)
+
+
+def enters_by_condition(x):
+    handlers.condition(enters, {"y": PARTLY})(None, x)
+
+
+def enters_as_index(y, x):
+    mu = numpyro.sample("mu", dist.Normal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("n", 5):
+        y = numpyro.sample("y", dist.Categorical(jnp.array([0.5, 0.5])), obs=y)
+        numpyro.sample("x", dist.Normal(mu[y.astype(int)], 1.0), obs=x)
+
+
+def enters_the_next_step(y):
+    mu, b = numpyro.sample("mu", dist.Normal(0, 1)), numpyro.sample("b", dist.Normal(0, 1))
+
+    def body(before, now):
+        return numpyro.sample("y", dist.Normal(mu + b * before, 1.0), obs=now), None
+
+    scan(body, 0.0, y)
+
+
+def enters_where_mask_is_of_nan(y, x):
+    enters(y, x, ~jnp.isnan(y))
+
+
+ENTERING = {
+    "value": (enters, (PARTLY, SECOND), r"'y'.*index \(1,\) reaches loc of site 'x'.*drop these"),
+    "argument": (enters_directly, (PARTLY, SECOND), r"site 'y'.*\(1,\) reaches loc of site 'x'"),
+    "condition": (enters_by_condition, (SECOND,), r"site 'y'.*\(1,\) reaches loc of site 'x'"),
+    "index": (enters_as_index, (np.where(SHOWN, 1.0, np.nan), SECOND), r"'y'.*\(1,\).*no index"),
+    "next step": (enters_the_next_step, (PARTLY,), r"'y'.*\(1,\) reaches loc of site 'y'.*carried"),
+    "mask of NaN": (enters_where_mask_is_of_nan, (PARTLY, SECOND), "'y'.*under a mask.*jnp.where"),
+    "other row masked": (
+        enters,
+        (np.where(np.arange(5) == 3, np.nan, PARTLY), SECOND, SHOWN),
+        r"'y'.*index \(3,\) reaches loc of site 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENTERING)
+def test_a_missing_value_that_enters_another_site_is_refused(name):
+    program, args, told = ENTERING[name]
+    with pytest.raises(ValueError, match=told):
+        Model(program, *args)
+
+
+def test_a_missing_value_under_the_mask_of_its_reader_counts_as_nothing():
+    filled = np.where(SHOWN, PARTLY, 9.0)
+    whole = check(enters, (filled, SECOND, SHOWN), {"mu": 0.3, "b": 0.4}, {})
+    for model in (Model(enters, PARTLY, SECOND, SHOWN), whole.with_data(y=PARTLY)):
+        np.testing.assert_array_equal(
+            model.pointwise_log_likelihood({"mu": 0.3, "b": 0.4}),
+            whole.pointwise_log_likelihood({"mu": 0.3, "b": 0.4}),
+        )
+        assert fit_em(model, seed=0).log_likelihood == fit_em(whole, seed=0).log_likelihood
+    with pytest.raises(ValueError, match="enters 'x'"):
+        whole.with_data(y=PARTLY, shown=np.ones(5, bool))
+
+
+def test_a_missing_value_that_is_not_carried_on_is_integrated_out():
+    def carried(y):
+        mu, b = numpyro.sample("mu", dist.Normal(0, 1)), numpyro.sample("b", dist.Normal(0, 1))
+
+        def body(before, now):
+            numpyro.sample("y", dist.Normal(mu + b * before, 1.0), obs=now)
+            return jnp.where(jnp.isnan(now), before, now), None
+
+        scan(body, 0.0, y)
+
+    means = 0.3 + 0.4 * np.array([0, 0.1, 0.1, 0.3, 0.4])
+    cells = -((PARTLY - means) ** 2) / 2 - np.log(2 * np.pi) / 2
+    value = Model(carried, PARTLY).log_likelihood({"mu": 0.3, "b": 0.4})
+    np.testing.assert_allclose(value, np.nansum(cells), rtol=1e-12)

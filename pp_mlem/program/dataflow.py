@@ -26,7 +26,8 @@ _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_ca
 class Node:
     """One value of the program: the result of `operation` on `inputs`.
 
-    `depends` are the bits of the data arrays, of unobserved sites and of gathers behind it.
+    `depends` are the bits of the data arrays, of unobserved sites, of gathers and of constant
+    arrays with NaN behind it.
     """
 
     operation: str
@@ -62,11 +63,14 @@ def flow(
     """The nodes of a traced program's results, its inputs having `bits` and being `positive`; and
     its lookups by data."""
     lookups: list[Lookup] = []
-    free = 1 + max((b.bit_length() for b in bits), default=0)
+    flawed = 1 << (1 + max((b.bit_length() for b in bits), default=0))
+    free = 1 + flawed.bit_length()
 
     def constant(value: Any) -> Node:
-        shape = np.shape(value)
-        return Node("constant", (), shape, getattr(value, "dtype", None), 0, constant=value)
+        shape, dtype = np.shape(value), getattr(value, "dtype", None)
+        real = bool(shape) and getattr(dtype, "kind", "") == "f"
+        depends = flawed if real and np.isnan(np.asarray(value)).any() else 0
+        return Node("constant", (), shape, dtype, depends, constant=value)
 
     def inline(jaxpr: Any, consts: list[Node], given: list[Node]) -> list[Node]:
         nodes: dict[Any, Node] = dict(zip(jaxpr.constvars, consts, strict=True))

@@ -3,7 +3,8 @@ or a rate zero. Told by the argument's name and index, before anything is compil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,13 +17,14 @@ from numpyro.distributions.constraints import Constraint
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.dataflow import CASTS, MOVES, UNKNOWN, Lookup, Node, Values, flow, plain
-from pp_mlem.program.gathers import neutral_parameters
+from pp_mlem.program.gathers import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import describe, is_simplex
-from pp_mlem.program.trace import Message, unwrap
+from pp_mlem.program.trace import Message, is_factor, unwrap
 
 # Where an infinity has a meaning: an open bound, a category of probability zero.
 INFINITE = frozenset({"low", "high", "logits", "log_factor", "loc_low", "loc_high"})
+VALUE = ""  # among the parts of a site: what is observed
 # Operations whose result may be infinite or NaN although what they are given is finite.
 _WILD = frozenset(
     {"log", "log1p", "div", "rsqrt", "sqrt", "pow", "exp", "expm1", "lgamma", "digamma", "erf_inv",
@@ -42,6 +44,22 @@ class _Site:
     arguments: dict[str, Node]
     limits: dict[str, Any]  # the constraint of each argument
     masks: tuple[Node, ...]
+    value: Node | None  # of an observed site
+    layouts: dict[str, tuple[int, int]]  # own dimensions of each argument; those of the event
+
+    def visible(self, part: str, cells: np.ndarray, found: dict[str, Any]) -> np.ndarray:
+        """Which of these cells of an argument, or of the value, the masks do not hide."""
+        rank, event = self.layouts[part]
+        lead = cells.ndim - rank  # the steps of a scan
+        arrays = [cells]
+        for mask in found["masks"]:
+            shown = np.asarray(mask).astype(bool)
+            arrays.append(shown.reshape(shown.shape + (1,) * event))
+        most = max(a.ndim for a in arrays)
+        aligned = [
+            a.reshape(a.shape[:lead] + (1,) * (most - a.ndim) + a.shape[lead:]) for a in arrays
+        ]
+        return np.all(np.broadcast_arrays(*aligned), axis=0)
 
 
 def _own_arguments(fn: Any) -> dict[str, tuple[Any, Any]]:
@@ -81,11 +99,26 @@ def _base(support: Any) -> Any:
     return support
 
 
+def _remedy(observed: str, reader: str) -> str:
+    if observed and observed != reader:
+        return (
+            f"A missing value of '{observed}' that enters '{reader}' cannot be integrated out: drop "
+            "these rows, mask both sites there, or fill it in."
+        )
+    if observed:
+        return (
+            "A missing value that enters later steps cannot be integrated out: drop these rows, or "
+            "fill in what is carried on."
+        )
+    return "NaN means missing in an observation only: drop these rows, or fill them in."
+
+
 class Inputs:
     """The checks of a program's arguments; made once per structure, run on each set of data."""
 
     def __init__(self, reading: Reading) -> None:
         limits: dict[str, dict[str, Any]] = {}
+        layouts: dict[str, dict[str, tuple[int, int]]] = {}
 
         def extract(m: Message) -> dict[str, Any]:
             if m.kind != "sample":
@@ -93,7 +126,15 @@ class Inputs:
             bare = unwrap(m.fn)
             own = _own_arguments(bare.fn)
             limits[m.name] = {k: limit for k, (_, limit) in own.items()}
+            layouts[m.name] = {
+                k: (jnp.ndim(v), getattr(limit, "event_dim", 0)) for k, (v, limit) in own.items()
+            }
+            value = None
+            if m.observed and not is_factor(m.fn):
+                value = m.placed(jnp.asarray(m.value), jnp.ndim(m.value))
+                layouts[m.name][VALUE] = jnp.ndim(m.value), len(bare.fn.event_shape)
             return {
+                "value": value,
                 "arguments": {k: m.placed(jnp.asarray(v), jnp.ndim(v)) for k, (v, _) in own.items()},
                 "masks": tuple(m.placed(mask, jnp.ndim(mask)) for mask in bare.masks),
             }
@@ -112,17 +153,24 @@ class Inputs:
         nodes, self.lookups = flow(closed, bits, positive + [False] * len(dynamic))
         tree = jax.tree.unflatten(jax.tree.structure(shapes), nodes)
         self.sites = {
-            name: _Site(site["arguments"], limits[name], tuple(site["masks"]))
+            name: _Site(
+                site["arguments"], limits[name], tuple(site["masks"]), site["value"], layouts[name]
+            )
             for name, site in tree.items()
             if site
         }
 
-    def check(self, arguments: Arguments) -> None:
-        """Raise ValueError where data reach a distribution or an index as they must not."""
+    def check(self, arguments: Arguments) -> Arguments:
+        """Raise ValueError where data reach a distribution or an index as they must not.
+
+        Returns the arguments with NaN filled in where only what is masked reads it: a gradient
+        through NaN is NaN, whatever a mask hides.
+        """
         one = _OneCheck(self, arguments)
-        one.finite()
+        dynamic = one.finite()
         one.lookups()
         one.limits()
+        return arguments if dynamic is None else replace(arguments, dynamic=dynamic)
 
 
 def read_inputs(reading: Reading) -> Inputs | None:
@@ -183,8 +231,10 @@ class _OneCheck:
 
     # --- NaN and infinities -----------------------------------------------------------------
 
-    def finite(self) -> None:
-        """No NaN, and no infinity without a meaning, may reach an argument of a distribution."""
+    def finite(self) -> tuple[np.ndarray, ...] | None:
+        """No NaN, and no infinity without a meaning, may reach an argument of a distribution.
+
+        Returns the data with NaN filled in where none of it is shown, if there is such NaN."""
         suspects = {
             (name, argument): node
             for name, site in self.inputs.sites.items()
@@ -192,56 +242,123 @@ class _OneCheck:
             if self._may_be_bad(node)
         }
         if not suspects:
-            return
+            return None
         run = quick_jit(self.inputs.run)
-        found = self._flaws(run, self.dynamic, suspects)
+        results = self._run(run, self.dynamic)
+        found = {key: self._flaws(results, *key) for key in suspects}
         for (name, argument), bad in found.items():
-            if not bad.any():
-                continue
-            node = suspects[name, argument]
-            for i, array in enumerate(self.dynamic):
-                flaw = ~np.isfinite(array) if array.dtype.kind in "fc" else np.zeros((), bool)
-                if not (node.depends & (2 << i) and flaw.any()):
-                    continue
-                mended = list(self.dynamic)
-                mended[i] = np.where(flaw, 1.0, array)
-                key = (name, argument)
-                if self._flaws(run, tuple(mended), {key: node})[key].sum() < bad.sum():
-                    where = tuple(int(j) for j in np.argwhere(flaw)[0])
-                    raise ValueError(
-                        f"argument '{self.labels[i]}': the value {array[where]} at index {where} "
-                        f"reaches {argument} of site '{name}', which has to be finite. NaN means "
-                        "missing in an observation only: drop these rows, or fill them in."
-                    )
-            divisor = self._zero_divisor(node)
-            if divisor is not None:
-                zeros = np.asarray(self.values.of(divisor)) == 0
-                raise ValueError(
-                    f"site '{name}': {self._cell(divisor, zeros)} divides what reaches its "
-                    f"{argument}, which has to be finite. Correct the data, or drop these rows."
-                )
-            culprit = self._computed_flaw(node)
-            if culprit is not None:
-                flaw = ~np.isfinite(self.values.of(culprit))
-                where = tuple(int(j) for j in np.argwhere(flaw)[0])
-                raise ValueError(
-                    f"site '{name}': {self.values.of(culprit)[where]} at index {where} of what is "
-                    f"computed ({culprit.operation}) from {self._sources(culprit)} reaches its "
-                    f"{argument}, which has to be finite. Look for log of 0, 0 / 0 and the like in "
-                    "the data."
-                )
+            if self.inputs.sites[name].visible(argument, bad, results[name]).any():
+                self._refuse(run, results, name, argument, suspects[name, argument])
+        behind = {key: suspects[key] for key, bad in found.items() if bad.any()}
+        return self._filled(run, results, behind) if behind else None
 
-    def _flaws(self, run: Any, dynamic: tuple, suspects: dict) -> dict[tuple[str, str], np.ndarray]:
-        arrays = tuple(jnp.asarray(a) for a in dynamic)
-        results = run(*self.inputs.neutral, arrays)
-        found = {}
-        for name, argument in suspects:
-            value = np.asarray(results[name]["arguments"][argument])
-            infinite = argument.split(".")[-1] in INFINITE and not self._multiplied(
-                suspects[name, argument]
+    def _refuse(self, run: Any, results: dict, name: str, argument: str, node: Node) -> None:
+        site = self.inputs.sites[name]
+
+        def count(found: dict) -> int:
+            bad = self._flaws(found, name, argument)
+            return int(site.visible(argument, bad, found[name]).sum())
+
+        every = count(results)
+        for i, array in enumerate(self.dynamic):
+            flaw = ~np.isfinite(array) if array.dtype.kind in "fc" else np.zeros((), bool)
+            if not (node.depends & (2 << i) and flaw.any()):
+                continue
+            places = np.argwhere(flaw)
+
+            def counts_less(many: int, i: int = i, places: np.ndarray = places) -> bool:
+                """Whether less is flawed once the first flaws of this array are mended."""
+                mended = [np.array(a) for a in self.dynamic]
+                mended[i][tuple(places[:many].T)] = 1.0
+                return count(self._run(run, tuple(mended))) < every
+
+            if counts_less(len(places)):
+                first = bisect_left(range(1, len(places) + 1), True, key=counts_less)
+                where = tuple(int(j) for j in places[first])
+                observed = self._observed_from(results, 2 << i)
+                told = f" (observed at site '{observed}')" if observed else ""
+                raise ValueError(
+                    f"argument '{self.labels[i]}'{told}: the value {array[where]} at index {where} "
+                    f"reaches {argument} of site '{name}', which has to be finite. "
+                    + _remedy(observed, name)
+                )
+        divisor = self._zero_divisor(node)
+        if divisor is not None:
+            zeros = np.asarray(self.values.of(divisor)) == 0
+            raise ValueError(
+                f"site '{name}': {self._cell(divisor, zeros)} divides what reaches its "
+                f"{argument}, which has to be finite. Correct the data, or drop these rows."
             )
-            found[name, argument] = np.isnan(value) if infinite else ~np.isfinite(value)
-        return found
+        observed = self._observed_from(results, 0)
+        culprit = self._computed_flaw(node)
+        if observed and (culprit is None or culprit.operation == "constant"):
+            value = np.squeeze(np.asarray(results[observed]["value"]))
+            where = tuple(int(j) for j in np.argwhere(np.isnan(value))[0])
+            raise ValueError(
+                f"observed site '{observed}': the value nan at index {where} reaches {argument} of "
+                f"site '{name}', which has to be finite. " + _remedy(observed, name)
+            )
+        if culprit is not None:
+            flaw = ~np.isfinite(self.values.of(culprit))
+            where = tuple(int(j) for j in np.argwhere(flaw)[0])
+            raise ValueError(
+                f"site '{name}': {self.values.of(culprit)[where]} at index {where} of what is "
+                f"computed ({culprit.operation}) from {self._sources(culprit)} reaches its "
+                f"{argument}, which has to be finite. Look for log of 0, 0 / 0 and the like in "
+                "the data."
+            )
+
+    def _filled(
+        self, run: Any, results: dict, behind: dict[tuple[str, str], Node]
+    ) -> tuple[np.ndarray, ...]:
+        """The data with NaN filled in that reaches nothing shown; refused where the masks, or what
+        is shown, would be another."""
+        filled = list(self.dynamic)
+        for i, other in enumerate(without_missing(self.dynamic)):
+            if any(node.depends & (2 << i) for node in behind.values()):
+                filled[i] = np.asarray(other)
+        again = self._run(run, tuple(filled))
+        for name, site in self.inputs.sites.items():
+            before, after = results[name], again[name]
+            same = all(map(np.array_equal, before["masks"], after["masks"]))
+            parts = {k: (before["arguments"][k], after["arguments"][k]) for k in site.arguments}
+            if site.value is not None:
+                parts[VALUE] = before["value"], after["value"]
+            for part, (old, new) in parts.items():
+                old, new = np.asarray(old), np.asarray(new)
+                moved = (old != new) & ~((old != old) & (new != new))
+                same = same and not site.visible(part, moved, before).any()
+            bad = any(self._flaws(again, n, a).any() for n, a in behind if n == name)
+            if not same or bad:
+                (reader, argument), node = next(iter(behind.items()))
+                source = self._sources(node)
+                raise ValueError(
+                    f"{source}: NaN reaches {argument} of site '{reader}' under a mask. The mask "
+                    "hides the value but not the gradient, which is NaN. Fill it in with any "
+                    "number before it is used, as in jnp.where(jnp.isnan(y), 0.0, y), and keep "
+                    "the mask."
+                )
+        return tuple(filled)
+
+    def _observed_from(self, results: dict, bit: int) -> str:
+        """The first observed site with NaN whose value is made from this array of data alone (0:
+        from constants)."""
+        data = sum(2 << i for i in range(len(self.dynamic)))
+        for name, site in self.inputs.sites.items():
+            if site.value is not None and site.value.depends & data == bit:
+                value = np.asarray(results[name]["value"])
+                if value.dtype.kind == "f" and np.isnan(value).any():
+                    return name
+        return ""
+
+    def _run(self, run: Any, dynamic: tuple) -> dict[str, Any]:
+        return run(*self.inputs.neutral, tuple(jnp.asarray(a) for a in dynamic))
+
+    def _flaws(self, results: dict, name: str, argument: str) -> np.ndarray:
+        value = np.asarray(results[name]["arguments"][argument])
+        node = self.inputs.sites[name].arguments[argument]
+        infinite = argument.split(".")[-1] in INFINITE and not self._multiplied(node)
+        return np.isnan(value) if infinite else ~np.isfinite(value)
 
     def _multiplied(self, node: Node) -> bool:
         """Whether an infinity of the data is multiplied by a parameter or latent on its way to a
@@ -277,7 +394,8 @@ class _OneCheck:
 
     def _look(self, node: Node) -> bool:
         if node.operation == "constant":
-            return self._flawed(node) if not self.dynamic and node.shape else False
+            known = self.dynamic or not node.shape
+            return bool(node.depends) if known else self._flawed(node)
         if getattr(node.dtype, "kind", "f") not in "fc":
             return False
         if node.operation == "input":
@@ -305,7 +423,7 @@ class _OneCheck:
         """No index that depends on data may lie beyond what it indexes, nor count from the end."""
         for lookup in self.inputs.lookups:
             index = np.asarray(self.values.of(lookup.index))
-            bad = (index < 0) | ((index >= lookup.size) & (not lookup.ends))
+            bad = ~((index >= 0) & ((index < lookup.size) | lookup.ends))  # NaN, too
             if not bad.any():
                 continue
             sites = self._readers(lookup)
@@ -313,8 +431,11 @@ class _OneCheck:
             if not sites or not bad.any():
                 continue
             where = self._cell(lookup.index, bad)
+            missing = bool(np.isnan(index[bad]).any()) if index.dtype.kind == "f" else False
             remedy = (
-                "A missing code (-1 of pandas.factorize) is no group: drop these rows, or mask them."
+                "A missing value is no index: drop these rows, mask them, or fill them in."
+                if missing
+                else "A missing code (-1 of pandas.factorize) is no group: drop these rows, or mask them."
                 if index[bad].min() < 0
                 else "Count from 0, and make the array as long as there are groups."
             )
