@@ -312,6 +312,7 @@ _REMEDIES = {
     "flat": "; try another seed, or fewer parameters",
     "max_iter": "; raise max_iter",
     "boundary": "; fix that parameter, or give it a prior and use MAP",
+    "separation": "; give the coefficients a prior and use MAP",
     "collapsed": "; give the scales a prior and use MAP, or fewer components",
     "spurious": "; more starts, a prior on the scales (MAP), or fewer components",
     "not_finite": "; check the data for impossible values, or pass init=",

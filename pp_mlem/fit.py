@@ -40,6 +40,7 @@ from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.profile import ProfileInterval, profile_interval
 from pp_mlem.record import check_model_of, check_record
+from pp_mlem.separation import REASON, find_separation, without_errors
 from pp_mlem.status import Status
 from pp_mlem.uncertainty import (
     Covariance,
@@ -261,12 +262,12 @@ class Fit:
                 parts.append(f"{len(sizes)} optima in all")
         if aside.any():
             worst = found[aside]
-            top = worst.loc[worst["objective"].idxmax()]
+            top = worst.loc[worst["objective"].fillna(-np.inf).idxmax()]
             parts.append(
                 f"{int(aside.sum())} set aside as {'/'.join(sorted(set(worst['status'])))} "
                 f"({label} up to {top['objective']:.4f}: {top['note']})"
             )
-        failed = int((found["optimum"] == 0).sum())
+        failed = int(((found["optimum"] == 0) & ~aside).sum())
         if failed:
             parts.append(f"{failed} not finite")
         return "; ".join(parts)
@@ -285,10 +286,21 @@ class Fit:
                 if kind == "bootstrap":
                     self.bootstrap()
                     return self._cache[key]
-                self._cache[key] = covariance_at(
-                    model, self.problem(), self.vector, self.fixed, kind
-                )
+                found = covariance_at(model, self.problem(), self.vector, self.fixed, kind)
+                self._cache[key] = self._trusted(found, model)
         return self._cache[key]
+
+    def _trusted(self, found: Covariance, model: Model) -> Covariance:
+        """NaN where there is no maximum for a curvature to be that of."""
+        if self.status == Status.COLLAPSED.label:
+            return without_errors(found, found.names, f"collapsed: {self.status_note}")
+        if self.status != Status.SEPARATION.label:
+            return found
+        with working_precision(model.dtype):
+            held = {k: jnp.asarray(v) for k, v in self.fixed.items()}
+            separation = find_separation(model, self.problem(), self.vector, held)
+        scalars = separation.scalars if separation else found.names
+        return without_errors(found, scalars, REASON)
 
     def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.

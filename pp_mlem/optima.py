@@ -109,7 +109,8 @@ def _smallest_eigenvalue(information: np.ndarray) -> float:
 
 
 def _kind(status: str, smallest: float, gradient: float) -> str:
-    if status in (Status.COLLAPSED.label, Status.SPURIOUS.label, Status.BOUNDARY.label):
+    if status in (Status.COLLAPSED.label, Status.SPURIOUS.label, Status.BOUNDARY.label,
+                  Status.SEPARATION.label):  # fmt: skip
         return status
     if not np.isfinite(smallest):
         return "not examined"

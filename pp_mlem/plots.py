@@ -27,6 +27,7 @@ PREDICTIVE_CELLS = 4000  # of a data set, evenly spread, that a predictive check
 STATUS_COLOURS = {
     "converged": "#2a6f97",
     "boundary": "#7a5195",
+    "separation": "#f18f01",
     "spurious": "#d1495b",
     "collapsed": "#8d0801",
 }

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pp_mlem.checks import check_counts, check_positive, check_seed
 from pp_mlem.exchange import exchangeable_groups
+from pp_mlem.extremes import collapse_note
 from pp_mlem.fit import Fit, prior_of
 from pp_mlem.labels import sort_labels
 from pp_mlem.loop import drive, firm, make_block, rounding
@@ -25,6 +26,7 @@ from pp_mlem.problem import Problem, takes_gradients
 from pp_mlem.program.space import is_half_line
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
+from pp_mlem.separation import find_separation
 from pp_mlem.spurious import component_report, edge_masks, edge_objective, told_edges
 from pp_mlem.starts import check_init, starting_vectors
 from pp_mlem.status import Status
@@ -348,15 +350,18 @@ def _judge(
     stacked = {k: np.stack([p[k] for p in sorted_params]) for k in problem.space.names}
     points = np.array(unconstrain(stacked))
     for i, (point, params) in enumerate(zip(points, sorted_params, strict=True)):
-        note = "" if status[i] != Status.NOT_FINITE else NOTHING
-        if np.isfinite(values[i]) and status[i] != Status.NOT_FINITE:
-            flag, note = report(point, model.data, fixed)
-            if flag is not None:
-                verdict[i] = flag
-            elif status[i] == Status.CONVERGED or (status[i] == Status.FLAT and slopes[i] < NEARLY):
-                edges = told_edges(edge_masks(problem, evaluate, point, params, model.data, fixed))
-                if edges:
-                    verdict[i], note = Status.BOUNDARY, edges
+        finite = bool(np.isfinite(values[i]) and status[i] != Status.NOT_FINITE)
+        flag, note = report(point, model.data, fixed) if finite else (None, "")
+        if flag is None:
+            note = collapse_note(model, problem, point, values[i], slopes[i], finite, fixed)
+            flag = Status.COLLAPSED if note else None
+        if flag is not None:
+            verdict[i] = flag
+        elif not finite:
+            note = NOTHING if status[i] == Status.NOT_FINITE else ""
+        elif status[i] == Status.CONVERGED or (status[i] == Status.FLAT and slopes[i] < NEARLY):
+            note = told_edges(edge_masks(problem, evaluate, point, params, model.data, fixed))
+            verdict[i] = Status.BOUNDARY if note else verdict[i]
         all_params.append(params)
         notes.append(note)
     sound = np.isfinite(values) & ~np.isin(
@@ -369,8 +374,13 @@ def _judge(
     # Among equal optima prefer one that converged.
     close = [i for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
     best = min(close, key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
-    values = np.where(verdict == Status.NOT_FINITE, np.nan, values)  # a number that means nothing
-    if verdict[best] not in (Status.CONVERGED, Status.BOUNDARY, Status.NOT_FINITE):
+    ended = [i for i in close if verdict[i] in (Status.CONVERGED, Status.FLAT, Status.MAX_ITER)]
+    if best in ended:
+        separation = find_separation(model, problem, points[best], fixed)
+        for i in ended if separation else ():
+            verdict[i], notes[i] = Status.SEPARATION, separation.note
+    values = np.where(status == Status.NOT_FINITE, np.nan, values)  # a number that means nothing
+    if verdict[best] not in (Status.CONVERGED, Status.BOUNDARY) and np.isfinite(values[best]):
         # Far out the same density has other rounding errors by the way that it is computed: what is
         # told is that of the parameters that are told.
         values[best] = model.log_likelihood(all_params[best])

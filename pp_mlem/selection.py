@@ -70,7 +70,7 @@ class Selection:
                 f"criterion: received {criterion!r}, expected one of {[*SMALLER, 'elpd_loo']}."
             )
         values = self.table.loc[list(self.fits), criterion].astype(float)
-        sound = self.table.loc[values.index, "status"].isin(["converged", "boundary"])
+        sound = self.table.loc[values.index, "status"].isin(["converged", "boundary", "separation"])
         values = values[sound & values.notna()] if (sound & values.notna()).any() else values
         if values.notna().sum() == 0:
             raise ValueError(f"best: no fit has a finite {criterion}.")
@@ -433,7 +433,8 @@ def likelihood_ratio_test(
             refits.append(fit_by(method, model, starts, i, progress=False))
         if any(f.interrupted for f in refits):
             raise KeyboardInterrupt
-        sound = [f for f in refits if f.status in ("converged", "boundary", "flat", "max_iter")]
+        usable = ("converged", "boundary", "separation", "flat", "max_iter")
+        sound = [f for f in refits if f.status in usable]
         return max((f.log_likelihood for f in sound), default=np.nan)
 
     for i in range(replicates):

@@ -196,7 +196,7 @@ def edge_masks(
         else:
             moved[key] = target
         vectors.append(moved)
-    cost = _values(evaluate, vector, [np.asarray(vector)], data, fixed)[0] - _values(
+    cost = objective_at(evaluate, vector, [np.asarray(vector)], data, fixed)[0] - objective_at(
         evaluate, vector, vectors, data, fixed
     )
     for (name, index), lost in zip(owners, cost, strict=True):
@@ -213,7 +213,8 @@ def edge_objective(problem: Problem) -> Callable:
     return quick_jit(evaluate)
 
 
-def _values(evaluate: Callable, fill: Any, vectors: list, data: Any, fixed: Any) -> np.ndarray:
+def objective_at(evaluate: Callable, fill: Any, vectors: list, data: Any, fixed: Any) -> np.ndarray:
+    """The objective at every vector by a compiled `edge_objective`; -inf where it is none."""
     found = []
     for first in range(0, len(vectors), AT_ONCE):
         some = vectors[first : first + AT_ONCE]

@@ -18,6 +18,7 @@ class Status(enum.IntEnum):
     NOT_FINITE = 7
     INTERRUPTED = 8
     SPURIOUS = 9
+    SEPARATION = 10
 
     @property
     def label(self) -> str:
@@ -33,11 +34,14 @@ _MEANING = {
     Status.CONVERGED: "the gradient per observation is below its tolerance",
     Status.FLAT: "the objective stopped rising while the gradient was still above its tolerance",
     Status.MAX_ITER: "ran out of iterations",
-    Status.COLLAPSED: "a component shrank onto a point: the likelihood has no bound there",
+    Status.COLLAPSED: "a component shrank onto a point, or the fit goes through all of them: the "
+    "likelihood has no bound there",
     Status.BOUNDARY: "a parameter is at the boundary of its support",
     Status.DECREASED: "the objective fell by more than rounding",
     Status.NOT_FINITE: "the objective is not finite at this start",
     Status.INTERRUPTED: "stopped by the user; the best point so far",
     Status.SPURIOUS: "a component rests on too few rows for its own parameters, or its scale is "
     "far below the others' (Hathaway's ratio)",
+    Status.SEPARATION: "the data are separated: the likelihood rises as parameters grow without "
+    "bound",
 }

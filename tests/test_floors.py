@@ -11,7 +11,7 @@ FLOORS = {
     "families": 1, "program": 1,
     "partition": 2, "maximise": 3,
     "problem": 4, "sequences": 4, "plan": 5, "model": 5,
-    "labels": 6, "relabel": 6, "groups": 6, "exchange": 6, "spurious": 6, "quasi_newton": 6, "datatree": 6, "uncertainty": 7, "switching": 7, "summary": 7,
+    "labels": 6, "relabel": 6, "groups": 6, "exchange": 6, "spurious": 6, "quasi_newton": 6, "datatree": 6, "uncertainty": 7, "extremes": 6, "separation": 8, "switching": 7, "summary": 7,
     "optima": 8, "information": 8, "profile": 8, "bootstrap": 8, "fit": 9,
     "starts": 9, "loop": 9, "point": 10, "em": 11, "sampler": 11, "optimise": 12, "nuts": 12, "laplace": 13,
     "compare": 13, "estimators": 14, "components": 14, "surface": 14, "experiment": 15, "selection": 15, "plots": 16, "report": 17,

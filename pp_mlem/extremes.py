@@ -1,0 +1,188 @@
+"""How near to one, or to a point, the observed rows' probabilities and densities have come; and
+fits through all points, whose likelihood has no bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from pp_mlem.model import Model
+from pp_mlem.precision import quick_jit
+from pp_mlem.problem import Problem
+from pp_mlem.program.sites import Role, Site
+from pp_mlem.program.space import is_half_line
+from pp_mlem.program.trace import Message, is_discrete, is_factor, log_density, unwrap
+from pp_mlem.spurious import edge_objective, objective_at
+
+SATURATED = -1e-6  # log-probability of a row above which its parameters may be at infinity
+NEAR_ONE = -0.1
+ROUNDINGS = 30.0  # of the data: a density as narrow as these sees only how numbers are rounded
+CONCENTRATION = 1e5  # spreads of the data per width of a density that still narrows
+MOVING = 1e-4  # slope per observation above which a fit may not have come to rest
+RISE = 0.1  # nats gained by one step of a coordinate: it has not
+SMALL = 1e3  # roundings of the largest number, as a scale: smaller ones are looked into
+STEEP = 20.0  # nats per unit: larger ones are looked into
+BOTTOM = -300.0  # unconstrained coordinate of a scale that is zero in all but name
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """Of one observed site, over rows and values of its latents. Discrete: how many probabilities
+    of what was seen are one to rounding (`saturated`), and how many come near (`near`).
+    Continuous: how narrow the narrowest density is, as log(density times the row's own size)
+    (`narrow`), and log(density times the spread of all rows or the row's size, the smaller one)
+    (`concentrated`)."""
+
+    saturated: float
+    near: float
+    narrow: float
+    concentrated: float
+
+
+def has_discrete(problem: Problem) -> bool:
+    """Whether an observed site is discrete, as far as the name of its distribution tells."""
+    return any(_is_discrete(s) for s in problem.reading.observed)
+
+
+def _is_discrete(site: Site) -> bool:
+    support = getattr(getattr(dist, site.distribution, None), "support", None)
+    return bool(getattr(support, "is_discrete", False))
+
+
+def extremes_at(model: Model, problem: Problem, vector: Any, fixed: dict) -> dict[str, Extreme]:
+    """The extremes of every observed site at a vector of free parameters."""
+    function = model.compiled(
+        ("extremes", frozenset(fixed)), lambda: quick_jit(_measure(problem))
+    )
+    found = jax.device_get(function(jnp.asarray(vector), model.data, fixed))
+    return {name: Extreme(*map(float, values)) for name, values in found.items()}
+
+
+def _measure(problem: Problem) -> Any:
+    """(vector, data, fixed) -> the four numbers of an `Extreme` for each observed site."""
+    reading = problem.reading
+    sites = frozenset(s.name for s in reading.observed if s.role is Role.OBSERVED)
+
+    def extract(message: Message) -> Any:
+        if is_factor(message.fn):
+            return {}
+        value, density, seen, columns = _elements(message)
+        density = jnp.where(seen, density, -jnp.inf)
+        if is_discrete(message.fn):
+            return {"probability": message.placed(density, columns)}
+        if len(message.fn.event_shape) > columns:  # vectors: no single size
+            return {}
+        value = jnp.where(seen, value, jnp.nan)
+        return {
+            "density": message.placed(density, columns),
+            "value": message.placed(value, columns),
+        }
+
+    def measure(vector: jax.Array, data: Any, fixed: Any) -> dict[str, Any]:
+        params = problem.params(vector, fixed)
+        found = reading.run(params, data.dynamic, extract, wanted=sites, wide=sites)
+        return {name: _numbers(own) for name, own in found.items()}
+
+    return measure
+
+
+def _elements(message: Message) -> tuple[jax.Array, jax.Array, jax.Array, int]:
+    """(value, log f, whether it is there) of each element of an observed site, before `to_event`
+    columns are joined, and how many these are. What is missing or masked counts as not there."""
+    bare = unwrap(message.fn)
+    value = jnp.asarray(message.value)
+    missing = jnp.zeros((), bool)
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        event = tuple(range(-len(bare.fn.event_shape), 0))
+        cells = jnp.isnan(value).any(event, keepdims=True)
+        missing = cells.reshape(cells.shape[: cells.ndim - len(event)])
+        value = jnp.where(cells, bare.fn.support.feasible_like(value), value)
+    density = log_density(bare.fn, value)
+    seen = jnp.broadcast_to(~missing, jnp.broadcast_shapes(density.shape, missing.shape))
+    for mask in bare.masks:
+        seen = seen & mask
+    return value, density, seen, bare.columns
+
+
+def _numbers(own: dict[str, jax.Array]) -> tuple:
+    none, lowest = jnp.array(0.0), jnp.array(-jnp.inf)
+    if "probability" in own:
+        log_p = own["probability"]
+        return (log_p > SATURATED).sum(), (log_p > NEAR_ONE).sum(), lowest, lowest
+    if "density" not in own:
+        return none, none, lowest, lowest
+    density = jnp.nan_to_num(own["density"], nan=-jnp.inf, neginf=-jnp.inf, posinf=1e300)
+    value = own["value"]
+    size, largest = jnp.abs(value), jnp.nanmax(jnp.abs(value))
+    size = jnp.where(size > 0, size, jnp.where(largest > 0, largest, 1.0))
+    spread = jnp.nanstd(value)
+    spread = jnp.where(spread > 1e-12 * largest, spread, size)
+    narrow = (density + jnp.log(size)).max(initial=-jnp.inf, where=~jnp.isnan(value))
+    least = jnp.log(jnp.minimum(size, spread))
+    spread_out = (density + least).max(initial=-jnp.inf, where=~jnp.isnan(value))
+    return none, none, narrow, spread_out
+
+
+def collapse_note(
+    model: Model, problem: Problem, vector: Any, value: float, slope: float, sound: bool, fixed: dict
+) -> str:
+    """Which observed site a fit goes through without error, and by which parameters ("": none).
+
+    The density of a row is compared with the rounding of the row itself: a Normal whose scale is
+    `ROUNDINGS` roundings of its observations describes those and nothing else. A fit that has not
+    come to rest is one earlier, where its density is narrower than the data are wide by
+    `CONCENTRATION`. Looked into only where something is extreme.
+    """
+    if all(_is_discrete(s) for s in problem.reading.observed):
+        return ""
+    at = np.asarray(vector, float)
+    eps = float(np.finfo(model.dtype).eps)
+    if sound and slope <= MOVING and not _is_extreme(model, at, value, eps):
+        return ""
+    lows = np.log(np.maximum(eps * _largest(model), 1e-300))
+    tried = [at] if sound else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
+    for point in tried:
+        for name, found in extremes_at(model, problem, point, fixed).items():
+            if found.narrow > -np.log(ROUNDINGS * eps):
+                return _told(problem, name)
+            concentrated = found.concentrated > np.log(CONCENTRATION)
+            if concentrated and (not sound or _rises(model, problem, at, fixed)):
+                return _told(problem, name)
+    return ""
+
+
+def _rises(model: Model, problem: Problem, at: np.ndarray, fixed: dict) -> bool:
+    """Whether the objective still rises along a coordinate."""
+    key = ("edge objective", frozenset(fixed), problem.with_prior)
+    evaluate = model.compiled(key, lambda: edge_objective(problem))
+    steps = np.concatenate([np.eye(len(at)), -np.eye(len(at))])
+    found = objective_at(evaluate, at, [at, *(at + steps)], model.data, fixed)
+    return bool(np.any(found[1:] > found[0] + RISE))
+
+
+def _is_extreme(model: Model, at: np.ndarray, value: float, eps: float) -> bool:
+    smallest = np.log(SMALL * eps * _largest(model))
+    return at.min(initial=np.inf) < smallest or value > STEEP * max(float(model.n_observations), 1.0)
+
+
+def _largest(model: Model) -> float:
+    """The largest finite number among the data, at least 1."""
+    sizes = [np.abs(np.asarray(a)) for a in model.data.dynamic if np.size(a)]
+    return max([1.0, *(float(s.max(initial=0, where=np.isfinite(s))) for s in sizes)])
+
+
+def _told(problem: Problem, name: str) -> str:
+    reading = problem.reading
+    behind = frozenset().union(*reading.dependencies[name].values())
+    involved = [s for s in problem.space.sites if s.name in behind]
+    scales = [s.name for s in involved if is_half_line(s.support)] or [s.name for s in involved]
+    of = f", by {', '.join(scales)}" if scales else ""
+    return (
+        f"'{name}' is fitted without error{of}: its density grows without bound at the data; give "
+        "the scale a prior and use fit_map, or fix it"
+    )

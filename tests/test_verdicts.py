@@ -1,0 +1,152 @@
+"""An optimum that is none is told: separated outcomes, fits through all points, and what only looks
+like them."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import pp_mlem as pp
+
+X = np.array([-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.4, 2.0])
+STEP = (X > 0) * 1.0
+MIXED = np.array([0, 1, 0, 1, 0, 1, 1, 1])
+DESIGN = np.stack([np.ones(8), X, STEP], 1)
+RIDGE = np.stack([np.ones(8), X, 2 * X], 1)
+positive = dist.constraints.positive
+
+
+def logistic(x, y=None):
+    a = numpyro.param("a", 0.0)
+    b = numpyro.param("b", 0.0)
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Bernoulli(logits=a + b * x), obs=y)
+
+
+def of_design(x, y=None):
+    b = numpyro.sample("b", dist.Normal(0, 5).expand([x.shape[1]]).to_event(1))
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ b), obs=y)
+
+
+def flat_priors(x, y=None):
+    b = numpyro.sample("b", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Bernoulli(logits=b[0] + b[1] * x), obs=y)
+
+
+def totals(x, y=None, n=5):
+    a = numpyro.param("a", 0.0)
+    b = numpyro.param("b", 0.0)
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Binomial(n, logits=a + b * x), obs=y)
+
+
+def counts(x, y=None):
+    a = numpyro.param("a", 0.0)
+    b = numpyro.param("b", 0.0)
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Poisson(jnp.exp(a + b * x)), obs=y)
+
+
+def multinomial(x, y=None):
+    w = numpyro.sample("w", dist.Normal(0, 5).expand([2, 2]).to_event(2))
+    logits = jnp.stack([jnp.zeros(len(x)), *(w @ jnp.stack([jnp.ones(len(x)), x]))], 1)
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+
+CASES = {  # program, x, y, which scalars grow without bound, log-likelihood at infinity
+    "complete": (logistic, X, STEP.astype(int), "a b", 0.0),
+    "quasi": (logistic, STEP, np.array([0, 1, 0, 1, 1, 1, 1, 1]), "b", 4 * np.log(0.5)),
+    "design": (of_design, DESIGN[:, :2], STEP.astype(int), "b[0] b[1]", 0.0),
+    "design, quasi": (of_design, DESIGN, np.array([0, 1, 0, 1, 1, 1, 1, 1]), None, None),
+    "ridge and separated": (of_design, RIDGE, STEP.astype(int), None, None),
+    "totals": (totals, X, 5 * STEP.astype(int), "a b", 0.0),
+    "zero cell": (counts, STEP, np.array([2, 1, 3, 2, 0, 0, 0, 0]), "b", None),
+    "three outcomes": (multinomial, X, np.array([0, 0, 0, 1, 1, 1, 2, 2]), None, 0.0),
+    "overlap": (logistic, X, MIXED, "", None),
+    "small unit": (logistic, X * 1e-8, MIXED, "", None),
+    "large unit": (logistic, X * 1e8, MIXED, "", None),
+    "ridge": (of_design, RIDGE, MIXED, "", None),
+    "some totals of zero": (totals, X, np.array([0, 1, 0, 2, 3, 4, 5, 5]), "", None),
+    "three outcomes, mixed": (multinomial, X, np.array([0, 1, 0, 2, 1, 0, 2, 1]), "", None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_separation_is_told_and_only_that(name):
+    program, x, y, growing, value = CASES[name]
+    fit = pp.fit_em(pp.Model(program, x=x, y=y))
+    if growing == "":
+        assert fit.status == "converged", (fit.status, fit.params)
+        return
+    assert fit.status == "separation" and not fit.converged
+    assert "without bound" in repr(fit) and "fit_map" in repr(fit)
+    table = fit.summary()
+    told = [n for n in table.index if "separation" in table.loc[n, "note"]]
+    assert table.loc[told, "std err"].isna().all()
+    if growing is not None:
+        assert told == growing.split()
+        assert table.loc[[n for n in table.index if n not in told], "std err"].notna().all()
+    if value is not None:
+        assert fit.log_likelihood == pytest.approx(value, abs=1e-2)
+
+
+@pytest.mark.parametrize("fit_by", [pp.fit_mle, pp.fit_map])
+def test_separation_by_mle_and_by_flat_priors(fit_by):
+    fit = fit_by(pp.Model(flat_priors, x=X, y=STEP.astype(int)))
+    assert fit.status == "separation"
+    warnings = pp.compare({"one": fit, "EM": pp.fit_em(fit.model)}).warnings
+    assert any("separat" in str(w) for w in warnings)
+
+
+def test_a_proper_prior_has_its_mode():
+    fit = pp.fit_map(pp.Model(of_design, x=DESIGN[:, :2], y=STEP.astype(int)))
+    assert fit.converged and fit.standard_errors().notna().all()
+
+
+def flat_line(x, y=None):
+    a = numpyro.param("a", 0.0)
+    b = numpyro.param("b", 0.0)
+    s = numpyro.param("s", 1.0, constraint=positive)
+    with numpyro.plate("n", len(x)):
+        numpyro.sample("y", dist.Normal(a + b * x, s), obs=y)
+
+
+def same(y, law):
+    m = numpyro.param("m", 1.0, constraint=positive if law is dist.Gamma else dist.constraints.real)
+    s = numpyro.param("s", 1.0, constraint=positive)
+    with numpyro.plate("n", len(y)):
+        numpyro.sample("y", law(4.0, m, s) if law is dist.StudentT else law(m, s), obs=y)
+
+
+NOISE = np.array([0.3, -0.1, 0.4, -0.6, 0.2, 0.1, -0.5, 0.2])
+THROUGH = {  # program, arguments, whether the fit goes through all points
+    "line": (flat_line, {"x": X, "y": 2 + 3 * X}, True),
+    "line far away": (flat_line, {"x": X, "y": 2e6 + 3 * X}, True),
+    "Normal": (same, {"y": np.full(9, 0.7), "law": dist.Normal}, True),
+    "LogNormal": (same, {"y": np.full(9, 0.7), "law": dist.LogNormal}, True),
+    "StudentT": (same, {"y": np.full(9, 0.7), "law": dist.StudentT}, True),
+    "Gamma": (same, {"y": np.full(9, 0.7), "law": dist.Gamma}, True),
+    "nearly a line": (flat_line, {"x": X, "y": 2 + 3 * X + 1e-9 * NOISE}, False),
+    "nearly a line, small unit": (flat_line, {"x": X, "y": 1e-8 * (2 + 3 * X + NOISE)}, False),
+    "nearly a line, far away": (flat_line, {"x": X, "y": 1e8 + 3 * X + NOISE}, False),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_a_fit_through_all_points_has_collapsed(name):
+    program, arguments, through = THROUGH[name]
+    model = pp.Model(program, **arguments)
+    for fit in (pp.fit_em(model), pp.fit_mle(model)):
+        if not through:
+            assert fit.status != "collapsed" and fit.standard_errors().notna().all()
+            continue
+        assert fit.status == "collapsed" and "'y'" in fit.status_note and "s" in fit.status_note
+        table = fit.summary()
+        assert table["std err"].isna().all() and table["note"].str.contains("collapsed").all()
+        assert "collapsed" in repr(fit)
