@@ -45,7 +45,7 @@ def _library_folders() -> tuple[str, ...]:
 
 
 @functools.cache
-def _in_library(module: str) -> bool:
+def in_library(module: str) -> bool:
     root = module.partition(".")[0]
     if root in LIBRARIES or root in sys.stdlib_module_names:
         return root != "__main__"
@@ -162,7 +162,7 @@ class _Digest:
 
     def _object(self, value: Any) -> None:
         self.put("object", type(value).__module__, type(value).__qualname__)
-        if not _in_library(type(value).__module__):
+        if not in_library(type(value).__module__):
             self.feed(type(value))
         if isinstance(value, functools.partial):
             self.feed([value.func, value.args, value.keywords])
@@ -197,7 +197,7 @@ def _named_by_library(value: Any) -> bool:
         return False
     if module is None:
         return isinstance(value, (types.BuiltinFunctionType, np.ufunc))
-    return "<locals>" not in getattr(value, "__qualname__", "") and _in_library(module)
+    return "<locals>" not in getattr(value, "__qualname__", "") and in_library(module)
 
 
 @functools.lru_cache(maxsize=1024)

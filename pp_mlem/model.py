@@ -33,7 +33,7 @@ from pp_mlem.problem import Problem, log_prior, make_problem
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.data import ProgramData, prepare_data
 from pp_mlem.program.gathers import Gathers, neutral_parameters
-from pp_mlem.program.inputs import read_inputs
+from pp_mlem.program.inputs import Unchecked, read_inputs
 from pp_mlem.program.reading import Reading, read_program, thin
 from pp_mlem.program.redraw import observed_cells, place, relaid
 from pp_mlem.program.sites import Role
@@ -108,12 +108,14 @@ class Model:
             reading, dynamic = read_program(arguments, **self.overrides)
             self._check_observe(reading)
             inputs = read_inputs(reading)
-            if inputs is not None:  # a mistake in the data is told as such, before all else
-                arguments = inputs.check(reading.arguments)
-                if arguments is not reading.arguments:
-                    reading = replace(reading, arguments=arguments)
-                    dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+            # A mistake in the data is told as such, before all else.
+            arguments = inputs.check(reading.arguments)
+            if arguments is not reading.arguments:
+                reading = replace(reading, arguments=arguments)
+                dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
             verification = read_factors(reading, dynamic)
+            if isinstance(inputs, Unchecked):
+                inputs.tell()
             reading, factors = verification.reading, verification.factors
             self.marginal: Marginal = build_marginal(reading, factors)
             self.data: ProgramData = prepare_data(
@@ -199,8 +201,7 @@ class Model:
         other.__dict__.update(self.__dict__)
         with working_precision(self.dtype):
             inputs = self.compiled("inputs", lambda: read_inputs(self.reading))
-            if inputs is not None:
-                arguments = inputs.check(arguments)
+            arguments = inputs.check(arguments)
             reading = replace(self.reading, arguments=arguments)
             other.data = prepare_data(
                 reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers

@@ -3,6 +3,8 @@ what to do, before any compilation."""
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -222,6 +224,94 @@ def simple(y):
         numpyro.sample("y", dist.Normal(mu, s), obs=y)
 
 
+def on_the_host(g, y):
+    with numpyro.plate("G", 3):
+        a = normal()
+    assert float(np.asarray(g).sum()) < 1000  # needs numbers, no tracers
+    each("y", dist.Normal(a[np.asarray(g)], 1.0), np.asarray(y))
+
+
+def known_bernoulli(p, y):
+    each("y", dist.Bernoulli(p), y)
+    each("x", dist.Normal(normal(), 1.0), Y)
+
+
+def known_trials(p, y):
+    each("y", dist.Binomial(3, p), y)
+    each("x", dist.Normal(normal(), 1.0), Y)
+
+
+def detected(effort, y):
+    each("y", dist.Bernoulli(effort * numpyro.sample("p", dist.Beta(1, 1))), y)
+
+
+def known_categories(p, y):
+    each("y", dist.Categorical(p), y)
+    each("x", dist.Normal(normal(), 1.0), Y)
+
+
+def two_of_four(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    each("y", dist.Categorical(jnp.stack([p, 1 - p, 0 * p, 0 * p])), y)
+
+
+def excluded_logits(y):
+    each("y", dist.Categorical(logits=normal() + jnp.array([0.0, 1.0, -jnp.inf, 0.0])), y)
+
+
+def emitted(emission):
+    def program(y):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+        with numpyro.plate("rows", ROWS):
+            z = numpyro.sample("z", dist.Categorical(w))
+            numpyro.sample("y", dist.Categorical(emission[z]), obs=y)
+
+    return program
+
+
+def emitted_in_a_scan(emission):
+    def program(y):
+        T = numpyro.sample("T", dist.Dirichlet(jnp.ones(2)).expand([2]).to_event(1))
+
+        def body(z, now):
+            z = numpyro.sample("z", dist.Categorical(T[z]))
+            numpyro.sample("y", dist.Categorical(emission[z]), obs=now)
+            return z, None
+
+        scan(body, 0, y)
+
+    return program
+
+
+def masked_impossible(m, y):
+    with handlers.mask(mask=m):
+        each("y", dist.Bernoulli(NEVER_FOURTH), y)
+    each("x", dist.Normal(normal(), 1.0), Y)
+
+
+def from_globals():
+    with numpyro.plate("G", 3):
+        a = normal()
+    each("y", dist.Normal(a[FOURTH_GROUP], 1.0), TABLE["y"])
+
+
+def from_a_table():
+    each("y", dist.Normal(normal() * TABLE["x"], 1.0), TABLE["y"])
+
+
+class Study:
+    def __init__(self):
+        self.scale = put(TWO, 4, 0.0)
+
+    def program(self, y):
+        each("y", dist.Normal(normal(), self.scale), y)
+
+
+NEVER_FOURTH = put(np.full(ROWS, 0.5), 3, 0.0)
+FOURTH_GROUP = put(G, 5, 3)
+TABLE = {"x": put(TWO, 4, np.nan), "y": Y}
+ONE_EXPLAINS = jnp.array([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.4, 0.6]])
+NONE_EXPLAINS = jnp.array([[0.5, 0.5, 0.0, 0.0], [0.4, 0.6, 0.0, 0.0]])
 NAN, INF = np.nan, np.inf
 ONES = np.ones(ROWS)
 # name: (program, arguments, what the message says)
@@ -259,6 +349,33 @@ DATA = {
     "zero scale": (known_scale, (put(TWO, 2, 0.0), Y), r"'s'.*0.0 at index \(2,\) is scale"),
     "negative scale": (known_scale, (put(TWO, 2, -1.0), Y), r"'s'.*-1.0 at index \(2,\) is scale"),
     "zero scale of all": (known_scale, (0.0, Y), r"constant of the program.*0.0 is scale of site 'y'"),
+    "concrete group beyond the end": (on_the_host, (put(G, 5, 3), Y), r"'g'.*3 at index \(5,\)"),
+    "concrete group -1": (on_the_host, (put(G, 5, -1), Y), r"'g'.*-1 at index \(5,\).*factorize"),
+    "global group beyond the end": (from_globals, (), r"FOURTH_GROUP.*3 at index \(5,\).*0 to 2"),
+    "global NaN": (from_a_table, (), r"TABLE\['x'\].*nan at index \(4,\).*loc of site 'y'"),
+    "attribute zero": (Study().program, (Y,), r"self\.scale.*0.0 at index \(4,\) is scale"),
+    "scale of a partial": (
+        functools.partial(known_scale, put(TWO, 4, 0.0)), (Y,), r"constant s .*0.0 at index \(4,\)",
+    ),
+    "number by its name": (known_scale, (-1.0, Y), r"equal to argument 's'.*-1.0 is scale"),
+    "never, but seen": (
+        known_bernoulli, (NEVER_FOURTH, COUNTS % 2), r"'y'.*\(3,\).*probability zero.*probs.*'p'.*mask",
+    ),
+    "always, but not seen": (known_bernoulli, (ONES, put(0 * G + 1, 4, 0)), r"'y'.*\(4,\).*'p'"),
+    "never in three trials": (known_trials, (NEVER_FOURTH, COUNTS), r"'y'.*\(3,\).*'p'"),
+    "no effort, but detected": (
+        detected, (put(TWO / 2, 3, 0.0), COUNTS % 2), r"'y'.*\(3,\).*probability zero.*'effort'",
+    ),
+    "category of probability zero": (
+        known_categories, (NONE_EXPLAINS[0], COUNTS), r"'y'.*\(2,\).*probability zero.*'p'",
+    ),
+    "computed probability zero": (two_of_four, (COUNTS,), r"'y'.*\(2,\).*probability zero"),
+    "logit of minus infinity": (excluded_logits, (COUNTS,), r"'y'.*\(2,\).*logits"),
+    "no state explains it": (emitted(NONE_EXPLAINS), (COUNTS,), r"'y'.*\(2,\).*emission"),
+    "no state of a chain explains it": (
+        emitted_in_a_scan(NONE_EXPLAINS), (COUNTS,), r"'y'.*\(2,\).*emission",
+    ),
+    "shown under a mask": (masked_impossible, (G < 2, put(0 * G, 3, 1)), r"'y'.*\(3,\).*NEVER_FOURTH"),
     "zero concentration": (known_concentration, (put(TWO, 2, 0.0), TWO), r"'v'.*0.0.*concentration"),
     "zero exposure": (exposure, (put(TWO, 2, 0.0), COUNTS), r"'e'.*0.0 at index \(2,\).*rate"),
     "negative exposure": (exposure, (put(TWO, 2, -1.0), COUNTS), r"'e'.*-1.0.*rate of site 'c'"),
@@ -502,6 +619,15 @@ ACCEPTED = {
     ),
     "group in a scan": (chain, (G, Y)),
     "zero trials": (binomial, (0 * COUNTS, 0 * COUNTS)),
+    "never, and not seen": (known_bernoulli, (NEVER_FOURTH, put(COUNTS % 2, 3, 0))),
+    "no effort, not detected": (detected, (put(TWO / 2, 3, 0.0), put(COUNTS % 2, 3, 0))),
+    "a state explains it": (emitted(ONE_EXPLAINS), (COUNTS,)),
+    "a state of a chain explains it": (emitted_in_a_scan(ONE_EXPLAINS), (COUNTS,)),
+    "impossible under a mask": (masked_impossible, (G > 0, put(0 * G, 3, 1))),
+    "a category never seen": (known_categories, (NONE_EXPLAINS[0], COUNTS % 2)),
+    "value of a known weight": (
+        lambda y: each("y", dist.Delta(y, log_density=normal()), y) or each("x", dist.Normal(0, 1), y), (Y,),
+    ),
 }  # fmt: skip
 
 
@@ -509,3 +635,12 @@ ACCEPTED = {
 def test_no_false_refusal(name):
     program, arguments = ACCEPTED[name]
     Model(program, *arguments)
+
+
+def test_data_that_cannot_be_checked_are_told(monkeypatch):
+    def fails(self, reading):
+        raise KeyError("site that the program looks for")
+
+    monkeypatch.setattr("pp_mlem.program.inputs.Inputs.__init__", fails)
+    with pytest.warns(UserWarning, match="not checked.*KeyError.*site that the program looks for"):
+        Model(mixture, Y)

@@ -193,6 +193,16 @@ class Arguments:
         """Whether the program takes traced arrays; False where it needs concrete values."""
         return self.form.traced
 
+    def untraced(self) -> dict[str, Any]:
+        """Arrays and single numbers that the program sees as they are, by name."""
+        found = {}
+        for leaves in self._by_name().values():
+            for kind, label, value in leaves:
+                array = kind != "static" and (not self.traced or (kind, self.form.lists) == ("list", True))
+                if array or (kind == "static" and isinstance(value, (int, float))):
+                    found[label] = value
+        return found
+
     @property
     def has_forms(self) -> bool:
         """Whether a program that fails on these arguments may run on them in another form."""

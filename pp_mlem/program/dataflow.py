@@ -26,8 +26,8 @@ _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_ca
 class Node:
     """One value of the program: the result of `operation` on `inputs`.
 
-    `depends` are the bits of the data arrays, of unobserved sites, of gathers and of constant
-    arrays with NaN behind it.
+    `depends` are the bits of the data arrays, of unobserved sites, of gathers, of the arrays
+    that the program holds, and of constants with NaN behind it.
     """
 
     operation: str
@@ -58,18 +58,24 @@ class Lookup:
 
 
 def flow(
-    closed: Any, bits: list[int], positive: list[bool]
+    closed: Any,
+    bits: list[int],
+    positive: list[bool],
+    held: Callable[[np.ndarray], tuple[int, np.ndarray]],
+    flawed: int,
 ) -> tuple[list[Node], list[Lookup]]:
     """The nodes of a traced program's results, its inputs having `bits` and being `positive`; and
-    its lookups by data."""
+    its lookups by data. `held` gives the bit of a constant array and its values as the program holds
+    them, `flawed` marks NaN in it."""
     lookups: list[Lookup] = []
-    flawed = 1 << (1 + max((b.bit_length() for b in bits), default=0))
     free = 1 + flawed.bit_length()
 
     def constant(value: Any) -> Node:
         shape, dtype = np.shape(value), getattr(value, "dtype", None)
-        real = bool(shape) and getattr(dtype, "kind", "") == "f"
-        depends = flawed if real and np.isnan(np.asarray(value)).any() else 0
+        kind, depends = getattr(dtype, "kind", ""), 0
+        if shape and kind in "biuf":
+            depends, value = held(np.asarray(value))
+            depends |= flawed if kind == "f" and np.isnan(value).any() else 0
         return Node("constant", (), shape, dtype, depends, constant=value)
 
     def inline(jaxpr: Any, consts: list[Node], given: list[Node]) -> list[Node]:
@@ -167,7 +173,10 @@ def _unwrapped(node: Node, size: int, places: int) -> tuple[Node, int, bool]:
             a.operation == "constant" and np.ndim(a.constant) == 0 and a.constant == size
             for a in added.inputs
         )
-        if test.operation == "lt" and test.inputs[0] is index and adds and index in added.inputs:
+        asks = test.operation == "lt" and test.inputs[0] is index
+        if test.operation == index.operation == "constant":  # asked before the trace
+            asks = np.array_equal(test.constant, np.asarray(index.constant) < 0)
+        if asks and adds and index in added.inputs:
             return plain(index), places, True
     return inner, places, False
 
@@ -199,13 +208,20 @@ _SHAPED: dict[str, Callable[..., Any]] = {
     "transpose": lambda node, a: np.transpose(a, node.params["permutation"]),
     "integer_pow": lambda node, a: np.asarray(a, node.dtype) ** node.params["y"],
     "slice": lambda node, a: a[_slices(node)],
+    "rev": lambda node, a: np.flip(a, tuple(node.params["dimensions"])),
     "iota": lambda node: _iota(node),
     "concatenate": lambda node, *a: np.concatenate(a, node.params["dimension"]),
+    "stack": lambda node, *a: np.stack(a, node.params["axis"]),
     "broadcast_in_dim": lambda node, a: _broadcast(node, a),
     "reduce_sum": lambda node, a: np.sum(a, tuple(node.params["axes"])),
     "reduce_max": lambda node, a: np.max(a, tuple(node.params["axes"])),
     "reduce_min": lambda node, a: np.min(a, tuple(node.params["axes"])),
 }
+
+
+def rearranged(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+    """What an operation that only lays out anew makes of other arrays of its inputs' shapes."""
+    return inputs[0] if node.operation == "copy" else _SHAPED[node.operation](node, *inputs)
 
 
 def _slices(node: Node) -> tuple[slice, ...]:

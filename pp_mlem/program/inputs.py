@@ -3,6 +3,7 @@ or a rate zero. Told by the argument's name and index, before anything is compil
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +17,17 @@ from numpyro.distributions.constraints import Constraint
 
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.constants import held_by
 from pp_mlem.program.dataflow import CASTS, MOVES, UNKNOWN, Lookup, Node, Values, flow, plain
 from pp_mlem.program.gathers import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import describe, is_simplex
-from pp_mlem.program.trace import Message, is_factor, unwrap
+from pp_mlem.program.trace import Message, is_factor, log_density, unwrap
+from pp_mlem.program.zeros import Fixed
 
 # Where an infinity has a meaning: an open bound, a category of probability zero.
 INFINITE = frozenset({"low", "high", "logits", "log_factor", "loc_low", "loc_high"})
+BY_CHANCE = 8  # numbers, of which fewer may be equal to others by chance
 VALUE = ""  # among the parts of a site: what is observed
 # Operations whose result may be infinite or NaN although what they are given is finite.
 _WILD = frozenset(
@@ -34,7 +38,7 @@ _WILD = frozenset(
 _PICKS = MOVES | CASTS | {"slice", "gather", "dynamic_slice", "rev"}
 _KEEPS_POSITIVE = frozenset(
     {"mul", "div", "add", "sqrt", "rsqrt", "integer_pow", "square", "max", "min", "reduce_sum",
-     "concatenate"}
+     "concatenate", "stack"}
 )  # fmt: skip
 _VECTORS = (type(constraints.simplex), type(constraints.positive_definite))
 
@@ -50,16 +54,17 @@ class _Site:
     def visible(self, part: str, cells: np.ndarray, found: dict[str, Any]) -> np.ndarray:
         """Which of these cells of an argument, or of the value, the masks do not hide."""
         rank, event = self.layouts[part]
-        lead = cells.ndim - rank  # the steps of a scan
         arrays = [cells]
         for mask in found["masks"]:
             shown = np.asarray(mask).astype(bool)
             arrays.append(shown.reshape(shown.shape + (1,) * event))
-        most = max(a.ndim for a in arrays)
-        aligned = [
-            a.reshape(a.shape[:lead] + (1,) * (most - a.ndim) + a.shape[lead:]) for a in arrays
-        ]
-        return np.all(np.broadcast_arrays(*aligned), axis=0)
+        return np.all(np.broadcast_arrays(*_aligned(arrays, cells.ndim - rank)), axis=0)
+
+
+def _aligned(arrays: list[np.ndarray], steps: int) -> list[np.ndarray]:
+    """Arrays of one site with as many dimensions each, behind the `steps` leading ones of a scan."""
+    most = max(a.ndim for a in arrays)
+    return [a.reshape(a.shape[:steps] + (1,) * (most - a.ndim) + a.shape[steps:]) for a in arrays]
 
 
 def _own_arguments(fn: Any) -> dict[str, tuple[Any, Any]]:
@@ -71,8 +76,15 @@ def _own_arguments(fn: Any) -> dict[str, tuple[Any, Any]]:
             found |= {f"{name}.{k}": v for k, v in parts.items()}
         elif value is not None and jax.tree.structure(value) == jax.tree.structure(0):
             limit = fn.arg_constraints.get(name)
-            found[name] = (value, limit if isinstance(limit, Constraint) else None)
+            found[name] = (value, limit if _is_settled(limit) else None)
     return found
+
+
+def _is_settled(limit: Any) -> bool:
+    try:
+        return isinstance(limit, Constraint) and limit.event_dim >= 0
+    except NotImplementedError:  # it depends on other arguments, as that of a Delta's value does
+        return False
 
 
 def _neutral(reading: Reading) -> tuple[dict, dict]:
@@ -113,6 +125,53 @@ def _remedy(observed: str, reader: str) -> str:
     return "NaN means missing in an observation only: drop these rows, or fill them in."
 
 
+class _Held:
+    """Arrays that reach a program without being traced: of its arguments, where it needs concrete
+    values, and of its closure. Known by their values, which are constants of the trace."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.traced = len(arguments.dynamic) if arguments.traced else 0
+        self.names: list[str] = []
+        self.arrays: list[np.ndarray] = []
+        self.numbers: dict[str, int | float] = {}
+        for name, value in arguments.untraced().items():
+            self._add(f"argument '{name}'", value)
+        for name, value in held_by(arguments.program).items():
+            self._add(f"constant {name} of the program", value)
+        self.flawed = 2 << (self.traced + len(self.names))
+
+    def _add(self, name: str, value: Any) -> None:
+        if np.ndim(value) == 0:
+            self.numbers[name] = np.asarray(value).item()
+        elif np.size(value) > 1 and np.asarray(value).dtype.kind in "biuf":
+            self.names.append(name)
+            self.arrays.append(np.asarray(value))
+
+    def of(self, array: np.ndarray) -> tuple[int, np.ndarray]:
+        """The bit of the first of them with these values, and the values as they were: JAX adds the
+        size to negative indices that are constants."""
+        whole = array.dtype.kind in "iu"
+        for i, own in enumerate(self.arrays):
+            if own.shape != array.shape or (own.dtype.kind in "iu") != whole:
+                continue
+            own = own.astype(array.dtype)
+            negative = own < 0 if whole and own.size >= BY_CHANCE else np.zeros((), bool)
+            added = (array - own)[negative][0] if negative.any() else 0
+            same = np.where(negative, own + added, own) if added else own
+            if np.array_equal(same, array, equal_nan=array.dtype.kind == "f"):
+                return 2 << (self.traced + i), own
+        return 0, array
+
+    def behind(self, node: Node) -> list[str]:
+        return [n for i, n in enumerate(self.names) if node.depends & (2 << (self.traced + i))]
+
+    def number(self, value: Any) -> str:
+        """The only one of the numbers that has this value and type, if there is only one."""
+        item = np.asarray(value).item()
+        same = [n for n, v in self.numbers.items() if type(v) is type(item) and v == item]
+        return same[0] if len(same) == 1 else ""
+
+
 class Inputs:
     """The checks of a program's arguments; made once per structure, run on each set of data."""
 
@@ -150,7 +209,11 @@ class Inputs:
         signs = {s.name: _is_positive(s.support) for s in reading.space.sites}
         positive = [signs[n] for n in sorted(params)] + [False] * len(latents)
         bits = [UNKNOWN] * len(positive) + [2 << i for i in range(len(dynamic))]
-        nodes, self.lookups = flow(closed, bits, positive + [False] * len(dynamic))
+        self.held = _Held(reading.arguments)
+        nodes, self.lookups = flow(
+            closed, bits, positive + [False] * len(dynamic), self.held.of, self.held.flawed
+        )
+        self.reading = reading
         tree = jax.tree.unflatten(jax.tree.structure(shapes), nodes)
         self.sites = {
             name: _Site(
@@ -159,6 +222,18 @@ class Inputs:
             for name, site in tree.items()
             if site
         }
+
+    def densities(self, names: frozenset[str], dynamic: tuple) -> dict[str, Any]:
+        """Log densities of observed sites, laid out as their arguments are."""
+
+        def extract(m: Message) -> Any:
+            log = log_density(unwrap(m.fn).fn, m.value)
+            return m.placed(log, jnp.ndim(log))
+
+        def run(params: dict, latents: dict, dynamic: tuple) -> dict[str, Any]:
+            return self.reading.run(params, dynamic, extract, latents, wanted=names, wide=True)
+
+        return quick_jit(run)(*self.neutral, tuple(jnp.asarray(a) for a in dynamic))
 
     def check(self, arguments: Arguments) -> Arguments:
         """Raise ValueError where data reach a distribution or an index as they must not.
@@ -170,16 +245,35 @@ class Inputs:
         dynamic = one.finite()
         one.lookups()
         one.limits()
+        one.possible()
         return arguments if dynamic is None else replace(arguments, dynamic=dynamic)
 
 
-def read_inputs(reading: Reading) -> Inputs | None:
-    """The checks of a program's arguments; None where it cannot run with its latents enumerated,
-    of which `read_factors` then tells."""
+@dataclass(frozen=True)
+class Unchecked:
+    """In place of the checks, where the program does not run with its latents enumerated."""
+
+    reason: str
+
+    def check(self, arguments: Arguments) -> Arguments:
+        return arguments
+
+    def tell(self) -> None:
+        warnings.warn(
+            "the data of this program are not checked (NaN that reaches a distribution, indices "
+            f"beyond the end, scales of zero): it could not be followed: {self.reason}",
+            stacklevel=3,
+        )
+
+
+def read_inputs(reading: Reading) -> Inputs | Unchecked:
+    """The checks of a program's arguments. Where it cannot run with its latents enumerated,
+    `read_factors` tells of it; if that runs, what is not checked is to be told."""
     try:
         return Inputs(reading)
-    except (TypeError, ValueError, IndexError, jax.errors.JAXTypeError):
-        return None
+    except Exception as error:  # a program may raise anything
+        reason = str(error).strip().splitlines() or [""]
+        return Unchecked(f"{type(error).__name__}: {reason[0]}")
 
 
 class _OneCheck:
@@ -192,13 +286,21 @@ class _OneCheck:
         self._bad: dict[int, bool] = {}
         self._sign: dict[int, bool] = {}
         self._product: dict[int, bool] = {}
+        self.zeros = Fixed(self.values, 0.0)
+        self.minus_infinities = Fixed(self.values, -np.inf)
 
     # --- words ------------------------------------------------------------------------------
 
     def _sources(self, node: Node) -> str:
         names = [f"'{n}'" for i, n in enumerate(self.labels) if node.depends & (2 << i)]
         names = names if self.dynamic else []
-        return f"argument {', '.join(names)}" if names else "a constant of the program"
+        told = [f"argument {', '.join(names)}"] if names else []
+        told += self.inputs.held.behind(node)
+        if told:
+            return " and ".join(told)
+        value = self.values.of(node) if node.known else np.zeros(0)
+        equal = self.inputs.held.number(value) if np.size(value) == 1 else ""
+        return "a constant of the program" + (f" (equal to {equal})" if equal else "")
 
     def _cell(self, node: Node, bad: np.ndarray) -> str:
         """Where a node is bad first: by the argument's own index if it is only laid out anew."""
@@ -207,7 +309,7 @@ class _OneCheck:
         source = node
         while source.operation in _PICKS:
             source = source.inputs[0]
-        if source is not node and source.operation == "input":  # by its place in the argument
+        if source is not node and source.operation in ("input", "constant") and source.shape:  # by its place in the argument
             array = np.asarray(self.values.of(source))
             places = np.argwhere(np.isnan(array) if value != value else array == value)
             if len(places):
@@ -300,6 +402,11 @@ class _OneCheck:
             )
         if culprit is not None:
             flaw = ~np.isfinite(self.values.of(culprit))
+            if culprit.operation == "constant":
+                raise ValueError(
+                    f"{self._cell(culprit, flaw)} reaches {argument} of site '{name}', which has to "
+                    f"be finite. {_remedy('', name)}"
+                )
             where = tuple(int(j) for j in np.argwhere(flaw)[0])
             raise ValueError(
                 f"site '{name}': {self.values.of(culprit)[where]} at index {where} of what is "
@@ -395,7 +502,8 @@ class _OneCheck:
     def _look(self, node: Node) -> bool:
         if node.operation == "constant":
             known = self.dynamic or not node.shape
-            return bool(node.depends) if known else self._flawed(node)
+            flawed = node.depends & self.inputs.held.flawed
+            return bool(flawed) if known else self._flawed(node)
         if getattr(node.dtype, "kind", "f") not in "fc":
             return False
         if node.operation == "input":
@@ -509,6 +617,78 @@ class _OneCheck:
                 self._factor(site, argument, right)
             elif self._always_positive(right):
                 self._factor(site, argument, left)
+
+    # --- observations of probability zero ---------------------------------------------------
+
+    def possible(self) -> None:
+        """No value may be observed whose probability is known to be zero, whatever the parameters
+        and latents are."""
+        edges: dict[str, dict[str, np.ndarray]] = {}
+        for name, site in self.inputs.sites.items():
+            if site.value is not None:
+                parts = {a: self._edge(a, n, site.limits[a]) for a, n in site.arguments.items()}
+                found = {a: cells for a, cells in parts.items() if cells is not None}
+                edges |= {name: found} if found else {}
+        if not edges:
+            return
+        results = self.inputs.densities(frozenset(edges), self.dynamic)
+        for name, found in edges.items():
+            log = np.asarray(results[name])
+            for argument, cells in found.items():
+                self._refuse_impossible(name, argument, cells, log)
+
+    def _edge(self, argument: str, node: Node, limit: Any) -> np.ndarray | None:
+        """Log densities below which a value has probability zero, where an argument is at a value
+        that gives something probability zero for certain; NaN elsewhere."""
+        # NumPyro has the smallest positive number for 0 in some logarithms, the largest below 1.
+        number = np.finfo(node.dtype if node.dtype.kind == "f" else float)
+        zero = one = None
+        base = _base(limit) if limit is not None else None
+        lower, upper = (getattr(base, b, None) for b in ("lower_bound", "upper_bound"))
+        discrete = getattr(base, "is_discrete", False)
+        if argument.split(".")[-1] == "logits":
+            zero = self.minus_infinities.of(node)
+        elif isinstance(base, type(constraints.simplex)):
+            zero = self.zeros.of(node)
+        elif isinstance(lower, (int, float)) and lower == 0 and not discrete:
+            zero = self.zeros.of(node)
+            if node.known and isinstance(upper, (int, float)) and upper == 1:
+                one = np.asarray(self.values.of(node)) == 1
+        found = np.full(node.shape, np.nan)
+        if one is not None:
+            found[one] = 0.5 * np.log(number.eps)
+        if zero is not None:
+            found[zero] = 0.5 * np.log(number.tiny)
+        return None if np.isnan(found).all() else found
+
+    def _refuse_impossible(
+        self, name: str, argument: str, cells: np.ndarray, log: np.ndarray
+    ) -> None:
+        site, depth = self.inputs.sites[name], self.inputs.reading.depth
+        if not all(m.known for m in site.masks):  # a latent's mask may hide it
+            return
+        masks = [np.asarray(self.values.of(m)).astype(bool) for m in site.masks]
+        rank, event = site.layouts[argument]
+        steps = cells.ndim - rank
+        own_axes = tuple(range(cells.ndim - event, cells.ndim))
+        cells = np.fmax.reduce(cells, own_axes) if event else cells
+        plates = np.ones((1,) * (steps + depth), bool)
+        limit, log, *shown = _aligned([cells, log, plates, *masks], steps)
+        bad = np.all(np.broadcast_arrays(log < limit, *shown), axis=0)
+        bad = bad.all(tuple(range(steps, bad.ndim - depth)))  # over the values of latents
+        if not bad.any():
+            return
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        where = (where[0], *where[steps + 1 :]) if steps else where
+        _, own = site.layouts[VALUE]
+        batch = max(np.ndim(self.values.of(site.value)) - max(steps - 1, 0) - own, 0)
+        index = where[len(where) - batch :]
+        raise ValueError(
+            f"observed site '{name}': what is observed at index {index} has probability zero "
+            f"whatever the parameters are, by {argument} from {self._sources(site.arguments[argument])}"
+            ": the log-likelihood would be minus infinity everywhere. Correct the data, mask these "
+            f"rows, or keep {argument} away from what excludes them."
+        )
 
     def _always_positive(self, node: Node) -> bool:
         if id(node) not in self._sign:
