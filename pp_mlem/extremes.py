@@ -14,9 +14,10 @@ import numpyro.distributions as dist
 from pp_mlem.model import Model
 from pp_mlem.precision import quick_jit
 from pp_mlem.problem import Problem
+from pp_mlem.program.densities import log_density
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import is_half_line
-from pp_mlem.program.trace import Message, is_discrete, is_factor, log_density, unwrap
+from pp_mlem.program.trace import Message, is_discrete, is_factor, unwrap
 from pp_mlem.spurious import edge_objective, objective_at
 
 SATURATED = -1e-6  # log-probability of a row above which its parameters may be at infinity

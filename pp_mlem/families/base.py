@@ -156,9 +156,12 @@ def natural_supports() -> dict[str, tuple[type, ...]]:
 
 
 def safe_log(value: jax.Array) -> jax.Array:
-    """log, with a finite stand-in at zero and a gradient that stays finite there."""
-    positive = value > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, value, 1.0)), tiny_log(value.dtype))
+    """log, with a finite stand-in at zero, and first and second derivatives that stay finite there
+    and at the stand-in for zero of NumPyro's `clamp_probs`."""
+    usual = value > jnp.finfo(value.dtype).tiny
+    constant = jax.lax.stop_gradient(value)
+    smallest = jnp.where(constant > 0, jnp.log(constant), tiny_log(value.dtype))
+    return jnp.where(usual, jnp.log(jnp.where(usual, value, 1.0)), smallest)
 
 
 def ratio(numerator: jax.Array, denominator: jax.Array, otherwise: jax.Array) -> jax.Array:

@@ -54,14 +54,17 @@ def _advise(
     frame: _Frame, gradient: jax.Array, hessian: jax.Array, rounding: jax.Array
 ) -> _Advice:
     """|H|^-1 g with columns scaled to unit curvature; flat directions are left alone, unless the
-    function is straight in all of them. `gradient` and `hessian` are in the frame's coordinates."""
+    function is straight in all of them. `gradient` and `hessian` are in the frame's coordinates.
+    Where no curvature can be had, the gradient alone is followed, and nothing is known to be near."""
     eps = jnp.finfo(gradient.dtype).eps
+    known = jnp.all(jnp.isfinite(hessian))
+    hessian = jnp.where(known, hessian, 0.0)
     curvature = jnp.abs(jnp.diagonal(hessian))
     # A long column turns the rounding of the numbers that it moves into curvature: columns of a
     # design that are exactly collinear have no more than that, and stay where they are.
     reach = jnp.abs(frame.basis / frame.scale[:, None]).max(0, initial=0.0)
     bent = curvature > jnp.where(frame.looked, NOISE * (eps * reach) ** 2, 0.0)
-    gradient = jnp.where(bent, gradient, 0.0)
+    gradient = jnp.where(bent | ~known, gradient, 0.0)
     hessian = jnp.where(bent[:, None] & bent[None, :], hessian, 0.0)
     scale = jnp.where(bent, jax.lax.rsqrt(jnp.where(bent, curvature, 1.0)), 1.0)
     scaled = -hessian * scale[:, None] * scale[None, :]
@@ -87,7 +90,8 @@ def _advise(
     # A slope without curvature (saturated probabilities): follow the gradient.
     steepest = jnp.abs(gradient).max(initial=0.0)
     straight = ~frame.looked & (curvature.max(initial=0.0) < STRAIGHT * steepest)
-    slope = gradient / jnp.where(straight, steepest, 1.0)
+    straight = straight | ~known
+    slope = frame.basis @ (gradient / jnp.where(steepest > 0, steepest, 1.0))
     return _Advice(
         jnp.where(straight, slope, direction),
         jnp.where(straight, jnp.inf, jnp.where(moved, gains, 0.0).sum()),

@@ -32,8 +32,13 @@ class Smoothed(NamedTuple):
 
 
 def _scaled(logs: jax.Array, axis: Any) -> tuple[jax.Array, jax.Array]:
-    """exp(logs - top) and top, with nothing but zeros where all are impossible."""
-    top = logs.max(axis, keepdims=True)
+    """exp(logs - top) and top, with nothing but zeros where all are impossible.
+
+    What is taken out is put back, so it may count as a constant. It must: the derivative of a
+    maximum looks for the entry equal to it, and a compiler that computes the entry twice need not
+    round it twice alike.
+    """
+    top = jax.lax.stop_gradient(logs.max(axis, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     return jnp.exp(logs - top), top
 
@@ -129,6 +134,7 @@ def _forward_reachable(initial: Any, transition: Any, emission: Any, running: An
     def weigh(ahead: jax.Array, logs: jax.Array) -> tuple[jax.Array, jax.Array]:
         reached = (ahead > 0) & (logs > -jnp.inf)
         joint = jnp.where(reached, _log(ahead) + logs, -jnp.inf).max(0)
+        joint = jax.lax.stop_gradient(joint)
         joint = jnp.where(jnp.isfinite(joint), joint, 0.0)
         safe = jnp.where(reached, logs - joint, 0.0)
         return jnp.where(reached, jnp.exp(safe), 0.0), joint
@@ -385,7 +391,7 @@ def sum_product_parallel(
 
     def join(a: tuple, b: tuple) -> tuple:
         product = a[0] @ b[0]
-        total = product.max((-2, -1), keepdims=True)
+        total = jax.lax.stop_gradient(product.max((-2, -1), keepdims=True))
         return product / _positive(total), a[1] + b[1] + _log(total)[..., 0, 0]
 
     begin, base = _scaled(initial + emission[0], 0)

@@ -19,10 +19,11 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.constants import held_by
 from pp_mlem.program.dataflow import CASTS, MOVES, UNKNOWN, Lookup, Node, Values, flow, plain
+from pp_mlem.program.densities import log_density
 from pp_mlem.program.gathers import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import describe, is_simplex
-from pp_mlem.program.trace import Message, is_factor, log_density, unwrap
+from pp_mlem.program.trace import Message, is_factor, unwrap
 from pp_mlem.program.zeros import Fixed
 
 # Where an infinity has a meaning: an open bound, a category of probability zero.

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import constraints
 
+from pp_mlem.program.densities import log_density
 from pp_mlem.program.gathers import neutral_parameters
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, log_density, unwrap
+from pp_mlem.program.trace import Message, unwrap
 
 _SIMPLEX = type(constraints.simplex)
 _CIRCULAR = type(constraints.circular)

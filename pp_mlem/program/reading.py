@@ -17,6 +17,7 @@ from numpyro.ops.provenance import eval_provenance
 from pp_mlem.families import family_of
 from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.densities import log_density
 from pp_mlem.program.frames import NeedsValues
 from pp_mlem.program.roles import assign_roles
 from pp_mlem.program.scans import (
@@ -48,7 +49,6 @@ from pp_mlem.program.trace import (
     is_discrete,
     is_factor,
     listed,
-    log_density,
     neutral_value,
     run_program,
     unwrap,
@@ -243,9 +243,7 @@ def _enumerated(
         messages = body.step(carry, t, supply)[2]
         return {n: extract(replace(messages[site], name=n)) for site, n in chosen.items()}
 
-    def both(
-        chosen: dict[str, str], start: int, rolled: int, carry: Callable[[Any], Any]
-    ) -> None:
+    def both(chosen: dict[str, str], start: int, rolled: int, carry: Callable[[Any], Any]) -> None:
         single = {s: n for s, n in chosen.items() if n not in wide}
         if single:
             at = steps.at(start, earlier) if start < rolled else carry(start)
@@ -760,16 +758,17 @@ def _deeper(
     deeper = {}
     for key, scan in scans.items():
         lags = {
-            n: lag + 1 for n in scan.latents for lag in range(1, scan.order) if before(n, lag) in met
+            n: lag + 1
+            for n in scan.latents
+            for lag in range(1, scan.order)
+            if before(n, lag) in met
         }
         carried = {n: max(lags.get(n, 0), scan.carried.get(n, 0)) for n in scan.latents}
         deeper[key] = replace(scan, carried={n: lag for n, lag in carried.items() if lag})
     return deeper
 
 
-def _refuse_recurrent(
-    scans: dict[str, Scan], parameters: frozenset[str]
-) -> None:
+def _refuse_recurrent(scans: dict[str, Scan], parameters: frozenset[str]) -> None:
     """A continuous site of a scan that depends on its own last value is a continuous state."""
     for scan in scans.values():
         for name in sorted(scan.recurrent - parameters):

@@ -16,7 +16,6 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
-from numpyro.distributions.discrete import CategoricalLogits, CategoricalProbs
 from numpyro.distributions.distribution import (
     ExpandedDistribution,
     Independent,
@@ -449,33 +448,6 @@ def listed(name: str, support: Any) -> np.ndarray:
     return np.arange(low, high + 1)
 
 
-def as_numbers(fn: Any, value: Any) -> Any:
-    """A value as `fn.log_prob` can take it: NumPyro indexes by categories, which are floating beside
-    missing ones (0 here), and computes with the numbers that booleans stand for."""
-    fn, value = innermost(fn), observed_array("value", value)
-    kind = jnp.result_type(value)
-    indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
-    if kind == jnp.bool_ or (indexes and jnp.issubdtype(kind, jnp.floating)):
-        value = jnp.nan_to_num(value).astype(jnp.result_type(int))
-    return value
-
-
-def log_density(fn: Any, value: Any) -> jax.Array:
-    """log f of an observed value."""
-    return fn.log_prob(as_numbers(fn, value))
-
-
-def law_density(fn: Any, value: Any) -> jax.Array:
-    """log f of the values of a latent; log 0 for those outside of a row's own support, of which
-    NumPyro's densities need not know (DiscreteUniform with an array of bounds)."""
-    density, support = fn.log_prob(value), fn.support
-    if not isinstance(support, _INTEGER_INTERVAL):
-        return density
-    if not any(jnp.ndim(bound) for bound in (support.lower_bound, support.upper_bound)):
-        return density
-    return jnp.where(support.check(value), density, -jnp.inf)
-
-
 def as_floating(value: Any) -> jax.Array:
     """A number, list or array (of integers or booleans, too) as an array of the working precision:
     parameters and the arguments that depend on them are real."""
@@ -645,8 +617,6 @@ __all__ = [
     "is_discrete",
     "is_factor",
     "listed",
-    "law_density",
-    "log_density",
     "neutral_value",
     "numpyro",
     "run_program",

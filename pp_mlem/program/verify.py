@@ -16,12 +16,13 @@ import numpy as np
 from numpyro.distributions.distribution import validation_enabled
 
 from pp_mlem.precision import finite_or_minus_inf
+from pp_mlem.program.densities import log_density
 from pp_mlem.program.factors import Factor, log_table, own_density, plan_factors, table_axes
 from pp_mlem.program.gathers import Gathers, neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading, control_flow_error
 from pp_mlem.program.scans import at_step
 from pp_mlem.program.sites import Plate, Role
-from pp_mlem.program.trace import Message, log_density, plain_messages, unwrap
+from pp_mlem.program.trace import Message, plain_messages, unwrap
 
 CONFIGURATIONS = 48  # of the latents, at most; all of them where they are fewer
 CELLS = 40_000  # of one site over all configurations
@@ -200,7 +201,9 @@ class Verification:
             return message.placed(table), message.placed(jnp.asarray(scale, float))
 
         def read(params: dict, dynamic: tuple) -> dict[str, Any]:
-            values = reading.run(params, dynamic, extract, wanted=names | priors, wide=wide | priors)
+            values = reading.run(
+                params, dynamic, extract, wanted=names | priors, wide=wide | priors
+            )
             tables = {}
             for factor in self.plain:  # the axes of gathered latents that a factor does not have
                 table, scale = values[factor.site]
@@ -314,7 +317,9 @@ def _configurations(reading: Reading) -> dict[str, np.ndarray]:
 def _close(ours: np.ndarray, theirs: np.ndarray) -> bool:
     exact = ours.dtype == np.float64
     relative, absolute = (1e-6, 1e-8) if exact else (1e-3, 1e-3)
-    return np.allclose(finite_or_minus_inf(ours), theirs, rtol=relative, atol=absolute, equal_nan=True)
+    return np.allclose(
+        finite_or_minus_inf(ours), theirs, rtol=relative, atol=absolute, equal_nan=True
+    )
 
 
 def _differs(

@@ -1,0 +1,86 @@
+"""Log densities whose derivatives, first and second, exist wherever their values do."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+from numpyro.distributions.discrete import (
+    BernoulliProbs,
+    BinomialProbs,
+    CategoricalLogits,
+    CategoricalProbs,
+    GeometricProbs,
+    MultinomialProbs,
+    Poisson,
+)
+
+from pp_mlem.program.arguments import observed_array
+from pp_mlem.program.trace import innermost
+
+_INTEGER_INTERVAL = type(constraints.integer_interval(0, 1))
+# The argument that a latent switches off: `z * p` is exactly zero where z is.
+_SWITCHED = {
+    BernoulliProbs: "probs", BinomialProbs: "probs", GeometricProbs: "probs", Poisson: "rate",
+}  # fmt: skip
+
+
+def log_density(fn: Any, value: Any) -> jax.Array:
+    """log f of an observed value."""
+    return _log_prob(fn, as_numbers(fn, value))
+
+
+def law_density(fn: Any, value: Any) -> jax.Array:
+    """log f of the values of a latent; log 0 for those outside of a row's own support, of which
+    NumPyro's densities need not know (DiscreteUniform with an array of bounds)."""
+    density, support = _log_prob(fn, value), fn.support
+    if not isinstance(support, _INTEGER_INTERVAL):
+        return density
+    if not any(jnp.ndim(bound) for bound in (support.lower_bound, support.upper_bound)):
+        return density
+    return jnp.where(support.check(value), density, -jnp.inf)
+
+
+def as_numbers(fn: Any, value: Any) -> Any:
+    """A value as `fn.log_prob` can take it: NumPyro indexes by categories, which are floating beside
+    missing ones (0 here), and computes with the numbers that booleans stand for."""
+    fn, value = innermost(fn), observed_array("value", value)
+    kind = jnp.result_type(value)
+    indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
+    if kind == jnp.bool_ or (indexes and jnp.issubdtype(kind, jnp.floating)):
+        value = jnp.nan_to_num(value).astype(jnp.result_type(int))
+    return value
+
+
+def _log_prob(fn: Any, value: Any) -> jax.Array:
+    """NumPyro's log density. At a probability or rate of zero its second derivative is the square
+    of 1 / 0 (its first, too, for Poisson and Multinomial): there the density is that of a constant,
+    as NumPyro's own clamping has it."""
+    if type(fn) is MultinomialProbs and isinstance(fn.probs, jax.core.Tracer):
+        off = _is_off(fn.probs)
+        impossible = (off & (value > 0)).any(-1)
+        density = _with(fn, "probs", jnp.where(off, 1.0, fn.probs)).log_prob(value)
+        return jnp.where(impossible, -jnp.inf, density)
+    name = _SWITCHED.get(type(fn))
+    argument = None if name is None else getattr(fn, name)
+    if name is None or not isinstance(argument, jax.core.Tracer):
+        return fn.log_prob(value)
+    argument = argument.astype(jnp.result_type(float))
+    off = _is_off(argument)
+    density = _with(fn, name, jnp.where(off, 0.5, argument)).log_prob(value)
+    constant = _with(fn, name, jax.lax.stop_gradient(argument)).log_prob(value)
+    return jnp.where(off, constant, density)
+
+
+def _is_off(argument: jax.Array) -> jax.Array:
+    """Where a probability is zero, or the stand-in for zero of `clamp_probs`."""
+    return argument <= jnp.finfo(jnp.result_type(argument, float)).tiny
+
+
+def _with(fn: Any, name: str, argument: jax.Array) -> Any:
+    other = copy.copy(fn)
+    setattr(other, name, argument)
+    return other
