@@ -75,6 +75,43 @@ def joint(x):
         numpyro.sample("x", dist.MultivariateNormal(mu, jnp.eye(2)), obs=x)
 
 
+def weighed(weights, locations=lambda z: 1.0 * z):
+    """A mixture whose weights, and what its latent is used for, are given."""
+
+    def program(x):
+        p = numpyro.sample("p", dist.Beta(1, 1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(weights(p)))
+            numpyro.sample("x", dist.Normal(locations(z), 1.0), obs=x)
+
+    return program
+
+
+def pair(p):
+    return jnp.array([p, 1 - p])
+
+
+IN_PYTHON = {
+    "list of weights": (weighed(lambda p: [p, 1 - p]), r"'p'.*test_errors.*jnp\.array\(\[a, b\]\)"),
+    "np.array of weights": (weighed(lambda p: np.array([p, 1 - p])), r"'p' to NumPy.*jnp\.array"),
+    "np.exp": (weighed(lambda p: np.exp(pair(p))), r"'p' to NumPy.*jnp\.exp"),
+    "list into jax.numpy": (
+        weighed(lambda p: pair(p) / jnp.sum([p, 1 - p])), r"test_errors.*jnp\.array\(\[a, b\]\)",
+    ),
+    "list indexed by a latent": (
+        weighed(pair, lambda z: [0.0, 1.0][z]), r"'z' as a Python index.*jnp\.stack\(values\)\[z\]",
+    ),
+    "float of a latent": (weighed(pair, lambda z: float(z)), r"'z' .*Python number.*float\(z\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_PYTHON)
+def test_values_that_are_not_known_yet(name):
+    program, message = IN_PYTHON[name]
+    with pytest.raises(ValueError, match=message):
+        Model(program, X)
+
+
 HOLE = np.array([[0.0, np.nan], [1.0, 2.0]])
 BUILD = {
     "not a function": (lambda: Model("galaxies", X), "program.*expected a function"),

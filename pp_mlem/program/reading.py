@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,7 @@ _CONCRETE_ERRORS = (
     jax.errors.NonConcreteBooleanIndexError,
     NeedsValues,
 )
+_SEQUENCE = re.compile(r"'(list|tuple)'|<class '(list|tuple)'>")
 THIN_ROWS = 2000
 TABLE_LIMIT = 2**28
 LONG_SCAN = 20_000
@@ -520,6 +522,8 @@ def _program_error(error: Exception, arguments: Arguments) -> Exception:
         shapes = ", ".join(f"'{label}' {array.shape}" for label, array in given)
         hint = "; check that the shapes of the arguments fit its plates"
         hint += f" (received {shapes})" if shapes else ""
+    if isinstance(error, (TypeError, AttributeError)) and _SEQUENCE.search(text):
+        hint = "; write jnp.array([a, b]) where it computes with the list [a, b]"
     return ValueError(
         f"the program could not be executed: {type(error).__name__}: {text}{own_line(error)}. Run "
         f"it under numpyro.handlers.seed with the same arguments to see the full traceback{hint}."
@@ -1019,13 +1023,27 @@ def _check_sizes(reading: Reading) -> None:
 
 
 def control_flow_error(names: list[str], error: Exception) -> ValueError:
-    """For a program that branches in Python on the value of an unobserved site."""
+    """For a program that needs the value of an unobserved site while it runs."""
     told = ", ".join(f"'{n}'" for n in names) or "an unobserved site"
+    text = str(error).splitlines()[0]
+    if "__array__()" in text:
+        return ValueError(
+            f"the program hands the value of {told} to NumPy, or in a Python list to a distribution"
+            f"{own_line(error)}. Its value is not known while the program runs: write jnp.exp, "
+            "jnp.array, ... for np.exp, np.array, ..., and jnp.array([a, b]) for the list [a, b]."
+        )
+    if "scalar index" in text or "__index__()" in text:
+        return ValueError(
+            f"the program uses the value of {told} as a Python index or number{own_line(error)}. "
+            "Its value is not known while the program runs: index an array by it, as in "
+            "jnp.stack(values)[z] for values[z], and replace range(z) by jnp.where over all its "
+            "values."
+        )
     return ValueError(
         f"the program uses the value of {told} in Python control flow or as a Python number"
-        f"{own_line(error)}: {str(error).splitlines()[0]} Its value is not known while the "
-        "program runs: replace `if z:` by jnp.where(z, a, b), and int(z) or range(z) by indexing "
-        "with z or by jnp.where over all its values."
+        f"{own_line(error)}: {text} Its value is not known while the "
+        "program runs: replace `if z:` by jnp.where(z, a, b), int(z) or range(z) by indexing "
+        "with z or by jnp.where over all its values, and float(z) or math.exp(z) by z or jnp.exp(z)."
     )
 
 
