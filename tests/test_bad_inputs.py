@@ -289,6 +289,12 @@ def masked_impossible(m, y):
     each("x", dist.Normal(normal(), 1.0), Y)
 
 
+def neighbours(y):
+    ring = np.roll(np.eye(ROWS), 1, 0) + np.roll(np.eye(ROWS), -1, 0)
+    a = numpyro.sample("a", dist.CAR(jnp.zeros(ROWS), 0.5, 1.0, ring, is_sparse=True))
+    numpyro.sample("b", dist.CAR(a, 0.5, 1.0, ring, is_sparse=True), obs=y)
+
+
 def from_globals():
     with numpyro.plate("G", 3):
         a = normal()
@@ -625,6 +631,7 @@ ACCEPTED = {
     "a state of a chain explains it": (emitted_in_a_scan(ONE_EXPLAINS), (COUNTS,)),
     "impossible under a mask": (masked_impossible, (G > 0, put(0 * G, 3, 1))),
     "a category never seen": (known_categories, (NONE_EXPLAINS[0], COUNTS % 2)),
+    "sparse neighbours": (neighbours, (Y,)),
     "value of a known weight": (
         lambda y: each("y", dist.Delta(y, log_density=normal()), y) or each("x", dist.Normal(0, 1), y), (Y,),
     ),

@@ -112,8 +112,14 @@ def test_values_that_are_not_known_yet(name):
         Model(program, X)
 
 
+def on_a_sphere(x):
+    a = numpyro.sample("a", dist.ProjectedNormal(jnp.ones(3)))
+    numpyro.sample("x", dist.Normal(a.sum(), 1.0), obs=x)
+
+
 HOLE = np.array([[0.0, np.nan], [1.0, 2.0]])
 BUILD = {
+    "support without a map": (lambda: Model(on_a_sphere, X), "'a' .ProjectedNormal.*no map"),
     "not a function": (lambda: Model("galaxies", X), "program.*expected a function"),
     "missing argument": (lambda: Model(mixture), "arguments do not fit.*'x'"),
     "unknown argument": (lambda: Model(mixture, X, J=3), "arguments do not fit.*'J'"),

@@ -23,7 +23,7 @@ from pp_mlem.program.densities import log_density
 from pp_mlem.program.gathers import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import describe, is_simplex
-from pp_mlem.program.trace import Message, is_factor, unwrap
+from pp_mlem.program.trace import Message, is_array, is_factor, unwrap
 from pp_mlem.program.zeros import Fixed
 
 # Where an infinity has a meaning: an open bound, a category of probability zero.
@@ -75,7 +75,7 @@ def _own_arguments(fn: Any) -> dict[str, tuple[Any, Any]]:
         if isinstance(value, dist.Distribution):
             parts = _own_arguments(unwrap(value).fn)
             found |= {f"{name}.{k}": v for k, v in parts.items()}
-        elif value is not None and jax.tree.structure(value) == jax.tree.structure(0):
+        elif is_array(value):
             limit = fn.arg_constraints.get(name)
             found[name] = (value, limit if _is_settled(limit) else None)
     return found

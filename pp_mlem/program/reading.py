@@ -47,6 +47,7 @@ from pp_mlem.program.trace import (
     Supply,
     finite_support,
     innermost,
+    is_array,
     is_discrete,
     is_factor,
     listed,
@@ -619,15 +620,20 @@ def _dims_of(message: Message, plates: dict[str, Plate], implicit: bool) -> dict
     return dims
 
 
+def _arrays(tree: Any) -> list[Any]:
+    """The leaves that can be traced; a sparse matrix, for one, is none."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
+
+
 def site_parts(message: Message) -> dict[str, Any]:
     """The arrays that define a site: the distribution's arguments, value, masks and scale."""
     bare = unwrap(message.fn)
-    parts = {f"argument {k}": v for k, v in bare.fn.get_args().items() if v is not None}
+    parts: dict[str, Any] = {f"argument {k}": _arrays(v) for k, v in bare.fn.get_args().items()}
     parts["mask"] = bare.masks
     parts["scale"] = 0.0 if message.scale is None else message.scale
     if bare.hidden and not message.observed and is_discrete(bare.fn):
         return {"mask": (), "scale": parts["scale"]}  # nothing of its law counts
-    parts["all"] = jax.tree.leaves(bare.fn)
+    parts["all"] = _arrays(bare.fn)
     if message.observed:
         parts["value"] = message.value
         if not is_factor(message.fn):

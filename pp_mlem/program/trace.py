@@ -349,6 +349,12 @@ def unwrap(fn: Any) -> Bare:
             return Bare(fn, columns, tuple(masks))
 
 
+def is_array(value: Any) -> bool:
+    """Whether a part of a distribution is numbers that can be traced; a sparse matrix is not."""
+    kinds = (jax.Array, np.ndarray, np.generic, bool, int, float)
+    return isinstance(value, kinds) or hasattr(value, "__jax_array__")
+
+
 def innermost(fn: Any) -> Any:
     """The distribution that `unwrap` finds, without touching its masks."""
     while isinstance(fn, (ExpandedDistribution, Independent, MaskedDistribution)):
@@ -487,7 +493,14 @@ def neutral_value(msg: dict[str, Any], seed: int) -> Any:
             except ValueError:
                 pass
         return fn.sample(jax.random.key(seed), msg["kwargs"].get("sample_shape", ()))
-    transform = dist.biject_to(fn.support)
+    try:
+        transform = dist.biject_to(fn.support)
+    except NotImplementedError:
+        raise Refused(
+            f"site '{msg['name']}' ({type(innermost(fn)).__name__}): its support has no map from "
+            "unconstrained numbers in NumPyro, so that no method can move along it. Write it by "
+            "such a map, as a vector divided by its length for a direction."
+        ) from None
     free = transform.inverse_shape(shape + fn.event_shape)
     noise = np.random.default_rng(seed).uniform(-1.0, 1.0, free)
     return transform(jnp.asarray(noise))
@@ -614,6 +627,7 @@ __all__ = [
     "draw_from_program",
     "drawing_function",
     "finite_support",
+    "is_array",
     "is_discrete",
     "is_factor",
     "listed",
