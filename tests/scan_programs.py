@@ -72,9 +72,10 @@ def unrolled_values(program, args, params):
     return given, spaces
 
 
-def enumerated(program, args, params):
+def enumerated(program, args, params, labels=None):
     """(log Z, posterior {name: (*shape, values)}, best path) of the unrolled program, by NumPyro's
-    density of every joint value of its latents, priors left out."""
+    density of every joint value of its latents, priors left out. `labels` (NaN where unknown) are
+    values of latents that are known."""
     args = jax.tree.map(jnp.asarray, args)
     given, spaces = unrolled_values(program, args, params)
     given = {k: jnp.asarray(v) for k, v in given.items()}
@@ -98,7 +99,13 @@ def enumerated(program, args, params):
                 total = total - sites[name]["fn"].log_prob(sites[name]["value"]).sum()
         return total
 
-    axes = [range(len(values)) for n, (_, values) in spaces.items() for _ in range(counts[n])]
+    axes = []
+    for n, (shape, values) in spaces.items():
+        step, _, own = n.rpartition("|")
+        known = np.asarray((labels or {}).get(own, np.full(shape, np.nan)), float)
+        known = known[int(step)] if step and own in (labels or {}) else known
+        for label in np.broadcast_to(known, shape).ravel():
+            axes.append([k for k, v in enumerate(values) if np.isnan(label) or v == label])
     every = np.array(list(itertools.product(*axes)), int).reshape(-1 if axes else 1, len(axes))
     logs = np.asarray(jax.jit(jax.vmap(without_prior))(jnp.asarray(every)))
     total = np.logaddexp.reduce(logs)

@@ -83,6 +83,42 @@ def test_few_steps(program, steps):
     check_against_enumeration(program, DATA[program][: steps + begun])
 
 
+LABELLED = {programs.gap, programs.waiting, programs.second_order_padded}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(p, id=p.__name__, marks=() if p in LABELLED else pytest.mark.slow)
+        for p, _ in programs.PROGRAMS
+        if p not in (programs.garch, programs.means_outside, programs.increments)  # no latents
+    ],
+)
+def test_labels_count_where_states_are_not_masked(program):
+    data, options = DATA[program], OPTIONS.get(program, {})
+    hidden = Model(program, data, **options)
+    params = draw(hidden, 3)
+    rng = np.random.default_rng(1)
+    labels, counted = {}, {}
+    for name, probability in hidden.posterior(params).items():
+        given = rng.choice(hidden.reading.values[name], probability.shape[:-1]).astype(float)
+        given[rng.random(given.shape) < 0.4] = np.nan
+        labels[name] = given
+        counted[name] = np.where(np.isnan(probability).any(-1), np.nan, given)
+    model = Model(program, data, observe=labels, **options)
+    with jax.enable_x64(True):
+        total, marginals, _ = programs.enumerated(program, (data,), params, counted)
+    found = model.log_likelihood(params)
+    if not np.isfinite(total):  # labels that contradict each other
+        assert found < -600
+        return
+    assert found == pytest.approx(total, rel=1e-10)
+    for name, expected in marginals.items():
+        posterior = model.posterior(params)[name]
+        shown = ~np.isnan(posterior)
+        np.testing.assert_allclose(posterior[shown], expected[shown], atol=1e-9)
+
+
 def animals_by_hand(captures, phi, rho):
     """log-likelihood of each animal given its first capture, by the probabilities of Lebreton et
     al. (1992, doi:10.2307/2937171): seen at the occasions up to the last, then never again."""
