@@ -16,15 +16,17 @@ from pp_mlem.precision import quick_jit
 from pp_mlem.problem import Problem
 from pp_mlem.program.densities import log_density
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.space import is_half_line
+from pp_mlem.program.space import is_half_line, is_matrix
 from pp_mlem.program.trace import Message, is_discrete, is_factor, unwrap
 from pp_mlem.spurious import edge_objective, objective_at
+from pp_mlem.status import Status
 
 SATURATED = -1e-6  # log-probability of a row above which its parameters may be at infinity
 NEAR_ONE = -0.1
 ROUNDINGS = 30.0  # of the data: a density as narrow as these sees only how numbers are rounded
 CONCENTRATION = 1e5  # spreads of the data per width of a density that still narrows
 MOVING = 1e-4  # slope per observation above which a fit may not have come to rest
+SINGULAR = 10.0  # standard deviations are this much less telling in a direction of a covariance
 RISE = 0.1  # nats gained by one step of a coordinate: it has not
 SMALL = 1e3  # roundings of the largest number, as a scale: smaller ones are looked into
 STEEP = 20.0  # nats per unit: larger ones are looked into
@@ -76,13 +78,15 @@ def _measure(problem: Problem) -> Any:
         density = jnp.where(seen, density, -jnp.inf)
         if is_discrete(message.fn):
             return {"probability": message.placed(density, columns)}
-        if len(message.fn.event_shape) > columns:  # vectors: no single size
-            return {}
-        value = jnp.where(seen, value, jnp.nan)
-        return {
-            "density": message.placed(density, columns),
-            "value": message.placed(value, columns),
-        }
+        event = len(message.fn.event_shape) - columns
+        value = jnp.where(seen.reshape(seen.shape + (1,) * event), value, jnp.nan)
+        found = {"density": message.placed(density, columns)}
+        if event == 0:
+            return found | {"value": message.placed(value, columns)}
+        law = unwrap(message.fn).fn
+        if event == 1 and hasattr(law, "covariance_matrix"):
+            found["covariance"] = message.placed(law.covariance_matrix, columns + 2)
+        return found | {f"vector {event}": message.placed(value, columns + event)}
 
     def measure(vector: jax.Array, data: Any, fixed: Any) -> dict[str, Any]:
         params = problem.params(vector, fixed)
@@ -117,6 +121,8 @@ def _numbers(own: dict[str, jax.Array]) -> tuple:
         return (log_p > SATURATED).sum(), (log_p > NEAR_ONE).sum(), lowest, lowest
     if "density" not in own:
         return none, none, lowest, lowest
+    if "value" not in own:
+        return none, none, lowest, _concentration(own)
     density = jnp.nan_to_num(own["density"], nan=-jnp.inf, neginf=-jnp.inf, posinf=1e300)
     value = own["value"]
     size, largest = jnp.abs(value), jnp.nanmax(jnp.abs(value))
@@ -129,8 +135,27 @@ def _numbers(own: dict[str, jax.Array]) -> tuple:
     return none, none, narrow, spread_out
 
 
+def _concentration(own: dict[str, jax.Array]) -> jax.Array:
+    """The same for vectors: the narrowest density times the spreads of all their entries, or how
+    narrow a covariance is in its narrowest direction, next to these spreads."""
+    name = next(k for k in own if k.startswith("vector "))
+    value, event = own[name], int(name.removeprefix("vector "))
+    rows = tuple(range(value.ndim - event))
+    largest = jnp.nanmax(jnp.abs(value), axis=rows)
+    spread = jnp.nanstd(value, axis=rows)
+    spread = jnp.where(spread > 1e-12 * largest, spread, jnp.where(largest > 0, largest, 1.0))
+    density = jnp.where(jnp.isnan(own["density"]), -jnp.inf, own["density"])
+    found = density.max(initial=-jnp.inf) + jnp.log(spread).sum()
+    if "covariance" not in own:
+        return found
+    scaled = own["covariance"] / (spread[:, None] * spread)
+    scaled = jnp.where(jnp.isfinite(scaled), scaled, 0.0)
+    least = jnp.maximum(jnp.linalg.eigvalsh(scaled).min(initial=jnp.inf), 1e-300)
+    return jnp.maximum(found, jnp.log(SINGULAR / jnp.sqrt(least)))
+
+
 def collapse_note(
-    model: Model, problem: Problem, vector: Any, value: float, slope: float, sound: bool, fixed: dict
+    model: Model, problem: Problem, vector: Any, value: float, slope: float, status: int, fixed: dict
 ) -> str:
     """Which observed site a fit goes through without error, and by which parameters ("": none).
 
@@ -143,16 +168,21 @@ def collapse_note(
         return ""
     at = np.asarray(vector, float)
     eps = float(np.finfo(model.dtype).eps)
-    if sound and slope <= MOVING and not _is_extreme(model, at, value, eps):
+    sound = bool(np.isfinite(value)) and status != Status.NOT_FINITE
+    moving = not slope <= MOVING
+    if sound and not moving and not _is_extreme(model, at, value, eps):
         return ""
     lows = np.log(np.maximum(eps * _largest(model), 1e-300))
-    tried = [at] if sound else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
+    regular = sound and at.min(initial=0.0) > BOTTOM
+    tried = [at] if regular else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
     for point in tried:
         for name, found in extremes_at(model, problem, point, fixed).items():
             if found.narrow > -np.log(ROUNDINGS * eps):
                 return _told(problem, name)
-            concentrated = found.concentrated > np.log(CONCENTRATION)
-            if concentrated and (not sound or _rises(model, problem, at, fixed)):
+            if not found.concentrated > np.log(CONCENTRATION):
+                continue
+            ended = sound and (status == Status.CONVERGED or not moving)
+            if not ended or _rises(model, problem, at, fixed):
                 return _told(problem, name)
     return ""
 
@@ -181,9 +211,10 @@ def _told(problem: Problem, name: str) -> str:
     reading = problem.reading
     behind = frozenset().union(*reading.dependencies[name].values())
     involved = [s for s in problem.space.sites if s.name in behind]
-    scales = [s.name for s in involved if is_half_line(s.support)] or [s.name for s in involved]
+    scales = [s.name for s in involved if is_half_line(s.support) or is_matrix(s.support)]
+    scales = scales or [s.name for s in involved]
     of = f", by {', '.join(scales)}" if scales else ""
     return (
-        f"'{name}' is fitted without error{of}: its density grows without bound at the data; give "
-        "the scale a prior and use fit_map, or fix it"
+        f"'{name}' is fitted without error, in all rows or some{of}: its density grows without "
+        "bound there; give the scale a prior and use fit_map, or fix it"
     )

@@ -23,7 +23,7 @@ from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
 from pp_mlem.precision import check_dtype, lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem, takes_gradients
-from pp_mlem.program.space import is_half_line
+from pp_mlem.program.space import is_half_line, off_the_edge
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
 from pp_mlem.separation import find_separation
@@ -43,6 +43,7 @@ HESSIAN_WORK = 2e7
 NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 NEIGHBOURS = 5
+HIGHEST = 750.0  # log density of one number that float64 can hold
 EXTREME = 20.0  # unconstrained coordinate of a positive parameter; exp(20) is 5e8
 
 
@@ -217,7 +218,9 @@ def _drowned(
     units: float,
 ) -> np.ndarray:
     """Which starts ended where the density is nothing but rounding error: at extreme parameters
-    (degrees of freedom of 1e15, say) a relative step of 1e-9 changes it by more than it should."""
+    (degrees of freedom of 1e15, say) a relative step of 1e-9 changes it by more than it should.
+    Or it is higher than any density that float64 holds."""
+    beyond = values > HIGHEST * max(units, float(sum(np.size(a) for a in model.data.dynamic)))
     where = problem.space.slices()
     half_lines = [where[s.name] for s in problem.space.sites if is_half_line(s.support)]
     largest = [points[:, w].max(1, initial=-np.inf) for w in half_lines]
@@ -225,14 +228,14 @@ def _drowned(
         np.max([*largest, np.full(values.shape, -np.inf)], 0) > EXTREME
     )
     if not extreme.any():
-        return extreme
+        return beyond
     evaluate = _evaluator(model, problem, structure, units)
     rng, noisy = np.random.default_rng(0), np.zeros(values.shape, bool)
     for _ in range(NEIGHBOURS):  # rounding errors come in steps: one neighbour may share them
         beside = points * (1 + 3e-9 * rng.uniform(-1, 1, points.shape))
         moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
         noisy |= ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
-    return extreme & noisy
+    return beyond | (extreme & noisy)
 
 
 def _evaluator(model: Model, problem: Problem, structure: tuple, units: float) -> Callable:
@@ -344,6 +347,8 @@ def _judge(
         ("edge objective", key, problem.with_prior), lambda: edge_objective(problem)
     )
     batch = jax.device_get(constrain(jnp.asarray(points), fixed))
+    for site in problem.space.sites:
+        batch[site.name] = off_the_edge(site.support, batch[site.name])
     sorted_params = [
         sort_labels({k: v[i] for k, v in batch.items()}, groups, model) for i in range(len(points))
     ]
@@ -353,7 +358,7 @@ def _judge(
         finite = bool(np.isfinite(values[i]) and status[i] != Status.NOT_FINITE)
         flag, note = report(point, model.data, fixed) if finite else (None, "")
         if flag is None:
-            note = collapse_note(model, problem, point, values[i], slopes[i], finite, fixed)
+            note = collapse_note(model, problem, point, values[i], slopes[i], status[i], fixed)
             flag = Status.COLLAPSED if note else None
         if flag is not None:
             verdict[i] = flag
@@ -364,22 +369,22 @@ def _judge(
             verdict[i] = Status.BOUNDARY if note else verdict[i]
         all_params.append(params)
         notes.append(note)
+    values = np.where(status == Status.NOT_FINITE, np.nan, values)  # a number that means nothing
     sound = np.isfinite(values) & ~np.isin(
         verdict, (Status.COLLAPSED, Status.SPURIOUS, Status.NOT_FINITE)
     )
     pool = np.flatnonzero(sound if sound.any() else np.isfinite(values))
     if not len(pool):
-        pool = np.array([0])
+        pool = np.array([int(np.argmax(verdict == Status.COLLAPSED))])
     best = int(pool[np.argmax(values[pool])])
     # Among equal optima prefer one that converged.
     close = [i for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
-    best = min(close, key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
+    best = min(close or [best], key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
     ended = [i for i in close if verdict[i] in (Status.CONVERGED, Status.FLAT, Status.MAX_ITER)]
     if best in ended:
         separation = find_separation(model, problem, points[best], fixed)
         for i in ended if separation else ():
             verdict[i], notes[i] = Status.SEPARATION, separation.note
-    values = np.where(status == Status.NOT_FINITE, np.nan, values)  # a number that means nothing
     if verdict[best] not in (Status.CONVERGED, Status.BOUNDARY) and np.isfinite(values[best]):
         # Far out the same density has other rounding errors by the way that it is computed: what is
         # told is that of the parameters that are told.

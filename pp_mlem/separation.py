@@ -142,7 +142,7 @@ def _what_is_left(now: np.ndarray, then: np.ndarray) -> tuple[np.ndarray, np.nda
     apart into them, and what `now` is along them; those in which `then` is nothing already are left
     out."""
     if not (np.all(np.isfinite(now)) and np.all(np.isfinite(then))):
-        return np.zeros((len(now), 0)), np.zeros((0, len(now))), np.zeros(0)
+        return np.eye(len(now)), np.eye(len(now)), np.zeros(len(now))  # all of them, or none
     diagonal = np.abs(np.diag(then))
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     size, vectors = np.linalg.eigh(then * scale[:, None] * scale)

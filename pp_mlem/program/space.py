@@ -18,6 +18,7 @@ from pp_mlem.program.sites import Site
 
 _SIMPLEX = type(constraints.simplex)
 _UNIT = type(constraints.unit_interval)
+_MATRICES = (type(constraints.positive_definite), type(constraints.lower_cholesky))
 
 
 def _interior_edge(dtype: Any) -> float:
@@ -183,6 +184,26 @@ def _near(support: Any, value: np.ndarray) -> bool:
     return (lower is not None or upper is not None) and above and below
 
 
+def off_the_edge(support: Any, value: np.ndarray) -> np.ndarray:
+    """The value of a fit, moved inside where rounding has made a covariance singular."""
+    value = np.asarray(value)
+    if not is_matrix(support) or not np.all(np.isfinite(value)):
+        return value
+    if isinstance(_base(support), type(constraints.lower_cholesky)):
+        least = np.finfo(value.dtype).tiny ** 0.5 * np.eye(value.shape[-1])
+        return np.where(least > 0, np.maximum(value, least), value)
+    size = np.trace(value, axis1=-2, axis2=-1)[..., None, None]
+    more = np.finfo(value.dtype).eps * np.where(size > 0, size, 1.0) * np.eye(value.shape[-1])
+    moved = value
+    for power in range(12):
+        least = np.linalg.eigvalsh(moved).min(-1)[..., None, None]
+        outside = ~(least > 0.5 * np.finfo(value.dtype).eps * size)
+        if not outside.any():
+            break
+        moved = np.where(outside, value + 4.0**power * more, value)
+    return moved
+
+
 def is_simplex(support: Any) -> bool:
     """Whether the last axis adds up to one."""
     while hasattr(support, "base_constraint"):
@@ -195,6 +216,17 @@ def is_half_line(support: Any) -> bool:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return hasattr(support, "lower_bound") and not hasattr(support, "upper_bound")
+
+
+def is_matrix(support: Any) -> bool:
+    """Whether the values are covariance matrices or their Cholesky factors."""
+    return isinstance(_base(support), _MATRICES)
+
+
+def _base(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def describe(support: Any) -> str:
