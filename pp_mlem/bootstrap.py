@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem.checks import check_counts, check_level, check_seed
+from pp_mlem.digits import written
 from pp_mlem.groups import Group
 from pp_mlem.labels import align
 from pp_mlem.model import Model
@@ -113,7 +114,7 @@ class Bootstrap:
         table = pd.DataFrame(
             {"estimate": self.reference, "std err": self.standard_errors, "bias": self.bias}
         ).join(self.intervals())
-        return head + "\n" + table.to_string(float_format=lambda v: f"{v:.4f}", max_rows=40)
+        return head + "\n" + table.to_string(float_format=written, max_rows=40)
 
 
 def as_covariance(found: Bootstrap) -> Covariance:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pp_mlem.digits import written
 from pp_mlem.fingerprint import changed
 from pp_mlem.fit import Fit
 from pp_mlem.labels import align
@@ -276,7 +277,7 @@ def _concerns(name: str, fit: Fit) -> list[tuple[int, str]]:
             if best > fit.log_likelihood + (fit.log_prior if fit.objective == "map" else 0):
                 told.append(
                     (1, f"{name}: {int(aside.sum())} starts with a higher objective (up to "
-                        f"{best:.4f}) were set aside as collapsed or spurious; a prior on the "
+                        f"{written(best)}) were set aside as collapsed or spurious; a prior on the "
                         "scales (MAP) or fewer components would remove them.")
                 )  # fmt: skip
         main = fit.starts[~aside & (fit.starts["optimum"] > 0)]

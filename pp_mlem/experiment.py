@@ -18,6 +18,7 @@ import xarray as xr
 from scipy import stats as scipy_stats
 
 from pp_mlem.checks import check_counts, check_level, check_seed
+from pp_mlem.digits import written
 from pp_mlem.estimators import check_methods, fit_by
 from pp_mlem.files import verified, write_netcdf
 from pp_mlem.fingerprint import PYTHON, changed, digest
@@ -105,7 +106,7 @@ class Experiment:
         return (
             ("! stopped by the user: " if self.interrupted else "")
             + f"{done} data sets, {100 * self.level:g}% intervals\n"
-            + self.summary().to_string(float_format=lambda v: f"{v:.4f}")
+            + self.summary().to_string(float_format=written)
             + "\n"
             + self.statuses.to_string(float_format=lambda v: f"{v:.3f}")
         )
@@ -339,7 +340,7 @@ class Calibration:
     def __repr__(self) -> str:
         head = "! stopped by the user: " if self.interrupted else ""
         head += f"{len(self.ranks)} data sets, ranks among {self.draws} draws"
-        return head + "\n" + self.uniformity().to_string(float_format=lambda v: f"{v:.4f}")
+        return head + "\n" + self.uniformity().to_string(float_format=written)
 
 
 def calibrate(

@@ -31,6 +31,7 @@ from pp_mlem.datatree import (
     variable_names,
     write_fit,
 )
+from pp_mlem.digits import written
 from pp_mlem.groups import Group
 from pp_mlem.information import MissingInformation, missing_information_at
 from pp_mlem.labels import alignment, permute, reorder_draws
@@ -254,10 +255,12 @@ class Fit:
         if len(main):
             sizes, best = main.size(), main.max()
             first = sizes.index[0]
-            parts.append(f"best {label} {best[first]:.4f} reached by {sizes[first]} of {n} starts")
+            parts.append(
+                f"best {label} {written(best[first])} reached by {sizes[first]} of {n} starts"
+            )
             if len(sizes) > 1:
                 second = sizes.index[1]
-                parts.append(f"next best {best[second]:.4f} by {sizes[second]}")
+                parts.append(f"next best {written(best[second])} by {sizes[second]}")
             if len(sizes) > 2:
                 parts.append(f"{len(sizes)} optima in all")
         if aside.any():
@@ -265,7 +268,7 @@ class Fit:
             top = worst.loc[worst["objective"].fillna(-np.inf).idxmax()]
             parts.append(
                 f"{int(aside.sum())} set aside as {'/'.join(sorted(set(worst['status'])))} "
-                f"({label} up to {top['objective']:.4f}: {top['note']})"
+                f"({label} up to {written(top['objective'])}: {top['note']})"
             )
         failed = int(((found["optimum"] == 0) & ~aside).sum())
         if failed:
@@ -711,14 +714,18 @@ class Fit:
 
     def __repr__(self) -> str:
         lines = [
-            f"{self.method} fit: log-likelihood {self.log_likelihood:.4f}, {self.n_parameters} "
+            f"{self.method} fit: log-likelihood {written(self.log_likelihood)}, {self.n_parameters} "
             f"parameters, {self.n_observations} {self._unit_word}, status {self.status} "
             f"({self.status_note}), {self.iterations} iterations, {self.seconds:.2f} s"
         ]
         if self.story:
             lines.append(self.story)
         if self.model is not None or ("covariance", "observed") in self._cache:
-            lines.append(self.summary().to_string(float_format=lambda v: f"{v:.4f}", max_rows=40))
+            lines.append(
+                self.summary().to_string(
+                    float_format=written, formatters={"P>|z|": "{:.4f}".format}, max_rows=40
+                )
+            )
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from pp_mlem.digits import written
 from pp_mlem.model import Model
 from pp_mlem.precision import lean_jit, working_precision
 from pp_mlem.problem import Problem
@@ -65,7 +66,7 @@ class MissingInformation:
             f"EM's rate of convergence {self.rate:.6f}{speed}; observed {self.observed_rate:.6f}\n"
             "fraction of missing information"
         )
-        return head + "\n" + self.fractions.to_string(float_format=lambda v: f"{v:.4f}")
+        return head + "\n" + self.fractions.to_string(float_format=written)
 
 
 def complete_information_function(model: Model, problem: Problem) -> Any:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+from pp_mlem.digits import written
+
 
 class Progress:
     """Shows how far the starts of a fit are. `enabled=None` means: only in a terminal."""
@@ -47,7 +49,7 @@ class Progress:
     def update(self, iterations: int, best: float, done: int) -> None:
         if self.bar:
             rate = iterations / max(time.perf_counter() - self.clock, 1e-9)
-            detail = f"iteration {iterations}  objective {best:.4f}  {rate:.0f} it/s"
+            detail = f"iteration {iterations}  objective {written(best)}  {rate:.0f} it/s"
             self.bar.update(self.task, completed=done, detail=detail)
 
     def advance(self, completed: int, unit: str, detail: str) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from pp_mlem.checks import check_counts, check_seed
 from pp_mlem.compare import loo_of
+from pp_mlem.digits import written
 from pp_mlem.estimators import POINT_METHODS, check_methods, fit_by
 from pp_mlem.files import read_json, write_json
 from pp_mlem.fingerprint import PYTHON, changed, digest
@@ -393,7 +394,7 @@ class LikelihoodRatioTest:
     def __repr__(self) -> str:
         return (
             ("! stopped by the user: " if self.interrupted else "")
-            + f"likelihood-ratio statistic {self.statistic:.4f}, bootstrap p = {self.p_value:.4f} "
+            + f"likelihood-ratio statistic {written(self.statistic)}, bootstrap p = {self.p_value:.4f} "
             f"({len(self.null)} replicates, {self.failed} failed)"
         )
 
