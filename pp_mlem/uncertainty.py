@@ -24,6 +24,10 @@ CHAIN_ENTRIES = 2**22  # of all columns at once: what their recursions hold stay
 EDGE = 1e-5
 SINGULAR = 1e-12
 SADDLE = 1e-7
+CLOSE = 1e-8
+NUDGED, NUDGES = 1e-13, 2
+STEADY = 0.02
+NOISE = 1e6
 STEP_LIMIT = 0.05
 LIGHT = 1e7
 
@@ -156,21 +160,27 @@ def light_jit(function: Any, model: Model, size: int) -> Any:
 
 
 def information_function(model: Model, problem: Problem) -> Any:
-    """Jitted (vector, data, fixed) -> (gradient, minus the Hessian) of the objective. Columns of
-    the Hessian share a sweep, fewer of them along chains that are long."""
+    """(vector, data, fixed, basis) -> (gradient, minus the Hessian) of the objective, jitted; the
+    Hessian along the columns of `basis`, those of the identity where none is given. Columns share a
+    sweep, fewer of them along chains that are long."""
     columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // max(problem.marginal.chain_entries, 1)))
 
-    def information(vector: jax.Array, data: Any, fixed: Any) -> Any:
+    def information(vector: jax.Array, data: Any, fixed: Any, basis: jax.Array) -> Any:
         gradient = jax.grad(problem.objective)
-        basis = jnp.eye(vector.shape[0], dtype=vector.dtype)
 
         def column(direction: jax.Array) -> jax.Array:
             return jax.jvp(lambda v: gradient(v, data, fixed), (vector,), (direction,))[1]
 
-        hessian = jax.lax.map(column, basis, batch_size=columns)
+        hessian = jax.lax.map(column, basis.T, batch_size=columns) @ basis
         return gradient(vector, data, fixed), -0.5 * (hessian + hessian.T)
 
-    return light_jit(information, model, problem.space.size)
+    compiled = light_jit(information, model, problem.space.size)
+
+    def along(vector: Any, data: Any, fixed: Any, basis: Any = None) -> Any:
+        basis = np.eye(problem.space.size) if basis is None else basis
+        return compiled(vector, data, fixed, jnp.asarray(basis, jnp.result_type(float)))
+
+    return along
 
 
 def scores_function(problem: Problem) -> Any:
@@ -192,7 +202,8 @@ def scores_function(problem: Problem) -> Any:
 def invert_information(
     information: np.ndarray, gradient: np.ndarray, active: np.ndarray
 ) -> tuple[np.ndarray, str, np.ndarray]:
-    """Inverse over the active coordinates, a reason that spoils all, and flat directions."""
+    """Inverse over the active coordinates, a reason that spoils all, and flat directions, as long as
+    a unit of the coordinates that the diagonal would scale to one."""
     size = len(gradient)
     inverse = np.zeros((size, size))
     flat = np.zeros((size, 0))
@@ -201,8 +212,7 @@ def invert_information(
     block = information[np.ix_(active, active)]
     if not np.all(np.isfinite(block)):
         return inverse, "the information matrix is not finite", flat
-    diagonal = np.diag(block)
-    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scale = _scales(np.diag(block))
     values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
     if values.min() < -SADDLE * max(values.max(), 1.0):
         return inverse, "not a maximum: the information has a negative eigenvalue", flat
@@ -213,11 +223,62 @@ def invert_information(
     if null.any():
         flat = np.zeros((size, int(null.sum())))
         flat[active] = vectors[:, null] * scale[:, None]
-        flat /= np.linalg.norm(flat, axis=0)
     step = gradient[active] @ inner @ gradient[active]
     if not np.isfinite(step) or step > STEP_LIMIT**2:
         return inverse, "the gradient is not zero: the fit has not converged", flat
     return inverse, "", flat
+
+
+def _scales(diagonal: np.ndarray) -> np.ndarray:
+    return 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+
+
+def closer_basis(information: np.ndarray, active: np.ndarray) -> np.ndarray | None:
+    """Its eigenvectors, as long as one standard error, as columns; None where it is well told as it
+    is. Far from the origin of a covariate, intercept and slope are so nearly one direction that the
+    digits of their information cannot tell them apart; along those columns they can."""
+    block = information[np.ix_(active, active)]
+    if not active.any() or not np.all(np.isfinite(block)):
+        return None
+    scale = _scales(np.diag(block))
+    values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
+    if values.max() <= 0:
+        return None
+    if values.min() > CLOSE * values.max() or values.min() < -SADDLE * max(values.max(), 1.0):
+        return None
+    smallest = np.finfo(float).eps * values.max()
+    basis = np.zeros(information.shape)
+    basis[np.ix_(active, active)] = scale[:, None] * vectors / np.sqrt(np.maximum(values, smallest))
+    return basis
+
+
+def resolved_inverse(
+    inform: Any,
+    information: np.ndarray,
+    gradient: np.ndarray,
+    active: np.ndarray,
+    point: np.ndarray,
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """`invert_information`, after a closer look where coordinates are nearly one direction. `inform`
+    gives the information at a point along a basis. Curvature that changes when the point moves by
+    rounding is rounding itself, and its direction flat."""
+    basis = closer_basis(information, active)
+    if basis is None:
+        return invert_information(information, gradient, active)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (NUDGES, len(point)))
+    now = inform(point, basis)
+    near = np.array([np.diag(inform(point * (1 + NUDGED * s), basis)) for s in signs])
+    curvature = np.diag(now)
+    scale = _scales(np.diag(information))
+    reach = np.abs(basis / scale[:, None])[active].max(0, initial=0.0)
+    steady = (np.abs(near - curvature) <= STEADY * curvature).all(0)
+    steady &= curvature > NOISE * (np.finfo(float).eps * reach) ** 2
+    used = active & steady
+    inverse, spoiled, flat = invert_information(now, basis.T @ gradient, used)
+    unsteady = np.eye(len(point))[:, active & ~steady]
+    flat = basis @ np.concatenate([flat, unsteady], 1)
+    reach = np.abs(flat / scale[:, None])[active].max(0, initial=0.0)
+    return basis @ inverse @ basis.T, spoiled, flat / np.where(reach > 0, reach, 1.0)
 
 
 def covariance_at(
@@ -250,28 +311,40 @@ def covariance_at(
         evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
         masks = edge_masks(problem, evaluate, np.asarray(vector), natural, model.data, values)
         edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
+        active = _active(space, natural, jacobian, edge)
+
+        def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
+            return np.asarray(function(jnp.asarray(at), model.data, values, basis)[1], float)
+
+        inverse, spoiled, flat = resolved_inverse(
+            along, information, gradient, active, np.asarray(vector, float)
+        )
         scores = None
         if kind != "observed":
             scorer = model.compiled(("scores", key), lambda: scores_function(problem))
             scores = np.asarray(scorer(point, model.data, values), float)
-    active = _active(space, natural, jacobian, edge)
-    inverse, spoiled, flat = invert_information(information, gradient, active)
     if scores is not None and not spoiled:
         weights = model.unit_weights()
         meat = (scores / np.where(weights > 0, weights, 1.0)[:, None]).T @ scores
         if kind == "opg":
-            inverse, spoiled, flat = invert_information(meat, gradient * 0, active)
+            basis = closer_basis(information, active)
+            basis = np.eye(len(gradient)) if basis is None else basis
+            inverse, spoiled, flat = invert_information(
+                basis.T @ meat @ basis, gradient * 0, active
+            )
+            inverse, flat = basis @ inverse @ basis.T, basis @ flat
         else:
             inverse = inverse @ meat @ inverse
     matrix = jacobian @ inverse @ jacobian.T
     reasons: dict[str, str] = {}
-    shifts = np.abs(jacobian @ flat).max(1, initial=0.0) if flat.shape[1] else np.zeros(len(names))
+    shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
+    reach = np.abs(jacobian * _scales(np.diag(information))).max(1, initial=0.0)
     for i, name in enumerate(names):
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
             reasons[name] = spoiled
-        elif shifts[i] > 1e-4 * max(np.abs(jacobian[i]).max(), 1e-300):
+        elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
             reasons[name] = "not identified: the likelihood is flat along " + _direction(
                 flat, jacobian, names
             )

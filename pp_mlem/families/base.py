@@ -158,9 +158,9 @@ def natural_supports() -> dict[str, tuple[type, ...]]:
 def safe_log(value: jax.Array) -> jax.Array:
     """log, with a finite stand-in at zero, and first and second derivatives that stay finite there
     and at the stand-in for zero of NumPyro's `clamp_probs`."""
-    usual = value > jnp.finfo(value.dtype).tiny
-    constant = jax.lax.stop_gradient(value)
-    smallest = jnp.where(constant > 0, jnp.log(constant), tiny_log(value.dtype))
+    tiny = jnp.finfo(value.dtype).tiny
+    usual = (value > 0) & (value != tiny)
+    smallest = jnp.where(value > 0, jnp.log(tiny), tiny_log(value.dtype))
     return jnp.where(usual, jnp.log(jnp.where(usual, value, 1.0)), smallest)
 
 

@@ -71,13 +71,15 @@ def _log_prob(fn: Any, value: Any) -> jax.Array:
     argument = argument.astype(jnp.result_type(float))
     off = _is_off(argument)
     density = _with(fn, name, jnp.where(off, 0.5, argument)).log_prob(value)
-    constant = _with(fn, name, jax.lax.stop_gradient(argument)).log_prob(value)
-    return jnp.where(off, constant, density)
+    # Made of literals: what underflowed is zero here, whatever a compiler makes of log(exp(x)).
+    constant = jnp.where(argument == 0, 0.0, jnp.finfo(argument.dtype).tiny)
+    return jnp.where(off, _with(fn, name, constant).log_prob(value), density)
 
 
 def _is_off(argument: jax.Array) -> jax.Array:
-    """Where a probability is zero, or the stand-in for zero of `clamp_probs`."""
-    return argument <= jnp.finfo(jnp.result_type(argument, float)).tiny
+    """Where it is zero, or the stand-in for zero of NumPyro's `clamp_probs`. What is smaller still
+    (the exponential of -720) has its slope, or an optimum in the distance would not be found."""
+    return (argument == 0) | (argument == jnp.finfo(argument.dtype).tiny)
 
 
 def _with(fn: Any, name: str, argument: jax.Array) -> Any:
