@@ -15,7 +15,6 @@ from pp_mlem.partition.recursions import filtered as filter_chain
 from pp_mlem.partition.recursions import smooth
 from pp_mlem.precision import lean_jit
 from pp_mlem.program.factors import Factor, log_table
-from pp_mlem.program.scans import before, later
 from pp_mlem.program.trace import Message, is_discrete, unwrap
 
 if TYPE_CHECKING:
@@ -36,12 +35,6 @@ def _chains(model: Model) -> tuple[Chain, ...]:
                 f"the chain over {', '.join(chain.states)} depends on {', '.join(chain.above)} "
                 "above it; filtered probabilities and forecasts of such a mixture of chains are "
                 "not offered. Use posterior() and sample_latents()."
-            )
-        if chain.order > 1:
-            raise ValueError(
-                f"the chain over {', '.join(chain.states)} spans {chain.order} steps; filtered "
-                "probabilities, transitions, forecasts and pseudo-residuals are offered for chains "
-                "of first order. Use posterior() and sample_latents()."
             )
     return chains
 
@@ -69,8 +62,52 @@ def _along(model: Model, chain: Chain, values: Values, recursion: Any) -> Any:
     return jax.device_get(function(values, model.data)), shape
 
 
+def _own(chain: Chain) -> int:
+    """Number of joint states of one step."""
+    return int(np.prod(chain.sizes))
+
+
+def _law(model: Model, state: str) -> str:
+    """The site of a state's law on the steps after those with which the recursion begins."""
+    return model.reading.scans[model.reading.sites[state].scan].later(state)
+
+
+def _nearest(chain: Chain, table: np.ndarray) -> np.ndarray:
+    """(steps, states of one or more steps, lanes) to those of the nearest step alone."""
+    return table.reshape(table.shape[0], _own(chain), -1, table.shape[-1]).sum(2)
+
+
+def _of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
+    """Smoothed states of the recursion (steps, joint states, lanes) to those of every step: what
+    it begins with spans the first ones."""
+    own, lanes = _own(chain), table.shape[-1]
+    first = [
+        table[:1].reshape(own**lag, own, -1, lanes).sum((0, 2))[None]
+        for lag in range(chain.order - 1, 0, -1)
+    ]
+    return np.concatenate([*first, _nearest(chain, table)])
+
+
+def _first_filtered(model: Model, chain: Chain, values: Values) -> list[np.ndarray]:
+    """Filtered states (1, states, lanes) of the steps before the recursion begins."""
+    if chain.order == 1:
+        return []
+    marginal = model.marginal
+
+    def run(params: Values, data: Any) -> list[jax.Array]:
+        terms = marginal.inner.run(marginal.terms(marginal.natural(params, data), data), data.maps)
+        return chain.firsts(chain.collect(terms, marginal.elimination, data.valid))
+
+    function = model.compiled(("firsts", chain.states), lambda: lean_jit(run))
+    found = []
+    for logs in jax.device_get(function(values, model.data)):
+        weights = np.exp(logs - logs.max(0, keepdims=True))
+        found.append(_nearest(chain, (weights / weights.sum(0, keepdims=True))[None]))
+    return found
+
+
 def _marginals(chain: Chain, table: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """(steps, joint states, lanes) to each state's (steps, lanes..., values)."""
+    """(steps, joint states of one step, lanes) to each state's (steps, lanes..., values)."""
     full = table.reshape(table.shape[0], *chain.sizes, *shape)
     n = len(chain.states)
     found = {}
@@ -88,7 +125,9 @@ def filtered(model: Model, values: Values) -> dict[str, np.ndarray]:
     result: dict[str, np.ndarray] = {}
     for chain in _chains(model):
         (_, alpha), shape = _along(model, chain, values, filter_chain)
-        found = _marginals(chain, np.array(alpha), shape)
+        alpha = _nearest(chain, np.asarray(alpha))
+        first = [np.broadcast_to(a, alpha[:1].shape) for a in _first_filtered(model, chain, values)]
+        found = _marginals(chain, np.concatenate([*first, alpha]), shape)
         for name in found:
             if name in model.data.valid:
                 ended = ~np.asarray(model.data.valid[name]).reshape(found[name].shape[:-1])
@@ -100,13 +139,33 @@ def filtered(model: Model, values: Values) -> dict[str, np.ndarray]:
 def transition_counts(model: Model, values: Values) -> dict[str, np.ndarray]:
     result = {}
     for chain in _chains(model):
-        smoothed, _ = _along(model, chain, values, smooth)
-        pairs = np.asarray(smoothed.transitions).sum((0, -1)).reshape(*chain.sizes, *chain.sizes)
+        smoothed, shape = _along(model, chain, values, smooth)
+        own, moves = _own(chain), np.asarray(smoothed.transitions).sum((0, -1))
+        pairs = moves.reshape(own, -1, own, chain.size // own).sum((1, 3))
+        pairs = pairs + _first_transitions(model, chain, np.asarray(smoothed.states)[0], shape)
+        pairs = pairs.reshape(*chain.sizes, *chain.sizes)
         n = len(chain.states)
         for i, name in enumerate(chain.states):
             others = tuple(j for j in range(2 * n) if j % n != i)
             result[name] = pairs.sum(others)
     return result
+
+
+def _first_transitions(
+    model: Model, chain: Chain, begin: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Expected transitions (states before, states) among the steps with which the recursion
+    begins, from their joint probabilities (states, lanes)."""
+    own, lanes = _own(chain), begin.shape[-1]
+    pairs = np.zeros((own, own))
+    ahead = chain.running(
+        model.data.valid, tuple(sorted(chain.plates)), shape, model.reading, first=1
+    )
+    for lag in range(chain.order - 1):
+        both = begin.reshape(own**lag, own, own, -1, lanes).sum((0, 3))
+        counted = np.ones(lanes) if ahead is None else np.asarray(ahead)[chain.order - 2 - lag]
+        pairs += np.einsum("kjl,l->jk", both, np.broadcast_to(counted, lanes).astype(float))
+    return pairs
 
 
 def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
@@ -115,13 +174,19 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for chain in _chains(model):
         for state in chain.states:
-            law = model.reading.sites.get(later(state))
+            law = model.reading.sites.get(_law(model, state))
             if law is not None and law.hidden:
                 raise ValueError(
                     f"forecast: the law of '{state}' is masked and a numpyro.factor stands for it, "
                     "which cannot be carried on. Give the state its transition as its distribution."
                 )
-            if chain.length > 1 if law is None else law.timed:
+            if law is None and chain.length <= chain.order:
+                raise ValueError(
+                    f"forecast: the sequence has {chain.length} step(s), none of which shows the "
+                    f"transition of '{state}'. Give it at least {chain.order + 1} steps, missing "
+                    "(NaN) where nothing was observed."
+                )
+            if law is None or law.timed:
                 raise ValueError(
                     f"forecast: the transitions of '{state}' vary with the step, so they are not "
                     "known after the last one. Extend the data with missing observations (NaN) and "
@@ -135,7 +200,7 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
             current = np.einsum("jl,jkl->kl", current, np.broadcast_to(
                 moves, (*moves.shape[:2], current.shape[-1])))  # fmt: skip
             ahead.append(current)
-        joint = np.stack(ahead)
+        joint = _nearest(chain, np.stack(ahead))
         result |= _marginals(chain, joint, shape)
         result |= _predicted(model, chain, values, joint, shape)
     return result
@@ -144,18 +209,15 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
 def _transition(model: Model, chain: Chain, values: Values) -> np.ndarray:
     """(states, states, lanes or 1) probabilities of one step, from the states' own laws."""
     marginal = model.marginal
-    laws = frozenset(later(s) for s in chain.states)
+    laws = frozenset(_law(model, s) for s in chain.states)
     eta = marginal.natural(values, model.data, laws)
-    logs = 0.0
-    order = [*(before(s) for s in chain.states), *chain.states]
     kept = [f for f in marginal.factors if f.site in laws]
     terms = {t.latents: t for t in marginal.terms_of(kept, eta, model.data)}
-    for term in terms.values():
-        extra = tuple(a for a in term.table.axes if a not in order)
-        array = np.asarray(term.table.aligned((*order, *extra)))
-        logs = logs + array.reshape(*array.shape[: len(order)], -1)
-    logs = np.broadcast_to(logs, (*chain.sizes, *chain.sizes, logs.shape[-1]))
-    return np.exp(logs).reshape(chain.size, chain.size, -1)
+    tables = [t.table for t in terms.values()]
+    sizes = {a: n for t in tables for a, n in zip(t.axes, t.array.shape, strict=True)}
+    lanes = tuple(a for a in sizes if a not in chain.own and a != chain.rest)
+    logs = chain.moves(tables, lanes, tuple(sizes[a] for a in lanes))
+    return np.exp(np.asarray(logs))[0]
 
 
 def _predicted(
@@ -205,9 +267,9 @@ def _predicted(
                 else moved.reshape(*chain.sizes, *((1,) * len(plates)), *event),
                 (*chain.sizes, *plates, *event),
             )
-            tables.append(wide.reshape(chain.size, *plates, *event))
+            tables.append(wide.reshape(_own(chain), *plates, *event))
         mean, variance = tables
-        probs = joint.reshape(joint.shape[0], chain.size, *shape)
+        probs = joint.reshape(joint.shape[0], _own(chain), *shape)
         probs = probs.reshape(*probs.shape[:2], *shape, *((1,) * (mean.ndim - 1 - len(shape))))
         first = (probs * mean).sum(1)
         second = (probs * (variance + mean**2)).sum(1)
@@ -244,7 +306,7 @@ def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
     posterior = {}
     for chain in chains:
         smoothed, shape = _along(model, chain, values, smooth)
-        posterior[chain.states] = _log(np.asarray(smoothed.states)), shape
+        posterior[chain.states] = _log(_of_all_steps(chain, np.asarray(smoothed.states))), shape
     for factor in model.marginal.factors:
         site = reading.sites[factor.site]
         if factor.law_of or not site.scan:
@@ -277,10 +339,10 @@ def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
             inner = array.shape[array.ndim - reading.depth + 1 :]
             moved = moved.reshape(*moved.shape[: len(dims)], -1, *inner)
             wide = np.broadcast_to(moved, (*chain.sizes, steps, *inner))
-            return np.moveaxis(wide.reshape(chain.size, steps, -1), 0, 1)
+            return np.moveaxis(wide.reshape(_own(chain), steps, -1), 0, 1)
 
         own = arranged(density)
-        logs = np.broadcast_to(logs.reshape(steps, chain.size, -1), own.shape)
+        logs = np.broadcast_to(logs.reshape(steps, _own(chain), -1), own.shape)
         with np.errstate(invalid="ignore"):
             weight = np.where(np.isfinite(logs), logs - own, -np.inf)
         weight = np.exp(weight - weight.max(1, keepdims=True))

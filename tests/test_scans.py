@@ -10,6 +10,7 @@ import pytest
 import scan_programs as programs
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
+from scipy import stats
 
 from pp_mlem import Model, fit_em, fit_map
 from pp_mlem.precision import quick_jit
@@ -197,16 +198,102 @@ def test_simulation_from_a_carry_that_begins_as_none(program):
     assert drawn["x"].shape == drawn["z"].shape == (4,)
 
 
-def test_chains_of_second_order_say_what_they_do_not_offer():
+def test_draws_of_a_chain_of_second_order():
     model = Model(programs.second_order, programs.X)
     params = draw(model, 0)
     assert "of 2 steps together: 4 joint states" in repr(model)
-    for name in ("filtered", "transition_counts", "forecast", "pseudo_residuals"):
-        with pytest.raises(ValueError, match="first order"):
-            getattr(model, name)(params)
     drawn = model.sample_latents(params, draws=2000, seed=0)["z"]
     posterior = model.posterior(params)["z"]
     np.testing.assert_allclose(drawn.mean(0), posterior[:, 1], atol=0.05)
+
+
+HIGHER = [
+    pytest.param(p, id=p.__name__, marks=() if p is programs.second_order_from_nothing else pytest.mark.slow)
+    for p in (
+        programs.second_order_from_nothing, programs.second_order, programs.second_order_emission,
+        programs.third_order, programs.second_order_beside_first,
+    )
+]  # fmt: skip
+
+
+def by_enumeration(program, data, params, labels=None):
+    with jax.enable_x64(True):
+        return programs.enumerated(program, (data,), params, labels)
+
+
+@pytest.mark.parametrize("program", HIGHER)
+def test_filtered_of_higher_order(program):
+    data = DATA[program]
+    model = Model(program, data)
+    params = draw(model, 3)
+    found = model.filtered(params)
+    for t in range(len(data)):
+        _, marginals, _ = by_enumeration(program, data[: t + 1], params)
+        for name, probabilities in found.items():
+            np.testing.assert_allclose(probabilities[t], marginals[name][t], atol=1e-9)
+
+
+@pytest.mark.parametrize("program", HIGHER)
+def test_transition_counts_of_higher_order(program):
+    data = DATA[program]
+    model = Model(program, data)
+    params = draw(model, 4)
+    total, posterior, _ = by_enumeration(program, data, params)
+    shape = posterior["z"].shape[:-1]
+    expected = np.zeros((2, 2))
+    for place in np.ndindex(len(data) - 1, *shape[1:]):
+        for before, after in np.ndindex(2, 2):
+            labels = np.full(shape, np.nan)
+            labels[place] = before
+            labels[(place[0] + 1, *place[1:])] = after
+            both, _, _ = by_enumeration(program, data, params, {"z": labels})
+            expected[before, after] += np.exp(both - total)
+    np.testing.assert_allclose(model.transition_counts(params)["z"], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("program", [programs.second_order_from_nothing, programs.third_order])
+def test_forecast_of_higher_order(program):
+    model = Model(program, programs.X)
+    params = draw(model, 5)
+    longer = Model(program, np.append(programs.X, [np.nan, np.nan]))
+    states = longer.posterior(params)["z"][-2:]
+    ahead = model.forecast(params, steps=2)
+    np.testing.assert_allclose(ahead["z"], states, atol=1e-9)
+    mean = states @ params["mu"]
+    np.testing.assert_allclose(ahead["x"]["mean"], mean, atol=1e-9)
+    spread = 1 + states @ params["mu"] ** 2 - mean**2
+    np.testing.assert_allclose(ahead["x"]["sd"], np.sqrt(spread), atol=1e-9)
+
+
+def test_pseudo_residuals_of_second_order():
+    model = Model(programs.second_order, programs.X)
+    params = draw(model, 6)
+    found = model.pseudo_residuals(params)["x"]
+    for t, x in enumerate(programs.X):
+        without = programs.X.copy()
+        without[t] = np.nan
+        states = model.with_data(x=without).posterior(params)["z"][t]
+        below = states @ stats.norm.cdf(x, params["mu"], 1.0)
+        assert found["mid"].iloc[t] == pytest.approx(stats.norm.ppf(below), abs=1e-8)
+
+
+def test_a_first_state_above_two_steps_is_told():
+    model = Model(programs.second_order_sequences, programs.COUNTS)
+    with pytest.raises(ValueError, match="depends on z0 above it"):
+        model.filtered(draw(model, 0))
+
+
+def test_filtered_where_sequences_end_before_the_order_begins():
+    data = DATA[programs.second_order_padded]
+    model = Model(programs.second_order_padded, data)
+    params = draw(model, 3)
+    found = model.filtered(params)["z"]
+    posterior = model.posterior(params)["z"]
+    assert np.array_equal(np.isnan(found), np.isnan(posterior))
+    np.testing.assert_allclose(found[0, 0], posterior[0, 0])  # this one has a single step
+    np.testing.assert_allclose(found[2, 1], posterior[2, 1])
+    counts = model.transition_counts(params)["z"]
+    assert counts.sum() == pytest.approx(2)  # of the other one, which has three
 
 
 # --- what is refused -------------------------------------------------------------------------

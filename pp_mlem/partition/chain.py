@@ -128,7 +128,7 @@ class Chain:
             heads[step] += [self._aged(t, self.order - 1 - step) for t in mine]
         starts = [arrange(tables, "") for tables in heads]
         initial = sum(starts[1:], starts[0])
-        moves = self._moves(rest, tuple(lanes), shape)
+        moves = self.moves(rest, tuple(lanes), shape)
         emission = arrange(every, self.time)
         emission = jnp.broadcast_to(emission, (self.length, *emission.shape[1:]))
         emission = emission[self.order - 1 :]
@@ -158,7 +158,7 @@ class Chain:
         last = int(np.prod(full[at + len(states) :]))
         return array.reshape((*array.shape[:at], self.size, last))
 
-    def _moves(
+    def moves(
         self, tables: list[Table], lanes: tuple[str, ...], shape: tuple[int, ...]
     ) -> jax.Array:
         """(steps or 1, states before, states, lanes or 1). Of a chain of higher order a state and
@@ -185,9 +185,16 @@ class Chain:
         wide = jnp.where(same, array, -jnp.inf)  # (steps, shared, oldest, newest, shared, lanes)
         return wide.reshape((wide.shape[0], k, k, last))
 
-    def running(self, valid: dict[str, Any], lanes: tuple[str, ...], shape: Any, reading: Reading):
-        """Which steps after the first belong to each lane's sequence, or None when all do. What
-        follows the last step that counts sums to one, and is left out."""
+    def running(
+        self,
+        valid: dict[str, Any],
+        lanes: tuple[str, ...],
+        shape: Any,
+        reading: Reading,
+        first: int | None = None,
+    ) -> jax.Array | None:
+        """Which steps from `first` on (the second of the recursion) belong to each lane's sequence,
+        or None when all do. What follows the last step that counts sums to one, and is left out."""
         masks = [(s, valid[s]) for s in self.states if s in valid]
         if not masks:
             return None
@@ -198,7 +205,8 @@ class Chain:
             squeezed = mask.reshape([mask.shape[mask.ndim + site.dims[p]] for p in order])
             array = Table(squeezed, tuple(order)).aligned((self.time, *lanes))
             found = array if found is None else found | array
-        ahead = jax.lax.cummax(found.astype(int), 0, reverse=True)[self.order :] > 0
+        first = self.order if first is None else first
+        ahead = jax.lax.cummax(found.astype(int), 0, reverse=True)[first:] > 0
         return jnp.broadcast_to(ahead, (ahead.shape[0], *shape)).reshape(ahead.shape[0], -1)
 
     def run(
@@ -232,18 +240,20 @@ class Chain:
         running = self.running(valid, found.lanes, found.shape, reading)
         return recursion(*found.arrays, running), found.lanes, found.shape
 
-
-    def starts(self, found: Collected, semiring: Semiring) -> list[jax.Array]:
+    def firsts(self, found: Collected) -> list[jax.Array]:
         """log of the product of the first 1, 2, ... steps, without the last of those at which the
-        recursion begins: each (lanes,)."""
+        recursion begins: each (states of these steps, the nearest leading, lanes)."""
         totals, total = [], 0.0
         own = int(np.prod(self.sizes))
         for step, table in enumerate(found.starts[:-1]):
             total = total + table
             unmet = own ** (self.order - 1 - step)  # later states, the leading axes, do not matter
-            known = total.reshape((unmet, self.size // unmet, -1))[0]
-            totals.append(semiring.axis(known, 0))
+            totals.append(total.reshape((unmet, self.size // unmet, -1))[0])
         return totals
+
+    def starts(self, found: Collected, semiring: Semiring) -> list[jax.Array]:
+        """`firsts` summed over the states: each (lanes,)."""
+        return [semiring.axis(known, 0) for known in self.firsts(found)]
 
 
 def plan_chains(reading: Reading, factors: tuple[Factor, ...]) -> tuple[Chain, ...]:

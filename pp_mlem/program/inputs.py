@@ -306,11 +306,12 @@ class _OneCheck:
     def _cell(self, node: Node, bad: np.ndarray) -> str:
         """Where a node is bad first: by the argument's own index if it is only laid out anew."""
         where = tuple(int(i) for i in np.argwhere(bad)[0])
-        value = np.asarray(self.values.of(node))[where]
+        value = np.asarray(self.values.of(node))[where]  # of a vector, all of it
         source = node
         while source.operation in _PICKS:
             source = source.inputs[0]
-        if source is not node and source.operation in ("input", "constant") and source.shape:  # by its place in the argument
+        held = source.operation in ("input", "constant") and source.shape and not np.ndim(value)
+        if source is not node and held:  # by its place in the argument
             array = np.asarray(self.values.of(source))
             places = np.argwhere(np.isnan(array) if value != value else array == value)
             if len(places):
