@@ -295,10 +295,9 @@ def _concerns(name: str, fit: Fit) -> list[tuple[int, str]]:
                 kinds.setdefault(why, []).append(scalar)
             for why, scalars in kinds.items():
                 shown = ", ".join(scalars[:4]) + (" ..." if len(scalars) > 4 else "")
-                told.append(
-                    (2, f"{name}: no standard error for {shown}: {why}. Use profile(...) or "
-                        "bootstrap(...) for an interval.")
-                )  # fmt: skip
+                use = " Use profile(...) or bootstrap(...) for an interval."
+                use = "" if fit.status == "collapsed" else use
+                told.append((2, f"{name}: no standard error for {shown}: {why}.{use}"))
     if fit.diagnostics.get("labels"):
         told.append((1, f"{name}: {fit.diagnostics['labels']}; its means are of mixed labels."))
     if fit.diagnostics.get("switched", 0) > 0:
@@ -313,7 +312,6 @@ _REMEDIES = {
     "flat": "; try another seed, or fewer parameters",
     "max_iter": "; raise max_iter",
     "boundary": "; fix that parameter, or give it a prior and use MAP",
-    "separation": "; give the coefficients a prior and use MAP",
     "collapsed": "; give the scales a prior and use MAP, or fewer components",
     "spurious": "; more starts, a prior on the scales (MAP), or fewer components",
     "not_finite": "; check the data for impossible values, or pass init=",
@@ -324,6 +322,8 @@ _REMEDIES = {
 
 
 def _remedy(fit: Fit) -> str:
+    if "fit_map" in fit.status_note:  # which says it already
+        return ""
     return _REMEDIES.get(fit.status, "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from pp_mlem.precision import lean_jit, quick_jit, working_precision
 from pp_mlem.problem import Problem
 from pp_mlem.profile import ProfileInterval, profile_interval
 from pp_mlem.record import check_model_of, check_record
-from pp_mlem.separation import REASON, find_separation, without_errors
+from pp_mlem.separation import REASON, UNBOUNDED, find_separation, without_errors
 from pp_mlem.status import Status
 from pp_mlem.uncertainty import (
     Covariance,
@@ -296,7 +296,7 @@ class Fit:
     def _trusted(self, found: Covariance, model: Model) -> Covariance:
         """NaN where there is no maximum for a curvature to be that of."""
         if self.status == Status.COLLAPSED.label:
-            return without_errors(found, found.names, f"collapsed: {self.status_note}")
+            return without_errors(found, found.names, UNBOUNDED)
         if self.status != Status.SEPARATION.label:
             return found
         with working_precision(model.dtype):
@@ -453,7 +453,15 @@ class Fit:
         """Profile-likelihood interval of one free scalar, such as "mu[0]": all the others are
         maximised anew at every value. For a MAP fit the log posterior is profiled."""
         model = self._point_only("profile")
+        if self.status == Status.COLLAPSED.label:
+            raise ValueError(
+                f"profile: the likelihood has no bound, so no interval can be had from it: "
+                f"{self.status_note}."
+            )
         details = self.covariance_details("observed")
+        if self.status == Status.SEPARATION.label and name in details.reasons:
+            # at infinity curvature measures no distance
+            details = replace(details, free=0 * details.free)
         with working_precision(model.dtype):
             _, jacobian = natural_scale(model, self.problem(), self.vector)
         return profile_interval(

@@ -26,6 +26,7 @@ INWARD = 0.1  # nats that must be lost on the way back
 OUT, BACK = (0.1, 1.0), (-0.95, -1.0)  # in parts of the way from zero
 OWN_SHARE = 1e-2  # of a scalar's variance owed to directions whose information has vanished
 REASON = "separation: the likelihood rises as it grows without bound; use a prior (fit_map)"
+UNBOUNDED = "collapsed: the likelihood has no bound there"
 _LINES = (type(constraints.real), type(constraints.ordered_vector))
 
 
@@ -38,9 +39,11 @@ class Separation:
     @property
     def note(self) -> str:
         shown = ", ".join(self.scalars[:6]) + (" ..." if len(self.scalars) > 6 else "")
+        one = len(self.scalars) == 1
         return (
-            f"the data are separated: the likelihood rises as {shown} grow without bound; give "
-            "them a prior and use fit_map, or drop what separates the outcomes"
+            f"the data are separated: the likelihood rises as {shown} {'grows' if one else 'grow'} "
+            f"without bound; give {'it' if one else 'them'} a prior and use fit_map, or drop what "
+            "separates the outcomes"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy import optimize
 
 import pp_mlem as pp
 
@@ -204,3 +205,15 @@ def test_saturated_probits_are_followed_by_their_gradient():
 
     fit = pp.fit_em(pp.Model(probit, x=X, y=STEP.astype(int)))
     assert fit.status == "separation" and fit.log_likelihood > -0.5
+
+
+def test_profiles_of_separated_and_collapsed_fits():
+    quasi = pp.Model(logistic, x=STEP, y=np.array([0, 1, 0, 1, 1, 1, 1, 1]))
+    found = pp.fit_mle(quasi).intervals("profile")
+    # where x is 1 the other coefficient is free to follow: the intercept is that of the other rows
+    half = optimize.brentq(lambda a: 2 * np.log(np.cosh(a / 2)) * 2 - 1.920729, 0.0, 9.0)
+    assert found.loc["a"].to_numpy() == pytest.approx([-half, half], abs=1e-4)
+    assert -1.0 < found.loc["b", "low"] < 1.0 and found.loc["b", "high"] == np.inf
+    line = pp.fit_mle(pp.Model(flat_line, x=X, y=2 + 3 * X))
+    with pytest.raises(ValueError, match="no bound"):
+        line.profile("a")
