@@ -189,7 +189,7 @@ def newton_ascent(
     )  # fmt: skip
     found = jax.lax.while_loop(condition, body, state)
     _, point, value, gradient, decrement, grain, _, steps, *_ = found
-    resolution = settled(value) + jnp.minimum(grain, COARSEST)
+    resolution = settled(value) + jnp.minimum(8 * grain, COARSEST)
     return NewtonResult(point, value, gradient, steps - 1, decrement, resolution)
 
 
