@@ -339,6 +339,34 @@ def test_threads_fit_at_once_as_one_does():
     assert numpyro.distributions.distribution._VALIDATION_ENABLED is before
 
 
+SEEDED = """
+import hashlib, sys
+import numpy as np
+sys.path.insert(0, "tests")
+from test_reliability import X, mixture
+from pp_mlem import Model, fit_em, fit_nuts
+model = Model(mixture, X)
+found = hashlib.sha256()
+fits = fit_em(model, starts=3, seed=4), fit_nuts(model, warmup=40, draws=20, chains=2, seed=4)
+for values in (fits[0].params, fits[1].draws):
+    for name in sorted(values):
+        found.update(name.encode() + np.ascontiguousarray(values[name]).tobytes())
+print(found.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits_in_every_process():
+    found = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", SEEDED], capture_output=True, text=True,
+            check=True, env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in range(4)
+    }  # fmt: skip
+    assert len(found) == 1
+
+
 def test_models_and_fits_are_copied_without_what_is_compiled():
     for program in (mixture, mean_of(2)):
         model = Model(program, X)
