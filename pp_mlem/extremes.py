@@ -54,7 +54,10 @@ def has_discrete(problem: Problem) -> bool:
 
 def _is_discrete(site: Site) -> bool:
     support = getattr(getattr(dist, site.distribution, None), "support", None)
-    return bool(getattr(support, "is_discrete", False))
+    try:
+        return bool(getattr(support, "is_discrete", False))
+    except NotImplementedError:  # that of a Delta is that of its value
+        return False
 
 
 def extremes_at(model: Model, problem: Problem, vector: Any, fixed: dict) -> dict[str, Extreme]:

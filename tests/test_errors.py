@@ -99,7 +99,7 @@ IN_PYTHON = {
         weighed(lambda p: pair(p) / jnp.sum([p, 1 - p])), r"test_errors.*jnp\.array\(\[a, b\]\)",
     ),
     "list indexed by a latent": (
-        weighed(pair, lambda z: [0.0, 1.0][z]), r"'z' as a Python index.*jnp\.stack\(values\)\[z\]",
+        weighed(pair, lambda z: [0.0, 1.0][z]), r"'z' in Python, as an index.*jnp\.stack\(values\)\[z\]",
     ),
     "float of a latent": (weighed(pair, lambda z: float(z)), r"'z' .*Python number.*float\(z\)"),
 }  # fmt: skip

@@ -231,6 +231,91 @@ def test_latent_count_out_of_a_total_per_row():
     np.testing.assert_allclose(other.log_likelihood(params), expected, rtol=1e-9)
 
 
+def total_of_a_group(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("rows", 5):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        k = numpyro.sample("k", dist.Binomial(jnp.array([2, 4])[z], p))
+        numpyro.sample("y", dist.Poisson(0.3 + k), obs=y)
+
+
+def total_of_all(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    z = numpyro.sample("z", dist.Bernoulli(0.3))
+    with numpyro.plate("rows", 5):
+        k = numpyro.sample("k", dist.Binomial(jnp.array([3, 4])[z], p))
+        numpyro.sample("y", dist.Poisson(0.3 + k), obs=y)
+
+
+def total_is_a_latent(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("rows", 5):
+        z = numpyro.sample("z", dist.Categorical(jnp.array([0.2, 0.3, 0.5])))
+        k = numpyro.sample("k", dist.Binomial(z, p))
+        numpyro.sample("y", dist.Poisson(0.3 + k), obs=y)
+
+
+def up_to_a_latent(y):
+    a = numpyro.sample("a", dist.Gamma(2, 1))
+    with numpyro.plate("rows", 5):
+        z = numpyro.sample("z", dist.DiscreteUniform(0, 3))
+        k = numpyro.sample("k", dist.DiscreteUniform(0, z))
+        numpyro.sample("y", dist.Poisson(0.3 + a * k), obs=y)
+
+
+def weighted_value(y):
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    b = numpyro.sample("b", dist.Delta(2 * a, log_density=-(a**2)))
+    with numpyro.plate("rows", 5):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        m = numpyro.sample("m", dist.Delta(a + b * z, log_density=-z * a**2))
+        numpyro.sample("y", dist.Poisson(jnp.exp(m)), obs=y)
+
+
+def weighted_vector(y):
+    a = numpyro.sample("a", dist.Normal(0, 1).expand([2]).to_event(1))
+    b = numpyro.sample("b", dist.Delta(2 * a, log_density=-a.sum() ** 2, event_dim=1))
+    c = numpyro.sample("c", dist.Delta(a, log_density=-(a**2)).to_event(1))
+    with numpyro.plate("rows", 5):
+        numpyro.sample("y", dist.Poisson(jnp.exp(b[0] - c[1])), obs=y)
+
+
+def weighted_observation(y):
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    with numpyro.plate("rows", 5):
+        numpyro.sample("w", dist.Delta(y, log_density=-a * y), obs=y)
+        numpyro.sample("y", dist.Poisson(jnp.exp(a)), obs=y)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        total_of_a_group, total_of_all, total_is_a_latent, up_to_a_latent, weighted_value,
+        weighted_vector, weighted_observation,
+    ],
+    ids=lambda program: program.__name__,
+)  # fmt: skip
+def test_totals_that_are_latent_and_values_with_a_weight(program):
+    model = agrees(program, COUNTS)
+    fit = fit_em(model, starts=1, seed=0, max_iter=50)
+    assert fit.log_likelihood == pytest.approx(model.log_likelihood(fit.params), rel=1e-9)
+
+
+def test_a_latent_total_under_observations_of_the_program():
+    """NumPy arrays of the program, not arguments: they meet a bound that is traced."""
+
+    def program(y=None):
+        p = numpyro.sample("p", dist.Beta(1, 1))
+        with numpyro.plate("rows", 5):
+            n = numpyro.sample("n", dist.Binomial(4, p))
+            numpyro.sample("y", dist.Binomial(n, 0.6), obs=COUNTS if y is None else y)
+
+    outside, argument = Model(program), Model(program, COUNTS)
+    params = {"p": 0.7}
+    expected = argument.log_likelihood(params)
+    assert outside.log_likelihood(params) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("totals", [2, TOTALS], ids=["a number", "data"])
 def test_m_step_of_a_latent_count_is_closed_and_the_maximum(totals):
     """EM's fixed point is the optimum of the likelihood, and its probability the expected share."""

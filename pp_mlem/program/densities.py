@@ -47,7 +47,8 @@ def law_density(fn: Any, value: Any) -> jax.Array:
 def as_numbers(fn: Any, value: Any) -> Any:
     """A value as `fn.log_prob` can take it: NumPyro indexes by categories, which are floating beside
     missing ones (0 here), and computes with the numbers that booleans stand for."""
-    fn, value = innermost(fn), observed_array("value", value)
+    # A NumPy array cannot be compared with a bound that is traced (a latent total count).
+    fn, value = innermost(fn), jnp.asarray(observed_array("value", value))
     kind = jnp.result_type(value)
     indexes = isinstance(fn, (CategoricalProbs, CategoricalLogits))
     if kind == jnp.bool_ or (indexes and jnp.issubdtype(kind, jnp.floating)):

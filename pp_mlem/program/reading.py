@@ -1040,7 +1040,7 @@ def control_flow_error(names: list[str], error: Exception) -> ValueError:
         )
     if "scalar index" in text or "__index__()" in text:
         return ValueError(
-            f"the program uses the value of {told} as a Python index or number{own_line(error)}. "
+            f"the program uses the value of {told} in Python, as an index or number{own_line(error)}. "
             "Its value is not known while the program runs: index an array by it, as in "
             "jnp.stack(values)[z] for values[z], and replace range(z) by jnp.where over all its "
             "values."

@@ -288,12 +288,13 @@ def _messages(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict[s
             )
         if site["type"] not in ("sample", "param"):
             continue
+        factor = site["type"] == "sample" and is_factor(site["fn"])
         frames = tuple((f.name, f.dim, f.size) for f in site["cond_indep_stack"])
         messages[name] = Message(
             name=name,
             kind=site["type"],
             fn=site["fn"] if site["type"] == "sample" else None,
-            value=site["value"],
+            value=jnp.zeros((*site["fn"].batch_shape, 0)) if factor else site["value"],
             observed=bool(site.get("is_observed", False)),
             plates=frames,
             scale=site.get("scale"),
@@ -367,16 +368,16 @@ def _is_point(fn: Any) -> bool:
 
 
 def _determine(msg: dict[str, Any]) -> None:
-    """Give an unobserved Delta its one value, as numpyro.deterministic would."""
+    """Give an unobserved Delta its one value, as numpyro.deterministic would; its weight counts as
+    that of a numpyro.factor."""
     point, shape = innermost(msg["fn"]), msg["fn"].batch_shape + msg["fn"].event_shape
+    msg["value"] = jnp.broadcast_to(point.v, msg["kwargs"].get("sample_shape", ()) + shape)
     density = point.log_density
     if isinstance(density, jax.core.Tracer) or np.any(np.asarray(density) != 0):
-        raise Refused(
-            f"site '{msg['name']}': an unobserved Delta with a log_density. Write the value as "
-            "numpyro.deterministic and the density as numpyro.factor."
-        )
-    msg["value"] = jnp.broadcast_to(point.v, msg["kwargs"].get("sample_shape", ()) + shape)
-    msg["type"] = "deterministic"
+        msg["fn"] = Unit(msg["fn"].log_prob(msg["value"]))  # what numpyro.factor would add
+        msg["is_observed"] = True
+    else:
+        msg["type"] = "deterministic"
 
 
 def is_factor(fn: Any) -> bool:
