@@ -14,8 +14,8 @@ import numpyro.distributions as dist
 from pp_mlem.model import Model
 from pp_mlem.precision import quick_jit
 from pp_mlem.problem import Problem
-from pp_mlem.program.densities import log_density
-from pp_mlem.program.sites import Role, Site
+from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.sites import Site
 from pp_mlem.program.space import is_half_line, is_matrix
 from pp_mlem.program.trace import Message, is_discrete, is_factor, unwrap
 from pp_mlem.spurious import edge_objective, objective_at
@@ -35,8 +35,8 @@ BOTTOM = -300.0  # unconstrained coordinate of a scale that is zero in all but n
 
 @dataclass(frozen=True)
 class Extreme:
-    """Of one observed site, over rows and values of its latents. Discrete: how many probabilities
-    of what was seen are one to rounding (`saturated`), and how many come near (`near`).
+    """Of one site, over rows and values of its latents. Discrete, or the law of a latent: how many
+    probabilities of what was seen are one to rounding (`saturated`), how many come near (`near`).
     Continuous: how narrow the narrowest density is, as log(density times the row's own size)
     (`narrow`), and log(density times the spread of all rows or the row's size, the smaller one)
     (`concentrated`)."""
@@ -47,9 +47,17 @@ class Extreme:
     concentrated: float
 
 
-def has_discrete(problem: Problem) -> bool:
-    """Whether an observed site is discrete, as far as the name of its distribution tells."""
-    return any(_is_discrete(s) for s in problem.reading.observed)
+def certain_sites(problem: Problem, real: set[str], positive: set[str]) -> frozenset[str]:
+    """The discrete sites, observed ones and laws of latents, that can become certain as one of these
+    parameters grows. Where a family's own parameter is positive, that is no way to certainty."""
+    reading = problem.reading
+    found = []
+    for factor in problem.marginal.factors:
+        behind = frozenset().union(*reading.dependencies[factor.site].values())
+        ways = real if factor.kind == "family" else real | positive
+        if (factor.law_of or _is_discrete(reading.sites[factor.site])) and behind & ways:
+            found.append(factor.site)
+    return frozenset(found)
 
 
 def _is_discrete(site: Site) -> bool:
@@ -60,23 +68,25 @@ def _is_discrete(site: Site) -> bool:
         return False
 
 
-def extremes_at(model: Model, problem: Problem, vector: Any, fixed: dict) -> dict[str, Extreme]:
-    """The extremes of every observed site at a vector of free parameters."""
-    function = model.compiled(
-        ("extremes", frozenset(fixed)), lambda: quick_jit(_measure(problem))
-    )
+def extremes_at(
+    model: Model, problem: Problem, vector: Any, fixed: dict, sites: frozenset[str]
+) -> dict[str, Extreme]:
+    """The extremes of these sites at a vector of free parameters."""
+    key = ("extremes", frozenset(fixed), sites)
+    function = model.compiled(key, lambda: quick_jit(_measure(problem, sites)))
     found = jax.device_get(function(jnp.asarray(vector), model.data, fixed))
     return {name: Extreme(*map(float, values)) for name, values in found.items()}
 
 
-def _measure(problem: Problem) -> Any:
-    """(vector, data, fixed) -> the four numbers of an `Extreme` for each observed site."""
+def _measure(problem: Problem, sites: frozenset[str]) -> Any:
+    """(vector, data, fixed) -> the four numbers of an `Extreme` for each site."""
     reading = problem.reading
-    sites = frozenset(s.name for s in reading.observed if s.role is Role.OBSERVED)
 
     def extract(message: Message) -> Any:
         if is_factor(message.fn):
             return {}
+        if reading.sites[message.name].law_of:
+            return {"probability": message.placed(law_density(unwrap(message.fn).fn, message.value))}
         value, density, seen, columns = _elements(message)
         density = jnp.where(seen, density, -jnp.inf)
         if is_discrete(message.fn):
@@ -93,7 +103,8 @@ def _measure(problem: Problem) -> Any:
 
     def measure(vector: jax.Array, data: Any, fixed: Any) -> dict[str, Any]:
         params = problem.params(vector, fixed)
-        found = reading.run(params, data.dynamic, extract, wanted=sites, wide=sites)
+        observed = frozenset(n for n in sites if not reading.sites[n].law_of)
+        found = reading.run(params, data.dynamic, extract, wanted=sites, wide=observed)
         return {name: _numbers(own) for name, own in found.items()}
 
     return measure
@@ -167,7 +178,8 @@ def collapse_note(
     come to rest is one earlier, where its density is narrower than the data are wide by
     `CONCENTRATION`. Looked into only where something is extreme.
     """
-    if all(_is_discrete(s) for s in problem.reading.observed):
+    sites = frozenset(s.name for s in problem.reading.observed if not _is_discrete(s))
+    if not sites:
         return ""
     at = np.asarray(vector, float)
     eps = float(np.finfo(model.dtype).eps)
@@ -179,7 +191,7 @@ def collapse_note(
     regular = sound and at.min(initial=0.0) > BOTTOM
     tried = [at] if regular else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
     for point in tried:
-        for name, found in extremes_at(model, problem, point, fixed).items():
+        for name, found in extremes_at(model, problem, point, fixed, sites).items():
             if found.narrow > -np.log(ROUNDINGS * eps):
                 return _told(problem, name)
             if not found.concentrated > np.log(CONCENTRATION):

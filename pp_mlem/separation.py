@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from pp_mlem.extremes import extremes_at, has_discrete
+from pp_mlem.extremes import certain_sites, extremes_at
 from pp_mlem.model import Model
 from pp_mlem.problem import Problem
 from pp_mlem.program.space import is_half_line, scalar_names
@@ -25,6 +25,7 @@ OUTWARD = 1e-6  # nats that may be lost on the way out, to rounding
 INWARD = 0.1  # nats that must be lost on the way back
 OUT, BACK = (0.1, 1.0), (-0.95, -1.0)  # in parts of the way from zero
 OWN_SHARE = 1e-2  # of a scalar's variance owed to directions whose information has vanished
+ROUNDING = 1e-13
 REASON = "separation: the likelihood rises as it grows without bound; use a prior (fit_map)"
 UNBOUNDED = "collapsed: the likelihood has no bound there"
 _LINES = (type(constraints.real), type(constraints.ordered_vector))
@@ -55,21 +56,22 @@ def find_separation(model: Model, problem: Problem, vector: Any, fixed: dict) ->
     when the objective does not fall on the way out along it and falls on the way back (Albert &
     Anderson 1984, doi:10.1093/biomet/71.1.1). A ridge is flat both ways.
     """
-    lines = _lines(problem)
-    if not lines.any() or not has_discrete(problem):
+    real, positive, lines = _lines(problem)
+    sites = certain_sites(problem, real, positive)
+    if not sites:
         return None
     at = np.asarray(vector, float)
-    saturated, _ = _counts(model, problem, at, fixed)
+    saturated, _ = _counts(model, problem, at, fixed, sites)
     if not saturated:
         return None
     values, _ = _natural(model, problem, at)
     move = _mover(problem, values)
     whole = np.where(lines, values, 0.0)
-    least = _counts(model, problem, move((DRAWN_BACK[-1] - 1) * whole), fixed)
+    least = _counts(model, problem, move((DRAWN_BACK[-1] - 1) * whole), fixed, sites)
     if saturated <= least[0]:  # rows that are certain whatever the parameters
         return None
     points = (move((share - 1) * whole) for share in DRAWN_BACK)
-    back = next(p for p in points if _counts(model, problem, p, fixed)[1] <= least[1])
+    back = next(p for p in points if _counts(model, problem, p, fixed, sites)[1] <= least[1])
     now, then = (_information(model, problem, p, lines, fixed) for p in (at, back))
     directions, dual, left = _what_is_left(now, then)
     key = (frozenset(fixed), problem.with_prior)
@@ -90,21 +92,26 @@ def find_separation(model: Model, problem: Problem, vector: Any, fixed: dict) ->
     return None
 
 
-def _lines(problem: Problem) -> np.ndarray:
-    """Which scalars have no upper bound, or none at all, so that they can grow for ever."""
-    flags = []
+def _lines(problem: Problem) -> tuple[set[str], set[str], np.ndarray]:
+    """The real and the positive parameters, which can grow for ever, and which scalars they are."""
+    real, positive, flags = set(), set(), []
     for site in problem.space.sites:
         base = site.support
         while hasattr(base, "base_constraint"):
             base = base.base_constraint
-        endless = isinstance(base, _LINES) or is_half_line(site.support)
-        flags.append(np.full(int(np.prod(site.shape)), endless))
-    return np.concatenate(flags) if flags else np.zeros(0, bool)
+        if isinstance(base, _LINES):
+            real.add(site.name)
+        elif is_half_line(site.support):
+            positive.add(site.name)
+        flags.append(np.full(int(np.prod(site.shape)), site.name in real | positive))
+    return real, positive, np.concatenate(flags) if flags else np.zeros(0, bool)
 
 
-def _counts(model: Model, problem: Problem, point: np.ndarray, fixed: dict) -> tuple[float, float]:
-    """How many probabilities of observed rows are one to rounding, and how many come near."""
-    found = extremes_at(model, problem, point, fixed).values()
+def _counts(
+    model: Model, problem: Problem, point: np.ndarray, fixed: dict, sites: frozenset[str]
+) -> tuple[float, float]:
+    """How many probabilities of rows are one to rounding, and how many come near."""
+    found = extremes_at(model, problem, point, fixed, sites).values()
     return sum(e.saturated for e in found), sum(e.near for e in found)
 
 
@@ -159,8 +166,9 @@ def _what_is_left(now: np.ndarray, then: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _share(directions: np.ndarray, left: np.ndarray, limit: float) -> np.ndarray:
     """Of each scalar's variance, what is owed to the directions whose information has vanished."""
+    least = max(ROUNDING * np.abs(left).max(initial=0.0), 1e-300)  # below it: nothing at all
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        variance = directions**2 / np.maximum(left, 1e-300)
+        variance = directions**2 / np.maximum(left, least)
         share = variance[:, left < limit].sum(1) / variance.sum(1)
     return np.nan_to_num(share)
 

@@ -217,3 +217,24 @@ def test_profiles_of_separated_and_collapsed_fits():
     line = pp.fit_mle(pp.Model(flat_line, x=X, y=2 + 3 * X))
     with pytest.raises(ValueError, match="no bound"):
         line.profile("a")
+
+
+@pytest.mark.parametrize("separated", [True, False])
+def test_a_gate_of_a_mixture_can_be_separated(separated):
+    def gated(x, y=None):
+        a = numpyro.sample("a", dist.Normal(0, 5))
+        b = numpyro.sample("b", dist.Normal(0, 5))
+        with numpyro.plate("k", 2):
+            m = numpyro.sample("m", dist.Normal(0, 5))
+        with numpyro.plate("n", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(logits=a + b * x))
+            numpyro.sample("y", dist.Normal(m[z], 1.0), obs=y)
+
+    x = np.linspace(-2, 2, 24)
+    class_ = np.where(separated | (np.arange(24) % 5 > 0), x > 0.3, x < 0.3)
+    y = np.where(class_, 6.0, -6.0) + np.tile([0.5, -0.7, 0.2], 8)
+    fit = pp.fit_em(pp.Model(gated, x=x, y=y), starts=2)
+    errors = fit.standard_errors()
+    assert errors[["m[0]", "m[1]"]].notna().all()
+    assert fit.status == ("separation" if separated else "converged")
+    assert errors[["a", "b"]].isna().all() == separated
