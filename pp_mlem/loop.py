@@ -53,6 +53,7 @@ class Trace:
     vectors: list[list[np.ndarray]] = field(default_factory=list)
     interrupted: bool = False
     compile_seconds: float = 0.0
+    slopeless: bool = False  # every start is finite, and has no gradient
 
 
 def rounding(value: jax.Array, units: float) -> jax.Array:

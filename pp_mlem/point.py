@@ -41,6 +41,10 @@ QUICK_WORK = 1e5
 SINGLE_WORK = 1e8  # of a function that runs once
 HESSIAN_WORK = 2e7
 NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
+SLOPELESS = (
+    "the density is finite but its gradient is not, as where a latent makes the mean of a "
+    "NegativeBinomial2 zero (z * mu): keep such an argument above zero, by a floor of 1e-6 say"
+)
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 NEIGHBOURS = 5
 HIGHEST = 750.0  # log density of one number that float64 can hold
@@ -202,6 +206,7 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
             trace.interrupted = True
     noisy = _drowned(model, problem, structure, fixed, points, values, units)
     status = np.where(noisy, Status.NOT_FINITE, status)
+    trace.slopeless = _slopeless(model, problem, structure, fixed, points, status, units)
     return _judge(
         model, problem, options, fixed, trace, points, values, slopes, status, steps, units,
         clock,
@@ -236,6 +241,23 @@ def _drowned(
         moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
         noisy |= ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
     return beyond | (extreme & noisy)
+
+
+def _slopeless(
+    model: Model,
+    problem: Problem,
+    structure: tuple,
+    fixed: dict,
+    points: np.ndarray,
+    status: np.ndarray,
+    units: float,
+) -> bool:
+    """Whether every start failed at a finite density, for want of a gradient."""
+    if not len(status) or (status != Status.NOT_FINITE).any():
+        return False
+    evaluate = _evaluator(model, problem, structure, units)
+    values, slopes = (np.asarray(a) for a in evaluate(jnp.asarray(points), model.data, fixed))
+    return bool(np.all(np.isfinite(values) & ~np.isfinite(slopes)))
 
 
 def _evaluator(model: Model, problem: Problem, structure: tuple, units: float) -> Callable:
@@ -363,7 +385,8 @@ def _judge(
         if flag is not None:
             verdict[i] = flag
         elif not finite:
-            note = NOTHING if status[i] == Status.NOT_FINITE else ""
+            nothing = SLOPELESS if trace.slopeless else NOTHING
+            note = nothing if status[i] == Status.NOT_FINITE else ""
         elif status[i] == Status.CONVERGED or (status[i] == Status.FLAT and slopes[i] < NEARLY):
             note = told_edges(edge_masks(problem, evaluate, point, params, model.data, fixed))
             verdict[i] = Status.BOUNDARY if note else verdict[i]
