@@ -12,6 +12,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from everyday import enumerated, point
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.infer.reparam import LocScaleReparam
@@ -235,7 +236,40 @@ def neighbours_in_one_plate(x):
         numpyro.sample("x", dist.Normal(mu[z] * mu[jnp.roll(z, 1)], 1.0), obs=x)
 
 
+TWICE = np.array([0, 1, 2, 0]), np.array([1, 2, 0, 0])  # units that rows read
+
+
+def two_sites(x, second="rows"):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("units", 3):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+    with numpyro.plate("rows", 4):
+        numpyro.sample("x", dist.Normal(mu[z[TWICE[0]]], 1.0), obs=x)
+    with numpyro.plate(second, 4):
+        numpyro.sample("y", dist.Normal(mu[z[TWICE[1]]], 2.0), obs=x)
+
+
+def two_latents(x):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("units", 3):
+        z = numpyro.sample("z", dist.Categorical(PROBS))
+        u = numpyro.sample("u", dist.Bernoulli(0.4))
+    with numpyro.plate("rows", 4):
+        numpyro.sample("x", dist.Normal(mu[z[TWICE[0]]] + u[TWICE[1]], 1.0), obs=x)
+
+
+def test_two_sites_that_read_different_units_from_plates_of_their_own():
+    model = Model(two_sites, LINE[:4], second="others")
+    params = point(model)
+    expected = enumerated(model, params, (LINE[:4],), {"second": "others"})[0]
+    assert model.log_likelihood(params) == pytest.approx(expected, rel=1e-10)
+
+
 ACROSS = {
+    "two sites": (
+        two_sites, LINE[:4], r"^the sites 'x' and 'y' in plate 'rows' read different.*plate of its own",
+    ),
+    "two latents": (two_latents, LINE[:4], "^the latents 'u' and 'z' reach 'x' from different units"),
     "network": (network, np.arange(10) % 2, "several units of plate 'nodes'"),
     "neighbours": (neighbours, LINE[:3], "several units of plate 'units'"),
     "one plate": (neighbours_in_one_plate, LINE[:3], "latents of other units"),

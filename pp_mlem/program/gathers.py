@@ -13,6 +13,7 @@ import numpy as np
 from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.program.factors import Factor, log_table
 from pp_mlem.program.reading import Reading
+from pp_mlem.program.trace import Refused
 
 Pair = tuple[str, str]  # child plate, parent plate
 
@@ -142,10 +143,16 @@ class Gathers:
                 number = np.zeros(rows, int)
                 for bit in range(int(size - 1).bit_length()):
                     digit = (units >> bit) & 1
-                    ones = _moved(base, densities(value * digit, other), rows)
-                    zeros = _moved(base, densities(value * (1 - digit), other), rows)
+                    with_one = densities(value * digit, other)
+                    with_zero = densities(value * (1 - digit), other)
+                    ones, zeros = _moved(base, with_one, rows), _moved(base, with_zero, rows)
                     if (found & ones & zeros).any():
-                        self._refuse(members[0], pair, int(np.argmax(found & ones & zeros)))
+                        row = int(np.argmax(found & ones & zeros))
+                        alone = [
+                            bool(_moved([b], [o], rows)[row] and _moved([b], [z], rows)[row])
+                            for b, o, z in zip(base, with_one, with_zero, strict=True)
+                        ]
+                        self._refuse(members, pair, row, alone)
                     number += ones.astype(int) << bit
                 index = np.where(found, np.minimum(number, size - 1), index)
                 unknown &= ~found
@@ -153,12 +160,31 @@ class Gathers:
                     return jnp.asarray(index)
         return jnp.asarray(index)
 
-    def _refuse(self, member: tuple[str, Factor], pair: Pair, row: int) -> None:
-        latent, factor = member
-        raise ValueError(
-            f"latent '{latent}' reaches '{factor.site}' from several units of plate '{pair[1]}' at "
-            f"once (row {row} of '{pair[0]}'). A sum over units that meet one another, as in a "
-            "network, does not factorise; each row may read one unit, as in g[group]."
+    def _refuse(self, members: tuple, pair: Pair, row: int, alone: list[bool]) -> None:
+        """`alone` says of each site, in order, whether it reads several units by itself."""
+        sites = sorted({f.site for _, f in members})
+        where = f"of plate '{pair[1]}' at once (row {row} of '{pair[0]}')"
+        if not any(alone):
+            told = " and ".join(f"'{s}'" for s in sites)
+            raise Refused(
+                f"the sites {told} in plate '{pair[0]}' read different units of plate '{pair[1]}' "
+                f"(at row {row}), and the rows of one plate are taken to read one unit each. Put "
+                f"each site into a plate of its own name: numpyro.plate('{pair[0]} of {sites[-1]}', "
+                "...)."
+            )
+        site = sites[alone.index(True)]
+        latents = sorted({latent for latent, f in members if f.site == site})
+        if len(latents) > 1:
+            told = " and ".join(f"'{n}'" for n in latents)
+            raise Refused(
+                f"the latents {told} reach '{site}' from different units {where}. A sum over units "
+                "that meet one another, as in a network, does not factorise; each row may read one "
+                "unit, with all its latents."
+            )
+        raise Refused(
+            f"latent '{latents[0]}' reaches '{site}' from several units {where}. A sum over units "
+            "that meet one another, as in a network, does not factorise; each row may read one "
+            "unit, as in g[group]."
         )
 
 

@@ -22,7 +22,7 @@ from pp_mlem.program.gathers import Gathers, neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading, control_flow_error
 from pp_mlem.program.scans import at_step
 from pp_mlem.program.sites import Plate, Role
-from pp_mlem.program.trace import Message, plain_messages, unwrap
+from pp_mlem.program.trace import Message, Refused, plain_messages, unwrap
 
 CONFIGURATIONS = 48  # of the latents, at most; all of them where they are fewer
 CELLS = 40_000  # of one site over all configurations
@@ -396,7 +396,8 @@ def read_factors(reading: Reading, dynamic: tuple) -> Verification:
         found = Verification(Gathers(reading, plan_factors(reading, dynamic)))
         wrong = found.difference(dynamic)
     except (TypeError, ValueError, IndexError, jax.errors.JAXTypeError) as error:
-        if isinstance(error, ValueError) and str(error).startswith(("latent '", "observed site")):
+        told = isinstance(error, Refused) or str(error).startswith(("latent '", "observed site"))
+        if isinstance(error, ValueError) and told:
             raise
         if not reading.latents:
             raise
@@ -415,7 +416,8 @@ def read_factors(reading: Reading, dynamic: tuple) -> Verification:
     except jax.errors.ConcretizationTypeError as error:
         raise control_flow_error([s.name for s in reading.latents], error) from None
     except (TypeError, ValueError, IndexError) as error:
-        if isinstance(error, ValueError) and str(error).startswith(("latent '", "observed site")):
+        told = isinstance(error, Refused) or str(error).startswith(("latent '", "observed site"))
+        if isinstance(error, ValueError) and told:
             raise
         raise ValueError(
             f"the program cannot be run with its latents enumerated: {error}. Index parameters by "
