@@ -231,5 +231,6 @@ def _told(problem: Problem, name: str) -> str:
     of = f", by {', '.join(scales)}" if scales else ""
     return (
         f"'{name}' is fitted without error, in all rows or some{of}: its density grows without "
-        "bound there; give the scale a prior and use fit_map, or fix it"
+        "bound there; give the scale a prior that is zero at zero (LogNormal) and use fit_map, or "
+        "fix it"
     )

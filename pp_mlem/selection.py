@@ -60,8 +60,8 @@ class Selection:
     interrupted: bool = False
 
     def best(self, criterion: str = "BIC") -> Fit:
-        """The fit that a criterion prefers, among those that converged or ended at a boundary
-        (any, when none did)."""
+        """The fit that a criterion prefers, among those that converged, ended at a boundary or
+        are separated (any, when none did)."""
         return self.fits[self.chosen(criterion)]
 
     def chosen(self, criterion: str = "BIC") -> str:

@@ -81,7 +81,13 @@ CASES = {  # program, x, y, which scalars grow without bound, log-likelihood at 
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+def _slow(cases, names):
+    return [pytest.param(n, marks=pytest.mark.slow) if n in names else n for n in cases]
+
+
+@pytest.mark.parametrize(
+    "name", _slow(CASES, {"design", "totals", "three outcomes", "small unit", "large unit"})
+)
 def test_separation_is_told_and_only_that(name):
     program, x, y, growing, value = CASES[name]
     fit = pp.fit_em(pp.Model(program, x=x, y=y))
@@ -128,6 +134,18 @@ def same(y, law):
         numpyro.sample("y", law(4.0, m, s) if law is dist.StudentT else law(m, s), obs=y)
 
 
+def test_a_prior_that_is_zero_at_zero_ends_a_collapse():
+    def program(x, y=None):
+        a = numpyro.sample("a", dist.Normal(0, 10))
+        b = numpyro.sample("b", dist.Normal(0, 10))
+        s = numpyro.sample("s", dist.LogNormal(0, 1))
+        with numpyro.plate("n", len(x)):
+            numpyro.sample("y", dist.Normal(a + b * x, s), obs=y)
+
+    fit = pp.fit_map(pp.Model(program, x=X, y=2 + 3 * X))
+    assert fit.converged and np.log(fit.params["s"]) == pytest.approx(-9.0, abs=1e-3)
+
+
 def vectors(y):
     m = numpyro.param("m", jnp.zeros(y.shape[1]))
     s = numpyro.param("s", jnp.eye(y.shape[1]), constraint=dist.constraints.positive_definite)
@@ -159,7 +177,9 @@ THROUGH = {  # program, arguments, whether the fit goes through all points
 }
 
 
-@pytest.mark.parametrize("name", THROUGH)
+@pytest.mark.parametrize(
+    "name", _slow(THROUGH, {"line far away", "LogNormal", "StudentT", "nearly a line, small unit"})
+)
 def test_a_fit_through_all_points_has_collapsed(name):
     program, arguments, through = THROUGH[name]
     model = pp.Model(program, **arguments)
