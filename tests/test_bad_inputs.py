@@ -644,6 +644,15 @@ def test_no_false_refusal(name):
     Model(program, *arguments)
 
 
+def test_other_data_of_probability_zero():
+    model = Model(known_bernoulli, NEVER_FOURTH, put(COUNTS % 2, 3, 0))
+    model.with_data(y=put(COUNTS % 2, 3, 0))
+    before = len(model._compiled["inputs"]._densities)
+    with pytest.raises(ValueError, match=r"'y'.*\(3,\).*probability zero"):
+        model.with_data(y=COUNTS % 2)
+    assert len(model._compiled["inputs"]._densities) == before == 1
+
+
 def test_data_that_cannot_be_checked_are_told(monkeypatch):
     def fails(self, reading):
         raise KeyError("site that the program looks for")

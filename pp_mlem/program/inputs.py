@@ -203,6 +203,7 @@ class Inputs:
             return reading.run(params, dynamic, extract, latents, wide=True)
 
         self.run = run
+        self._densities: dict[frozenset[str], Any] = {}
         self.neutral = _neutral(reading)
         dynamic = reading.arguments.device_arrays()
         closed, shapes = jax.make_jaxpr(run, return_shape=True)(*self.neutral, dynamic)
@@ -234,7 +235,8 @@ class Inputs:
         def run(params: dict, latents: dict, dynamic: tuple) -> dict[str, Any]:
             return self.reading.run(params, dynamic, extract, latents, wanted=names, wide=True)
 
-        return quick_jit(run)(*self.neutral, tuple(jnp.asarray(a) for a in dynamic))
+        function = self._densities.setdefault(names, quick_jit(run))  # compiled once
+        return function(*self.neutral, tuple(jnp.asarray(a) for a in dynamic))
 
     def check(self, arguments: Arguments) -> Arguments:
         """Raise ValueError where data reach a distribution or an index as they must not.
