@@ -54,6 +54,7 @@ class Trace:
     interrupted: bool = False
     compile_seconds: float = 0.0
     slopeless: bool = False  # every start is finite, and has no gradient
+    kinked: Any = ()  # starts that ended at kinks of the objective
 
 
 def rounding(value: jax.Array, units: float) -> jax.Array:

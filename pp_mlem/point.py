@@ -16,6 +16,8 @@ from pp_mlem.checks import check_counts, check_positive, check_seed
 from pp_mlem.exchange import exchangeable_groups
 from pp_mlem.extremes import collapse_note
 from pp_mlem.fit import Fit, prior_of
+from pp_mlem.kinks import NOTE as KINKED
+from pp_mlem.kinks import climb_over_kinks
 from pp_mlem.labels import sort_labels
 from pp_mlem.loop import drive, firm, make_block, rounding
 from pp_mlem.maximise.newton import newton_ascent
@@ -45,6 +47,7 @@ SLOPELESS = (
     "the density is finite but its gradient is not, as where a latent makes the mean of a "
     "NegativeBinomial2 zero (z * mu): keep such an argument above zero, by a floor of 1e-6 say"
 )
+KINK = 1e-3  # nats that Newton promises in vain
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 NEIGHBOURS = 5
 HIGHEST = 750.0  # log density of one number that float64 can hold
@@ -198,7 +201,7 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
     steps = np.zeros(len(status), int)
     if polish and not trace.interrupted:
         try:
-            points, values, slopes, status, steps = _polish(
+            points, values, slopes, status, steps, trace.kinked = _polish(
                 model, problem, structure, units, tol, fixed, points, values, slopes, status,
                 algorithm.unit_free,
             )  # fmt: skip
@@ -306,8 +309,11 @@ def _polish(
         # first; what the curvature still promises knows no units.
         slope = jnp.abs(result.gradient).max() / units
         done = result.decrement <= result.resolution
-        done = done & ((slope <= tol) | (result.steps < (SWEEPS if large else POLISH_STEPS)))
-        return result.point, result.value, slope, result.steps, done, result.resolution
+        ended = result.steps < (SWEEPS if large else POLISH_STEPS)
+        done = done & ((slope <= tol) | ended)
+        # Much is promised, and no step keeps it: the slope changes at once.
+        kinked = ended & jnp.isfinite(result.decrement) & (result.decrement > KINK) & (not large)
+        return result.point, result.value, slope, result.steps, done, result.resolution, kinked
 
     function = model.compiled(
         ("polish", structure), lambda: structure[0](jax.vmap(finish, in_axes=(0, None, None)))
@@ -317,7 +323,7 @@ def _polish(
     if verified:
         hopeless = hopeless | (status == Status.CONVERGED)
     if hopeless.all():
-        return points, values, slopes, status, steps
+        return points, values, slopes, status, steps, np.zeros(len(status), bool)
     size = len(points) if work_per_step(model) <= LANE_WORK else 1
     parts = [
         jax.device_get(function(jnp.asarray(points[i : i + size]), model.data, fixed))
@@ -333,7 +339,26 @@ def _polish(
     done = found[4].astype(bool)
     status = np.where(better & done, Status.CONVERGED, status)
     status = np.where(better & ~done & (status != Status.MAX_ITER), Status.FLAT, status)
-    return points, values, slopes, status, steps
+    kinked = found[6].astype(bool) & (status == Status.FLAT)
+    if kinked.any():
+        objective = _objective_with_gradient(model, problem, structure, fixed)
+        for i in np.flatnonzero(kinked):
+            points[i], values[i] = climb_over_kinks(objective, points[i])
+    return points, values, slopes, status, steps, kinked
+
+
+def _objective_with_gradient(
+    model: Model, problem: Problem, structure: tuple, fixed: dict
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    function = model.compiled(
+        ("objective", structure), lambda: quick_jit(jax.value_and_grad(problem.objective))
+    )
+
+    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = function(jnp.asarray(vector), model.data, fixed)
+        return float(value), np.asarray(gradient, float)
+
+    return objective
 
 
 def _judge(
@@ -387,6 +412,8 @@ def _judge(
         elif not finite:
             nothing = SLOPELESS if trace.slopeless else NOTHING
             note = nothing if status[i] == Status.NOT_FINITE else ""
+        elif len(trace.kinked) and trace.kinked[i]:
+            note = KINKED
         elif status[i] == Status.CONVERGED or (status[i] == Status.FLAT and slopes[i] < NEARLY):
             note = told_edges(edge_masks(problem, evaluate, point, params, model.data, fixed))
             verdict[i] = Status.BOUNDARY if note else verdict[i]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pp_mlem"
 FLOORS = {
-    "status": 0, "digits": 0, "checks": 0, "fingerprint": 0, "copies": 0, "memory": 0, "files": 0, "record": 8, "precision": 0, "progress": 0,
+    "status": 0, "digits": 0, "kinks": 0, "checks": 0, "fingerprint": 0, "copies": 0, "memory": 0, "files": 0, "record": 8, "precision": 0, "progress": 0,
     "families": 1, "program": 1,
     "partition": 2, "maximise": 3,
     "problem": 4, "sequences": 4, "plan": 5, "model": 5,

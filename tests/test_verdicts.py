@@ -258,3 +258,49 @@ def test_a_gate_of_a_mixture_can_be_separated(separated):
     assert errors[["m[0]", "m[1]"]].notna().all()
     assert fit.status == ("separation" if separated else "converged")
     assert errors[["a", "b"]].isna().all() == separated
+
+
+# --- kinks ------------------------------------------------------------------------------------
+
+
+def least_absolute_deviations(x, y):
+    a = numpyro.sample("a", dist.Normal(0, 10))
+    b = numpyro.sample("b", dist.Normal(0, 10))
+    s = numpyro.sample("s", dist.HalfNormal(5))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Laplace(a + b * x, s), obs=y)
+
+
+def laplace_mixture(y):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        s = numpyro.sample("s", dist.HalfNormal(5))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("y", dist.Laplace(mu[z], s[z]), obs=y)
+
+
+@pytest.mark.parametrize("fitter", [pp.fit_em, pp.fit_mle])
+def test_least_absolute_deviations_is_the_linear_program(fitter):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    y = 1 + 2 * x + rng.laplace(size=60)
+    design, eye = np.column_stack([np.ones(60), x]), np.eye(60)
+    best = optimize.linprog(
+        np.r_[0, 0, np.ones(120)], A_eq=np.hstack([design, eye, -eye]), b_eq=y,
+        bounds=[(None, None)] * 2 + [(0, None)] * 120,
+    ).fun / 60  # fmt: skip
+    fit = fitter(pp.Model(least_absolute_deviations, x, y), starts=3, seed=0)
+    assert fit.log_likelihood == pytest.approx(-60 * np.log(2 * best) - 60, abs=5e-3)
+    assert fit.status == "flat" and "kinks" in fit.status_note
+
+
+def test_a_laplace_mixture_finds_its_components_by_em_as_by_mle():
+    rng = np.random.default_rng(0)
+    first = rng.uniform(size=120) < 0.4
+    y = np.where(first, rng.laplace(size=120) - 4, 0.5 * rng.laplace(size=120) + 3)
+    model = pp.Model(laplace_mixture, y)
+    em, mle = pp.fit_em(model, starts=3, seed=0), pp.fit_mle(model, starts=3, seed=0)
+    assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=5e-3)
+    assert np.sort(em.params["mu"]) == pytest.approx([-4, 3], abs=0.6)

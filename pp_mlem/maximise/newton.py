@@ -64,6 +64,13 @@ def _advise(
     # design that are exactly collinear have no more than that, and stay where they are.
     reach = jnp.abs(frame.basis / frame.scale[:, None]).max(0, initial=0.0)
     bent = curvature > jnp.where(frame.looked, NOISE * (eps * reach) ** 2, 0.0)
+    # Coordinates of a sum of absolute values: their step is one that would gain a tenth of the value
+    # if the slope went on, and is halved as needed.
+    kinked = known & ~frame.looked & (curvature == 0) & (jnp.abs(gradient) > rounding)
+    gain = 0.1 * (1.0 + rounding / (4 * eps))
+    curvature = jnp.where(kinked, gradient**2 / gain, curvature)
+    hessian = hessian - jnp.diag(jnp.where(kinked, curvature, 0.0))
+    bent = bent | kinked
     gradient = jnp.where(bent | ~known, gradient, 0.0)
     hessian = jnp.where(bent[:, None] & bent[None, :], hessian, 0.0)
     scale = jnp.where(bent, jax.lax.rsqrt(jnp.where(bent, curvature, 1.0)), 1.0)
