@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ SLOPELESS = (
     "NegativeBinomial2 zero (z * mu): keep such an argument above zero, by a floor of 1e-6 say"
 )
 KINK = 1e-3  # nats that Newton promises in vain
+FINE = 1e-7  # nats: where rounding is less, it was not rounding that stopped Newton
+ATTEMPTS = 3
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 NEIGHBOURS = 5
 HIGHEST = 750.0  # log density of one number that float64 can hold
@@ -276,6 +278,18 @@ def _evaluator(model: Model, problem: Problem, structure: tuple, units: float) -
     )
 
 
+class _Finish(NamedTuple):
+    """How Newton ended, of every start: `vain` where no step keeps what the curvature promises."""
+
+    point: Any
+    value: Any
+    slope: Any
+    steps: Any
+    done: Any
+    resolution: Any
+    vain: Any
+
+
 def _polish(
     model: Model,
     problem: Problem,
@@ -312,8 +326,11 @@ def _polish(
         ended = result.steps < (SWEEPS if large else POLISH_STEPS)
         done = done & ((slope <= tol) | ended)
         # Much is promised, and no step keeps it: the slope changes at once.
-        kinked = ended & jnp.isfinite(result.decrement) & (result.decrement > KINK) & (not large)
-        return result.point, result.value, slope, result.steps, done, result.resolution, kinked
+        promised = jnp.where(jnp.isfinite(result.decrement), result.decrement, 0.0)
+        vain = (promised > KINK) & (not large)
+        return _Finish(
+            result.point, result.value, slope, result.steps, done, result.resolution, vain
+        )
 
     function = model.compiled(
         ("polish", structure), lambda: structure[0](jax.vmap(finish, in_axes=(0, None, None)))
@@ -325,21 +342,26 @@ def _polish(
     if hopeless.all():
         return points, values, slopes, status, steps, np.zeros(len(status), bool)
     size = len(points) if work_per_step(model) <= LANE_WORK else 1
-    parts = [
-        jax.device_get(function(jnp.asarray(points[i : i + size]), model.data, fixed))
-        for i in range(0, len(points), size)
-    ]
-    found = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units) + found[5]
-    better = ~hopeless & np.isfinite(found[1]) & (found[1] >= values - noise)
-    points = np.where(better[:, None], found[0], points)
-    values = np.where(better, found[1], values)
-    slopes = np.where(better, found[2], slopes)
-    steps = np.where(better, found[3], 0)
-    done = found[4].astype(bool)
-    status = np.where(better & done, Status.CONVERGED, status)
-    status = np.where(better & ~done & (status != Status.MAX_ITER), Status.FLAT, status)
-    kinked = found[6].astype(bool) & (status == Status.FLAT)
+    for _ in range(ATTEMPTS):
+        parts = [
+            jax.device_get(function(jnp.asarray(points[i : i + size]), model.data, fixed))
+            for i in range(0, len(points), size)
+        ]
+        end = _Finish(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units) + end.resolution
+        better = ~hopeless & np.isfinite(end.value) & (end.value >= values - noise)
+        points = np.where(better[:, None], end.point, points)
+        values = np.where(better, end.value, values)
+        slopes = np.where(better, end.slope, slopes)
+        steps = np.where(better, steps + end.steps, steps)
+        done = end.done.astype(bool)
+        status = np.where(better & done, Status.CONVERGED, status)
+        status = np.where(better & ~done & (status != Status.MAX_ITER), Status.FLAT, status)
+        vain = end.vain.astype(bool) & ~done & (status == Status.FLAT) & ~hopeless
+        hopeless = ~vain  # what rounding stopped goes on from elsewhere
+        if not vain.any():
+            break
+    kinked = vain & (end.resolution < FINE)
     if kinked.any():
         objective = _objective_with_gradient(model, problem, structure, fixed)
         for i in np.flatnonzero(kinked):

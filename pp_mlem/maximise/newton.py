@@ -127,13 +127,17 @@ def newton_ascent(
     size = start.shape[0]
 
     def derivatives(point: jax.Array, basis: jax.Array) -> tuple:
+        """Value, gradient, and gradient and Hessian along the basis. The gradient along it is that
+        of the value, row by row: entries of the gradient that cancel need not have been computed
+        from the same rounded residuals."""
+
         def gradient_of(u: jax.Array) -> tuple:
             value, gradient = jax.value_and_grad(function)(point + (basis * u).sum(1))
-            inside = (basis * gradient[:, None]).sum(0)
-            return inside, (value, gradient, inside)
+            return ((basis * gradient[:, None]).sum(0), value), (value, gradient)
 
         zero = jnp.zeros((size,), start.dtype)
-        hessian, (value, gradient, inside) = jax.jacfwd(gradient_of, has_aux=True)(zero)
+        slopes, (value, gradient) = jax.jacfwd(gradient_of, has_aux=True)(zero)
+        hessian, inside = slopes
         return value, gradient, inside, hessian
 
     def condition(state: tuple) -> jax.Array:
