@@ -266,9 +266,11 @@ class Fit:
         if aside.any():
             worst = found[aside]
             top = worst.loc[worst["objective"].fillna(-np.inf).idxmax()]
+            known = np.isfinite(top["objective"])
+            told = f"up to {written(top['objective'])}" if known else "beyond all numbers"
             parts.append(
                 f"{int(aside.sum())} set aside as {'/'.join(sorted(set(worst['status'])))} "
-                f"({label} up to {written(top['objective'])}: {top['note']})"
+                f"({label} {told}: {top['note']})"
             )
         failed = int(((found["optimum"] == 0) & ~aside).sum())
         if failed:

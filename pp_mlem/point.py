@@ -50,6 +50,7 @@ SLOPELESS = (
 KINK = 1e-3  # nats that Newton promises in vain
 FINE = 1e-7  # nats: where rounding is less, it was not rounding that stopped Newton
 ATTEMPTS = 3
+COLLAPSING = 10.0  # nats gained by a finish that has not ended: the density has no bound
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 NEIGHBOURS = 5
 HIGHEST = 750.0  # log density of one number that float64 can hold
@@ -350,6 +351,8 @@ def _polish(
         end = _Finish(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         noise = 1e3 * np.finfo(values.dtype).eps * (np.abs(values) + units) + end.resolution
         better = ~hopeless & np.isfinite(end.value) & (end.value >= values - noise)
+        with np.errstate(invalid="ignore"):  # from minus infinity to minus infinity
+            gained = np.where(better, end.value - values, 0.0)
         points = np.where(better[:, None], end.point, points)
         values = np.where(better, end.value, values)
         slopes = np.where(better, end.slope, slopes)
@@ -358,6 +361,7 @@ def _polish(
         status = np.where(better & done, Status.CONVERGED, status)
         status = np.where(better & ~done & (status != Status.MAX_ITER), Status.FLAT, status)
         vain = end.vain.astype(bool) & ~done & (status == Status.FLAT) & ~hopeless
+        vain &= gained < COLLAPSING
         hopeless = ~vain  # what rounding stopped goes on from elsewhere
         if not vain.any():
             break
@@ -425,7 +429,8 @@ def _judge(
     points = np.array(unconstrain(stacked))
     for i, (point, params) in enumerate(zip(points, sorted_params, strict=True)):
         finite = bool(np.isfinite(values[i]) and status[i] != Status.NOT_FINITE)
-        flag, note = report(point, model.data, fixed) if finite else (None, "")
+        known = np.isfinite(values[i])  # if higher than any density, still of some component
+        flag, note = report(point, model.data, fixed) if known else (None, "")
         if flag is None:
             note = collapse_note(model, problem, point, values[i], slopes[i], status[i], fixed)
             flag = Status.COLLAPSED if note else None
