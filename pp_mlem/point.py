@@ -455,7 +455,7 @@ def _judge(
         pool = np.array([int(np.argmax(verdict == Status.COLLAPSED))])
     best = int(pool[np.argmax(values[pool])])
     # Among equal optima prefer one that converged.
-    close = [i for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
+    close = [int(i) for i in pool if values[i] >= values[best] - 1e-7 * (1 + abs(values[best]))]
     best = min(close or [best], key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
     ended = [i for i in close if verdict[i] in (Status.CONVERGED, Status.FLAT, Status.MAX_ITER)]
     if best in ended:
