@@ -51,6 +51,7 @@ def check(program: Program, thorough: bool = False) -> Outcome:
         faults = _faults(model, program, truth, found, slope)
         if thorough and not faults:
             faults = _public_faults(model, program, truth) + _falls(model, program)
+            faults += _curvature_faults(model, program)
     except Exception as error:  # told or raw: told apart below
         refusable = program.refusable or not truth.has_data(program.params)
         return Outcome(*_judged(error), replace(program, refusable=refusable))
@@ -165,6 +166,22 @@ def _public_faults(model: Model, program: Program, truth: Enumeration) -> list[s
         if not abs(value - expected) <= 1e-8 * max(1.0, abs(expected)):
             faults.append(f"{name} {value:.10g} for {expected:.10g}")
     return faults
+
+
+def _curvature_faults(model: Model, program: Program, step: float = 1e-5) -> list[str]:
+    """The Hessian along one direction, as the slope's own differences have it."""
+    with working_precision(model.dtype):
+        problem = model.problem({}, False)
+        vector = jnp.asarray(problem.space.unconstrain(model.check_params(program.params)))
+        direction = jnp.asarray(np.random.default_rng(2).normal(size=vector.shape))
+        slope = jax.grad(lambda v: problem.log_likelihood(v, model.data, {}))
+        run = quick_jit(lambda v, d: jax.jvp(slope, (v,), (d,)))
+        _, found = run(vector, direction)
+        ends = [run(vector + sign * step * direction, direction)[0] for sign in (1, -1)]
+    expected = np.asarray(ends[0] - ends[1]) / (2 * step)
+    wrong = np.abs(np.asarray(found) - expected).max(initial=0.0)
+    limit = 1e-4 * (1 + np.abs(expected).max(initial=0.0))
+    return [] if wrong <= limit else [f"the Hessian is off by {wrong:.3g}"]
 
 
 def _falls(model: Model, program: Program, iterations: int = 12) -> list[str]:
