@@ -288,13 +288,17 @@ def _messages(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict[s
             )
         if site["type"] not in ("sample", "param"):
             continue
-        factor = site["type"] == "sample" and is_factor(site["fn"])
+        value = site["value"]
+        if site["type"] == "sample" and is_factor(site["fn"]) and jnp.shape(value)[-1:] != (0,):
+            # A weighted Delta: the program goes on with its value, a factor has none. Over the steps
+            # of a scan the batch shape is still that of one step.
+            value = jnp.zeros((*jnp.shape(innermost(site["fn"]).log_factor), 0))
         frames = tuple((f.name, f.dim, f.size) for f in site["cond_indep_stack"])
         messages[name] = Message(
             name=name,
             kind=site["type"],
             fn=site["fn"] if site["type"] == "sample" else None,
-            value=jnp.zeros((*site["fn"].batch_shape, 0)) if factor else site["value"],
+            value=value,
             observed=bool(site.get("is_observed", False)),
             plates=frames,
             scale=site.get("scale"),
