@@ -30,6 +30,7 @@ SINGULAR = 10.0  # standard deviations are this much less telling in a direction
 RISE = 0.1  # nats gained by one step of a coordinate: it has not
 SMALL = 1e3  # roundings of the largest number, as a scale: smaller ones are looked into
 STEEP = 20.0  # nats per unit: larger ones are looked into
+QUIET = 28.0  # unconstrained coordinate of a positive parameter, 1e12: lgamma of it is exact to 1e-3
 BOTTOM = -300.0  # unconstrained coordinate of a scale that is zero in all but name
 
 
@@ -166,6 +167,17 @@ def _concentration(own: dict[str, jax.Array]) -> jax.Array:
     scaled = jnp.where(jnp.isfinite(scaled), scaled, 0.0)
     least = jnp.maximum(jnp.linalg.eigvalsh(scaled).min(initial=jnp.inf), 1e-300)
     return jnp.maximum(found, jnp.log(SINGULAR / jnp.sqrt(least)))
+
+
+def drawn_back(problem: Problem, vector: Any) -> np.ndarray:
+    """The point with its positive parameters so small that densities are no rounding noise, in the
+    same proportions: a Gamma at 1e20 for shape and rate has the mean that it had."""
+    at, where = np.array(vector, float), problem.space.slices()
+    positive = np.zeros(len(at), bool)
+    for site in problem.space.sites:
+        positive[where[site.name]] = is_half_line(site.support)
+    large = positive & (at > QUIET)
+    return np.where(large, at - (at.max(initial=QUIET, where=large) - QUIET), at)
 
 
 def collapse_note(

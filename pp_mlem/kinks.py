@@ -12,6 +12,7 @@ NOTE = (
     "vanishes; for standard errors use covariance('bootstrap')"
 )
 RESTARTS = 4
+BESIDE = (1e-6, 1e-4, 1e-2)
 
 
 def climb_over_kinks(
@@ -39,3 +40,12 @@ def climb_over_kinks(
         if not gain > 1e-9 * (1 + abs(value)):
             break
     return best, float(value)
+
+
+def at_kink(objective: Callable[[np.ndarray], tuple[float, np.ndarray]], point: np.ndarray) -> bool:
+    """Whether the slope turns round within a short way uphill. (A slope that the objective does not
+    follow is rounding: Student's t at 1e20 degrees of freedom has one.)"""
+    uphill = objective(point)[1]
+    uphill = uphill / max(np.abs(uphill).max(initial=0.0), 1e-300)
+    scale = 1 + np.abs(point)
+    return any(objective(point + h * scale * uphill)[1] @ uphill < 0 for h in BESIDE)

@@ -55,6 +55,7 @@ class Trace:
     compile_seconds: float = 0.0
     slopeless: bool = False  # every start is finite, and has no gradient
     kinked: Any = ()  # starts that ended at kinks of the objective
+    noisy: Any = ()  # starts that ended where the objective is rounding
 
 
 def rounding(value: jax.Array, units: float) -> jax.Array:

@@ -14,10 +14,10 @@ import pandas as pd
 
 from pp_mlem.checks import check_counts, check_positive, check_seed
 from pp_mlem.exchange import exchangeable_groups
-from pp_mlem.extremes import collapse_note
+from pp_mlem.extremes import collapse_note, drawn_back
 from pp_mlem.fit import Fit, prior_of
 from pp_mlem.kinks import NOTE as KINKED
-from pp_mlem.kinks import climb_over_kinks
+from pp_mlem.kinks import at_kink, climb_over_kinks
 from pp_mlem.labels import sort_labels
 from pp_mlem.loop import drive, firm, make_block, rounding
 from pp_mlem.maximise.newton import newton_ascent
@@ -210,8 +210,10 @@ def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, 
             )  # fmt: skip
         except KeyboardInterrupt:
             trace.interrupted = True
-    noisy = _drowned(model, problem, structure, fixed, points, values, units)
-    status = np.where(noisy, Status.NOT_FINITE, status)
+    sums = float(sum(np.size(a) for a in model.data.dynamic))
+    beyond = values > HIGHEST * max(units, sums)  # than any density that float64 holds
+    trace.noisy = _drowned(model, problem, structure, fixed, points, values, units)
+    status = np.where(beyond | trace.noisy, Status.NOT_FINITE, status)
     trace.slopeless = _slopeless(model, problem, structure, fixed, points, status, units)
     return _judge(
         model, problem, options, fixed, trace, points, values, slopes, status, steps, units,
@@ -229,9 +231,7 @@ def _drowned(
     units: float,
 ) -> np.ndarray:
     """Which starts ended where the density is nothing but rounding error: at extreme parameters
-    (degrees of freedom of 1e15, say) a relative step of 1e-9 changes it by more than it should.
-    Or it is higher than any density that float64 holds."""
-    beyond = values > HIGHEST * max(units, float(sum(np.size(a) for a in model.data.dynamic)))
+    (degrees of freedom of 1e15, say) a relative step of 1e-9 changes it by more than it should."""
     where = problem.space.slices()
     half_lines = [where[s.name] for s in problem.space.sites if is_half_line(s.support)]
     largest = [points[:, w].max(1, initial=-np.inf) for w in half_lines]
@@ -239,14 +239,14 @@ def _drowned(
         np.max([*largest, np.full(values.shape, -np.inf)], 0) > EXTREME
     )
     if not extreme.any():
-        return beyond
+        return extreme
     evaluate = _evaluator(model, problem, structure, units)
     rng, noisy = np.random.default_rng(0), np.zeros(values.shape, bool)
     for _ in range(NEIGHBOURS):  # rounding errors come in steps: one neighbour may share them
         beside = points * (1 + 3e-9 * rng.uniform(-1, 1, points.shape))
         moved = np.asarray(evaluate(jnp.asarray(beside), model.data, fixed)[0])
         noisy |= ~(np.abs(moved - values) <= 1e-6 * (np.abs(values) + units))
-    return beyond | (extreme & noisy)
+    return extreme & noisy
 
 
 def _slopeless(
@@ -370,6 +370,7 @@ def _polish(
         objective = _objective_with_gradient(model, problem, structure, fixed)
         for i in np.flatnonzero(kinked):
             points[i], values[i] = climb_over_kinks(objective, points[i])
+            kinked[i] = at_kink(objective, points[i])
     return points, values, slopes, status, steps, kinked
 
 
@@ -432,7 +433,8 @@ def _judge(
         known = np.isfinite(values[i])  # if higher than any density, still of some component
         flag, note = report(point, model.data, fixed) if known else (None, "")
         if flag is None:
-            note = collapse_note(model, problem, point, values[i], slopes[i], status[i], fixed)
+            at = drawn_back(problem, point) if trace.noisy[i] else point
+            note = collapse_note(model, problem, at, values[i], slopes[i], status[i], fixed)
             flag = Status.COLLAPSED if note else None
         if flag is not None:
             verdict[i] = flag

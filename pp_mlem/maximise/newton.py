@@ -18,6 +18,7 @@ STRAIGHT = 1e-12
 AMPLIFIED = 1e13  # longest column of the basis, in units of the coordinates' own curvature
 AGAIN = 2  # times that Newton looks again from where it stands when a step did not help
 NOISE = 100.0  # curvature of a direction, in units of what rounding makes of its length
+STRAIGHT_GAIN = 0.1  # of the value, by one step along coordinates without curvature
 COARSEST = 1e-4  # nats: where rounding hides more than that there is no telling a maximum
 STRETCHED = 1e5  # beyond it a direction counts as flat unless moving along it gains
 
@@ -47,6 +48,7 @@ class _Advice(NamedTuple):
     direction: jax.Array
     decrement: jax.Array
     frame: _Frame
+    kinked: jax.Array  # coordinates that have a slope and no curvature
     look: jax.Array  # some direction is not resolved yet: look again from the new frame
 
 
@@ -67,7 +69,7 @@ def _advise(
     # Coordinates of a sum of absolute values: their step is one that would gain a tenth of the value
     # if the slope went on, and is halved as needed.
     kinked = known & ~frame.looked & (curvature == 0) & (jnp.abs(gradient) > rounding)
-    gain = 0.1 * (1.0 + rounding / (4 * eps))
+    gain = STRAIGHT_GAIN * (1.0 + rounding / (4 * eps))
     curvature = jnp.where(kinked, gradient**2 / gain, curvature)
     hessian = hessian - jnp.diag(jnp.where(kinked, curvature, 0.0))
     bent = bent | kinked
@@ -103,6 +105,7 @@ def _advise(
         jnp.where(straight, slope, direction),
         jnp.where(straight, jnp.inf, jnp.where(moved, gains, 0.0).sum()),
         jax.tree.map(lambda a, b: jnp.where(straight, a, b), frame, following),
+        kinked,
         sound & ~straight & ~frame.looked & flat.any(),
     )
 
@@ -146,7 +149,8 @@ def newton_ascent(
 
     def body(state: tuple) -> tuple:
         """Judge the candidate that the last step proposed, then propose the next."""
-        candidate, point, value, gradient, decrement, _, frame, steps, again, looking, _ = state
+        candidate, point, value, gradient, decrement, _, frame, kinked, *counts = state
+        steps, again, looking, _ = counts
         new_value, new_gradient, inside, hessian = derivatives(candidate, frame.basis)
         advice = _advise(frame, inside, hessian, 4 * eps * jnp.abs(new_value))
         # What rounding does to a sum of terms as large as the coordinates themselves (an intercept
@@ -188,18 +192,21 @@ def newton_ascent(
         steps = steps + jnp.where(look, 0, 1)
         again = again - jnp.where(failed, 1, 0)
         return (
-            candidate, point, value, gradient, decrement, grain, advice.frame, steps, again, look,
-            going,
+            candidate, point, value, gradient, decrement, grain, advice.frame,
+            kinked | advice.kinked, steps, again, look, going,
         )  # fmt: skip
 
     gradient = jnp.full_like(start, jnp.inf)
     frame = _Frame(jnp.eye(size, dtype=start.dtype), jnp.ones_like(start), jnp.asarray(False))
     state = (
         start, start, -infinity, gradient, infinity, jnp.zeros_like(infinity), frame,
-        jnp.zeros((), int), jnp.full((), AGAIN), jnp.asarray(False), jnp.asarray(True),
+        jnp.zeros_like(start, bool), jnp.zeros((), int), jnp.full((), AGAIN), jnp.asarray(False), jnp.asarray(True),
     )  # fmt: skip
     found = jax.lax.while_loop(condition, body, state)
-    _, point, value, gradient, decrement, grain, _, steps, *_ = found
+    _, point, value, gradient, decrement, grain, _, kinked, steps, *_ = found
+    # A closer look leaves out what has no curvature; a slope that stays there is promised gain.
+    slope_left = (kinked & (jnp.abs(gradient) > gradient_tolerance)).any()
+    decrement = jnp.where(slope_left, decrement + STRAIGHT_GAIN * (1.0 + jnp.abs(value)), decrement)
     resolution = settled(value) + jnp.minimum(8 * grain, COARSEST)
     return NewtonResult(point, value, gradient, steps - 1, decrement, resolution)
 
