@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 from pp_mlem.extremes import certain_sites, extremes_at
 from pp_mlem.model import Model
 from pp_mlem.problem import Problem
-from pp_mlem.program.space import is_half_line, scalar_names
+from pp_mlem.program.space import base_support, is_half_line, scalar_names
 from pp_mlem.spurious import edge_objective, objective_at
 from pp_mlem.uncertainty import Covariance, flatten, information_function, natural_scale
 
@@ -96,10 +96,7 @@ def _lines(problem: Problem) -> tuple[set[str], set[str], np.ndarray]:
     """The real and the positive parameters, which can grow for ever, and which scalars they are."""
     real, positive, flags = set(), set(), []
     for site in problem.space.sites:
-        base = site.support
-        while hasattr(base, "base_constraint"):
-            base = base.base_constraint
-        if isinstance(base, _LINES):
+        if isinstance(base_support(site.support), _LINES):
             real.add(site.name)
         elif is_half_line(site.support):
             positive.add(site.name)

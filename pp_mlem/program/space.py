@@ -175,9 +175,7 @@ def _near(support: Any, value: np.ndarray) -> bool:
     """True when only rounding (published digits of a simplex) keeps the value off its support."""
     if isinstance(support, _SIMPLEX):
         return bool(np.all(value >= 0) and np.all(np.abs(value.sum(-1) - 1) < 1e-5))
-    base = support
-    while hasattr(base, "base_constraint"):
-        base = base.base_constraint
+    base = base_support(support)
     lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
     above = lower is None or bool(np.all(value >= np.asarray(lower)))
     below = upper is None or bool(np.all(value <= np.asarray(upper)))
@@ -189,7 +187,7 @@ def off_the_edge(support: Any, value: np.ndarray) -> np.ndarray:
     value = np.asarray(value)
     if not is_matrix(support) or not np.all(np.isfinite(value)):
         return value
-    if isinstance(_base(support), type(constraints.lower_cholesky)):
+    if isinstance(base_support(support), type(constraints.lower_cholesky)):
         least = np.finfo(value.dtype).tiny ** 0.5 * np.eye(value.shape[-1])
         return np.where(least > 0, np.maximum(value, least), value)
     size = np.trace(value, axis1=-2, axis2=-1)[..., None, None]
@@ -206,24 +204,22 @@ def off_the_edge(support: Any, value: np.ndarray) -> np.ndarray:
 
 def is_simplex(support: Any) -> bool:
     """Whether the last axis adds up to one."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return isinstance(support, _SIMPLEX)
+    return isinstance(base_support(support), _SIMPLEX)
 
 
 def is_half_line(support: Any) -> bool:
     """Whether the values are positive, with no upper bound."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = base_support(support)
     return hasattr(support, "lower_bound") and not hasattr(support, "upper_bound")
 
 
 def is_matrix(support: Any) -> bool:
     """Whether the values are covariance matrices or their Cholesky factors."""
-    return isinstance(_base(support), _MATRICES)
+    return isinstance(base_support(support), _MATRICES)
 
 
-def _base(support: Any) -> Any:
+def base_support(support: Any) -> Any:
+    """The constraint of one entry or event, without the dimensions that repeat it."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
@@ -231,9 +227,7 @@ def _base(support: Any) -> Any:
 
 def describe(support: Any) -> str:
     """A constraint in words."""
-    base = support
-    while hasattr(base, "base_constraint"):
-        base = base.base_constraint
+    base = base_support(support)
     text = str(base)
     return text if len(text) < 60 else type(base).__name__.strip("_").lower()
 
