@@ -18,6 +18,7 @@ STRAIGHT = 1e-12
 AMPLIFIED = 1e13  # longest column of the basis, in units of the coordinates' own curvature
 AGAIN = 2  # times that Newton looks again from where it stands when a step did not help
 NOISE = 100.0  # curvature of a direction, in units of what rounding makes of its length
+FEW = 25  # halvings of a step whose length the value has set
 STRAIGHT_GAIN = 0.1  # of the value, by one step along coordinates without curvature
 COARSEST = 1e-4  # nats: where rounding hides more than that there is no telling a maximum
 STRETCHED = 1e5  # beyond it a direction counts as flat unless moving along it gains
@@ -178,7 +179,7 @@ def newton_ascent(
         def too_long(search: tuple) -> jax.Array:
             _, trial, count, t = search
             enough = trial >= value + 1e-4 * t * slope - 4 * eps * jnp.abs(value) - grain
-            wanted = going & ~look & (count < halvings)
+            wanted = going & ~look & (count < jnp.where(advice.kinked.any(), FEW, halvings))
             return wanted & ~(enough & jnp.isfinite(trial))
 
         def shorten(search: tuple) -> tuple:
