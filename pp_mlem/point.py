@@ -326,9 +326,9 @@ def _polish(
         done = result.decrement <= result.resolution
         ended = result.steps < (SWEEPS if large else POLISH_STEPS)
         done = done & ((slope <= tol) | ended)
-        # Much is promised, and no step keeps it: the slope changes at once.
+        # Much is promised, and no step keeps it, or only small ones: the slope changes at once.
         promised = jnp.where(jnp.isfinite(result.decrement), result.decrement, 0.0)
-        vain = (promised > KINK) & (not large)
+        vain = ((promised > KINK) | ~ended) & (not large)
         return _Finish(
             result.point, result.value, slope, result.steps, done, result.resolution, vain
         )
@@ -361,11 +361,10 @@ def _polish(
         status = np.where(better & done, Status.CONVERGED, status)
         status = np.where(better & ~done & (status != Status.MAX_ITER), Status.FLAT, status)
         vain = end.vain.astype(bool) & ~done & (status == Status.FLAT) & ~hopeless
-        vain &= gained < COLLAPSING
         hopeless = ~vain  # what rounding stopped goes on from elsewhere
         if not vain.any():
             break
-    kinked = vain & (end.resolution < FINE)
+    kinked = vain & (end.resolution < FINE) & (gained < COLLAPSING)
     if kinked.any():
         objective = _objective_with_gradient(model, problem, structure, fixed)
         for i in np.flatnonzero(kinked):

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from numpyro.distributions import constraints
 from numpyro.distributions.discrete import (
     BernoulliProbs,
     BinomialProbs,
@@ -19,9 +18,8 @@ from numpyro.distributions.discrete import (
 )
 
 from pp_mlem.program.arguments import observed_array
-from pp_mlem.program.trace import innermost
+from pp_mlem.program.trace import INTEGER_INTERVAL, innermost
 
-_INTEGER_INTERVAL = type(constraints.integer_interval(0, 1))
 # The argument that a latent switches off: `z * p` is exactly zero where z is.
 _SWITCHED = {
     BernoulliProbs: "probs", BinomialProbs: "probs", GeometricProbs: "probs", Poisson: "rate",
@@ -37,7 +35,7 @@ def law_density(fn: Any, value: Any) -> jax.Array:
     """log f of the values of a latent; log 0 for those outside of a row's own support, of which
     NumPyro's densities need not know (DiscreteUniform with an array of bounds)."""
     density, support = _log_prob(fn, value), fn.support
-    if not isinstance(support, _INTEGER_INTERVAL):
+    if not isinstance(support, INTEGER_INTERVAL):
         return density
     if not any(jnp.ndim(bound) for bound in (support.lower_bound, support.upper_bound)):
         return density

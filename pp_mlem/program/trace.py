@@ -29,7 +29,7 @@ from pp_mlem.precision import alone, quick_jit
 from pp_mlem.program.arguments import Arguments, observed_array
 from pp_mlem.program.literals import Literals, with_arrays
 
-_INTEGER_INTERVAL = type(dist.constraints.integer_interval(0, 1))
+INTEGER_INTERVAL = type(dist.constraints.integer_interval(0, 1))
 
 Supply = Callable[[dict[str, Any]], Any]
 
@@ -430,7 +430,7 @@ def finite_support(name: str, fn: Any) -> jax.Array | Interval:
             "Declare its coordinates in a plate instead of to_event."
         )
     support = bare.fn.support
-    if isinstance(support, _INTEGER_INTERVAL):
+    if isinstance(support, INTEGER_INTERVAL):
         return Interval(_outermost(min, support.lower_bound), _outermost(max, support.upper_bound))
     try:
         values = bare.fn.enumerate_support(expand=False)
@@ -622,6 +622,7 @@ def draw_from_program(
 
 
 __all__ = [
+    "INTEGER_INTERVAL",
     "Bare",
     "Interval",
     "Message",
