@@ -22,7 +22,9 @@ from pp_mlem.problem import Problem
 from pp_mlem.program.data import ProgramData
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
+from pp_mlem.separation import find_separation
 from pp_mlem.spurious import component_report
+from pp_mlem.status import Status
 from pp_mlem.uncertainty import Covariance, scalar_names
 
 KINDS = ("parametric", "nonparametric")
@@ -212,8 +214,11 @@ def bootstrap_point(
                     for i in range(min(lanes, replicates - first)):
                         why = _failure(points[i], found[i])
                         if not why:
-                            flag, _ = report(points[i], draw(values, some[i], model.data), fixed)
+                            own = draw(values, some[i], model.data)
+                            flag, _ = report(points[i], own, fixed)
                             why = flag.label if flag is not None else ""
+                        if not why and find_separation(model, problem, points[i], fixed, own):
+                            why = Status.SEPARATION.label
                         whys.append(why)
                 except KeyboardInterrupt:
                     if not done:

@@ -70,12 +70,12 @@ def _is_discrete(site: Site) -> bool:
 
 
 def extremes_at(
-    model: Model, problem: Problem, vector: Any, fixed: dict, sites: frozenset[str]
+    model: Model, problem: Problem, vector: Any, data: Any, fixed: dict, sites: frozenset[str]
 ) -> dict[str, Extreme]:
     """The extremes of these sites at a vector of free parameters."""
     key = ("extremes", frozenset(fixed), sites)
     function = model.compiled(key, lambda: quick_jit(_measure(problem, sites)))
-    found = jax.device_get(function(jnp.asarray(vector), model.data, fixed))
+    found = jax.device_get(function(jnp.asarray(vector), data, fixed))
     return {name: Extreme(*map(float, values)) for name, values in found.items()}
 
 
@@ -203,7 +203,7 @@ def collapse_note(
     regular = sound and at.min(initial=0.0) > BOTTOM
     tried = [at] if regular else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
     for point in tried:
-        for name, found in extremes_at(model, problem, point, fixed, sites).items():
+        for name, found in extremes_at(model, problem, point, model.data, fixed, sites).items():
             if found.narrow > -np.log(ROUNDINGS * eps):
                 return _told(problem, name)
             if not found.concentrated > np.log(CONCENTRATION):

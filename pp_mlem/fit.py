@@ -34,6 +34,8 @@ from pp_mlem.datatree import (
 from pp_mlem.digits import written
 from pp_mlem.groups import Group
 from pp_mlem.information import MissingInformation, missing_information_at
+from pp_mlem.kinks import REASON as KINK
+from pp_mlem.kinks import at_kink
 from pp_mlem.labels import alignment, permute, reorder_draws
 from pp_mlem.model import Model
 from pp_mlem.optima import describe_optima
@@ -299,13 +301,28 @@ class Fit:
         """NaN where there is no maximum for a curvature to be that of."""
         if self.status == Status.COLLAPSED.label:
             return without_errors(found, found.names, UNBOUNDED)
-        if self.status != Status.SEPARATION.label:
+        if self.status not in (Status.SEPARATION.label, Status.FLAT.label):
             return found
         with working_precision(model.dtype):
             held = {k: jnp.asarray(v) for k, v in self.fixed.items()}
+            if self.status == Status.FLAT.label:
+                kink = at_kink(self._climb(model, held), self.vector)
+                return without_errors(found, found.names, KINK) if kink else found
             separation = find_separation(model, self.problem(), self.vector, held)
         scalars = separation.scalars if separation else found.names
         return without_errors(found, scalars, REASON)
+
+    def _climb(self, model: Model, held: dict[str, Any]) -> Callable:
+        """vector -> (objective, gradient)."""
+        problem = self.problem()
+        key = ("value and gradient", frozenset(held), problem.with_prior)
+        function = model.compiled(key, lambda: quick_jit(jax.value_and_grad(problem.objective)))
+
+        def climb(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = function(jnp.asarray(vector), model.data, held)
+            return float(value), np.asarray(gradient, float)
+
+        return climb
 
     def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.

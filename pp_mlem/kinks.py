@@ -11,6 +11,7 @@ NOTE = (
     "the log-likelihood has kinks (absolute values), where it has its maximum and no gradient that "
     "vanishes; for standard errors use covariance('bootstrap')"
 )
+REASON = "no curvature at a kink of the log-likelihood; use covariance('bootstrap')"
 RESTARTS = 4
 BESIDE = (1e-6, 1e-4, 1e-2)
 

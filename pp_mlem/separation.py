@@ -48,8 +48,11 @@ class Separation:
         )
 
 
-def find_separation(model: Model, problem: Problem, vector: Any, fixed: dict) -> Separation | None:
-    """Which parameters grow without bound (None where all have their maximum).
+def find_separation(
+    model: Model, problem: Problem, vector: Any, fixed: dict, data: Any = None
+) -> Separation | None:
+    """Which parameters grow without bound (None where all have their maximum), on the model's data
+    or on others of their shape.
 
     Where some row's probability is one to rounding, directions are tried in which the information
     has vanished, next to that of the same parameters drawn back until the rows tell. One is told
@@ -61,18 +64,23 @@ def find_separation(model: Model, problem: Problem, vector: Any, fixed: dict) ->
     if not sites:
         return None
     at = np.asarray(vector, float)
-    saturated, _ = _counts(model, problem, at, fixed, sites)
+    data = model.data if data is None else data
+
+    def counts(point: np.ndarray) -> tuple[float, float]:
+        return _counts(model, problem, point, data, fixed, sites)
+
+    saturated, _ = counts(at)
     if not saturated:
         return None
     values, _ = _natural(model, problem, at)
     move = _mover(problem, values)
     whole = np.where(lines, values, 0.0)
-    least = _counts(model, problem, move((DRAWN_BACK[-1] - 1) * whole), fixed, sites)
+    least = counts(move((DRAWN_BACK[-1] - 1) * whole))
     if saturated <= least[0]:  # rows that are certain whatever the parameters
         return None
     points = (move((share - 1) * whole) for share in DRAWN_BACK)
-    back = next(p for p in points if _counts(model, problem, p, fixed, sites)[1] <= least[1])
-    now, then = (_information(model, problem, p, lines, fixed) for p in (at, back))
+    back = next(p for p in points if counts(p)[1] <= least[1])
+    now, then = (_information(model, problem, p, lines, data, fixed) for p in (at, back))
     directions, dual, left = _what_is_left(now, then)
     key = (frozenset(fixed), problem.with_prior)
     evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
@@ -83,7 +91,7 @@ def find_separation(model: Model, problem: Problem, vector: Any, fixed: dict) ->
         step = np.zeros(len(values))
         step[lines] = gone @ (dual[left < limit] @ values[lines])
         tried = [at, *(move(t * step) for t in (*OUT, *BACK))]
-        found = objective_at(evaluate, at, tried, model.data, fixed)
+        found = objective_at(evaluate, at, tried, data, fixed)
         out, inward = found[1:3] - found[0], found[3:5] - found[0]
         if np.all(out >= -OUTWARD) and np.any(inward < -INWARD):
             names = np.array(scalar_names(problem.space))[lines]
@@ -105,10 +113,15 @@ def _lines(problem: Problem) -> tuple[set[str], set[str], np.ndarray]:
 
 
 def _counts(
-    model: Model, problem: Problem, point: np.ndarray, fixed: dict, sites: frozenset[str]
+    model: Model,
+    problem: Problem,
+    point: np.ndarray,
+    data: Any,
+    fixed: dict,
+    sites: frozenset[str],
 ) -> tuple[float, float]:
     """How many probabilities of rows are one to rounding, and how many come near."""
-    found = extremes_at(model, problem, point, fixed, sites).values()
+    found = extremes_at(model, problem, point, data, fixed, sites).values()
     return sum(e.saturated for e in found), sum(e.near for e in found)
 
 
@@ -133,12 +146,12 @@ def _mover(problem: Problem, values: np.ndarray) -> Callable[[np.ndarray], np.nd
 
 
 def _information(
-    model: Model, problem: Problem, point: np.ndarray, lines: np.ndarray, fixed: dict
+    model: Model, problem: Problem, point: np.ndarray, lines: np.ndarray, data: Any, fixed: dict
 ) -> np.ndarray:
     """Minus the Hessian with respect to the scalars that can grow, the others held."""
     key = (frozenset(fixed), problem.with_prior)
     inform = model.compiled(("information", key), lambda: information_function(model, problem))
-    matrix = np.asarray(inform(jnp.asarray(point), model.data, fixed)[1], float)
+    matrix = np.asarray(inform(jnp.asarray(point), data, fixed)[1], float)
     _, jacobian = _natural(model, problem, point)
     inverse = np.linalg.pinv(jacobian)[:, lines]
     return inverse.T @ matrix @ inverse

@@ -260,6 +260,22 @@ def test_a_gate_of_a_mixture_can_be_separated(separated):
     assert errors[["a", "b"]].isna().all() == separated
 
 
+def test_a_bootstrap_counts_its_separated_replicates():
+    x = np.array([-2.0, -1.5, -1.0, -0.6, -0.2, 0.3, 0.7, 1.1, 1.6, 2.0, 2.4, 2.9])
+    y = np.array([0, 0, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1])
+    rng, separated = np.random.default_rng(0), 0
+    for _ in range(4000):
+        rows = rng.integers(0, 12, 12)
+        zeros, ones = x[rows][y[rows] == 0], x[rows][y[rows] == 1]
+        separated += zeros.max(initial=-np.inf) <= ones.min(initial=np.inf)
+    fit = pp.fit_em(pp.Model(logistic, x, y=y), starts=2)
+    found = fit.bootstrap(200, kind="nonparametric", seed=1)
+    share = found.failed["separation"] / 200
+    assert share == pytest.approx(separated / 4000, abs=0.1)
+    assert found.estimates.abs().max().max() < 20
+    assert "separation" in found.reason and fit.standard_errors("bootstrap").isna().all()
+
+
 # --- kinks ------------------------------------------------------------------------------------
 
 
@@ -294,6 +310,9 @@ def test_least_absolute_deviations_is_the_linear_program(fitter):
     fit = fitter(pp.Model(least_absolute_deviations, x, y), starts=3, seed=0)
     assert fit.log_likelihood == pytest.approx(-60 * np.log(2 * best) - 60, abs=5e-3)
     assert fit.converged or "kinks" in fit.status_note  # as many rows above as below: no slope
+    if not fit.converged:
+        told = fit.covariance_details().reasons
+        assert all("kink" in told[name] for name in ("a", "b", "s"))
 
 
 def test_a_laplace_mixture_finds_its_components_by_em_as_by_mle():
