@@ -16,6 +16,8 @@ import pytest
 
 KERNELS_LIMIT = 2**30  # bytes; beyond it they are thrown away before a run
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+LONG = Path(__file__).with_name("long.txt")  # tests that a plain run skips, a line each
+LONG_SECONDS = 3.0
 
 
 def pytest_configure(config):
@@ -24,7 +26,21 @@ def pytest_configure(config):
             shutil.rmtree(KERNELS)
 
 
-def pytest_terminal_summary(terminalreporter):
+def note_long(terminalreporter):
+    """Rewrite the list of long tests by how long each took."""
+    every = [r for reports in terminalreporter.stats.values() for r in reports]
+    calls = [r for r in every if getattr(r, "when", "") == "call"]
+    long = {r.nodeid for r in calls if r.duration > LONG_SECONDS and "slow" not in r.keywords}
+    LONG.write_text("".join(f"{name.partition('/')[2]}\n" for name in sorted(long)))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--note-long"):
+        note_long(terminalreporter)
+    count_programs(terminalreporter)
+
+
+def count_programs(terminalreporter):
     """How many of the programs of NumPyro's documentation, and of the random ones, are right."""
     ended = [
         (status, report)
@@ -55,14 +71,19 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the long checks too")
+    parser.addoption(
+        "--note-long", action="store_true",
+        help=f"with --slow: list the tests that took over {LONG_SECONDS:g} s in {LONG.name}",
+    )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="long; run with --slow")
+    long = set(LONG.read_text().splitlines())
     for item in items:
-        if "slow" in item.keywords:
+        if "slow" in item.keywords or item.nodeid.partition("/")[2] in long:
             item.add_marker(skip)
 
 

@@ -166,8 +166,12 @@ def fitted(case: Case, sampled: bool) -> None:
     model.posterior(fits["EM"].params), model.decode(fits["EM"].params)
 
 
+# Compiles for minutes; benchmarks/programs.py fits it, and every other program, too.
+COSTLY = {"sine-skewed angles"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for i, n in enumerate(FITTED) if i % 3 == 0])
+@pytest.mark.parametrize("name", [n for i, n in enumerate(FITTED) if i % 3 == 0 and n not in COSTLY])
 def test_fitted_by_every_method(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
