@@ -26,12 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "fuzz")]
-
 from pp_mlem import Model, fit_em, fit_mle
 from pp_mlem.catalogue import find_model, model_names
 
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 RANDOM = 60
 PARAMETERS = 60  # beyond so many, no information
 NUMBERS, LIKELIHOOD, ESTIMATES = 1e-10, 1e-9, 1e-5
@@ -39,6 +37,7 @@ NUMBERS, LIKELIHOOD, ESTIMATES = 1e-10, 1e-9, 1e-5
 
 def cases() -> Iterator[tuple[str, Callable[[], Model]]]:
     """Names and how to build the models."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "fuzz")]
     import chain_programs
     import programs as random_programs
     import scan_programs
