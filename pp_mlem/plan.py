@@ -66,7 +66,7 @@ def sum_rows(model: Model) -> list[str]:
     for name in (*model.marginal.inner.order, *elimination.order):
         site = model.reading.sites[name]
         plates = _plates(model, site)
-        how = ", gathered into other plates" if site.vmapped and not site.scan else ""
+        how = ", gathered into other plates" if site.gathered else ""
         each = f"for each of {plates}" if plates else "once"
         found.append(f"{name}: {site.size} values, {each}{how}")
     for chain in model.marginal.chains:

@@ -765,6 +765,86 @@ def first_state_kept(x):
     scan(body, (z0, z0), x)
 
 
+# --- bodies that are written for one state, and do not broadcast over several ----------------
+
+
+def _two_states():
+    return numpyro.sample("P", dist.Dirichlet(jnp.ones((2, 2))).to_event(1))
+
+
+def row_of_a_state(x):
+    """Inputs times the row of a state: a matrix product over the wrong axis, for several states."""
+    B = numpyro.sample("B", dist.Normal(0, 1).expand([2, 2]).to_event(2))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Bernoulli(logits=jnp.stack([xt, 1.0]) @ B[z]))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=xt)
+        return z, None
+
+    scan(body, 0, x)
+
+
+def total_of_a_row(x):
+    P = _two_states()
+    B = numpyro.sample("B", dist.Normal(0, 1).expand([2, 2]).to_event(2))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.Normal((jnp.array([1.0, 2.0]) * B[z]).sum(), 1.0), obs=xt)
+        return z, None
+
+    scan(body, 0, x)
+
+
+def branches(x):
+    P = _two_states()
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        mean = jax.lax.switch(z, [lambda m: m, lambda m: 2 * m + 1], mu)
+        numpyro.sample("x", dist.Normal(mean, 1.0), obs=xt)
+        return z, None
+
+    scan(body, 0, x)
+
+
+def matrix_of_a_state(x):
+    P = _two_states()
+    s = numpyro.sample("s", dist.HalfNormal(1).expand([2, 2]).to_event(2))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.MultivariateNormal(jnp.ones(2), jnp.diag(s[z])), obs=xt)
+        return z, None
+
+    scan(body, 0, x)
+
+
+def array_of_a_state(x):
+    P = _two_states()
+    mu = numpyro.sample("mu", dist.Normal(0, 1).expand([2]).to_event(1))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.Normal(jnp.array([mu[z], -mu[z]]), 1.0).to_event(1), obs=xt)
+        return z, None
+
+    scan(body, 0, x)
+
+
+def logits_of_a_state(x):
+    a = numpyro.sample("a", dist.Normal(0, 1).expand([2]).to_event(1))
+
+    def body(z, xt):
+        z = numpyro.sample("z", dist.Categorical(logits=jnp.array([0.0, a[0] + a[1] * z])))
+        numpyro.sample("x", dist.Normal(1.0 * z, 1.0), obs=xt)
+        return z, None
+
+    scan(body, 0, x)
+
+
 CAPTURES = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 1]])  # (occasions, animals)
 
 PROGRAMS = [
@@ -780,5 +860,6 @@ PROGRAMS = [
     (cells_of_groups, CELLS), (seen_after_the_scan, X), (last_two_states, X),
     (gaps_under_a_class, PARTS), (gaps_after_first_states, PARTS), (met_but_not_carried, MISSING),
     (none_under_a_class, X), (second_order_beside_first, X[:3]), (second_order_padded, PARTS),
-    (first_state_kept, X),
+    (first_state_kept, X), (row_of_a_state, X), (total_of_a_row, X), (branches, X),
+    (matrix_of_a_state, PAIRS), (array_of_a_state, PAIRS), (logits_of_a_state, X),
 ]  # fmt: skip

@@ -387,7 +387,42 @@ def factored(y):
         numpyro.factor("density", -((y - mu * z) ** 2) / 2)
 
 
+def drawn_by_size(y):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    mu = numpyro.sample("mu", dist.Normal(0, 1), sample_shape=(2,))
+    z = numpyro.sample("z", dist.Categorical(w), sample_shape=(len(y),))
+    numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+
+
+def scaled_identity(y):
+    s = numpyro.sample("s", dist.HalfNormal(1).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        root = jnp.eye(2) * s[z][..., None, None]
+        numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(2), scale_tril=root), obs=y)
+
+
+def loop_of_arrays(y):
+    p = numpyro.sample("p", dist.Beta(1, 1).expand([2]).to_event(1))
+    z = 0
+    for t in range(3):
+        z = numpyro.sample(f"z{t}", dist.Categorical(jnp.array([1 - p[z], p[z]])))
+        numpyro.sample(f"y{t}", dist.Normal(1.0 * z, 1), obs=y[t])
+
+
+def argument_names(y):
+    """Sites that have the names of NumPyro's own arguments."""
+    fn = numpyro.sample("fn", dist.Beta(1, 9))
+    with numpyro.plate("kwargs", len(y)):
+        args = numpyro.sample("args", dist.Bernoulli(fn))
+        numpyro.sample("value", dist.Normal(args, 1), obs=y)
+
+
 IDIOMS = {
+    "draws by their size": (drawn_by_size, {}),
+    "scaled identity": (scaled_identity, {}),
+    "arrays in a loop": (loop_of_arrays, {}),
+    "names of arguments": (argument_names, {}),
     "function": (mixture, {}),
     "keywords": (mixture, {"scale": 2, "other": 3}),
     "partial": (functools.partial(mixture, offset=1), {}),
@@ -406,7 +441,8 @@ IDIOMS = {
 @pytest.mark.parametrize("name", sorted(IDIOMS))
 def test_idiom(name):
     program, options = IDIOMS[name]
-    agrees(program, X[:3, None] if program is stacked else X, **options)
+    data = {stacked: X[:3, None], scaled_identity: X[:4].reshape(2, 2)}.get(program, X)
+    agrees(program, data, **options)
 
 
 def test_parameter_of_each_column_is_no_ambiguity():

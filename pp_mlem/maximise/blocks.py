@@ -129,12 +129,12 @@ def _closed(
     family = members[0].family
     if family is None:
         return members[0].reason
-    vmapped = {s.name for s in reading.slots if s.vmapped}
     arguments: dict[str, list[str]] = {}
     constant: set[str] = set()
     for member in members:
-        if (set(member.latents) - {member.law_of}) & vmapped:
-            return f"'{member.site}' depends on a latent that is gathered from another plate"
+        single = reading.one_at_a_time(set(member.latents) - {member.law_of})
+        if single:
+            return f"'{member.site}': {single}"
         if reading.sites[member.site].timed:
             return f"the arguments of '{member.site}' vary with the step"
         if (

@@ -140,7 +140,6 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
         _check_supports(reading, reading.sites[name], static[name][0], found)
     parameters = frozenset(reading.space.names)
     slot_names = frozenset(s.name for s in reading.slots)
-    vmapped = frozenset(s.name for s in reading.slots if s.vmapped)
     factors = []
     for site in (*reading.laws, *reading.observed):
         depends = reading.dependencies[site.name]
@@ -174,8 +173,8 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
             blocked = keep & set(varying)
             if site.timed:
                 reason = "its parameters vary with the step"
-            elif set(latents) & vmapped:
-                reason = "it is gathered from another plate"
+            elif reading.one_at_a_time(latents):
+                reason = reading.one_at_a_time(latents)
             elif depends.get("mask"):
                 reason = f"its mask depends on {', '.join(sorted(depends['mask']))}"
             elif value_parents:

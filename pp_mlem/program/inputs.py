@@ -89,12 +89,13 @@ def _is_settled(limit: Any) -> bool:
 
 
 def _neutral(reading: Reading) -> tuple[dict, dict]:
-    """Parameters inside their supports, and every latent outside of a scan at its first value."""
+    """Parameters inside their supports, and latents at their first value; states of a scan run
+    through all of theirs where the program broadcasts."""
     params = {n: np.asarray(v) for n, v in neutral_parameters(reading, 0).items()}
     latents = {
         s.name: np.full(reading.plate_shape(s.dims), reading.values[s.name][0])
         for s in reading.latents
-        if not s.scan
+        if not s.scan or s.vmapped
     }
     return params, latents
 
@@ -272,11 +273,13 @@ class Unchecked:
 def read_inputs(reading: Reading) -> Inputs | Unchecked:
     """The checks of a program's arguments. Where it cannot run with its latents enumerated,
     `read_factors` tells of it; if that runs, what is not checked is to be told."""
-    try:
-        return Inputs(reading)
-    except Exception as error:  # a program may raise anything
-        reason = str(error).strip().splitlines() or [""]
-        return Unchecked(f"{type(error).__name__}: {reason[0]}")
+    for way in (reading, reading.mapped):
+        try:
+            return Inputs(way)
+        except Exception as error:  # a program may raise anything
+            reason = str(error).strip().splitlines() or [""]
+            told = f"{type(error).__name__}: {reason[0]}"
+    return Unchecked(told)
 
 
 class _OneCheck:

@@ -46,9 +46,19 @@ def with_arrays(fn: Any) -> Any:
     return made
 
 
+def settle_distribution(msg: dict[str, Any]) -> None:
+    """Give a sample site a distribution of arrays, as large as its draws: `sample_shape` is part of
+    the batch, as a plate makes it."""
+    msg["fn"] = with_arrays(msg["fn"])
+    shape = msg["kwargs"].get("sample_shape", ())
+    if shape and not msg.get("is_observed"):
+        msg["fn"] = msg["fn"].expand_by(shape)
+        msg["kwargs"]["sample_shape"] = ()
+
+
 class Literals(Messenger):
     """Makes the lists in distributions arrays, for all that NumPyro itself runs."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample":
-            msg["fn"] = with_arrays(msg["fn"])
+            settle_distribution(msg)

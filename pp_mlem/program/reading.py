@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.ops.provenance import eval_provenance
 
 from pp_mlem.families import family_of
 from pp_mlem.precision import quick_jit
@@ -52,6 +51,7 @@ from pp_mlem.program.trace import (
     is_factor,
     listed,
     neutral_value,
+    provenance,
     run_program,
     unwrap,
 )
@@ -123,6 +123,21 @@ class Reading:
         order = [s.name for s in self.slots]
         return -(self.depth + 1 + order.index(name))
 
+    @cached_property
+    def mapped(self) -> Reading:
+        """The same with every latent enumerated by vmap: the program then meets one value at a time
+        and need not broadcast."""
+        slots = {s.name for s in self.slots}
+        sites = {n: replace(s, vmapped=s.vmapped or n in slots) for n, s in self.sites.items()}
+        return replace(self, sites=sites)
+
+    def one_at_a_time(self, latents: Collection[str]) -> str:
+        """Why a site is computed for one value of these latents at a time ("": it is not)."""
+        own = [self.sites[n] for n in latents if self.sites[n].vmapped]
+        if any(s.gathered for s in own):
+            return "it is gathered from another plate"
+        return "the program is run for one value of its latents at a time" if own else ""
+
     def zeros(self) -> dict[str, np.ndarray]:
         """Every latent that is enumerated by vmap, at one value."""
         return {s.name: np.zeros(self.plate_shape(s.dims), int) for s in self.latents if s.vmapped}
@@ -154,7 +169,7 @@ class Reading:
         number of steps of each scan.
         """
         given = latents or {}
-        outer = [s for s in self.slots if s.vmapped and s.name not in given]
+        outer = [s for s in self.slots if s.vmapped and not {s.name, s.origin} & given.keys()]
         steps = {n for n, s in self.sites.items() if s.timed}
         steps |= set(self.sites) if wide is True else set(wide or ())
 
@@ -308,20 +323,24 @@ def _in_sequence(
     """The same at given states, step after step, as NumPyro itself would run the program."""
     values = {n: jnp.asarray(given[n]) for n in scan.latents}
 
-    def one(carry: Any, t: Any) -> tuple[Any, Any]:
+    def one(carry: Any, t: Any, begins: int | None = None) -> tuple[Any, Any]:
         def state(msg: dict[str, Any]) -> Any:
             if msg["name"] not in values:
                 return neutral_value(msg, 0)
             return values[msg["name"]][t].reshape(msg["fn"].batch_shape)
 
         new, y, messages = body.step(carry, t, state)
-        taken = {n: extract(replace(messages[n], name=scan.names(n)[0])) for n in scan.sites}
+        taken = {}
+        for n in scan.sites:
+            paired = scan.later(n) if begins is None else at_step(n, begins)
+            name = paired if n in scan.pairs else n
+            taken[n] = extract(replace(messages[n], name=name))
         return new, (taken, y)
 
     carry, pieces = body.init, []
     start = min(scan.start, body.length)
     for t in range(start):
-        carry, piece = one(carry, t)
+        carry, piece = one(carry, t, t)
         pieces.append(piece)
     rest = None
     if body.length > start:
@@ -723,7 +742,7 @@ def _dependencies(
         )
         return {n: site_parts(m) for n, m in outside.items() if m.kind == "sample"} | found
 
-    flat = eval_provenance(parts, **values, **{_DATA: dynamic})
+    flat = provenance(parts, values | {_DATA: dynamic})
 
     def union(tree: Any) -> frozenset[str]:
         leaves = jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset))
@@ -1065,5 +1084,5 @@ def _mark_gathered(reading: Reading) -> Reading:
             and not latent.scan
         ]
         if any(not latent.plates <= child.plates for child in children):
-            sites[latent.name] = replace(latent, vmapped=True)
+            sites[latent.name] = replace(latent, vmapped=True, gathered=True)
     return replace(reading, sites=sites)

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from numpyro.ops.provenance import eval_provenance
 
 from pp_mlem.program.trace import (
     Message,
@@ -28,6 +27,7 @@ from pp_mlem.program.trace import (
     Timed,
     is_discrete,
     neutral_value,
+    provenance,
 )
 
 STEP = "the step"  # what varies with the step, in provenance
@@ -230,7 +230,7 @@ def discover(
         new, _, found = body.step(old, 0, lambda msg: given[msg["name"]], given[INPUTS])
         return jax.tree.leaves(new), {n: parts(m) for n, m in found.items() if m.kind == "sample"}
 
-    flat_leaves, flat_sites = eval_provenance(traced, **{INPUTS: body.x(0)}, **tokens, **values)
+    flat_leaves, flat_sites = provenance(traced, {INPUTS: body.x(0)} | tokens | values)
     depends = [frozenset(d) for d in flat_leaves]
     sites = {
         n: frozenset().union(*jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, frozenset)))

@@ -50,6 +50,7 @@ class Site:
     event_shape: tuple[int, ...] = ()
     size: int = 0  # latents: number of values
     vmapped: bool = False  # latents: enumerated by vmap instead of a fresh dimension
+    gathered: bool = False  # latents: some site outside of its plates reads it, as in g[group]
     prior: bool = True  # parameters: False for numpyro.param
     support: Any = None  # parameters: the constraint
     shape: tuple[int, ...] = ()  # parameters: shape of the constrained value

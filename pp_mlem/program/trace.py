@@ -23,11 +23,12 @@ from numpyro.distributions.distribution import (
     Unit,
     validation_enabled,
 )
+from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from pp_mlem.precision import alone, quick_jit
 from pp_mlem.program.arguments import Arguments, observed_array
-from pp_mlem.program.literals import Literals, with_arrays
+from pp_mlem.program.literals import Literals, settle_distribution, with_arrays
 
 INTEGER_INTERVAL = type(dist.constraints.integer_interval(0, 1))
 
@@ -100,7 +101,7 @@ class Runner(Messenger):
             )
         _check_name(self.kinds, msg)
         if msg["type"] == "sample":
-            msg["fn"] = with_arrays(msg["fn"])
+            settle_distribution(msg)
         if msg["type"] == "param" and self.inside:
             raise Refused(
                 f"numpyro.param '{msg['name']}' stands inside the body of a scan; declare it "
@@ -308,6 +309,19 @@ def _messages(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict[s
     return messages
 
 
+def provenance(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """Of every leaf of function(**values), the names of the values that it depends on."""
+    found = eval_provenance(
+        lambda **given: function(**{k[1:]: v for k, v in given.items()}),
+        **{f"={k}": v for k, v in values.items()},  # a site may be called "fn", as NumPyro's argument
+    )
+
+    def names(leaf: frozenset[str]) -> frozenset[str]:
+        return frozenset(n[1:] for n in leaf)
+
+    return jax.tree.map(names, found, is_leaf=lambda leaf: isinstance(leaf, frozenset))
+
+
 @dataclass(frozen=True)
 class Bare:
     """A distribution with Expanded, Independent and Masked taken off.
@@ -375,7 +389,7 @@ def _determine(msg: dict[str, Any]) -> None:
     """Give an unobserved Delta its one value, as numpyro.deterministic would; its weight counts as
     that of a numpyro.factor."""
     point, shape = innermost(msg["fn"]), msg["fn"].batch_shape + msg["fn"].event_shape
-    msg["value"] = jnp.broadcast_to(point.v, msg["kwargs"].get("sample_shape", ()) + shape)
+    msg["value"] = jnp.broadcast_to(point.v, shape)
     density = point.log_density
     if isinstance(density, jax.core.Tracer) or np.any(np.asarray(density) != 0):
         msg["fn"] = Unit(msg["fn"].log_prob(msg["value"]))  # what numpyro.factor would add
@@ -486,7 +500,7 @@ def neutral_value(msg: dict[str, Any], seed: int) -> Any:
     if msg["type"] == "param":
         return initial_value(msg)
     fn = msg["fn"]
-    shape = msg["kwargs"].get("sample_shape", ()) + fn.batch_shape
+    shape = fn.batch_shape
     if is_discrete(fn):
         bare = unwrap(fn)
         if not bare.columns and not bare.fn.event_shape:
@@ -497,7 +511,7 @@ def neutral_value(msg: dict[str, Any], seed: int) -> Any:
                 return jnp.full(shape, top)
             except ValueError:
                 pass
-        return fn.sample(jax.random.key(seed), msg["kwargs"].get("sample_shape", ()))
+        return fn.sample(jax.random.key(seed))
     try:
         transform = dist.biject_to(fn.support)
     except NotImplementedError:

@@ -348,12 +348,14 @@ def _check_laws(reading: Reading, factors: tuple[Factor, ...], tables: dict[str,
     """Every latent's probabilities sum to one, and every state of a chain can be reached."""
     supports: dict[str, np.ndarray] = {}
     for factor in factors:
-        if not factor.law_of or any(s.vmapped for s in reading.slots):
-            continue
-        if reading.sites[factor.site].hidden:
+        if not factor.law_of or reading.sites[factor.site].hidden:
             continue
         table = np.asarray(tables[factor.site])
-        axis = table.ndim + reading.latent_dim(factor.law_of)
+        outer = [s.name for s in reading.slots if s.vmapped and s.name in factor.latents]
+        if factor.law_of in outer:
+            axis = outer.index(factor.law_of)
+        else:
+            axis = table.ndim + reading.latent_dim(factor.law_of)
         if axis < 0:
             continue
         total = np.exp(table).sum(axis)
@@ -392,40 +394,37 @@ def read_factors(reading: Reading, dynamic: tuple) -> Verification:
 
     Raises ValueError for a site whose density is not that of NumPyro either way.
     """
+    told: Exception | None = None
     try:
         found = Verification(Gathers(reading, plan_factors(reading, dynamic)))
-        wrong = found.difference(dynamic)
-    except (TypeError, ValueError, IndexError, jax.errors.JAXTypeError) as error:
-        told = isinstance(error, Refused) or str(error).startswith(("latent '", "observed site"))
-        if isinstance(error, ValueError) and told:
-            raise
+        if found.difference(dynamic) is None:
+            return found
+    except Exception as error:  # a program may raise anything where shapes are not its own
         if not reading.latents:
             raise
-        wrong = Difference("", str(error).split("\n")[0])
-    if wrong is None:
-        return found
-    if not reading.latents:
-        raise _misread(wrong)
-    sites = {
-        n: replace(s, vmapped=True) if s in reading.slots else s for n, s in reading.sites.items()
-    }
-    again = replace(reading, sites=sites)
+        told = error if _is_refusal(error) else None
+    again = reading.mapped
     try:
         found = Verification(Gathers(again, plan_factors(again, dynamic)))
         wrong = found.difference(dynamic)
     except jax.errors.ConcretizationTypeError as error:
-        raise control_flow_error([s.name for s in reading.latents], error) from None
-    except (TypeError, ValueError, IndexError) as error:
-        told = isinstance(error, Refused) or str(error).startswith(("latent '", "observed site"))
-        if isinstance(error, ValueError) and told:
-            raise
+        raise told or control_flow_error([s.name for s in reading.latents], error) from None
+    except Exception as error:
+        if told or _is_refusal(error):
+            raise told or error from None
         raise ValueError(
             f"the program cannot be run with its latents enumerated: {error}. Index parameters by "
             "the latent (mu[z]) or use jnp.where."
         ) from error
     if wrong is not None:
-        raise _misread(wrong)
+        raise told or _misread(wrong)
     return found
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error is already told in the program's own words."""
+    ours = str(error).startswith(("latent '", "observed site"))
+    return isinstance(error, Refused) or (isinstance(error, ValueError) and ours)
 
 
 def _misread(difference: Difference) -> ValueError:
