@@ -116,17 +116,20 @@ def _elements(message: Message) -> tuple[jax.Array, jax.Array, jax.Array, int]:
     columns are joined, and how many these are. What is missing or masked counts as not there."""
     bare = unwrap(message.fn)
     value = jnp.asarray(message.value)
-    missing = jnp.zeros((), bool)
+    missing, support = jnp.zeros((), bool), bare.fn.support
+    inside = support.check(value)  # latents and parameters may widen it
+    event_shape = value.shape[value.ndim - len(bare.fn.event_shape) :]
+    value = jnp.broadcast_to(value, (*inside.shape, *event_shape))
     if jnp.issubdtype(value.dtype, jnp.floating):
         event = tuple(range(-len(bare.fn.event_shape), 0))
         cells = jnp.isnan(value).any(event, keepdims=True)
         missing = cells.reshape(cells.shape[: cells.ndim - len(event)])
-        value = jnp.where(cells, bare.fn.support.feasible_like(value), value)
+        value = jnp.where(cells, support.feasible_like(value), value)
     density = log_density(bare.fn, value)
     seen = jnp.broadcast_to(~missing, jnp.broadcast_shapes(density.shape, missing.shape))
     for mask in bare.masks:
         seen = seen & mask
-    return value, density, seen, bare.columns
+    return value, density, seen & (inside | missing), bare.columns
 
 
 def _numbers(own: dict[str, jax.Array]) -> tuple:

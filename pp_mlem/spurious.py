@@ -13,7 +13,7 @@ from pp_mlem.precision import lean_jit, quick_jit
 from pp_mlem.problem import Problem, at_one_value
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
-from pp_mlem.program.space import is_simplex
+from pp_mlem.program.space import is_half_line, is_simplex
 from pp_mlem.status import Status
 
 SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
@@ -21,6 +21,7 @@ HATHAWAY_RATIO = 1e-3
 COLLAPSE_RATIO = 1e-6
 EDGE_COST = 0.01  # nats lost by moving onto an edge, below which the data do not know better
 NEAR = 1e-3  # of the width of an interval or a simplex: nearer entries are tried
+FAR_OUT, OUTWARD = 1e7, 1e100  # values of a half-line that may be infinite; how much farther
 NEAR_HALF_LINE = 1e-6
 AT_ONCE = 16
 
@@ -163,11 +164,14 @@ def edge_masks(
     near and moving it onto the edge, all else equal, lowers the exact objective by less than
     `EDGE_COST` nats (a hundredth of one observation, where the entry is a probability or a rate).
     A probability of 1e-6 behind a thousand events is no edge: moving it to zero costs them all.
+    Infinity is the other edge of a half-line, for one entry or for all that are far out in their
+    proportions: the concentration of counts that are not dispersed.
     `evaluate` is a compiled `edge_objective`; it runs only where an entry is near an edge.
     """
     space = problem.space
     masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in space.sites}
     where, proposals, owners = space.slices(), [], []
+    vector = np.asarray(vector, float)
     for site in space.sites:
         value = np.asarray(params[site.name], float)
         base = _base_support(site.support)
@@ -180,28 +184,48 @@ def edge_masks(
             moved[index] = target
             if is_simplex(site.support):
                 moved /= moved.sum(-1, keepdims=True)
-            owners.append((site.name, index))
-            proposals.append((site.name, moved))
+            owners.append([(site.name, index)])
+            proposals.append(_with_values(problem, vector, {site.name: moved}))
         for index, place, target in _near_coordinates(base, value, vector[where[site.name]]):
-            owners.append((site.name, index))
-            proposals.append((where[site.name].start + place, target))
+            owners.append([(site.name, index)])
+            proposals.append(vector.copy())
+            proposals[-1][where[site.name].start + place] = target
+    for entries in _far_out(problem, params):
+        values = {n: np.array(params[n], float) for n, _ in entries}
+        for name, index in entries:
+            values[name][index] = min(OUTWARD * values[name][index], 1e300)
+        owners.append(entries)
+        proposals.append(_with_values(problem, vector, values))
     if not proposals:
         return masks
-    vectors = []
-    for key, target in proposals:
-        moved = np.array(vector, float)
-        if isinstance(key, str):
-            one = space.only(frozenset({key}))
-            moved[where[key]] = np.asarray(one.to_vector({key: target}))
-        else:
-            moved[key] = target
-        vectors.append(moved)
-    cost = objective_at(evaluate, vector, [np.asarray(vector)], data, fixed)[0] - objective_at(
-        evaluate, vector, vectors, data, fixed
+    cost = objective_at(evaluate, vector, [vector], data, fixed)[0] - objective_at(
+        evaluate, vector, proposals, data, fixed
     )
-    for (name, index), lost in zip(owners, cost, strict=True):
-        masks[name][index] |= bool(lost < EDGE_COST)
+    for entries, lost in zip(owners, cost, strict=True):
+        for name, index in entries if lost < EDGE_COST else ():
+            masks[name][index] = True
     return masks
+
+
+def _with_values(problem: Problem, vector: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
+    """The vector with these parameters at these values."""
+    moved, where = vector.copy(), problem.space.slices()
+    for name, value in values.items():
+        one = problem.space.only(frozenset({name}))
+        moved[where[name]] = np.asarray(one.to_vector({name: value}))
+    return moved
+
+
+def _far_out(problem: Problem, params: dict[str, Any]) -> list[list[tuple[str, tuple]]]:
+    """Entries of half-lines that may be on their way to infinity: each, and all together."""
+    entries = [
+        (site.name, index)
+        for site in problem.space.sites
+        if is_half_line(site.support)
+        for index in np.ndindex(*np.shape(params[site.name]))
+        if FAR_OUT < np.asarray(params[site.name], float)[index] < np.inf
+    ]
+    return [[e] for e in entries] + ([entries] if len(entries) > 1 else [])
 
 
 def edge_objective(problem: Problem) -> Callable:

@@ -528,7 +528,37 @@ def unconstrained_scale(y):
     numpyro.sample("y", dist.Normal(0, numpyro.param("sigma", 1.0)), obs=y)
 
 
+def total_over_rows(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+    numpyro.factor("density", dist.Normal(mu * z, 1).log_prob(y).sum())
+
+
+def hidden_draw(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("rows", len(y)):
+        with handlers.block():
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu * z, 1), obs=y)
+
+
+def own_noise(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 1))
+    noise = jax.random.normal(numpyro.prng_key(), (len(y),))
+    numpyro.sample("y", dist.Normal(mu + noise, 1), obs=y)
+
+
+def network(y):
+    net = numpyro.module("net", (lambda key, shape: (shape, {}), lambda w, x: x), (1,))
+    numpyro.sample("y", dist.Normal(net(0.0), 1), obs=y)
+
+
 REFUSED = {
+    "total over rows": (total_over_rows, "'z' of plate 'rows' enters 'density'.*leave out the sum"),
+    "hidden draw": (hidden_draw, "random numbers that are no site.*handlers.block"),
+    "noise of its own": (own_noise, "random numbers that are no site.*numpyro.prng_key"),
+    "network": (network, "'net.params' is that of a neural network"),
     "branch on rows of a latent": (branch_on_rows, "value of 'z' in Python.*if z else.*jnp.where"),
     "loop over a latent": (loop_over_latent, r"value of 'z' in Python.*range\(z\).*jnp.where"),
     "rows of a latent as a number": (number_of_rows, "value of 'z' in Python.*jnp.where"),

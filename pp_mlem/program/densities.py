@@ -1,12 +1,22 @@
-"""Log densities whose derivatives, first and second, exist wherever their values do."""
+"""Log densities whose derivatives, first and second, exist wherever their values do, and whose
+digits hold at extreme parameters."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import betaln, gammaln
+from numpyro.distributions import StudentT
+from numpyro.distributions.conjugate import (
+    BetaBinomial,
+    DirichletMultinomial,
+    GammaPoisson,
+    NegativeBinomialLogits,
+)
 from numpyro.distributions.discrete import (
     BernoulliProbs,
     BinomialProbs,
@@ -24,6 +34,11 @@ from pp_mlem.program.trace import INTEGER_INTERVAL, innermost
 _SWITCHED = {
     BernoulliProbs: "probs", BinomialProbs: "probs", GeometricProbs: "probs", Poisson: "rate",
 }  # fmt: skip
+
+
+FAR = 1e4  # an argument of the gamma function beyond which its ratios are those of its series
+# Where a distribution holds others, whose densities it calls.
+_PARTS = ("base_dist", "_component_distribution", "_component_distributions")
 
 
 def log_density(fn: Any, value: Any) -> jax.Array:
@@ -54,7 +69,113 @@ def as_numbers(fn: Any, value: Any) -> Any:
     return value
 
 
+def log_gamma_ratio(a: Any, n: Any) -> jax.Array:
+    """log(Gamma(a + n) / Gamma(a)) for n >= 0: by the difference of two logarithms all digits are
+    lost once `a` is large (nothing is left at 1e20), by Stirling's series none."""
+    a, n = jnp.asarray(a, jnp.result_type(float)), jnp.asarray(n, jnp.result_type(float))
+    near = jnp.where(a > FAR, 1.0, a)
+    return jnp.where(a > FAR, _far_ratio(a, n), gammaln(near + n) - gammaln(near))
+
+
+def _far_ratio(a: jax.Array, n: jax.Array) -> jax.Array:
+    a = jnp.where(a > FAR, a, FAR)
+    series = (a - 0.5) * jnp.log1p(n / a) + n * jnp.log(a + n) - n
+    return series + (1 / (a + n) - 1 / a) / 12
+
+
+def _student_t(fn: Any, value: Any) -> jax.Array:
+    y = (value - fn.loc) / fn.scale
+    scale = log_gamma_ratio(fn.df / 2, 0.5) - 0.5 * jnp.log(fn.df * jnp.pi) - jnp.log(fn.scale)
+    return scale - 0.5 * (fn.df + 1) * jnp.log1p(y**2 / fn.df)
+
+
+def _beta_binomial(fn: Any, value: Any) -> jax.Array:
+    n, a, b = fn.total_count, fn.concentration1, fn.concentration0
+    ways = gammaln(n + 1.0) - gammaln(value + 1.0) - gammaln(n - value + 1.0)
+    rest = jnp.maximum(n - value, 0)  # below zero only outside of the support
+    found = log_gamma_ratio(a, value) + log_gamma_ratio(b, rest) - log_gamma_ratio(a + b, n)
+    far = (a > FAR) | (b > FAR)
+    a, b = jnp.where(far, 1.0, a), jnp.where(far, 1.0, b)
+    return ways + jnp.where(far, found, betaln(value + a, rest + b) - betaln(b, a))
+
+
+def _dirichlet_multinomial(fn: Any, value: Any) -> jax.Array:
+    total = value.sum(-1)
+    ways = gammaln(total + 1.0) - gammaln(value + 1.0).sum(-1)
+    up = log_gamma_ratio(fn.concentration, value).sum(-1)
+    return ways + up - log_gamma_ratio(fn.concentration.sum(-1), total)
+
+
+def _gamma_poisson(fn: Any, value: Any) -> jax.Array:
+    a, value = jnp.asarray(fn.concentration, jnp.result_type(float)), value * 1.0
+    near = jnp.where(a > FAR, 1.0, a)
+    own = -betaln(near, value + 1) - jnp.log(near + value)
+    ways = jnp.where(a > FAR, _far_ratio(a, value) - gammaln(value + 1), own)
+    return ways - a * jnp.log1p(1 / fn.rate) - value * jnp.log1p(fn.rate)
+
+
+def _negative_binomial(fn: Any, value: Any) -> jax.Array:
+    found = log_gamma_ratio(fn.total_count, value) - gammaln(value + 1.0)
+    found = found - fn.total_count * jax.nn.softplus(fn.logits)
+    return found - value * jax.nn.softplus(-fn.logits)
+
+
+_RATIOS: dict[type, Callable[[Any, Any], jax.Array]] = {
+    StudentT: _student_t,
+    BetaBinomial: _beta_binomial,
+    DirichletMultinomial: _dirichlet_multinomial,
+    GammaPoisson: _gamma_poisson,
+    NegativeBinomialLogits: _negative_binomial,
+}
+
+
+def _ratio(fn: Any) -> Callable[[Any, Any], jax.Array] | None:
+    """Our density of a family that takes ratios of gamma functions, without NumPyro's digits."""
+    return next((_RATIOS[kind] for kind in type(fn).__mro__ if kind in _RATIOS), None)
+
+
+class _Part:
+    """A distribution inside another, with our density."""
+
+    def __init__(self, fn: Any) -> None:
+        self._fn = fn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fn, name)
+
+    def log_prob(self, value: Any, *rest: Any) -> jax.Array:
+        return _log_prob(self._fn, value)
+
+
+def _with_parts(fn: Any) -> Any:
+    """The distribution with our densities inside, as of a zero-inflated negative binomial."""
+    for name in _PARTS:
+        held = vars(fn).get(name) if hasattr(fn, "__dict__") else None
+        parts = held if isinstance(held, (list, tuple)) else [] if held is None else [held]
+        if not any(_is_ours(part) for part in parts):
+            continue
+        ours = [_Part(part) if _is_ours(part) else part for part in parts]
+        fn = _with(fn, name, type(held)(ours) if isinstance(held, (list, tuple)) else ours[0])
+    return fn
+
+
+def _is_ours(fn: Any) -> bool:
+    return _ratio(fn) is not None or _with_parts(fn) is not fn
+
+
 def _log_prob(fn: Any, value: Any) -> jax.Array:
+    """log f of a value of the kind that NumPyro takes; minus infinity outside of the support where
+    NumPyro is to see to that."""
+    ratio = _ratio(fn)
+    if ratio is None:
+        return _switched(_with_parts(fn), value)
+    density = ratio(fn, value)
+    if fn._validate_args:
+        density = jnp.where(fn._validate_sample(value), density, -jnp.inf)
+    return density
+
+
+def _switched(fn: Any, value: Any) -> jax.Array:
     """NumPyro's log density. At a probability or rate of zero its second derivative is the square
     of 1 / 0 (its first, too, for Poisson and Multinomial): there the density is that of a constant,
     as NumPyro's own clamping has it."""

@@ -43,6 +43,29 @@ def without_missing(dynamic: tuple) -> tuple:
     return tuple(fill(a) for a in dynamic)
 
 
+def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) -> ValueError:
+    """The refusal of a site that reads units of a latent in a way that no structure sums."""
+    site, plates = factor.site, sorted(own)
+    if not factor.plates:
+        where = ", ".join(f"'{p}'" for p in plates)
+        how = (
+            f"Write it inside plate {where} and leave out the sum: numpyro.factor adds up the rows of its "
+            "plates."
+            if reading.sites[site].distribution == "Unit"
+            else f"A site inside plate {where} that reads its own unit can be summed; a total, "
+            f"product or list over all units cannot, but by observing '{latent}' (observe={{...}})."
+        )
+        return ValueError(
+            f"latent '{latent}' of plate {where} enters '{site}', which is outside of it, with all its "
+            f"units at once. {how}"
+        )
+    return ValueError(
+        f"latent '{latent}' reaches '{site}' across plates {plates} and {sorted(factor.plates)}. Only "
+        "one plate gathered into one other plate, as in g[group], can be summed. Give the units of a "
+        "row one joint latent (a Categorical over their patterns), or a site each instead of a plate."
+    )
+
+
 def gathered_factors(
     reading: Reading, factors: tuple[Factor, ...]
 ) -> dict[Pair, tuple[tuple[str, Factor], ...]]:
@@ -58,11 +81,7 @@ def gathered_factors(
             if not missing:
                 continue
             if len(own) != 1 or len(surplus) != 1:
-                raise ValueError(
-                    f"latent '{latent}' reaches '{factor.site}' across plates {sorted(own)} and "
-                    f"{sorted(factor.plates)}. Only one plate gathered into one other plate, as in "
-                    "g[group], can be summed."
-                )
+                raise _across(reading, latent, factor, own)
             pair = next(iter(surplus)), next(iter(missing))
             found.setdefault(pair, []).append((latent, factor))
     return {pair: tuple(members) for pair, members in found.items()}

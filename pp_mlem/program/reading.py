@@ -656,7 +656,15 @@ def site_parts(message: Message) -> dict[str, Any]:
     if message.observed:
         parts["value"] = message.value
         if not is_factor(message.fn):
-            parts["log_prob"] = log_density(bare.fn, message.value)
+            try:
+                parts["log_prob"] = log_density(bare.fn, message.value)
+            except (TypeError, ValueError) as error:
+                if isinstance(error, _CONCRETE_ERRORS):
+                    raise
+                raise Refused(
+                    f"site '{message.name}' ({type(bare.fn).__name__}): NumPyro cannot compute its "
+                    f"log density: {str(error).splitlines()[0]}"
+                ) from error
     elif not is_discrete(bare.fn):
         parts["support"] = jax.tree.leaves(bare.fn.support)
     return parts
@@ -1053,9 +1061,10 @@ def control_flow_error(names: list[str], error: Exception) -> ValueError:
     text = str(error).splitlines()[0]
     if "__array__()" in text:
         return ValueError(
-            f"the program hands the value of {told} to NumPy, or in a Python list to a distribution"
-            f"{own_line(error)}. Its value is not known while the program runs: write jnp.exp, "
-            "jnp.array, ... for np.exp, np.array, ..., and jnp.array([a, b]) for the list [a, b]."
+            f"the program hands the value of {told}, or another array of JAX's, to NumPy or in a "
+            f"Python list to a distribution{own_line(error)}. Such values are not known while the "
+            "program runs: write jnp.exp, jnp.array, ... for np.exp, np.array, ..., and "
+            "jnp.array([a, b]) for the list [a, b]."
         )
     if "scalar index" in text or "__index__()" in text:
         return ValueError(

@@ -92,6 +92,13 @@ class Runner(Messenger):
                 )
             msg["value"] = self.on_scan(self, msg)
             return
+        if msg["type"] == "prng_key" and msg["value"] is None:
+            raise Refused(
+                "the program draws random numbers that are no site: by numpyro.prng_key(), or at a "
+                "sample statement that handlers.block hides. What is drawn would stand in the "
+                "likelihood as if it were known. Let the site be seen, give it a value "
+                "(handlers.substitute or condition), or draw with a key of your own (jax.random.key(0))."
+            )
         name = str(msg.get("name") or "")
         if msg["type"] in ("sample", "param") and ("Tracer(" in name or "Traced<" in name):
             raise Refused(
@@ -485,6 +492,12 @@ def as_floating(value: Any) -> jax.Array:
 def initial_value(msg: dict[str, Any]) -> jax.Array:
     """The initial value of a `numpyro.param`: a number, an array-like, or a function of a key."""
     value = msg["fn"](*msg["args"], **msg["kwargs"])
+    if msg["name"].endswith("$params"):
+        raise Refused(
+            f"numpyro.param '{msg['name']}' is that of a neural network (numpyro.module, flax_module, "
+            "haiku_module, ...), whose parameters are no single array. Write the network with arrays "
+            "that are sites of the program: w = numpyro.param('w', ...), jnp.tanh(x @ w) @ v."
+        )
     try:
         return as_floating(value)
     except (TypeError, ValueError):
