@@ -256,3 +256,51 @@ def test_integers_are_never_wrapped():
     assert Model(plain, large.astype(int)).log_likelihood(NEAR) == pytest.approx(
         log_density(0, large)
     )
+
+
+# --- long data beside numbers of rows ------------------------------------------------------------
+
+LONG = np.random.default_rng(5).normal(size=6001)
+
+
+def rows_by_number(x, n):
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+    with numpyro.plate("rows", n):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def rows_of_its_own(x, n):
+    rows_by_number(x, len(LONG))
+
+
+def one_more(x, n):
+    """The row before, from an array that is one longer."""
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+    with numpyro.plate("rows", n - 1):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("x", dist.Normal(mu[z] + 0.5 * x[:-1], 1.0), obs=x[1:])
+
+
+def value_for_each_row(x, n):
+    """A number that is as large as the data are long, and is none of their rows."""
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([n]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+@pytest.mark.parametrize("program", [rows_by_number, rows_of_its_own, one_more, value_for_each_row])
+def test_long_data_beside_a_number_of_rows(program):
+    n = len(LONG)
+    model = Model(program, LONG, n)
+    mu = np.array([-0.5, 1.0]) if program is not value_for_each_row else np.arange(n) / n
+    mean = 0.5 * LONG[:-1] if program is one_more else 0.0
+    seen = LONG[1:] if program is one_more else LONG
+    parts = [
+        np.log(w) - 0.5 * (seen - m - mean) ** 2 - 0.5 * np.log(2 * np.pi)
+        for w, m in zip([0.7, 0.3], mu[:2], strict=True)
+    ]
+    expected = np.logaddexp(*parts).sum()
+    assert model.log_likelihood({"mu": mu}) == pytest.approx(expected, rel=1e-10)
+    assert model.n_observations == len(seen)

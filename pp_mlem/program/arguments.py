@@ -219,13 +219,15 @@ class Arguments:
         return (dataclasses.replace(self, form=form) for form in choices)
 
     def call(self, program: Callable[..., Any], dynamic: tuple[Any, ...]) -> Any:
-        """Call `program` with these arguments, the arrays replaced by `dynamic`."""
+        """Call `program` with these arguments, the arrays replaced by `dynamic`. Where those are cut
+        to their first rows, numbers that are their length follow."""
         arrays, form = iter(dynamic if self.traced else self.dynamic), self.form
-        statics = iter(self.static)
+        statics, (length, cut) = iter(self.static), self._cut(dynamic)
 
         def leaf(kind: str) -> Any:
             if kind == "static":
-                return _fresh(next(statics))
+                value = next(statics)
+                return cut if type(value) is int and value == length else _fresh(value)
             array = next(arrays)
             if kind == "list" and form.lists:
                 return AS_GIVEN
@@ -236,6 +238,15 @@ class Arguments:
             return array if form.traced else array.copy()
 
         return self._apply(program, [leaf(kind) for kind in self.kinds])
+
+    def _cut(self, dynamic: tuple[Any, ...]) -> tuple[int, int]:
+        """The length of the longest arrays, and what it is among `dynamic`."""
+        lengths = [np.shape(a)[:1] for a in self.dynamic]
+        length = max(lengths, default=())
+        if not self.traced or not length:
+            return 0, 0
+        now = [a.shape[0] for a, own in zip(dynamic, lengths, strict=True) if own == length]
+        return length[0], min(now)
 
     def values(self) -> tuple[tuple, dict[str, Any]]:
         """The arguments as a user would give them, on the present data."""
