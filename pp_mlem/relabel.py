@@ -126,7 +126,7 @@ class Factors:
         """Which latent each axis belongs to, "" for all others."""
         reading = self.marginal.reading
         if factor.kind == "family":
-            depth = sum(1 for name, _, _ in factor.layout if not name.startswith("column "))
+            depth = len(factor.layout) - reading.sites[factor.site].columns
             lead = len(shape) - 1 - len(factor.layout)
             own = table_axes(reading, factor, shape[:lead] + (1,) * depth)[:lead]
             own += ("",) * (len(shape) - lead)

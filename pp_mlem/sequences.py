@@ -376,7 +376,6 @@ def _cumulative(fn: Any, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         at = fn.cdf(value)
         return at, at
     top = jax.lax.stop_gradient(value).max()
-    limit = 4096
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         low, high = carry
@@ -385,4 +384,4 @@ def _cumulative(fn: Any, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         return low + jnp.where(i < value, mass, 0.0), high + jnp.where(i <= value, mass, 0.0)
 
     zero = jnp.zeros(jnp.broadcast_shapes(value.shape, fn.batch_shape))
-    return jax.lax.fori_loop(0, limit, step, (zero, zero))
+    return jax.lax.fori_loop(0, top.astype(int) + 1, step, (zero, zero))

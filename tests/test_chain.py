@@ -225,6 +225,15 @@ def test_pseudo_residuals_of_a_poisson_chain():
         assert found["upper"] == pytest.approx(stats.norm.ppf(upper / total), abs=1e-6)
 
 
+def test_pseudo_residuals_of_large_counts():
+    x = np.array([[5100.0], [4900.0], [6000.0], [4000.0]])
+    model = Model(programs.sequences, x)
+    params = draw(model, 6) | {"rate": np.full(2, 5000.0)}  # the states do not matter
+    found = model.pseudo_residuals(params)["x"]
+    expected = stats.norm.ppf(stats.poisson.cdf(x[:, 0], 5000.0))
+    np.testing.assert_allclose(found["upper"], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("labels", ["known", "partly"])
 def test_observed_states(labels):
     states = np.array([0, 1, 1, 0])

@@ -214,3 +214,24 @@ def test_float32_leaves_global_configuration_alone():
     params = {"w": [0.3, 0.7], "mu": [-2.0, 2.0], "sigma": 1.1}
     assert single.log_likelihood(params) == pytest.approx(double.log_likelihood(params), rel=1e-5)
     assert jax.config.jax_enable_x64 == before
+
+
+def _columns(first, second):
+    def program(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1).expand([2]).to_event(1))
+        with numpyro.plate(first, 4, dim=-2):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            with numpyro.plate(second, 3, dim=-1):
+                numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+    return program
+
+
+@pytest.mark.parametrize("names", [("column b", "column 1"), ("unused -1", "program"), ("a", "0")])
+def test_plates_may_have_any_name(names):
+    y = np.random.default_rng(0).normal(size=(4, 3))
+    params = {"mu": np.array([0.0, 1.0])}
+    plain = Model(_columns("rows", "columns"), y)
+    odd = Model(_columns(*names), y)
+    assert odd.log_likelihood(params) == pytest.approx(plain.log_likelihood(params), rel=1e-12)
+    np.testing.assert_allclose(odd.posterior(params)["z"], plain.posterior(params)["z"])

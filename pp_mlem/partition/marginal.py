@@ -126,7 +126,7 @@ class Marginal:
             scores = scores.reshape(-1, *kept)
         scores = scores if base is None else scores + base
         rows = tuple(p for i, p in enumerate(factor.rows) if i not in surplus)
-        depth = sum(1 for name, _, _ in factor.layout if not name.startswith("column "))
+        depth = len(factor.layout) - self.reading.sites[factor.site].columns
         names = table_axes(self.reading, factor, latent_shape + (1,) * depth)
         table = Table.of(
             scores.reshape(latent_shape + scores.shape[1:]), names[: len(latent_shape)] + rows
