@@ -286,8 +286,12 @@ class Fit:
         key = ("covariance", kind)
         if key not in self._cache:
             if self.draws is not None:
-                matrix = np.atleast_2d(np.cov(self.draw_table().to_numpy().T))
-                self._cache[key] = Covariance(self.scalar_names, matrix, matrix, {}, "posterior")
+                table, names = self.draw_table().to_numpy(), self.scalar_names
+                matrix = np.full((len(names), len(names)), np.nan)
+                reasons = dict.fromkeys(names, "one draw has no spread")
+                if len(table) > 1:
+                    matrix, reasons = np.atleast_2d(np.cov(table.T)), {}
+                self._cache[key] = Covariance(names, matrix, matrix, reasons, "posterior")
             else:
                 model = self._model("covariance")
                 if kind == "bootstrap":

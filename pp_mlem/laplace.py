@@ -30,6 +30,7 @@ from pp_mlem.uncertainty import scalar_names
 
 STEPS = 100
 TOLERANCE = 1e-6
+FEWEST = 25  # draws, of which a fifth are the tail of which Pareto's shape is told
 GOOD_K = 0.7
 
 
@@ -110,9 +111,12 @@ def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tu
 
 def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
     """Pareto-smoothed log weights, normalised, and the shape of their tail; -inf where they are all
-    equal, since the Gaussian then is the posterior."""
-    if np.ptp(ratios) < 1e-8:
+    equal, since the Gaussian then is the posterior, and NaN of draws that are too few for a tail."""
+    if len(ratios) > 1 and np.ptp(ratios) < 1e-8:
         return np.full(len(ratios), -np.log(len(ratios))), float("-inf")
+    if len(ratios) < FEWEST:
+        ratios = ratios - np.logaddexp.reduce(ratios)
+        return ratios, float("nan")
     weights, khat = array_stats.psislw(ratios - ratios.max())
     return np.asarray(weights), float(khat)
 
@@ -174,6 +178,8 @@ def _result(
     if not at_mode:
         status = Status.FLAT.label
         note = "no mode with positive curvature was reached; " + story
+    elif np.isnan(khat):
+        note = f"{draws} draws cannot tell how good the approximation is; ask for {FEWEST} or more"
     elif khat >= GOOD_K:
         note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
     if stopped:

@@ -617,3 +617,19 @@ def test_a_support_that_depends_on_a_parameter_is_refused():
 
     with pytest.raises(ValueError, match="'a': its support depends on 'high'.*Uniform"):
         Model(program, Y, parameters={"a"})
+
+
+@pytest.mark.parametrize("draws", [1, 2, 24, 25])
+def test_few_draws_of_laplace_are_kept_and_told(draws):
+    x = np.array([-3.0, -2.5, -2.2, 2.0, 2.4, 3.1, 2.8])
+
+    def mixture_of_two(x):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    fit = fit_laplace(Model(mixture_of_two, x), starts=1, draws=draws, seed=0)
+    assert fit.draws["mu"].shape == (1, draws, 2)
+    assert ("cannot tell" in fit.status_note) == (draws < 25)
+    assert str(compare({"Laplace": fit}))
