@@ -245,8 +245,9 @@ WITHOUT_BOUND = {
 }
 
 
-@pytest.mark.parametrize("name", WITHOUT_BOUND)
-@pytest.mark.parametrize("fitter", [fit_em, fit_mle])
+@pytest.mark.parametrize(
+    "fitter, name", zip([fit_em, fit_mle] * len(WITHOUT_BOUND), WITHOUT_BOUND, strict=False)
+)
 def test_a_concentration_without_bound_ends_at_the_limit(name, fitter):
     program, y, limit = WITHOUT_BOUND[name]
     fit = fitter(Model(program, y), starts=3, seed=0)

@@ -76,6 +76,7 @@ class Runner(Messenger):
         self.supply = supply
         self.on_scan = on_scan
         self.inside = False
+        self.initial = False  # while a param computes its initial value, for which it has a key
         self.kinds: dict[str, str] = {}
 
     def process_message(self, msg: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ class Runner(Messenger):
                 )
             msg["value"] = self.on_scan(self, msg)
             return
-        if msg["type"] == "prng_key" and msg["value"] is None:
+        if msg["type"] == "prng_key" and msg["value"] is None and not self.initial:
             raise Refused(
                 "the program draws random numbers that are no site: by numpyro.prng_key(), or at a "
                 "sample statement that handlers.block hides. What is drawn would stand in the "
@@ -117,7 +118,11 @@ class Runner(Messenger):
         if msg["type"] == "sample" and msg["value"] is None and _is_point(msg["fn"]):
             _determine(msg)  # one value: deterministic, whatever it depends on
         elif msg["type"] in ("sample", "param") and msg["value"] is None:
-            msg["value"] = self.supply(msg)
+            self.initial = msg["type"] == "param"
+            try:
+                msg["value"] = self.supply(msg)
+            finally:
+                self.initial = False
         elif msg["type"] == "param":  # handlers.substitute inside the program made it a constant
             msg["stop"] = True
         elif msg["type"] == "sample":  # obs=, or a value given by a handler inside the program
