@@ -1,6 +1,6 @@
 """Kills `select` and `experiment` again and again, and compares what they end with.
 
-    python benchmarks/kills.py [kills of each, default 100]
+    python benchmarks/kills.py [kills of each, default 100] [select or experiment, default both]
 
 Each run is a process of its own, killed (SIGKILL) at a random moment after it has begun and
 started anew on the same files until it ends; then its table must be that of a run without kills.
@@ -68,7 +68,7 @@ def killed(kind: str, out: Path, span: float, chance: random.Random) -> bool:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     chance = random.Random(0)
-    for kind in ("select", "experiment"):
+    for kind in sys.argv[2:] or ("select", "experiment"):
         kills = runs = same = 0
         with tempfile.TemporaryDirectory() as folder:
             expected = whole(kind, Path(folder) / "first.nc")  # and fills the cache of kernels
