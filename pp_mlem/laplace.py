@@ -179,7 +179,7 @@ def _result(
         status = Status.FLAT.label
         note = "no mode with positive curvature was reached; " + story
     elif np.isnan(khat):
-        note = f"{draws} draws cannot tell how good the approximation is; ask for {FEWEST} or more"
+        note = f"{draws} draws cannot tell how good the approximation is; ask for hundreds"
     elif khat >= GOOD_K:
         note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
     if stopped:

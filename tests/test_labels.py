@@ -619,7 +619,7 @@ def test_a_support_that_depends_on_a_parameter_is_refused():
         Model(program, Y, parameters={"a"})
 
 
-@pytest.mark.parametrize("draws", [1, 2, 24, 25])
+@pytest.mark.parametrize("draws", [1, 2, 24, 200])
 def test_few_draws_of_laplace_are_kept_and_told(draws):
     x = np.array([-3.0, -2.5, -2.2, 2.0, 2.4, 3.1, 2.8])
 
@@ -631,5 +631,5 @@ def test_few_draws_of_laplace_are_kept_and_told(draws):
 
     fit = fit_laplace(Model(mixture_of_two, x), starts=1, draws=draws, seed=0)
     assert fit.draws["mu"].shape == (1, draws, 2)
-    assert ("cannot tell" in fit.status_note) == (draws < 25)
+    assert ("cannot tell" in fit.status_note) == (draws < 200)
     assert str(compare({"Laplace": fit}))
