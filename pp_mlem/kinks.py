@@ -14,6 +14,8 @@ NOTE = (
 REASON = "no curvature at a kink of the log-likelihood; use covariance('bootstrap')"
 RESTARTS = 4
 BESIDE = (1e-6, 1e-4, 1e-2)
+BISECTIONS = 25
+JUMP = 1e-3  # of the whole change of the slope, between points that are all but one
 
 
 def climb_over_kinks(
@@ -44,9 +46,21 @@ def climb_over_kinks(
 
 
 def at_kink(objective: Callable[[np.ndarray], tuple[float, np.ndarray]], point: np.ndarray) -> bool:
-    """Whether the slope turns round within a short way uphill. (A slope that the objective does not
-    follow is rounding: Student's t at 1e20 degrees of freedom has one.)"""
+    """Whether the slope turns round within a short way uphill, all at once. (A slope that the
+    objective does not follow is rounding: Student's t at 1e20 degrees of freedom has one. A smooth
+    summit turns by as little as one moves.)"""
     uphill = objective(point)[1]
-    uphill = uphill / max(np.abs(uphill).max(initial=0.0), 1e-300)
-    scale = 1 + np.abs(point)
-    return any(objective(point + h * scale * uphill)[1] @ uphill < 0 for h in BESIDE)
+    way = (1 + np.abs(point)) * uphill / max(np.abs(uphill).max(initial=0.0), 1e-300)
+
+    def slope(t: float) -> float:
+        return float(objective(point + t * way)[1] @ way)
+
+    for far in BESIDE:
+        if not slope(far) < 0:
+            continue
+        low, high = 0.0, far
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if slope(middle) < 0 else (middle, high)
+        return slope(low) - slope(high) > JUMP * (slope(0.0) - slope(far))
+    return False

@@ -14,6 +14,7 @@ import pytest
 from scipy import optimize
 
 import pp_mlem as pp
+from pp_mlem.kinks import at_kink
 
 X = np.array([-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.4, 2.0])
 STEP = (X > 0) * 1.0
@@ -323,3 +324,16 @@ def test_a_laplace_mixture_finds_its_components_by_em_as_by_mle():
     em, mle = pp.fit_em(model, starts=3, seed=0), pp.fit_mle(model, starts=3, seed=0)
     assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=5e-3)
     assert np.sort(em.params["mu"]) == pytest.approx([-4, 3], abs=0.6)
+
+
+def test_a_smooth_summit_is_no_kink():
+    point = np.array([1e-5, -2e-5])
+
+    def smooth(v):
+        return -(v**2).sum(), -2 * v
+
+    def folded(v):
+        return -np.abs(v).sum() - (v**2).sum(), -np.sign(v) - 2 * v
+
+    assert not at_kink(smooth, point)
+    assert at_kink(folded, point)
