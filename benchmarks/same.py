@@ -3,8 +3,8 @@
     python benchmarks/same.py record FILE [--fits] [--only WORD]    # of the code that is imported
     python benchmarks/same.py compare OLD NEW
 
-Recorded are, of every program of the shelf and of the tests: log Z, its gradient and its information
-at two random points of the parameters, and with --fits the ends of fit_em and fit_mle. To record
+Recorded are, of every program of the shelf and of the tests: log Z and its gradient
+at two random points of the parameters, its information at the second, and with --fits the ends of fit_em and fit_mle. To record
 an old version, run its checkout's package: PYTHONPATH=<old checkout> python benchmarks/same.py ...
 Compared are numbers to 1e-10 of their size, log-likelihoods of fits to 1e-9, estimates to 1e-5 of a
 standard error, and statuses.
@@ -43,12 +43,14 @@ def cases() -> Iterator[tuple[str, Callable[[], Model]]]:
     import scan_programs
     from numpyro_programs import PROGRAMS
     from test_numpyro_programs import build
+    from test_scans import OPTIONS
 
     for name in model_names():
         shelf = find_model(name)
         yield f"shelf/{name}", lambda s=shelf: Model(s.program, **s.data())
     for program, data in scan_programs.PROGRAMS:
-        yield f"scan/{program.__name__}", lambda p=program, d=data: Model(p, *d)
+        options = OPTIONS.get(program, {})
+        yield f"scan/{program.__name__}", lambda p=program, d=data, o=options: Model(p, d, **o)
     for program in chain_programs.SINGLE:
         yield f"chain/{program.__name__}", lambda p=program: Model(p, chain_programs.X)
     for program in chain_programs.SEVERAL:
@@ -76,7 +78,7 @@ def made(program: Any) -> Model:
 
 
 def values(model: Model) -> dict[str, Any]:
-    """log Z, gradient and information at two points."""
+    """log Z and gradient at two points, information at the second."""
     problem = model.problem({}, False)
     found: dict[str, Any] = {}
     with jax.enable_x64(True), warnings.catch_warnings():

@@ -40,7 +40,7 @@ from pp_mlem.labels import alignment, permute, reorder_draws
 from pp_mlem.model import Model
 from pp_mlem.optima import describe_optima
 from pp_mlem.precision import lean_jit, quick_jit, working_precision
-from pp_mlem.problem import Problem
+from pp_mlem.problem import Problem, climb_function
 from pp_mlem.profile import ProfileInterval, profile_interval
 from pp_mlem.record import check_model_of, check_record
 from pp_mlem.separation import REASON, UNBOUNDED, find_separation, without_errors
@@ -310,23 +310,11 @@ class Fit:
         with working_precision(model.dtype):
             held = {k: jnp.asarray(v) for k, v in self.fixed.items()}
             if self.status == Status.FLAT.label:
-                kink = at_kink(self._climb(model, held), self.vector)
+                kink = at_kink(climb_function(model, self.problem(), held), self.vector)
                 return without_errors(found, found.names, KINK) if kink else found
             separation = find_separation(model, self.problem(), self.vector, held)
         scalars = separation.scalars if separation else found.names
         return without_errors(found, scalars, REASON)
-
-    def _climb(self, model: Model, held: dict[str, Any]) -> Callable:
-        """vector -> (objective, gradient)."""
-        problem = self.problem()
-        key = ("value and gradient", frozenset(held), problem.with_prior)
-        function = model.compiled(key, lambda: quick_jit(jax.value_and_grad(problem.objective)))
-
-        def climb(vector: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = function(jnp.asarray(vector), model.data, held)
-            return float(value), np.asarray(gradient, float)
-
-        return climb
 
     def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.

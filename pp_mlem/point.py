@@ -24,7 +24,7 @@ from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model import Model
 from pp_mlem.optima import label_optima
 from pp_mlem.precision import check_dtype, lean_jit, quick_jit, working_precision
-from pp_mlem.problem import Problem, takes_gradients
+from pp_mlem.problem import Problem, climb_function, takes_gradients
 from pp_mlem.program.space import is_half_line, off_the_edge
 from pp_mlem.progress import Progress
 from pp_mlem.quasi_newton import quasi_newton_em
@@ -366,25 +366,11 @@ def _polish(
             break
     kinked = vain & (end.resolution < FINE) & (gained < COLLAPSING)
     if kinked.any():
-        objective = _objective_with_gradient(model, problem, structure, fixed)
+        objective = climb_function(model, problem, fixed)
         for i in np.flatnonzero(kinked):
             points[i], values[i] = climb_over_kinks(objective, points[i])
             kinked[i] = at_kink(objective, points[i])
     return points, values, slopes, status, steps, kinked
-
-
-def _objective_with_gradient(
-    model: Model, problem: Problem, structure: tuple, fixed: dict
-) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    function = model.compiled(
-        ("objective", structure), lambda: quick_jit(jax.value_and_grad(problem.objective))
-    )
-
-    def objective(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = function(jnp.asarray(vector), model.data, fixed)
-        return float(value), np.asarray(gradient, float)
-
-    return objective
 
 
 def _judge(

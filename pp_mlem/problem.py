@@ -14,7 +14,7 @@ import numpy as np
 from pp_mlem.maximise.blocks import Block, plan_blocks
 from pp_mlem.maximise.step import NUMERIC_STEPS, Params, expected_log_joint, maximise
 from pp_mlem.partition.marginal import Marginal, Natural
-from pp_mlem.precision import working_precision
+from pp_mlem.precision import quick_jit, working_precision
 from pp_mlem.program.data import ProgramData
 from pp_mlem.program.factors import own_density
 from pp_mlem.program.reading import Reading
@@ -53,6 +53,20 @@ def takes_gradients(fit: F) -> F:
             ) from error
 
     return wrapper  # type: ignore[return-value]
+
+
+def climb_function(
+    model: Any, problem: Problem, fixed: Params
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """vector -> (objective, its gradient) on the model's data, compiled once."""
+    key = ("objective and gradient", frozenset(fixed), problem.with_prior)
+    function = model.compiled(key, lambda: quick_jit(jax.value_and_grad(problem.objective)))
+
+    def climb(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = function(jnp.asarray(vector), model.data, fixed)
+        return float(value), np.asarray(gradient, float)
+
+    return climb
 
 
 def _without_gradient(model: Any) -> Any:

@@ -21,7 +21,7 @@ import programs
 from check import check
 
 
-def run(make, examples: int, part: int, thorough_every: int = 30) -> list:
+def run(make, examples: int, part: int, thorough_every: int = 20) -> list:
     """Outcomes of `examples` programs that hypothesis makes."""
     outcomes = []
 

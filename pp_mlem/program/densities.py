@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betaln, gammaln
-from numpyro.distributions import StudentT
+from numpyro.distributions import Distribution, StudentT
 from numpyro.distributions.conjugate import (
     BetaBinomial,
     DirichletMultinomial,
@@ -150,17 +150,18 @@ class _Part:
 def _with_parts(fn: Any) -> Any:
     """The distribution with our densities inside, as of a zero-inflated negative binomial."""
     for name in _PARTS:
-        held = vars(fn).get(name) if hasattr(fn, "__dict__") else None
-        parts = held if isinstance(held, (list, tuple)) else [] if held is None else [held]
-        if not any(_is_ours(part) for part in parts):
-            continue
-        ours = [_Part(part) if _is_ours(part) else part for part in parts]
-        fn = _with(fn, name, type(held)(ours) if isinstance(held, (list, tuple)) else ours[0])
+        held = vars(fn).get(name)
+        ours = [_part(p) for p in held] if isinstance(held, (list, tuple)) else _part(held)
+        if any(isinstance(part, _Part) for part in (ours if isinstance(ours, list) else [ours])):
+            fn = _with(fn, name, ours)
     return fn
 
 
-def _is_ours(fn: Any) -> bool:
-    return _ratio(fn) is not None or _with_parts(fn) is not fn
+def _part(fn: Any) -> Any:
+    """A distribution inside another with our density, itself where that is NumPyro's."""
+    if not isinstance(fn, Distribution):
+        return fn
+    return fn if _ratio(fn) is None and _with_parts(fn) is fn else _Part(fn)
 
 
 def _log_prob(fn: Any, value: Any) -> jax.Array:

@@ -171,10 +171,11 @@ def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
             varying = [n for axis, k, n in positions if k == "plate" and batch[axis] > 1]
             known = [depends.get(f"argument {k}", frozenset()) for k in family.known]
             blocked = keep & set(varying)
+            single = reading.one_at_a_time(latents)
             if site.timed:
                 reason = "its parameters vary with the step"
-            elif reading.one_at_a_time(latents):
-                reason = reading.one_at_a_time(latents)
+            elif single:
+                reason = single
             elif depends.get("mask"):
                 reason = f"its mask depends on {', '.join(sorted(depends['mask']))}"
             elif value_parents:

@@ -397,8 +397,11 @@ def read_factors(reading: Reading, dynamic: tuple) -> Verification:
     told: Exception | None = None
     try:
         found = Verification(Gathers(reading, plan_factors(reading, dynamic)))
-        if found.difference(dynamic) is None:
+        wrong = found.difference(dynamic)
+        if wrong is None:
             return found
+        if not reading.latents:
+            raise _misread(wrong)
     except Exception as error:  # a program may raise anything where shapes are not its own
         if not reading.latents:
             raise
