@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 import xarray as xr
 
 from pp_mlem import Model, fit_mle, load
-from pp_mlem.files import FOOTER, write_netcdf
+from pp_mlem.base.files import FOOTER, write_netcdf
 
 X = np.random.default_rng(0).normal(3.0, 1.5, 40)
 VALUES = (None, "text", 3, [], {}, [1, "a"], {"a": [1]}, True)

@@ -31,7 +31,7 @@ if sys.argv[1] == "select":
     print(found.table.drop(columns="seconds").to_json())
 else:
     import importlib
-    importlib.import_module("pp_mlem.experiment").SAVE_EVERY = 0.05
+    importlib.import_module("pp_mlem.comparison.experiment").SAVE_EVERY = 0.05
     model = Model(program, x)
     found = experiment(model, {"mu": 1.0}, 60, starts=1, out=sys.argv[2], progress=False)
     print(found.results.drop_vars("seconds").to_dataframe().to_json(orient="records"))

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem import Model, fit_em, fit_mle
-from pp_mlem.catalogue import find_model, model_names
+from pp_mlem.show.catalogue import find_model, model_names
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 RANDOM = 60

@@ -1,14 +1,15 @@
 """pp_mlem: latent-variable models declared once in NumPyro, fitted by EM, MLE, MAP and NUTS."""
 
-from pp_mlem.compare import Comparison, compare
-from pp_mlem.em import fit_em
-from pp_mlem.experiment import calibrate, experiment
-from pp_mlem.fit import Fit, load
-from pp_mlem.laplace import fit_laplace
-from pp_mlem.model import Model
-from pp_mlem.nuts import fit_nuts
-from pp_mlem.optimise import fit_map, fit_mle
-from pp_mlem.selection import likelihood_ratio_test, select
+from pp_mlem.comparison.compare import Comparison, compare
+from pp_mlem.comparison.experiment import calibrate, experiment
+from pp_mlem.comparison.selection import likelihood_ratio_test, select
+from pp_mlem.estimate.em import fit_em
+from pp_mlem.estimate.laplace import fit_laplace
+from pp_mlem.estimate.lbfgs import fit_map, fit_mle
+from pp_mlem.estimate.nuts import fit_nuts
+from pp_mlem.fit.fit import Fit, load
+from pp_mlem.model.model import Model
+from pp_mlem.show import verbs as _verbs  # noqa: F401  teaches results their pictures
 
 __all__ = [
     "Comparison",

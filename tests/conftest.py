@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(config, items):
 def galaxies():
     """The galaxies model, read once."""
     from pp_mlem import Model
-    from pp_mlem.catalogue import find_model
+    from pp_mlem.show.catalogue import find_model
 
     shelf = find_model("galaxies")
     return Model(shelf.program, **shelf.data(), K=3)

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro import handlers
 
 from pp_mlem import Model
-from pp_mlem.precision import working_precision
+from pp_mlem.base.precision import working_precision
 
 
 def point(model: Model, seed: int = 1) -> dict[str, np.ndarray]:

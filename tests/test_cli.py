@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pp_mlem.catalogue import model_names
+from pp_mlem.show.catalogue import model_names
 
 OWN = '''"""Two rates."""
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def model(x, K=2):
 
 
 def run(*arguments, cwd):
-    command = [sys.executable, "-m", "pp_mlem.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "pp_mlem.show.cli", *map(str, arguments)]
     root = str(Path(__file__).resolve().parents[1])
     import os
 

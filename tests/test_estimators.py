@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
-from pp_mlem.catalogue import find_model
+from pp_mlem.show.catalogue import find_model
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +136,12 @@ def test_out_of_iterations_returns_the_best_point(galaxies):
 
 
 def test_interrupt_returns_what_there_is(galaxies, monkeypatch):
-    import pp_mlem.progress
+    import pp_mlem.base.progress
 
     def interrupt(self, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pp_mlem.progress.Progress, "update", interrupt)
+    monkeypatch.setattr(pp_mlem.base.progress.Progress, "update", interrupt)
     fit = fit_em(galaxies, starts=3)
     assert fit.status == "interrupted" and np.isfinite(fit.log_likelihood)
 

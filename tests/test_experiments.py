@@ -25,10 +25,10 @@ from pp_mlem import (
     load,
     select,
 )  # fmt: skip
-from pp_mlem.components import component_densities, component_sites
-from pp_mlem.plots import comparison_figures
-from pp_mlem.report import write_report
-from pp_mlem.surface import surface
+from pp_mlem.show.components import component_densities, component_sites
+from pp_mlem.show.plots import comparison_figures
+from pp_mlem.show.report import write_report
+from pp_mlem.show.surface import surface
 
 
 def known_scale(x):
@@ -170,7 +170,7 @@ def test_select_and_go_on(tmp_path, monkeypatch):
     assert found.chosen("BIC") == "K=2 em" and found.best("ICL").n_parameters == 4
     for label, fit in found.fits.items():
         assert found.table.loc[label, "AIC"] == pytest.approx(fit.aic)
-    import pp_mlem.selection as module
+    import pp_mlem.comparison.selection as module
 
     monkeypatch.setattr(module, "fit_by", lambda *a, **k: pytest.fail("fitted again"))
     again = select(mixture, X, K=range(1, 4), starts=4, out=tmp_path / "run")

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 from pp_mlem import Model, fit_em
-from pp_mlem.precision import working_precision
+from pp_mlem.base.precision import working_precision
 
 RNG = np.random.default_rng(0)
 N, D = 40, 3

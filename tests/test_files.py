@@ -16,9 +16,9 @@ import pytest
 import xarray as xr
 
 from pp_mlem import Model, compare, fit_mle, fit_nuts, load
-from pp_mlem import datatree as datatree_module
-from pp_mlem.datatree import FORMAT, kept_draws, variable_names
-from pp_mlem.files import FOOTER, write_netcdf, write_whole
+from pp_mlem.base.files import FOOTER, write_netcdf, write_whole
+from pp_mlem.fit import datatree as datatree_module
+from pp_mlem.fit.datatree import FORMAT, kept_draws, variable_names
 
 X = np.random.default_rng(0).normal(3.0, 1.5, 40)
 

@@ -16,7 +16,7 @@ from conftest import SHARED
 from numpyro.contrib.control_flow import scan
 
 from pp_mlem import Model, fit_em, fit_mle, select
-from pp_mlem.catalogue import find_model
+from pp_mlem.show.catalogue import find_model
 
 pytestmark = pytest.mark.skipif(not (SHARED / "gold").is_dir(), reason="no published data here")
 

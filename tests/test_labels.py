@@ -15,17 +15,17 @@ from numpyro.distributions import constraints
 from numpyro.infer.util import potential_energy
 
 from pp_mlem import Model, compare, fit_em, fit_laplace, fit_map, fit_nuts, load
-from pp_mlem import nuts as nuts_module
-from pp_mlem import sampler as sampler_module
-from pp_mlem.exchange import exchangeable_groups
-from pp_mlem.groups import possible_orders
-from pp_mlem.labels import align, align_draws, order_draws, permute, sort_labels
-from pp_mlem.precision import working_precision
-from pp_mlem.program.gathers import neutral_parameters
+from pp_mlem.base.precision import working_precision
+from pp_mlem.diagnose.exchange import exchangeable_groups
+from pp_mlem.diagnose.groups import possible_orders
+from pp_mlem.diagnose.labels import align, align_draws, order_draws, permute, sort_labels
+from pp_mlem.diagnose.summary import attempt, mean_inside
+from pp_mlem.diagnose.switching import switched_latents, tell_switched
+from pp_mlem.estimate import nuts as nuts_module
+from pp_mlem.estimate import sampler as sampler_module
+from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace, scalar_names
-from pp_mlem.summary import attempt, mean_inside
-from pp_mlem.switching import switched_latents, tell_switched
 
 RNG = np.random.default_rng(0)
 X = np.concatenate([RNG.normal(-2, 0.7, 30), RNG.normal(1.5, 1.0, 50)])

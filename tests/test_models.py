@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pp_mlem import Model, fit_em, fit_map, fit_mle
-from pp_mlem.catalogue import find_model, first_line, model_names, shelf_folder
+from pp_mlem.show.catalogue import find_model, first_line, model_names, shelf_folder
 
 PUBLISHED = {  # log-likelihood at the maximum, and its tolerance
     "linear_regression": (-109.6174, 6e-5),

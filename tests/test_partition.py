@@ -176,7 +176,7 @@ def test_gradient_equals_finite_differences():
     def value(m):
         return model.log_likelihood({"mu": m})
 
-    from pp_mlem.precision import working_precision
+    from pp_mlem.base.precision import working_precision
 
     with working_precision(model.dtype):
         problem = model.problem({}, False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pp_mlem.catalogue import find_model
+from pp_mlem.show.catalogue import find_model
 
 SMALLER = {
     "range(1, 9)": "range(1, 3)", "bootstrap=99": "bootstrap=3", "replicates=500": "replicates=3",

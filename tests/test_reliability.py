@@ -21,10 +21,10 @@ import pandas as pd
 import pytest
 
 from pp_mlem import Model, compare, experiment, fit_em, fit_mle, select
-from pp_mlem.estimators import fit_by
-from pp_mlem.files import write_table
-from pp_mlem.fingerprint import digest
-from pp_mlem.report import write_report
+from pp_mlem.base.files import write_table
+from pp_mlem.base.fingerprint import digest
+from pp_mlem.estimate.estimators import fit_by
+from pp_mlem.show.report import write_report
 
 BOOTSTRAP, COMPARE, EXPERIMENT, PROFILE, REPORT, SELECTION = (
     importlib.import_module(f"pp_mlem.{name}")
@@ -382,7 +382,7 @@ def test_models_and_fits_are_copied_without_what_is_compiled():
 
 
 def test_a_closure_without_cloudpickle_is_told(monkeypatch):
-    monkeypatch.setattr("pp_mlem.copies.cloudpickle", None)
+    monkeypatch.setattr("pp_mlem.base.copies.cloudpickle", None)
     with pytest.raises(TypeError, match="install cloudpickle"):
         pickle.dumps(Model(mean_of(0), X))
     assert pickle.loads(pickle.dumps(Model(mixture, X))).roles["z"] == "latent"

@@ -11,7 +11,7 @@ import pytest
 from scipy import optimize, stats
 
 from pp_mlem import Model, fit_em, fit_map, fit_mle, fit_nuts
-from pp_mlem.catalogue import find_model
+from pp_mlem.show.catalogue import find_model
 
 DEATHS = np.repeat(np.arange(10), [162, 267, 271, 185, 111, 61, 27, 8, 3, 1])
 

@@ -14,7 +14,7 @@ import pytest
 from scipy import optimize
 
 import pp_mlem as pp
-from pp_mlem.kinks import at_kink
+from pp_mlem.diagnose.kinks import at_kink
 
 X = np.array([-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.4, 2.0])
 STEP = (X > 0) * 1.0

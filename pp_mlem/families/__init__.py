@@ -1,42 +1,6 @@
 """Exponential families, one file each; `family_of` finds the one that a distribution belongs to."""
 
-from __future__ import annotations
-
-from typing import Any
-
 from pp_mlem.families.base import Entries, Family, natural_supports
-from pp_mlem.families.bernoulli import Bernoulli, Binomial, Geometric
-from pp_mlem.families.categorical import Categorical, Multinomial
-from pp_mlem.families.gamma import Beta, Dirichlet, Gamma
-from pp_mlem.families.multivariate_normal import MultivariateNormal
-from pp_mlem.families.normal import LogNormal, Normal
-from pp_mlem.families.poisson import Exponential, Poisson
-from pp_mlem.families.von_mises import VonMises
+from pp_mlem.families.registry import FAMILIES, family_of, register
 
-FAMILIES: tuple[Family, ...] = (
-    Normal(),
-    LogNormal(),
-    MultivariateNormal(),
-    Bernoulli(),
-    Binomial(),
-    Geometric(),
-    Categorical(),
-    Multinomial(),
-    Poisson(),
-    Exponential(),
-    Gamma(),
-    Beta(),
-    Dirichlet(),
-    VonMises(),
-)
-
-
-def family_of(fn: Any) -> Family | None:
-    """The family of an unwrapped distribution, by its exact class; None for all others."""
-    for family in FAMILIES:
-        if type(fn) in family.distributions:
-            return family
-    return None
-
-
-__all__ = ["FAMILIES", "Entries", "Family", "family_of", "natural_supports"]
+__all__ = ["FAMILIES", "Entries", "Family", "family_of", "natural_supports", "register"]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from numpyro.distributions import constraints
 
-from pp_mlem.precision import tiny_log
+from pp_mlem.base.precision import tiny_log
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,7 @@ class _Advice(NamedTuple):
     look: jax.Array  # some direction is not resolved yet: look again from the new frame
 
 
-def _advise(
-    frame: _Frame, gradient: jax.Array, hessian: jax.Array, rounding: jax.Array
-) -> _Advice:
+def _advise(frame: _Frame, gradient: jax.Array, hessian: jax.Array, rounding: jax.Array) -> _Advice:
     """|H|^-1 g with columns scaled to unit curvature; flat directions are left alone, unless the
     function is straight in all of them. `gradient` and `hessian` are in the frame's coordinates.
     Where no curvature can be had, the gradient alone is followed, and nothing is known to be near."""

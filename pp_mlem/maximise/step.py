@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 
+from pp_mlem.data.layout import ProgramData
+from pp_mlem.factors.factor import Factor
 from pp_mlem.families import Entries, Family
+from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.maximise.blocks import BFGS_LIMIT, NEWTON_LIMIT, Block, argument_rows
 from pp_mlem.maximise.newton import newton_ascent
-from pp_mlem.partition.marginal import Marginal, Natural
 from pp_mlem.program.bindings import site_arguments
-from pp_mlem.program.data import ProgramData
-from pp_mlem.program.factors import Factor
 
 NUMERIC_STEPS = 30
 

@@ -198,7 +198,9 @@ class Arguments:
         found = {}
         for leaves in self._by_name().values():
             for kind, label, value in leaves:
-                array = kind != "static" and (not self.traced or (kind, self.form.lists) == ("list", True))
+                array = kind != "static" and (
+                    not self.traced or (kind, self.form.lists) == ("list", True)
+                )
                 if array or (kind == "static" and isinstance(value, (int, float))):
                     found[label] = value
         return found
@@ -553,7 +555,9 @@ def observed_array(site: str, value: Any) -> Any:
     if type(value) in (list, tuple):
         array = _numbers_of(value)
         if array is None and all(isinstance(v, jax.Array) for v in jax.tree.leaves(value)):
-            alike = len({jnp.shape(v) for v in jax.tree.leaves(value)}) == 1 and not _is_ragged(value)
+            alike = len({jnp.shape(v) for v in jax.tree.leaves(value)}) == 1 and not _is_ragged(
+                value
+            )
             array = jnp.asarray(value) if alike else None
     elif isinstance(value, pd.Series):
         array = column_values(value)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from pp_mlem.fingerprint import in_library
+from pp_mlem.base.fingerprint import in_library
 
 MOST_OBJECTS = 2000
 DEEPEST = 4  # functions that call functions, dictionaries of arrays, ...

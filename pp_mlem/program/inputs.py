@@ -15,12 +15,12 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
-from pp_mlem.precision import quick_jit
+from pp_mlem.base.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.constants import held_by
 from pp_mlem.program.dataflow import CASTS, MOVES, UNKNOWN, Lookup, Node, Values, flow, plain
 from pp_mlem.program.densities import log_density
-from pp_mlem.program.gathers import neutral_parameters, without_missing
+from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import describe, is_simplex
 from pp_mlem.program.trace import Message, is_array, is_factor, unwrap
@@ -196,7 +196,9 @@ class Inputs:
                 layouts[m.name][VALUE] = jnp.ndim(m.value), len(bare.fn.event_shape)
             return {
                 "value": value,
-                "arguments": {k: m.placed(jnp.asarray(v), jnp.ndim(v)) for k, (v, _) in own.items()},
+                "arguments": {
+                    k: m.placed(jnp.asarray(v), jnp.ndim(v)) for k, (v, _) in own.items()
+                },
                 "masks": tuple(m.placed(mask, jnp.ndim(mask)) for mask in bare.masks),
             }
 
@@ -584,7 +586,11 @@ class _OneCheck:
         base = _base(limit)
         traced = any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(base))
         single = base.event_dim == 0
-        if argument.split(".")[-1] in INFINITE or traced or not (single or isinstance(base, _VECTORS)):
+        if (
+            argument.split(".")[-1] in INFINITE
+            or traced
+            or not (single or isinstance(base, _VECTORS))
+        ):
             return
         node = plain(node) if single else node
         value = np.asarray(self.values.of(node))

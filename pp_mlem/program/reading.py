@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.precision import quick_jit
 from pp_mlem.families import family_of
-from pp_mlem.precision import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.densities import log_density
 from pp_mlem.program.frames import NeedsValues
@@ -404,9 +404,7 @@ def thin(arguments: Arguments) -> tuple[np.ndarray, ...]:
     longest = max((a.shape[0] for a in arguments.dynamic if a.ndim), default=0)
     if not arguments.traced or longest <= 2 * THIN_ROWS:
         return arguments.dynamic
-    cut = tuple(
-        a[:THIN_ROWS] if a.ndim and a.shape[0] == longest else a for a in arguments.dynamic
-    )
+    cut = tuple(a[:THIN_ROWS] if a.ndim and a.shape[0] == longest else a for a in arguments.dynamic)
     shapes = _unobserved_shapes(arguments, arguments.dynamic)
     return cut if shapes == _unobserved_shapes(arguments, cut) else arguments.dynamic
 

@@ -50,7 +50,9 @@ def assign_roles(
             "the program has no observed site. Pass data with obs=, as in "
             'numpyro.sample("x", dist.Normal(mu, 1), obs=x), or add a numpyro.factor.'
         )
-    discrete = [n for n in unobserved if messages[n].kind == "sample" and is_discrete(messages[n].fn)]
+    discrete = [
+        n for n in unobserved if messages[n].kind == "sample" and is_discrete(messages[n].fn)
+    ]
     units = [*sorted(observed), *sorted(discrete)]
     roles: dict[str, tuple[Role, str]] = {}
     ambiguous: dict[str, str] = {}

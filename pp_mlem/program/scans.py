@@ -447,7 +447,9 @@ def bind(
 
             def forward(quiet: list[Any], t: Any) -> tuple[list[Any], list[Any]]:
                 new = advance(quiet, jnp.minimum(t, body.length - 1))
-                return [jnp.broadcast_to(b, a.shape) for a, b in zip(quiet, new, strict=True)], quiet
+                return [
+                    jnp.broadcast_to(b, a.shape) for a, b in zip(quiet, new, strict=True)
+                ], quiet
 
             _, stacked = jax.lax.scan(forward, init, times)
         elif steps > 1:

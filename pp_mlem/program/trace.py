@@ -26,7 +26,7 @@ from numpyro.distributions.distribution import (
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import _PYRO_STACK, Messenger
 
-from pp_mlem.precision import alone, quick_jit
+from pp_mlem.base.precision import alone, quick_jit
 from pp_mlem.program.arguments import Arguments, observed_array
 from pp_mlem.program.literals import Literals, settle_distribution, with_arrays
 
@@ -325,7 +325,9 @@ def provenance(function: Callable[..., Any], values: dict[str, Any]) -> Any:
     """Of every leaf of function(**values), the names of the values that it depends on."""
     found = eval_provenance(
         lambda **given: function(**{k[1:]: v for k, v in given.items()}),
-        **{f"={k}": v for k, v in values.items()},  # a site may be called "fn", as NumPyro's argument
+        **{
+            f"={k}": v for k, v in values.items()
+        },  # a site may be called "fn", as NumPyro's argument
     )
 
     def names(leaf: frozenset[str]) -> frozenset[str]:
@@ -439,7 +441,12 @@ SUPPORT_LIMIT = 100_000
 
 def _outermost(which: Callable, bound: Any) -> Any:
     traced = isinstance(bound, jax.core.Tracer)
-    reduce = {(min, True): jnp.min, (max, True): jnp.max, (min, False): np.min, (max, False): np.max}
+    reduce = {
+        (min, True): jnp.min,
+        (max, True): jnp.max,
+        (min, False): np.min,
+        (max, False): np.max,
+    }
     return reduce[which, traced](bound)
 
 

@@ -16,8 +16,8 @@ from programs import Program
 
 import pp_mlem
 from pp_mlem import Model
-from pp_mlem.partition.semiring import MAX, SUM
-from pp_mlem.precision import quick_jit, working_precision
+from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.marginal.semiring import MAX, SUM
 
 PACKAGE = str(Path(pp_mlem.__file__).parent)
 

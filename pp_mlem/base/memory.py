@@ -1,0 +1,48 @@
+"""Gives back what JAX keeps of data shapes that are gone."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+from jax._src import util as jax_util
+
+from pp_mlem.base.precision import PROGRAM
+
+SHAPES = 6  # new shapes between two releases; each leaves some 5 MB of traces behind
+_SEEN: set[Hashable] = set()
+_LOCK = threading.Lock()
+
+
+def note_shapes(arrays: tuple[Any, ...]) -> None:
+    """Tell that a program is about to be read on arrays of these shapes.
+
+    JAX keeps the trace of every library function for every shape it has met. After every `SHAPES`
+    new ones those traces are dropped; compiled functions that are in use stay as they are.
+    """
+    shapes = tuple((tuple(a.shape), str(a.dtype)) for a in arrays)
+    with _LOCK:
+        known = shapes in _SEEN
+        full = not known and len(_SEEN) >= SHAPES
+        if full:
+            _SEEN.clear()
+        _SEEN.add(shapes)
+    if full:
+        release()
+
+
+def release() -> None:
+    """Drop JAX's traces and hand free memory back to the system."""
+    gc.collect()
+    with PROGRAM:
+        getattr(jax_util, "clear_all_caches", jax.clear_caches)()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):  # another C library: it decides by itself
+            pass

@@ -1,0 +1,144 @@
+"""New observations for a program, without the host: where in the arguments an observed site's values
+stand, and the data laid out anew when they are drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.data.layout import ProgramData, SiteData, base_measure, observed_parts, to_layout
+from pp_mlem.factors.factor import Factor
+from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.trace import Message, is_factor
+
+# site: (number of the array argument, for each of the site's values its cell in that array)
+Cells = Mapping[str, tuple[int, np.ndarray]]
+
+
+def observed_cells(
+    arguments: Arguments, draw: Callable, params: dict[str, Any], names: tuple[str, ...]
+) -> Cells:
+    """Find the argument cells that each observed site reads, by giving every cell a number.
+
+    Raises ValueError when the values of a site are computed from the arguments, or are none of
+    them, so that drawn values would have no place to go.
+    """
+    if not arguments.traced:
+        raise ValueError(
+            "the program needs concrete values of its arguments, so drawn data cannot take their "
+            "place. Write it with array operations only."
+        )
+    sizes = [a.size for a in arguments.dynamic]
+    offsets = np.cumsum([0, *sizes])
+    key = jax.random.key(0)
+
+    def numbered(sign: int) -> dict[str, np.ndarray]:
+        arrays = []
+        for array, offset in zip(arguments.dynamic, offsets, strict=False):
+            ids = sign * (np.arange(array.size) + offset + 1)
+            arrays.append(
+                jnp.asarray(array)
+                if array.dtype == bool
+                else jnp.asarray(ids.reshape(array.shape).astype(array.dtype))
+            )
+        return {k: np.asarray(v) for k, v in draw(tuple(arrays), params, key)[1].items()}
+
+    ahead, behind = numbered(1), numbered(-1)
+    found = {}
+    for name in names:
+        ids = ahead[name].astype(float)
+        whole = np.all(np.isfinite(ids)) and np.array_equal(ids, np.rint(ids))
+        whole = whole and np.array_equal(ids, -behind[name].astype(float))
+        inside = whole and ids.min() >= 1 and ids.max() <= offsets[-1]
+        which = np.searchsorted(offsets, ids.ravel() - 1, side="right") - 1 if inside else [0, 1]
+        if len(np.unique(which)) != 1:
+            raise ValueError(
+                f"observed site '{name}': its values are not entries of one argument of the "
+                "program (they are computed from the arguments, or constants), so drawn values "
+                "have no place to go. Pass them to the program as they are observed."
+            )
+        argument = int(which[0])
+        found[name] = argument, (ids.astype(int) - 1 - offsets[argument])
+    _check_feedback(arguments, draw, params, found)
+    return found
+
+
+def _check_feedback(arguments: Arguments, draw: Callable, params: dict, cells: Cells) -> None:
+    """Draws must not depend on the observed values that they replace."""
+    dynamic = arguments.device_arrays()
+    other = list(dynamic)
+    for argument, where in cells.values():
+        flat, at = other[argument].ravel(), where.ravel()
+        other[argument] = flat.at[at].set(jnp.roll(flat[at], 1)).reshape(other[argument].shape)
+    key = jax.random.key(0)
+    first, second = (draw(arrays, params, key)[0] for arrays in (dynamic, tuple(other)))
+    changed = [n for n in first if not np.array_equal(first[n], second[n], equal_nan=True)]
+    if changed:
+        raise ValueError(
+            f"the distribution of {changed} depends on observed values ({list(cells)}) through the "
+            "program's arguments, so data drawn from it would mix drawn and observed values. Carry "
+            "the sampled value (x = numpyro.sample(..., obs=x_t); return x) instead of the argument."
+        )
+
+
+def place(cells: Cells, dynamic: tuple, drawn: Mapping[str, Any]) -> tuple:
+    """The arguments with the drawn values of the observed sites; what was missing stays missing."""
+    arrays = list(dynamic)
+    for name, (argument, where) in cells.items():
+        old = arrays[argument]
+        values = jnp.asarray(drawn[name]).astype(old.dtype).ravel()
+        new = old.ravel().at[where.ravel()].set(values).reshape(old.shape)
+        if jnp.issubdtype(old.dtype, jnp.floating):
+            new = jnp.where(jnp.isnan(dynamic[argument]), dynamic[argument], new)
+        arrays[argument] = new
+    return tuple(arrays)
+
+
+def relaid(
+    reading: Reading,
+    factors: tuple[Factor, ...],
+    data: ProgramData,
+    dynamic: tuple,
+    labels: Mapping[str, Any],
+) -> ProgramData:
+    """`data` with other argument arrays of the same shapes. Masks, weights and indices stay.
+
+    `labels` (*plates) are new values of the latents that were observed; unknown ones stay so.
+    """
+    by_site = {f.site: f for f in factors if f.site in data.sites}
+
+    def extract(m: Message) -> dict[str, Any]:
+        return {} if is_factor(m.fn) else observed_parts(m, by_site[m.name])
+
+    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    found = reading.run(
+        params, dynamic, extract, reading.zeros(), wanted=frozenset(by_site), wide=True
+    )
+    sites = {name: _site(f, data.sites[name], found[name]) for name, f in by_site.items()}
+    clamps = dict(data.clamps)
+    for name, value in labels.items():
+        unknown = (clamps[name] >= 0).all(-1, keepdims=True)
+        match = jnp.asarray(value)[..., None] == jnp.asarray(reading.values[name])
+        clamps[name] = jnp.where(unknown | match, 0.0, -1.0)
+    return replace(data, dynamic=dynamic, sites={**data.sites, **sites}, clamps=clamps)
+
+
+def _site(factor: Factor, old: SiteData, parts: dict[str, Any]) -> SiteData:
+    family = factor.family
+    value = to_layout(factor, jnp.asarray(parts["value"]), family.event_dim)
+    if old.mask is not None:
+        shown = old.mask[(None,) * family.event_dim]
+        value = jnp.where(shown, value, old.value)
+    value = value.astype(old.value.dtype)
+    cells = value.shape[family.event_dim :]
+    known = {
+        k: jnp.broadcast_to(to_layout(factor, jnp.asarray(v), 0), cells)
+        for k, v in parts["known"].items()
+    }
+    return replace(old, value=value, known=known, base=base_measure(family, value, old.mask, known))

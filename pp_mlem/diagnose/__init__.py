@@ -1,0 +1,1 @@
+"""What can be said of a solution: labels, spurious and boundary ends, optima, uncertainty."""

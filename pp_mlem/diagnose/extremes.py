@@ -1,0 +1,263 @@
+"""How near to one, or to a point, the observed rows' probabilities and densities have come; and
+fits through all points, whose likelihood has no bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.status import Status
+from pp_mlem.diagnose.spurious import edge_objective, objective_at
+from pp_mlem.model.model import Model
+from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.sites import Site
+from pp_mlem.program.space import is_half_line, is_matrix
+from pp_mlem.program.trace import Message, is_discrete, is_factor, unwrap
+from pp_mlem.target.problem import Problem
+
+SATURATED = -1e-6  # log-probability of a row above which its parameters may be at infinity
+NEAR_ONE = -0.1
+ROUNDINGS = 30.0  # of the data: a density as narrow as these sees only how numbers are rounded
+CONCENTRATION = 1e5  # spreads of the data per width of a density that still narrows
+MOVING = 1e-4  # slope per observation above which a fit may not have come to rest
+SINGULAR = 10.0  # standard deviations are this much less telling in a direction of a covariance
+RISE = 0.1  # nats gained by one step of a coordinate: it has not
+SMALL = 1e3  # roundings of the largest number, as a scale: smaller ones are looked into
+STEEP = 20.0  # nats per unit: larger ones are looked into
+QUIET = (
+    28.0  # unconstrained coordinate of a positive parameter, 1e12: lgamma of it is exact to 1e-3
+)
+BOTTOM = -300.0  # unconstrained coordinate of a scale that is zero in all but name
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """Of one site, over rows and values of its latents. Discrete, or the law of a latent: how many
+    probabilities of what was seen are one to rounding (`saturated`), how many come near (`near`).
+    Continuous: how narrow the narrowest density is, as log(density times the row's own size)
+    (`narrow`), and log(density times the spread of all rows or the row's size, the smaller one)
+    (`concentrated`)."""
+
+    saturated: float
+    near: float
+    narrow: float
+    concentrated: float
+
+
+def certain_sites(problem: Problem, real: set[str], positive: set[str]) -> frozenset[str]:
+    """The discrete sites, observed ones and laws of latents, that can become certain as one of these
+    parameters grows. Where a family's own parameter is positive, that is no way to certainty."""
+    reading = problem.reading
+    found = []
+    for factor in problem.marginal.factors:
+        behind = frozenset().union(*reading.dependencies[factor.site].values())
+        ways = real if factor.kind == "family" else real | positive
+        if (factor.law_of or _is_discrete(reading.sites[factor.site])) and behind & ways:
+            found.append(factor.site)
+    return frozenset(found)
+
+
+def _is_discrete(site: Site) -> bool:
+    support = getattr(getattr(dist, site.distribution, None), "support", None)
+    try:
+        return bool(getattr(support, "is_discrete", False))
+    except NotImplementedError:  # that of a Delta is that of its value
+        return False
+
+
+def extremes_at(
+    model: Model, problem: Problem, vector: Any, data: Any, fixed: dict, sites: frozenset[str]
+) -> dict[str, Extreme]:
+    """The extremes of these sites at a vector of free parameters."""
+    key = ("extremes", frozenset(fixed), sites)
+    function = model.compiled(key, lambda: quick_jit(_measure(problem, sites)))
+    found = jax.device_get(function(jnp.asarray(vector), data, fixed))
+    return {name: Extreme(*map(float, values)) for name, values in found.items()}
+
+
+def _measure(problem: Problem, sites: frozenset[str]) -> Any:
+    """(vector, data, fixed) -> the four numbers of an `Extreme` for each site."""
+    reading = problem.reading
+
+    def extract(message: Message) -> Any:
+        if is_factor(message.fn):
+            return {}
+        if reading.sites[message.name].law_of:
+            return {
+                "probability": message.placed(law_density(unwrap(message.fn).fn, message.value))
+            }
+        value, density, seen, columns = _elements(message)
+        density = jnp.where(seen, density, -jnp.inf)
+        if is_discrete(message.fn):
+            return {"probability": message.placed(density, columns)}
+        event = len(message.fn.event_shape) - columns
+        value = jnp.where(seen.reshape(seen.shape + (1,) * event), value, jnp.nan)
+        found = {"density": message.placed(density, columns)}
+        if event == 0:
+            return found | {"value": message.placed(value, columns)}
+        law = unwrap(message.fn).fn
+        if event == 1 and hasattr(law, "covariance_matrix"):
+            found["covariance"] = message.placed(law.covariance_matrix, columns + 2)
+        return found | {f"vector {event}": message.placed(value, columns + event)}
+
+    def measure(vector: jax.Array, data: Any, fixed: Any) -> dict[str, Any]:
+        params = problem.params(vector, fixed)
+        observed = frozenset(n for n in sites if not reading.sites[n].law_of)
+        found = reading.run(params, data.dynamic, extract, wanted=sites, wide=observed)
+        return {name: _numbers(own) for name, own in found.items()}
+
+    return measure
+
+
+def _elements(message: Message) -> tuple[jax.Array, jax.Array, jax.Array, int]:
+    """(value, log f, whether it is there) of each element of an observed site, before `to_event`
+    columns are joined, and how many these are. What is missing or masked counts as not there."""
+    bare = unwrap(message.fn)
+    value = jnp.asarray(message.value)
+    missing, support = jnp.zeros((), bool), bare.fn.support
+    inside = support.check(value)  # latents and parameters may widen it
+    event_shape = value.shape[value.ndim - len(bare.fn.event_shape) :]
+    value = jnp.broadcast_to(value, (*inside.shape, *event_shape))
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        event = tuple(range(-len(bare.fn.event_shape), 0))
+        cells = jnp.isnan(value).any(event, keepdims=True)
+        missing = cells.reshape(cells.shape[: cells.ndim - len(event)])
+        value = jnp.where(cells, support.feasible_like(value), value)
+    density = log_density(bare.fn, value)
+    seen = jnp.broadcast_to(~missing, jnp.broadcast_shapes(density.shape, missing.shape))
+    for mask in bare.masks:
+        seen = seen & mask
+    return value, density, seen & (inside | missing), bare.columns
+
+
+def _numbers(own: dict[str, jax.Array]) -> tuple:
+    none, lowest = jnp.array(0.0), jnp.array(-jnp.inf)
+    if "probability" in own:
+        log_p = own["probability"]
+        return (log_p > SATURATED).sum(), (log_p > NEAR_ONE).sum(), lowest, lowest
+    if "density" not in own:
+        return none, none, lowest, lowest
+    if "value" not in own:
+        return none, none, lowest, _concentration(own)
+    density = jnp.nan_to_num(own["density"], nan=-jnp.inf, neginf=-jnp.inf, posinf=1e300)
+    value = own["value"]
+    size, largest = jnp.abs(value), jnp.nanmax(jnp.abs(value))
+    size = jnp.where(size > 0, size, jnp.where(largest > 0, largest, 1.0))
+    spread = jnp.nanstd(value)
+    spread = jnp.where(spread > 1e-12 * largest, spread, size)
+    narrow = (density + jnp.log(size)).max(initial=-jnp.inf, where=~jnp.isnan(value))
+    least = jnp.log(jnp.minimum(size, spread))
+    spread_out = (density + least).max(initial=-jnp.inf, where=~jnp.isnan(value))
+    return none, none, narrow, spread_out
+
+
+def _concentration(own: dict[str, jax.Array]) -> jax.Array:
+    """The same for vectors: the narrowest density times the spreads of all their entries, or how
+    narrow a covariance is in its narrowest direction, next to these spreads."""
+    name = next(k for k in own if k.startswith("vector "))
+    value, event = own[name], int(name.removeprefix("vector "))
+    rows = tuple(range(value.ndim - event))
+    largest = jnp.nanmax(jnp.abs(value), axis=rows)
+    spread = jnp.nanstd(value, axis=rows)
+    spread = jnp.where(spread > 1e-12 * largest, spread, jnp.where(largest > 0, largest, 1.0))
+    density = jnp.where(jnp.isnan(own["density"]), -jnp.inf, own["density"])
+    found = density.max(initial=-jnp.inf) + jnp.log(spread).sum()
+    if "covariance" not in own:
+        return found
+    scaled = own["covariance"] / (spread[:, None] * spread)
+    scaled = jnp.where(jnp.isfinite(scaled), scaled, 0.0)
+    least = jnp.maximum(jnp.linalg.eigvalsh(scaled).min(initial=jnp.inf), 1e-300)
+    return jnp.maximum(found, jnp.log(SINGULAR / jnp.sqrt(least)))
+
+
+def drawn_back(problem: Problem, vector: Any) -> np.ndarray:
+    """The point with its positive parameters so small that densities are no rounding noise, in the
+    same proportions: a Gamma at 1e20 for shape and rate has the mean that it had."""
+    at, where = np.array(vector, float), problem.space.slices()
+    positive = np.zeros(len(at), bool)
+    for site in problem.space.sites:
+        positive[where[site.name]] = is_half_line(site.support)
+    large = positive & (at > QUIET)
+    return np.where(large, at - (at.max(initial=QUIET, where=large) - QUIET), at)
+
+
+def collapse_note(
+    model: Model,
+    problem: Problem,
+    vector: Any,
+    value: float,
+    slope: float,
+    status: int,
+    fixed: dict,
+) -> str:
+    """Which observed site a fit goes through without error, and by which parameters ("": none).
+
+    The density of a row is compared with the rounding of the row itself: a Normal whose scale is
+    `ROUNDINGS` roundings of its observations describes those and nothing else. A fit that has not
+    come to rest is one earlier, where its density is narrower than the data are wide by
+    `CONCENTRATION`. Looked into only where something is extreme.
+    """
+    sites = frozenset(s.name for s in problem.reading.observed if not _is_discrete(s))
+    if not sites:
+        return ""
+    at = np.asarray(vector, float)
+    eps = float(np.finfo(model.dtype).eps)
+    sound = bool(np.isfinite(value)) and status != Status.NOT_FINITE
+    moving = not slope <= MOVING
+    if sound and not moving and not _is_extreme(model, at, value, eps):
+        return ""
+    lows = np.log(np.maximum(eps * _largest(model), 1e-300))
+    regular = sound and at.min(initial=0.0) > BOTTOM
+    tried = [at] if regular else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
+    for point in tried:
+        for name, found in extremes_at(model, problem, point, model.data, fixed, sites).items():
+            if found.narrow > -np.log(ROUNDINGS * eps):
+                return _told(problem, name)
+            if not found.concentrated > np.log(CONCENTRATION):
+                continue
+            ended = sound and (status == Status.CONVERGED or not moving)
+            if not ended or _rises(model, problem, at, fixed):
+                return _told(problem, name)
+    return ""
+
+
+def _rises(model: Model, problem: Problem, at: np.ndarray, fixed: dict) -> bool:
+    """Whether the objective still rises along a coordinate."""
+    key = ("edge objective", frozenset(fixed), problem.with_prior)
+    evaluate = model.compiled(key, lambda: edge_objective(problem))
+    steps = np.concatenate([np.eye(len(at)), -np.eye(len(at))])
+    found = objective_at(evaluate, at, [at, *(at + steps)], model.data, fixed)
+    return bool(np.any(found[1:] > found[0] + RISE))
+
+
+def _is_extreme(model: Model, at: np.ndarray, value: float, eps: float) -> bool:
+    smallest = np.log(SMALL * eps * _largest(model))
+    return at.min(initial=np.inf) < smallest or value > STEEP * max(
+        float(model.n_observations), 1.0
+    )
+
+
+def _largest(model: Model) -> float:
+    """The largest finite number among the data, at least 1."""
+    sizes = [np.abs(np.asarray(a)) for a in model.data.dynamic if np.size(a)]
+    return max([1.0, *(float(s.max(initial=0, where=np.isfinite(s))) for s in sizes)])
+
+
+def _told(problem: Problem, name: str) -> str:
+    reading = problem.reading
+    behind = frozenset().union(*reading.dependencies[name].values())
+    involved = [s for s in problem.space.sites if s.name in behind]
+    scales = [s.name for s in involved if is_half_line(s.support) or is_matrix(s.support)]
+    scales = scales or [s.name for s in involved]
+    of = f", by {', '.join(scales)}" if scales else ""
+    return (
+        f"'{name}' is fitted without error, in all rows or some{of}: its density grows without "
+        "bound there; give the scale a prior that is zero at zero (LogNormal) and use fit_map, or "
+        "fix it"
+    )

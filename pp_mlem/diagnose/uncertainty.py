@@ -1,0 +1,384 @@
+"""Covariance of the estimates: observed information, sandwich, outer product; delta method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from pp_mlem.base.checks import check_level
+from pp_mlem.base.precision import lean_jit, quick_jit, working_precision
+from pp_mlem.diagnose.spurious import edge_masks, edge_objective
+from pp_mlem.model.model import Model
+from pp_mlem.program.space import ParameterSpace, scalar_names
+from pp_mlem.target.problem import Problem
+
+KINDS = ("observed", "sandwich", "opg")
+COLUMNS_AT_ONCE = 16
+CHAIN_ENTRIES = 2**22  # of all columns at once: what their recursions hold stays near 1 GB
+EDGE = 1e-5
+SINGULAR = 1e-12
+SADDLE = 1e-7
+CLOSE = 1e-8
+NUDGED, NUDGES = 1e-13, 2
+STEADY = 0.02
+NOISE = 1e6
+STEP_LIMIT = 0.05
+LIGHT = 1e7
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Covariance of every free scalar on its natural scale, in the order of `names`.
+
+    `free` is the covariance of the unconstrained vector. `reasons[name]` says why a standard
+    error is NaN.
+    """
+
+    names: tuple[str, ...]
+    matrix: np.ndarray
+    free: np.ndarray
+    reasons: dict[str, str]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A function of the parameters: its value, standard error and interval.
+
+    All are arrays in the shape of the function's value (0-dimensional for a scalar). `reason` says
+    why a standard error is NaN.
+    """
+
+    value: np.ndarray
+    standard_error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    level: float
+    reason: str = ""
+
+    @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.low, self.high
+
+    @classmethod
+    def from_draws(
+        cls, values: np.ndarray, value: np.ndarray | None, level: float, reason: str = ""
+    ) -> Estimate:
+        """From draws (draws, ...) of the function; `value` is their mean unless given."""
+        check_level(level)
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        value = values.mean(0) if value is None else value
+        spread = values.std(0, ddof=1)
+        if reason:
+            spread, low, high = (np.full(np.shape(value), np.nan) for _ in range(3))
+        return cls(np.asarray(value), np.asarray(spread), low, high, level, reason)
+
+    def __repr__(self) -> str:
+        if np.ndim(self.value):
+            table = pd.DataFrame({"value": np.ravel(self.value),
+                                  "std err": np.ravel(self.standard_error),
+                                  "low": np.ravel(self.low), "high": np.ravel(self.high)})  # fmt: skip
+            return table.to_string() + (f"\n{self.reason}" if self.reason else "")
+        note = f" ({self.reason})" if self.reason else ""
+        return (
+            f"{float(self.value):.6g} ± {float(self.standard_error):.4g}, "
+            f"{100 * self.level:g}% interval [{float(self.low):.6g}, {float(self.high):.6g}]{note}"
+        )
+
+
+def delta_method(
+    model: Model,
+    problem: Problem,
+    vector: np.ndarray,
+    fixed: dict[str, Any],
+    found: Covariance,
+    function: Any,
+    level: float,
+) -> Estimate:
+    """Standard error of a function of the parameters from its gradient (delta method).
+
+    A function that leans on a scalar whose own standard error cannot be trusted has none either.
+    """
+    check_level(level)
+    space = problem.space
+    held = {k: jnp.asarray(v) for k, v in fixed.items()}
+
+    def of(v: jax.Array) -> jax.Array:
+        value = jnp.asarray(function({**held, **space.constrain(v)}))
+        return value.astype(v.dtype)
+
+    point = jnp.asarray(vector)
+    value = np.asarray(of(point))
+    slope = np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
+    variance = np.einsum("ij,jk,ik->i", slope, found.free, slope)
+    _, jacobian = natural_scale(model, problem, vector)
+    reason, bad = "", np.zeros(value.size, bool)
+    if found.reasons:
+        lost = np.array([n in found.reasons for n in found.names])
+        # what of the function's slope lies along the scalars without a standard error
+        inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
+        touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
+        bad = touches.any(1)
+        if bad.any():
+            which = found.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
+            reason = f"it depends on {which}: {found.reasons[which]}"
+    error = np.where(bad | ~(variance >= 0), np.nan, np.sqrt(np.maximum(variance, 0.0)))
+    half = scipy_stats.norm.ppf((1 + level) / 2) * error
+    error, half = error.reshape(value.shape), half.reshape(value.shape)
+    return Estimate(value, error, value - half, value + half, level, reason)
+
+
+def flatten(space: ParameterSpace, params: Any) -> jax.Array:
+    parts = [jnp.ravel(jnp.asarray(params[s.name])) for s in space.sites]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+def natural_scale(model: Model, problem: Problem, vector: Any) -> tuple[dict, np.ndarray]:
+    """Constrained free parameters at a vector, and their Jacobian (scalars, coordinates)."""
+    space = problem.space
+
+    def run(point: jax.Array) -> tuple[dict, jax.Array]:
+        return space.constrain(point), jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(
+            point
+        )
+
+    function = model.compiled(("natural scale", space.names), lambda: quick_jit(run))
+    values, jacobian = jax.device_get(function(jnp.asarray(vector)))
+    return values, np.asarray(jacobian, float)
+
+
+def light_jit(function: Any, model: Model, size: int) -> Any:
+    """jit with little optimisation where compiling would outlast the derivatives of small data."""
+    cells = sum(int(np.size(a)) for a in jax.tree.leaves(model.data))
+    return quick_jit(function) if cells * size**2 <= LIGHT else lean_jit(function)
+
+
+def information_function(model: Model, problem: Problem) -> Any:
+    """(vector, data, fixed, basis) -> (gradient, minus the Hessian) of the objective, jitted; the
+    Hessian along the columns of `basis`, those of the identity where none is given. Columns share a
+    sweep, fewer of them along chains that are long."""
+    columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // max(problem.marginal.chain_entries, 1)))
+
+    def information(vector: jax.Array, data: Any, fixed: Any, basis: jax.Array) -> Any:
+        gradient = jax.grad(problem.objective)
+
+        def column(direction: jax.Array) -> jax.Array:
+            return jax.jvp(lambda v: gradient(v, data, fixed), (vector,), (direction,))[1]
+
+        hessian = jax.lax.map(column, basis.T, batch_size=columns) @ basis
+        return gradient(vector, data, fixed), -0.5 * (hessian + hessian.T)
+
+    compiled = light_jit(information, model, problem.space.size)
+
+    def along(vector: Any, data: Any, fixed: Any, basis: Any = None) -> Any:
+        basis = np.eye(problem.space.size) if basis is None else basis
+        return compiled(vector, data, fixed, jnp.asarray(basis, jnp.result_type(float)))
+
+    return along
+
+
+def scores_function(problem: Problem) -> Any:
+    """Jitted (vector, data, fixed) -> (units, size): gradient of each unit's log Z."""
+
+    def pointwise(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
+        eta = problem.marginal.natural(problem.params(vector, fixed), data)
+        return jnp.concatenate([t.array.ravel() for t in problem.marginal.unit_values(eta, data)])
+
+    def scores(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
+        def column(direction: jax.Array) -> jax.Array:
+            return jax.jvp(lambda v: pointwise(v, data, fixed), (vector,), (direction,))[1]
+
+        return jax.lax.map(column, jnp.eye(vector.shape[0], dtype=vector.dtype)).T
+
+    return lean_jit(scores)
+
+
+def invert_information(
+    information: np.ndarray, gradient: np.ndarray, active: np.ndarray
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """Inverse over the active coordinates, a reason that spoils all, and flat directions, as long as
+    a unit of the coordinates that the diagonal would scale to one."""
+    size = len(gradient)
+    inverse = np.zeros((size, size))
+    flat = np.zeros((size, 0))
+    if not active.any():
+        return inverse, "", flat
+    block = information[np.ix_(active, active)]
+    if not np.all(np.isfinite(block)):
+        return inverse, "the information matrix is not finite", flat
+    scale = _scales(np.diag(block))
+    values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
+    if values.min() < -SADDLE * max(values.max(), 1.0):
+        return inverse, "not a maximum: the information has a negative eigenvalue", flat
+    null = values < SINGULAR * values.max()
+    kept = np.where(null, 0.0, 1.0 / np.where(null, 1.0, values))
+    inner = (vectors * kept) @ vectors.T * scale[:, None] * scale[None, :]
+    inverse[np.ix_(active, active)] = inner
+    if null.any():
+        flat = np.zeros((size, int(null.sum())))
+        flat[active] = vectors[:, null] * scale[:, None]
+    step = gradient[active] @ inner @ gradient[active]
+    if not np.isfinite(step) or step > STEP_LIMIT**2:
+        return inverse, "the gradient is not zero: the fit has not converged", flat
+    return inverse, "", flat
+
+
+def _scales(diagonal: np.ndarray) -> np.ndarray:
+    return 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+
+
+def closer_basis(information: np.ndarray, active: np.ndarray) -> np.ndarray | None:
+    """Its eigenvectors, as long as one standard error, as columns; None where it is well told as it
+    is. Far from the origin of a covariate, intercept and slope are so nearly one direction that the
+    digits of their information cannot tell them apart; along those columns they can."""
+    block = information[np.ix_(active, active)]
+    if not active.any() or not np.all(np.isfinite(block)):
+        return None
+    scale = _scales(np.diag(block))
+    values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
+    if values.max() <= 0:
+        return None
+    if values.min() > CLOSE * values.max() or values.min() < -SADDLE * max(values.max(), 1.0):
+        return None
+    smallest = np.finfo(float).eps * values.max()
+    basis = np.zeros(information.shape)
+    basis[np.ix_(active, active)] = scale[:, None] * vectors / np.sqrt(np.maximum(values, smallest))
+    return basis
+
+
+def resolved_inverse(
+    inform: Any,
+    information: np.ndarray,
+    gradient: np.ndarray,
+    active: np.ndarray,
+    point: np.ndarray,
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """`invert_information`, after a closer look where coordinates are nearly one direction. `inform`
+    gives the information at a point along a basis. Curvature that changes when the point moves by
+    rounding is rounding itself, and its direction flat."""
+    basis = closer_basis(information, active)
+    if basis is None:
+        return invert_information(information, gradient, active)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (NUDGES, len(point)))
+    now = inform(point, basis)
+    near = np.array([np.diag(inform(point * (1 + NUDGED * s), basis)) for s in signs])
+    curvature = np.diag(now)
+    scale = _scales(np.diag(information))
+    reach = np.abs(basis / scale[:, None])[active].max(0, initial=0.0)
+    steady = (np.abs(near - curvature) <= STEADY * curvature).all(0)
+    steady &= curvature > NOISE * (np.finfo(float).eps * reach) ** 2
+    used = active & steady
+    inverse, spoiled, flat = invert_information(now, basis.T @ gradient, used)
+    unsteady = np.eye(len(point))[:, active & ~steady]
+    flat = basis @ np.concatenate([flat, unsteady], 1)
+    reach = np.abs(flat / scale[:, None])[active].max(0, initial=0.0)
+    return basis @ inverse @ basis.T, spoiled, flat / np.where(reach > 0, reach, 1.0)
+
+
+def covariance_at(
+    model: Model,
+    problem: Problem,
+    vector: np.ndarray,
+    fixed: dict[str, Any],
+    kind: str = "observed",
+) -> Covariance:
+    """Covariance of the estimates at a point, on the natural scale by the delta method.
+
+    kind: "observed" (inverse of minus the Hessian of the objective), "sandwich" (White 1982,
+    doi:10.2307/1912526, from per-unit scores) or "opg" (inverse outer product of scores). Scalars
+    at a boundary of their support are held fixed there and get NaN, as do scalars along
+    directions that the data do not identify.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}.")
+    space = problem.space
+    names = scalar_names(space)
+    with working_precision(model.dtype):
+        values = {k: jnp.asarray(v) for k, v in fixed.items()}
+        point = jnp.asarray(vector)
+        key = (frozenset(fixed), problem.with_prior)
+        function = model.compiled(
+            ("information", key), lambda: information_function(model, problem)
+        )
+        gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
+        natural, jacobian = natural_scale(model, problem, vector)
+        evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
+        masks = edge_masks(problem, evaluate, np.asarray(vector), natural, model.data, values)
+        edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
+        active = _active(space, natural, jacobian, edge)
+
+        def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
+            return np.asarray(function(jnp.asarray(at), model.data, values, basis)[1], float)
+
+        inverse, spoiled, flat = resolved_inverse(
+            along, information, gradient, active, np.asarray(vector, float)
+        )
+        scores = None
+        if kind != "observed":
+            scorer = model.compiled(("scores", key), lambda: scores_function(problem))
+            scores = np.asarray(scorer(point, model.data, values), float)
+    if scores is not None and not spoiled:
+        weights = model.unit_weights()
+        meat = (scores / np.where(weights > 0, weights, 1.0)[:, None]).T @ scores
+        if kind == "opg":
+            basis = closer_basis(information, active)
+            basis = np.eye(len(gradient)) if basis is None else basis
+            inverse, spoiled, flat = invert_information(
+                basis.T @ meat @ basis, gradient * 0, active
+            )
+            inverse, flat = basis @ inverse @ basis.T, basis @ flat
+        else:
+            inverse = inverse @ meat @ inverse
+    matrix = jacobian @ inverse @ jacobian.T
+    reasons: dict[str, str] = {}
+    shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
+    reach = np.abs(jacobian * _scales(np.diag(information))).max(1, initial=0.0)
+    for i, name in enumerate(names):
+        if edge[i]:
+            reasons[name] = "at the boundary of its support"
+        elif spoiled:
+            reasons[name] = spoiled
+        elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
+            reasons[name] = "not identified: the likelihood is flat along " + _direction(
+                flat, jacobian, names
+            )
+        elif not matrix[i, i] > 0:
+            reasons[name] = "no curvature in this direction"
+    bad = np.array([n in reasons for n in names], bool)
+    matrix = matrix.copy()
+    matrix[bad, :] = np.nan
+    matrix[:, bad] = np.nan
+    return Covariance(names, matrix, inverse, reasons, kind)
+
+
+def _active(
+    space: ParameterSpace, natural: dict[str, Any], jacobian: np.ndarray, edge: np.ndarray
+) -> np.ndarray:
+    """Which coordinates are free. One that moves a parameter's scalars away from the edge by
+    nothing next to their size belongs to those at the edge, and is held fixed there."""
+    active = np.abs(jacobian).max(0, initial=0.0) > 0.0
+    start, where = 0, space.slices()
+    for site in space.sites:
+        count = int(np.prod(site.shape))
+        rows = slice(start, start + count)
+        start += count
+        if not edge[rows].any():
+            continue
+        size = np.maximum(np.abs(np.ravel(np.asarray(natural[site.name], float))), 1e-300)
+        moves = np.abs(jacobian[rows, where[site.name]]) / size[:, None]
+        active[where[site.name]] &= moves[~edge[rows]].max(0, initial=0.0) > EDGE
+    return active
+
+
+def _direction(flat: np.ndarray, jacobian: np.ndarray, names: tuple[str, ...]) -> str:
+    moved = jacobian @ flat[:, 0]
+    order = np.argsort(-np.abs(moved))[:3]
+    top = moved[order[0]] or 1.0
+    parts = [f"{moved[i] / top:+.2g} {names[i]}" for i in order if abs(moved[i] / top) > 0.05]
+    return " ".join(parts)

@@ -1,0 +1,1 @@
+"""The estimators: EM, MLE, MAP, NUTS, Laplace, their starts and their loop."""

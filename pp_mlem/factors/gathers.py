@@ -1,0 +1,199 @@
+"""Latents gathered from one plate into another, `g[group]`: which unit every row reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.base.precision import lean_jit, quick_jit
+from pp_mlem.factors.factor import Factor, log_table
+from pp_mlem.program.neutral import neutral_parameters, without_missing
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.trace import Refused
+
+Pair = tuple[str, str]  # child plate, parent plate
+
+
+def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) -> ValueError:
+    """The refusal of a site that reads units of a latent in a way that no structure sums."""
+    site, plates = factor.site, sorted(own)
+    if not factor.plates:
+        where = ", ".join(f"'{p}'" for p in plates)
+        how = (
+            f"Write it inside plate {where} and leave out the sum: numpyro.factor adds up the rows of its "
+            "plates."
+            if reading.sites[site].distribution == "Unit"
+            else f"A site inside plate {where} that reads its own unit can be summed; a total, "
+            f"product or list over all units cannot, but by observing '{latent}' (observe={{...}})."
+        )
+        return ValueError(
+            f"latent '{latent}' of plate {where} enters '{site}', which is outside of it, with all its "
+            f"units at once. {how}"
+        )
+    return ValueError(
+        f"latent '{latent}' reaches '{site}' across plates {plates} and {sorted(factor.plates)}. Only "
+        "one plate gathered into one other plate, as in g[group], can be summed. Give the units of a "
+        "row one joint latent (a Categorical over their patterns), or a site each instead of a plate."
+    )
+
+
+def gathered_factors(
+    reading: Reading, factors: tuple[Factor, ...]
+) -> dict[Pair, tuple[tuple[str, Factor], ...]]:
+    """For each pair of plates, the latents gathered across them and the sites that read them."""
+    found: dict[Pair, list[tuple[str, Factor]]] = {}
+    steps = {p for scan in reading.scans.values() for p in (scan.time, scan.rest)}
+    for factor in factors:
+        for latent in factor.latents:
+            if reading.sites[latent].scan:
+                continue
+            own = reading.sites[latent].plates
+            missing, surplus = own - factor.plates, factor.plates - own - steps
+            if not missing:
+                continue
+            if len(own) != 1 or len(surplus) != 1:
+                raise _across(reading, latent, factor, own)
+            pair = next(iter(surplus)), next(iter(missing))
+            found.setdefault(pair, []).append((latent, factor))
+    return {pair: tuple(members) for pair, members in found.items()}
+
+
+@dataclass(frozen=True)
+class Gathers:
+    """Finds, for each pair of plates, the unit of the parent that every row of the child reads.
+
+    All units are set to one value of the latent, then those whose number has a certain binary
+    digit to another, then the others: a row that reads one unit moves at exactly one of the two.
+    What is compiled for it, and for reading other data of the same shapes, is kept.
+    """
+
+    reading: Reading
+    factors: tuple[Factor, ...]
+    compiled: dict[Any, Callable] = field(default_factory=dict, compare=False)
+
+    def keep(self, key: Any, function: Callable, compiler: Callable = quick_jit) -> Callable:
+        """`function` compiled, or what was compiled under this key before."""
+        if key not in self.compiled:
+            self.compiled[key] = compiler(function) if self.reading.arguments.traced else function
+        return self.compiled[key]
+
+    def maps(self, reading: Reading, dynamic: tuple) -> dict[Pair, jax.Array]:
+        """(rows of the child,) for each pair; `reading` has the sizes of the plates."""
+        members = gathered_factors(self.reading, self.factors)
+        if not members:
+            return {}
+        filled = without_missing(dynamic)
+        return {pair: self._map(reading, pair, members[pair], filled) for pair in members}
+
+    def _density(self, pair: Pair, members: tuple, gathered: tuple[str, ...]) -> Callable:
+        """Densities of all that reads across the pair, rows last, at given codes of the latents."""
+        reading, sites = self.reading, {f.site for _, f in members}
+
+        def density(params: dict, dynamic: tuple, codes: dict[str, Any]) -> list[Any]:
+            values = {n: jnp.asarray(reading.values[n])[codes[n]] for n in gathered}
+            found = reading.run(
+                params,
+                dynamic,
+                lambda m: m.placed(log_table(m, reading.sites[m.name])),
+                values,
+                wanted=frozenset(sites),
+            )
+            return [_rows_last(found[s], reading.sites[s].dims[pair[0]]) for s in sorted(sites)]
+
+        return self.keep(pair, density, lean_jit)
+
+    def _map(self, reading: Reading, pair: Pair, members: tuple, dynamic: tuple) -> jax.Array:
+        size, rows = reading.plates[pair[1]].size, reading.plates[pair[0]].size
+        own = {latent for latent, _ in members}
+        gathered = tuple(s.name for s in reading.latents if s.vmapped or s.name in own)
+        run = self._density(pair, members, gathered)
+        params = neutral_parameters(reading, 0)
+        units = np.arange(size)
+        index = np.zeros(rows, int)
+        unknown = np.ones(rows, bool)
+        values = max(reading.sites[n].size for n in own)
+
+        def densities(code: np.ndarray, other: int) -> list[np.ndarray]:
+            codes = {}
+            for name in gathered:
+                site = reading.sites[name]
+                shape = reading.plate_shape(site.dims)
+                chosen = code.reshape(shape) if name in own else np.full(shape, other)
+                codes[name] = jnp.asarray(np.minimum(chosen, site.size - 1))
+            return [np.asarray(a) for a in run(params, dynamic, codes)]
+
+        # Another gathered latent may hide this one at some of its values.
+        others = range(max((reading.sites[n].size for n in gathered if n not in own), default=1))
+        for other in others:
+            for value in range(1, values):
+                base = densities(np.zeros(size, int), other)
+                found = _moved(base, densities(np.full(size, value), other), rows) & unknown
+                if not found.any():
+                    continue
+                number = np.zeros(rows, int)
+                for bit in range(int(size - 1).bit_length()):
+                    digit = (units >> bit) & 1
+                    with_one = densities(value * digit, other)
+                    with_zero = densities(value * (1 - digit), other)
+                    ones, zeros = _moved(base, with_one, rows), _moved(base, with_zero, rows)
+                    if (found & ones & zeros).any():
+                        row = int(np.argmax(found & ones & zeros))
+                        alone = [
+                            bool(_moved([b], [o], rows)[row] and _moved([b], [z], rows)[row])
+                            for b, o, z in zip(base, with_one, with_zero, strict=True)
+                        ]
+                        self._refuse(members, pair, row, alone)
+                    number += ones.astype(int) << bit
+                index = np.where(found, np.minimum(number, size - 1), index)
+                unknown &= ~found
+                if not unknown.any():
+                    return jnp.asarray(index)
+        return jnp.asarray(index)
+
+    def _refuse(self, members: tuple, pair: Pair, row: int, alone: list[bool]) -> None:
+        """`alone` says of each site, in order, whether it reads several units by itself."""
+        sites = sorted({f.site for _, f in members})
+        where = f"of plate '{pair[1]}' at once (row {row} of '{pair[0]}')"
+        if not any(alone):
+            told = " and ".join(f"'{s}'" for s in sites)
+            raise Refused(
+                f"the sites {told} in plate '{pair[0]}' read different units of plate '{pair[1]}' "
+                f"(at row {row}), and the rows of one plate are taken to read one unit each. Put "
+                f"each site into a plate of its own name: numpyro.plate('{pair[0]} of {sites[-1]}', "
+                "...)."
+            )
+        site = sites[alone.index(True)]
+        latents = sorted({latent for latent, f in members if f.site == site})
+        if len(latents) > 1:
+            told = " and ".join(f"'{n}'" for n in latents)
+            raise Refused(
+                f"the latents {told} reach '{site}' from different units {where}. A sum over units "
+                "that meet one another, as in a network, does not factorise; each row may read one "
+                "unit, with all its latents."
+            )
+        raise Refused(
+            f"latent '{latents[0]}' reaches '{site}' from several units {where}. A sum over units "
+            "that meet one another, as in a network, does not factorise; each row may read one "
+            "unit, as in g[group]."
+        )
+
+
+def _rows_last(table: Any, dim: int) -> Any:
+    """(others, rows); a table that is the same for all rows has one."""
+    if table.ndim < -dim:
+        return table.reshape(-1, 1)
+    return jnp.moveaxis(table, table.ndim + dim, -1).reshape(-1, table.shape[table.ndim + dim])
+
+
+def _moved(before: list[np.ndarray], after: list[np.ndarray], rows: int) -> np.ndarray:
+    """Which rows changed in any of the sites; NaN is equal to itself."""
+    changed = np.zeros(rows, bool)
+    for a, b in zip(before, after, strict=True):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        changed |= ~same.all(0)
+    return changed

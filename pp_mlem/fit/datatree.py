@@ -1,0 +1,202 @@
+"""Fits as ArviZ DataTrees, and on disk as netCDF."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import arviz_base
+import numpy as np
+import xarray as xr
+
+from pp_mlem.base.files import verified, write_netcdf
+
+ASYMPTOTIC = (
+    "draws from the asymptotic normal distribution of the estimate, in unconstrained coordinates; "
+    "not a posterior sample"
+)
+FIT_GROUP = "pp_mlem_fit"
+FORMAT = 2  # 1 had no checksum and no fingerprint
+LONGEST = 200  # bytes of a variable's name; netCDF takes 256, dimensions add to it
+POINTWISE_CELLS = 5e7  # draws times units: 400 MB of pointwise log-likelihood
+FEWEST_DRAWS = 100
+
+
+def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """The variable of each site: its own name, or where netCDF and ArviZ cannot have that ("a/b",
+    "chain", the dimension of another site) the name percent-encoded as in an address."""
+    sites = list(sites)
+    reserved = {"chain", "draw", *taken}
+    found: dict[str, str] = {}
+    for site in sites:
+        if not site.isascii() and unicodedata.normalize("NFC", site) != site:
+            name = quote(site, safe=" []().,:;+-=~@$&'!*")
+        else:
+            name = re.sub(r"[%/\\\x00-\x1f\x7f]", lambda m: quote(m[0], safe=""), site)
+        name = re.sub(r" $", "%20", name)
+        name = re.sub(r"^(?=%)|^[^\w\x80-\U0010ffff%]", lambda m: "_" + quote_all(m[0]), name)
+        owner = re.fullmatch(r"(.*)_dim_\d+", site)
+        if name in reserved or (owner and owner[1] in sites):
+            name = name[:-1] + quote_all(name[-1])
+        if len(name.encode()) > LONGEST:
+            name = f"{name.encode()[:LONGEST].decode(errors='ignore')}~" + hashlib.sha256(
+                site.encode()).hexdigest()[:16]  # fmt: skip
+        found[site] = name
+    return found
+
+
+def quote_all(text: str) -> str:
+    """Every byte percent-encoded, letters too."""
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+
+
+def kept_draws(chains: int, draws: int, units: int) -> np.ndarray | None:
+    """Which draws of a chain keep their pointwise log-likelihood within `POINTWISE_CELLS` cells;
+    None where fewer than `FEWEST_DRAWS` in all could."""
+    most = int(POINTWISE_CELLS // max(chains * units, 1))
+    if most >= draws:
+        return np.arange(draws)
+    if most * chains < FEWEST_DRAWS:
+        return None
+    return np.arange(0, draws, -(-draws // most))
+
+
+def told_pointwise(kept: np.ndarray | None, draws: int, units: int) -> str:
+    """What the attributes say about a pointwise log-likelihood that is not whole ("" if it is)."""
+    limit = f"the limit of {POINTWISE_CELLS:.0e} cells (draws x units)"
+    if kept is None:
+        return (
+            f"left out: {FEWEST_DRAWS} draws of {units} units are beyond {limit}; LOO is not "
+            "available"
+        )
+    if len(kept) < draws:
+        return f"every {int(kept[1] - kept[0])}th draw of {draws}, within {limit}"
+    return ""
+
+
+def build_tree(
+    draws: dict[str, np.ndarray],
+    pointwise: np.ndarray | None,
+    kept: np.ndarray | None,
+    observed: dict[str, np.ndarray],
+    stats: dict[str, np.ndarray] | None,
+    attributes: dict[str, Any],
+    terms: str = "units",
+) -> xr.DataTree:
+    """A tree with posterior, log_likelihood, observed_data and sample_stats.
+
+    `draws` are (chain, draw, ...); `pointwise` (chain, draws kept, units), whose variable is named
+    `terms`: "units", or "one_step_ahead" for the predictive terms of a single sequence; None where
+    it is left out.
+    """
+    names = variable_names(draws)
+    groups: dict[str, Any] = {"posterior": {names[k]: v for k, v in draws.items()}}
+    if stats:
+        groups["sample_stats"] = stats
+    if observed:
+        shown = variable_names(observed)
+        groups["observed_data"] = {shown[k]: v for k, v in observed.items()}
+    tree = arviz_base.from_dict(groups)
+    if pointwise is not None:
+        chains = range(pointwise.shape[0])
+        dims, unit = ("chain", "draw", f"{terms}_dim_0"), range(pointwise.shape[2])
+        coords = {"chain": list(chains), "draw": kept, dims[2]: list(unit)}
+        tree["log_likelihood"] = xr.DataTree(xr.Dataset({terms: (dims, pointwise)}, coords))
+    for site, name in names.items():
+        if name != site:
+            tree["posterior"][name].attrs["site"] = site
+    tree.attrs.update(attributes)
+    tree["posterior"].attrs.update(attributes)
+    return tree
+
+
+def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Path:
+    """Write a tree with a `pp_mlem_fit` group: arrays as variables, the rest as JSON; a checksum
+    of the whole file at its end."""
+    arrays = {k: v for k, v in record.items() if isinstance(v, np.ndarray)}
+    rest = {k: v for k, v in record.items() if not isinstance(v, np.ndarray)}
+    names = {k: f"array_{i}" for i, k in enumerate(arrays)}
+    variables = {
+        names[k]: ([f"{names[k]}_dim_{i}" for i in range(v.ndim)], v) for k, v in arrays.items()
+    }
+    attributes = {"record": json.dumps(rest), "arrays": json.dumps(names), "format": FORMAT}
+    whole = tree.copy()
+    whole[FIT_GROUP] = xr.DataTree(xr.Dataset(variables, attrs=attributes))
+    return write_netcdf(path, whole, "save")
+
+
+def read_fit(path: str | Path) -> tuple[xr.DataTree, dict[str, Any]]:
+    """Read what `write_fit` wrote; a damaged file is refused with its name."""
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"load: received {type(path).__name__} as path, expected a file name.")
+    path = Path(path)
+    sealed = verified(path, "load")
+    try:
+        with xr.open_datatree(path, engine="netcdf4") as opened:
+            tree = opened.load()
+    except Exception as error:
+        raise ValueError(
+            f"load: {path} cannot be read as a saved fit ({type(error).__name__}: {error}). It may "
+            "be truncated; save the fit again."
+        ) from error
+    if FIT_GROUP not in tree.children:
+        raise ValueError(
+            f"load: {path} holds no pp_mlem fit (group '{FIT_GROUP}' is missing). Expected a file "
+            "written by Fit.save."
+        )
+    node = tree[FIT_GROUP]
+    _check_format(path, node.attrs.get("format"), sealed)
+    try:
+        record = json.loads(node.attrs["record"])
+        names = json.loads(node.attrs["arrays"]) if "arrays" in node.attrs else None
+        names = {k: k for k in node.data_vars} if names is None else names
+        record |= {k: np.asarray(node[v].values) for k, v in names.items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise damaged(path, error) from None
+    del tree[FIT_GROUP]
+    return tree, record
+
+
+def _check_format(path: Path, form: Any, sealed: bool) -> None:
+    if not isinstance(form, (int, np.integer)) or form < 1:
+        raise ValueError(f"load: {path} is damaged: its format is {form!r}, expected a number.")
+    if form > FORMAT:
+        raise ValueError(
+            f"load: {path} has format {form}, which a newer pp_mlem wrote; this one reads up to "
+            f"{FORMAT}. Update pp_mlem."
+        )
+    if form >= 2 and not sealed:
+        raise ValueError(
+            f"load: {path} lacks the checksum that Fit.save writes at its end: it was cut short, "
+            "or changed by another program since. Take another copy, or save the fit again."
+        )
+    if not sealed:
+        warnings.warn(
+            f"{path} was written by an older pp_mlem without a checksum, so damage to it cannot "
+            "be seen; save the fit again.",
+            stacklevel=4,
+        )
+
+
+def damaged(path: str | Path, error: BaseException | str) -> ValueError:
+    """The error for a file whose record does not say what it must."""
+    told = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return ValueError(f"load: {path} is damaged or not a saved fit ({told}).")
+
+
+def observed_arguments(names: Iterable[str], arrays: Iterable[Any]) -> Mapping[str, np.ndarray]:
+    """Data arrays by argument; those of one argument that holds several are numbered."""
+    names, found = list(names), {}
+    count: dict[str, int] = {}
+    for name, array in zip(names, arrays, strict=True):
+        place = count.get(name, 0)
+        count[name] = place + 1
+        found[name if names.count(name) == 1 else f"{name}[{place}]"] = np.asarray(array)
+    return found

@@ -1,0 +1,1 @@
+"""The user's handle: a program bound to its data."""

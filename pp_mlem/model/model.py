@@ -1,0 +1,603 @@
+"""A program bound to its data: roles, plan, and every question that needs no fitting."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from pp_mlem.base import verbs
+from pp_mlem.base.checks import check_counts, check_seed
+from pp_mlem.base.copies import packed
+from pp_mlem.base.fingerprint import PYTHON, digest
+from pp_mlem.base.memory import note_shapes
+from pp_mlem.base.precision import (
+    check_dtype,
+    finite_or_minus_inf,
+    in_model_precision,
+    lean_jit,
+    quick_jit,
+    working_precision,
+)
+from pp_mlem.data.layout import ProgramData, prepare_data
+from pp_mlem.data.redraw import observed_cells, place, relaid
+from pp_mlem.factors.gathers import Gathers
+from pp_mlem.factors.verify import Verification, read_factors
+from pp_mlem.marginal.marginal import Marginal, build_marginal
+from pp_mlem.marginal.semiring import MAX, SUM, Semiring, draw
+from pp_mlem.model import sequences
+from pp_mlem.potentials.table import Table
+from pp_mlem.program.arguments import Arguments, bind_arguments
+from pp_mlem.program.inputs import Unchecked, read_inputs
+from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.program.reading import Reading, read_program, thin
+from pp_mlem.program.sites import Role
+from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.trace import drawing_function
+from pp_mlem.target.problem import Problem, log_prior, make_problem
+
+Params = Mapping[str, Any]
+
+
+def _names(argument: str, given: Collection[str] | str) -> frozenset[str]:
+    if isinstance(given, str):
+        return frozenset({given})
+    try:
+        return frozenset(given)
+    except TypeError:
+        raise TypeError(
+            f"{argument}: received {type(given).__name__}, expected a set of site names."
+        ) from None
+
+
+class Model:
+    """A NumPyro program with its arguments, read into roles, plates, factors and a plan.
+
+    Args:
+        program: a function with NumPyro statements.
+        *args, **kwargs: its arguments. Arrays are data (traced); the rest is static.
+        latents, parameters: names of sites whose role the rules would get wrong or refuse.
+        observe: values of latents, `{"z": labels}`; NaN or -1 means unknown.
+        dtype: float64 (default) or float32.
+
+    Raises:
+        TypeError, ValueError: for a program or data that cannot be read, naming the site or
+            argument, before anything is compiled.
+
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> def coin(x):
+    ...     p = numpyro.sample("p", dist.Beta(1, 1))
+    ...     with numpyro.plate("tosses", len(x)):
+    ...         numpyro.sample("x", dist.Bernoulli(p), obs=x)
+    >>> model = Model(coin, jnp.array([1, 0, 1, 1]))
+    >>> round(model.log_likelihood({"p": 0.75}), 4)
+    -2.2493
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        *args: Any,
+        latents: Collection[str] = (),
+        parameters: Collection[str] = (),
+        observe: Mapping[str, Any] | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self.dtype = check_dtype(dtype)
+        self.program = program
+        self.overrides = {
+            "latents": _names("latents", latents),
+            "parameters": _names("parameters", parameters),
+        }
+        if observe is not None and not isinstance(observe, Mapping):
+            raise TypeError(
+                f"observe: received {type(observe).__name__}, expected a dict from names of latents "
+                "to their values."
+            )
+        self.observe = dict(observe or {})
+        self._program_digest = digest(program)
+        with working_precision(self.dtype):
+            arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
+            note_shapes(arguments.dynamic)
+            reading, dynamic = read_program(arguments, **self.overrides)
+            self._check_observe(reading)
+            inputs = read_inputs(reading)
+            # A mistake in the data is told as such, before all else.
+            arguments = inputs.check(reading.arguments)
+            if arguments is not reading.arguments:
+                reading = replace(reading, arguments=arguments)
+                dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+            verification = read_factors(reading, dynamic)
+            if isinstance(inputs, Unchecked):
+                inputs.tell()
+            reading, factors = verification.reading, verification.factors
+            self.marginal: Marginal = build_marginal(reading, factors)
+            self.data: ProgramData = prepare_data(
+                reading, factors, self.observe, self.dtype, verification.gathers
+            )
+        self._problems: dict[Any, Problem] = {}
+        self._compiled: dict[Any, Any] = {"verification": verification, "inputs": inputs}
+
+    # --- what was read ----------------------------------------------------------------------
+
+    @property
+    def reading(self) -> Reading:
+        return self.marginal.reading
+
+    @property
+    def arguments(self) -> Arguments:
+        return self.reading.arguments
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters, their shapes and supports."""
+        return self.reading.space
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role of every site by name."""
+        return {s.name: s.role.value for s in self.reading.sites.values()}
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.reading.latents)
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of what makes this model: program, arguments, data, observe, roles, dtype."""
+        own = self.arguments
+        return {
+            "program": self._program_digest,
+            "arguments": digest([own.static, own.kinds, own.names]),
+            "data": digest(list(own.dynamic)),
+            "observe": digest({k: np.asarray(v) for k, v in self.observe.items()}),
+            "roles": digest(self.overrides),
+            "dtype": str(self.dtype),
+            "python": PYTHON,
+        }
+
+    def __repr__(self) -> str:
+        return verbs.describe(self)
+
+    def _check_observe(self, reading: Reading) -> None:
+        for name in self.observe:
+            site = reading.sites.get(name)
+            if site is None or site.role is not Role.LATENT:
+                known = [s.name for s in reading.latents]
+                hint = (
+                    " It is a parameter: pass fixed={...} to a fit instead."
+                    if site is not None and site.role is Role.PARAMETER
+                    else ""
+                )
+                raise ValueError(
+                    f"observe: '{name}' is no latent of the program; the latents are {known}.{hint}"
+                )
+
+    def with_data(self, **values: Any) -> Model:
+        """The same model on other data of the same shapes; compiled functions are shared.
+
+        Args:
+            **values: new arrays by the name of the program's argument.
+        """
+        arguments = self.arguments.replace(values).in_precision(self.dtype)
+        same = arguments.shares_structure(self.arguments) and not self.reading.sized
+        if not same or not self._reads_alike(arguments):
+            args, kwargs = arguments.values()
+            return Model(
+                self.program,
+                *args,
+                **self.overrides,
+                observe=self.observe,
+                dtype=self.dtype,
+                **kwargs,
+            )
+        other = object.__new__(Model)
+        other.__dict__.update(self.__dict__)
+        with working_precision(self.dtype):
+            inputs = self.compiled("inputs", lambda: read_inputs(self.reading))
+            arguments = inputs.check(arguments)
+            reading = replace(self.reading, arguments=arguments)
+            other.data = prepare_data(
+                reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers
+            )
+        other.marginal = replace(self.marginal, reading=reading)
+        return other
+
+    @property
+    def _verification(self) -> Verification:
+        factors = self.marginal.factors
+        return self.compiled("verification", lambda: Verification(Gathers(self.reading, factors)))
+
+    def _reads_alike(self, arguments: Arguments) -> bool:
+        """Whether this reading is right for other data of the same shapes."""
+        with working_precision(self.dtype):
+            dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+            try:
+                return self._verification.difference(dynamic) is None
+            except ValueError:  # a gather that the new data make into something else
+                return False
+
+    def __reduce__(self) -> tuple:
+        """For pickle and copy: the program, its arguments and its data; what is compiled stays."""
+        host = jax.tree.map(np.asarray, self.data)
+        args, kwargs = self.arguments.values()
+        options = {**self.overrides, "observe": self.observe, "dtype": self.dtype}
+        own = self.arguments
+        key = digest([
+            self._program_digest, own.static, own.kinds, options,
+            [(a.shape, str(a.dtype)) for a in own.dynamic],
+        ])  # fmt: skip
+        return _read_again, (packed(self.program), args, kwargs, options, host, key)
+
+    # --- problems and compiled functions ----------------------------------------------------
+
+    def problem(self, fixed: Mapping[str, Any], with_prior: bool) -> Problem:
+        """The estimation problem for these fixed parameters; planned once and kept."""
+        key = (frozenset(fixed), with_prior)
+        if key not in self._problems:
+            self._problems[key] = make_problem(self.marginal, self.data, dict(fixed), with_prior)
+        return self._problems[key]
+
+    def compiled(self, key: Any, make: Callable[[], Any]) -> Any:
+        """A jitted function, made once per model structure."""
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
+
+    def check_params(self, params: Params, argument: str = "params") -> dict[str, jax.Array]:
+        checked = self.space.check(params, argument)
+        return {k: jnp.asarray(v) for k, v in checked.items()}
+
+    # --- densities --------------------------------------------------------------------------
+
+    @in_model_precision
+    def log_likelihood(self, params: Params) -> float:
+        """Marginal log-likelihood of the data in nats, latents summed out; weights applied.
+
+        Args:
+            params: constrained values of every parameter.
+        """
+        values = self.check_params(params)
+        function = self.compiled(
+            "log_likelihood",
+            lambda: lean_jit(lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)),
+        )
+        return float(finite_or_minus_inf(np.asarray(function(values, self.data))))
+
+    @in_model_precision
+    def log_prior(self, params: Params) -> float:
+        """Log prior density of the parameters in nats, in the constrained space (no Jacobian)."""
+        values = self.check_params(params)
+        names = frozenset(self.space.names)
+        function = self.compiled(
+            "log_prior", lambda: quick_jit(lambda p, d: log_prior(self.reading, p, d, names))
+        )
+        return float(function(values, self.data))
+
+    @in_model_precision
+    def pointwise_log_likelihood(self, params: Params) -> np.ndarray:
+        """log Z of each independent unit (row, sequence, group), shape (units,); they add up to
+        `log_likelihood`.
+
+        A single sequence is one unit; its terms are the one-step-ahead predictive log-densities
+        log p(x_t | x_1, ..., x_{t-1}), shape (steps,): see `units`.
+        """
+        values = self.check_params(params)
+        function = self.compiled("pointwise", lambda: lean_jit(self.pointwise_values))
+        return finite_or_minus_inf(np.asarray(function(values, self.data)))
+
+    @property
+    def units(self) -> str:
+        """What the terms of `pointwise_log_likelihood` are: "independent units", or "one-step-ahead
+        predictions" of a single sequence."""
+        return "one-step-ahead predictions" if self.marginal.sequential else "independent units"
+
+    def pointwise_values(self, params: Any, data: ProgramData) -> jax.Array:
+        """(units,) of `pointwise_log_likelihood`, as a pure function. Traceable."""
+        eta = self.marginal.natural(params, data)
+        if self.marginal.sequential:
+            return self.marginal.step_values(eta, data)
+        tables = self.marginal.unit_values(eta, data)
+        return jnp.concatenate([t.array.ravel() for t in tables])
+
+    # --- latents ----------------------------------------------------------------------------
+
+    def _zero_tables(self) -> dict[str, jax.Array]:
+        return {
+            s.name: jnp.zeros((*self.reading.plate_shape(s.dims), s.size))
+            for s in self.reading.latents
+        }
+
+    def _latent_gradient(self, semiring: Semiring) -> Callable:
+        """Gradient of the units' log Z with respect to a table on every latent."""
+        reading = self.reading
+
+        def value(tables: dict, params: Any, data: ProgramData) -> jax.Array:
+            extra = {}
+            for s in reading.latents:
+                array = tables[s.name]
+                names = [""] * (array.ndim - 1)
+                for plate, dim in s.dims.items():
+                    names[dim] = plate if array.shape[dim - 1] > 1 else ""
+                extra[s.name] = Table.of(array, (*names, s.name if s.size > 1 else ""))
+            eta = self.marginal.natural(params, data)
+            units = self.marginal.unit_values(eta, data, semiring, weighted=False, extra=extra)
+            return sum((t.array.sum() for t in units), jnp.zeros(()))
+
+        return jax.value_and_grad(value)
+
+    @in_model_precision
+    def posterior(self, params: Params) -> dict[str, np.ndarray]:
+        """p(latent | data, params): for each latent an array (*plates, values).
+
+        For a state of a scan (steps, *plates, values), the smoothed probabilities in the order of
+        the data; NaN after the end of a masked sequence.
+        """
+        values = self.check_params(params)
+        function = self.compiled("posterior", lambda: lean_jit(self._latent_gradient(SUM)))
+        tables = function(self._zero_tables(), values, self.data)[1]
+        return {k: self._outward(k, v) for k, v in tables.items()}
+
+    def _outward(self, name: str, table: Any) -> np.ndarray:
+        """A table (*plates, values) of a latent as its user sees it."""
+        array, site = np.array(table), self.reading.sites[name]
+        if not site.scan:
+            return array
+        scan = self.reading.scans[site.scan]
+        if name in self.data.valid:
+            array[~np.asarray(self.data.valid[name])] = np.nan
+        inner = {p: d for p, d in site.dims.items() if p != scan.time}
+        shape = (scan.length, *self.reading.plate_shape(inner), array.shape[-1])
+        array = array.reshape(shape)
+        return array[::-1] if scan.reverse else array
+
+    @in_model_precision
+    def decode(self, params: Params) -> dict[str, np.ndarray]:
+        """The jointly most probable latents given the data: for each an array (*plates).
+
+        For a state of a scan (steps, *plates), the path of Viterbi; after the end of a masked
+        sequence -1.
+        """
+        values = self.check_params(params)
+        function = self.compiled("decode", lambda: lean_jit(self._latent_gradient(MAX)))
+        tables = function(self._zero_tables(), values, self.data)[1]
+        return {k: self._chosen(k, v) for k, v in tables.items()}
+
+    def _chosen(self, name: str, table: Any) -> np.ndarray:
+        """The value that an indicator table marks; -1 where there is none."""
+        marks = self._outward(name, table)
+        ended = np.isnan(marks).any(-1)
+        chosen = self.reading.values[name][np.where(np.isnan(marks), 0.0, marks).argmax(-1)]
+        return np.where(ended, -1, chosen) if ended.any() else chosen
+
+    @in_model_precision
+    def sample_latents(
+        self, params: Params, draws: int = 1, seed: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Joint draws of the latents from p(latents | data, params): for each (draws, *plates).
+
+        Paths of a scan's states are drawn by forward filtering and backward sampling.
+        """
+        values = self.check_params(params)
+        check_counts(draws=draws)
+        check_seed(seed)
+
+        def one(key: Any, tables: dict, p: Any, data: ProgramData) -> Any:
+            return self._latent_gradient(draw(key))(tables, p, data)[1]
+
+        function = self.compiled("draw", lambda: lean_jit(one))
+        found = [
+            function(key, self._zero_tables(), values, self.data)
+            for key in jax.random.split(jax.random.key(seed), draws)
+        ]
+        return {k: np.stack([self._chosen(k, t[k]) for t in found]) for k in found[0]}
+
+    # --- along a chain ----------------------------------------------------------------------
+
+    @in_model_precision
+    def filtered(self, params: Params) -> dict[str, np.ndarray]:
+        """p(state_t | x_1, ..., x_t): for each state of a scan an array (steps, *plates, values).
+
+        Raises ValueError when the program has no chain.
+        """
+        return sequences.filtered(self, self.check_params(params))
+
+    @in_model_precision
+    def transition_counts(self, params: Params) -> dict[str, np.ndarray]:
+        """Expected number of transitions given the data: for each state (values, values), summed
+        over steps and sequences."""
+        return sequences.transition_counts(self, self.check_params(params))
+
+    @in_model_precision
+    def forecast(self, params: Params, steps: int = 1) -> dict[str, Any]:
+        """p(state | data) 1, ..., `steps` steps after the last: for each state (steps, *plates,
+        values); and for each observed site of the scan whose distribution is the same at every
+        step its "mean" and "sd", (steps, *plates, ...).
+
+        Raises ValueError when the transitions vary with the step, so that they are not known
+        ahead.
+        """
+        return sequences.forecast(self, self.check_params(params), steps)
+
+    @in_model_precision
+    def pseudo_residuals(self, params: Params) -> dict[str, pd.DataFrame]:
+        """Ordinary normal pseudo-residuals of each scalar observed site of a scan: its value's
+        place in its distribution given all other observations (Zucchini, MacDonald & Langrock
+        2016, section 6.2, doi:10.1201/b20790).
+
+        Returns:
+            a DataFrame for each site, one row per observation, with columns "lower", "upper" and
+            "mid" (equal for a continuous site); standard normal if the model holds.
+        """
+        return sequences.pseudo_residuals(self, self.check_params(params))
+
+    @in_model_precision
+    def classification_log_likelihood(self, params: Params) -> float:
+        """max over latents of log p(data, latents): the complete-data likelihood of `decode`."""
+        values = self.check_params(params)
+        marginal = self.marginal
+
+        def value(p: Any, d: ProgramData) -> jax.Array:
+            units = marginal.unit_values(marginal.natural(p, d), d, MAX)
+            return sum((t.array.sum() for t in units), jnp.zeros(()))
+
+        function = self.compiled("classification", lambda: lean_jit(value))
+        return float(function(values, self.data))
+
+    @in_model_precision
+    def simulate(self, params: Params, seed: int = 0) -> dict[str, np.ndarray]:
+        """Draw latents and observations from the program at `params`.
+
+        Returns:
+            every sampled site by name, with the shapes of the data.
+
+        Raises ValueError where a numpyro.factor weighs the latents: their law is then not the one
+        that the program draws from.
+        """
+        values = self.check_params(params)
+        check_seed(seed)
+        weighed = [
+            f.site
+            for f in self.marginal.factors
+            if f.latents and self.reading.sites[f.site].distribution == "Unit"
+        ]
+        if weighed:
+            raise ValueError(
+                f"simulate: numpyro.factor {weighed} weighs latents, so they cannot be drawn from "
+                "the program. Write it as a sampled site; sample_latents() draws given the data."
+            )
+        drawn, _ = self._drawing(self.arguments.device_arrays(), values, jax.random.key(seed))
+        return {k: np.asarray(v) for k, v in drawn.items()}
+
+    @property
+    def _drawing(self) -> Callable:
+        draw = drawing_function(self.arguments)
+        return self.compiled("drawing", lambda: quick_jit(draw)) if self.arguments.traced else draw
+
+    @in_model_precision
+    def observed_values(self) -> dict[str, np.ndarray]:
+        """The data of every observed site, in the shapes of `simulate`."""
+        params = neutral_parameters(self.reading, 0)
+        dynamic = self.arguments.device_arrays()
+        seen = self._drawing(dynamic, params, jax.random.key(0))[1]
+        return {k: np.asarray(v) for k, v in seen.items()}
+
+    @in_model_precision
+    def redraw(self, params: Params, seed: int = 0) -> Model:
+        """The same model on data drawn from the program at `params`; missing values stay missing,
+        and labels given by `observe` are drawn anew.
+
+        Raises ValueError when drawn values have no place in the program's arguments.
+        """
+        values = self.check_params(params)
+        check_seed(seed)
+        redraw = self.compiled("redraw", lambda: quick_jit(self.redrawing()))
+        data = redraw(values, jax.random.key(seed), self.data)
+        return self._on(data)
+
+    @in_model_precision
+    def with_observations_of(self, other: Model) -> Model:
+        """This model on the argument arrays of another, of the same shapes (a redrawn model with
+        another number of components, say); compiled functions are shared."""
+        mine, theirs = self.arguments.dynamic, other.arguments.dynamic
+        if [a.shape for a in mine] != [a.shape for a in theirs] or not self.arguments.traced:
+            raise ValueError(
+                "with_observations_of: the two models' data arguments differ in number or shape: "
+                f"{[a.shape for a in mine]} and {[a.shape for a in theirs]}."
+            )
+
+        def lay_out(dynamic: tuple, data: ProgramData) -> ProgramData:
+            return relaid(self.reading, self.marginal.factors, data, dynamic, {})
+
+        function = self.compiled("relaid", lambda: quick_jit(lay_out))
+        return self._on(function(other.data.dynamic, self.data))
+
+    def _on(self, data: ProgramData) -> Model:
+        """The same structure and compiled functions on other data of the same shapes."""
+        other = object.__new__(Model)
+        other.__dict__.update(self.__dict__)
+        arrays = tuple(np.asarray(a) for a in data.dynamic)
+        arguments = replace(self.arguments, dynamic=arrays)
+        other.marginal = replace(self.marginal, reading=replace(self.reading, arguments=arguments))
+        other.data = data
+        return other
+
+    def redrawing(self) -> Callable:
+        """Traceable (params, key, data) -> the data with every observation drawn anew."""
+        names = tuple(s.name for s in self.reading.observed if s.distribution != "Unit")
+        scanned = [n for n in self.observe if self.reading.sites[n].scan]
+        if scanned:
+            raise ValueError(
+                f"states {scanned} of a scan were given by observe=; data with known states cannot "
+                "be drawn anew yet. Drop observe=, or draw with simulate()."
+            )
+        factored = [s.name for s in self.reading.observed if s.distribution == "Unit"]
+        if factored:
+            raise ValueError(
+                f"numpyro.factor {factored} has a value but no draws, so data cannot be drawn from "
+                "the program. Write it as a sampled site with obs=."
+            )
+        if self.data.weights and np.any(~np.isin(self.unit_weights(), (0.0, 1.0))):
+            raise ValueError(
+                "units carry case weights, and one draw for all the cases of a unit would not be "
+                "what the program says. Write one row for each case (a bootstrap of kind "
+                "'nonparametric' takes weights as they are)."
+            )
+        with working_precision(self.dtype):
+            params = neutral_parameters(self.reading, 0)
+            cells = self.compiled(
+                "cells", lambda: observed_cells(self.arguments, self._drawing, params, names)
+            )
+        draw, clamped = drawing_function(self.arguments), tuple(self.observe)
+
+        def redraw(values: Any, key: jax.Array, data: ProgramData) -> ProgramData:
+            drawn, _ = draw(data.dynamic, values, key)
+            dynamic = place(cells, data.dynamic, drawn)
+            labels = {n: drawn[n].reshape(data.clamps[n].shape[:-1]) for n in clamped}
+            return relaid(self.reading, self.marginal.factors, data, dynamic, labels)
+
+        return redraw
+
+    @property
+    def n_observations(self) -> int | float:
+        """Independent units, each counted with its case weight; units without data are not."""
+        return self._unit_count
+
+    @property
+    def _unit_count(self) -> int | float:
+        with working_precision(self.dtype):
+            count = float(np.sum(self.unit_weights()))
+        return int(round(count)) if abs(count - round(count)) < 1e-9 else count
+
+    def unit_weights(self) -> np.ndarray:
+        """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
+        if "unit_weights" not in self._compiled:
+            self._compiled["unit_weights"] = lean_jit(self.marginal.unit_weights)
+        with working_precision(self.dtype):
+            return np.asarray(self._compiled["unit_weights"](self.data))
+
+
+READ: OrderedDict[str, Model] = OrderedDict()
+MOST_READ = 8
+
+
+def _read_again(
+    program: Any, args: tuple, kwargs: dict, options: dict, data: ProgramData, key: str
+) -> Model:
+    """A model that was sent from another process. Those of one structure (the same program on data
+    of the same shapes) share what this process has read and compiled of it."""
+    model = READ.pop(key, None)
+    if model is None or not model.arguments.traced:
+        model = Model(program, *args, **options, **kwargs)
+    READ[key] = model
+    while len(READ) > MOST_READ:
+        READ.popitem(last=False)
+    with working_precision(model.dtype):
+        return model._on(jax.tree.map(jnp.asarray, data)) if model.arguments.traced else model

@@ -1,0 +1,387 @@
+"""What only a chain can tell: filtered probabilities, transitions, forecasts, pseudo-residuals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pp_mlem.base.precision import lean_jit
+from pp_mlem.factors.factor import Factor, log_table
+from pp_mlem.marginal.chain import Chain
+from pp_mlem.marginal.recursions import filtered as filter_chain
+from pp_mlem.marginal.recursions import smooth
+from pp_mlem.program.trace import Message, is_discrete, unwrap
+
+if TYPE_CHECKING:
+    from pp_mlem.model.model import Model
+
+Values = dict[str, jax.Array]
+
+
+def _chains(model: Model) -> tuple[Chain, ...]:
+    chains = model.marginal.chains
+    if not chains:
+        raise ValueError(
+            "the program has no chain: no latent of a scan depends on the step before."
+        )
+    for chain in chains:
+        if chain.above:
+            raise ValueError(
+                f"the chain over {', '.join(chain.states)} depends on {', '.join(chain.above)} "
+                "above it; filtered probabilities and forecasts of such a mixture of chains are "
+                "not offered. Use posterior() and sample_latents()."
+            )
+    return chains
+
+
+def _along(model: Model, chain: Chain, values: Values, recursion: Any) -> Any:
+    marginal = model.marginal
+
+    def run(params: Values, data: Any) -> Any:
+        terms = marginal.inner.run(marginal.terms(marginal.natural(params, data), data), data.maps)
+        found, _, shape = chain.along(
+            terms, marginal.elimination, data.valid, model.reading, recursion
+        )
+        return found, shape
+
+    key = ("along", chain.states, recursion.__name__)
+    function = model.compiled(key, lambda: lean_jit(lambda p, d: run(p, d)[0]))
+    shape: tuple[int, ...] = ()
+
+    def sizes(params: Values, data: Any) -> Any:
+        nonlocal shape
+        found, shape = run(params, data)
+        return found
+
+    jax.eval_shape(sizes, values, model.data)
+    return jax.device_get(function(values, model.data)), shape
+
+
+def _own(chain: Chain) -> int:
+    """Number of joint states of one step."""
+    return int(np.prod(chain.sizes))
+
+
+def _law(model: Model, state: str) -> str:
+    """The site of a state's law on the steps after those with which the recursion begins."""
+    return model.reading.scans[model.reading.sites[state].scan].later(state)
+
+
+def _nearest(chain: Chain, table: np.ndarray) -> np.ndarray:
+    """(steps, states of one or more steps, lanes) to those of the nearest step alone."""
+    return table.reshape(table.shape[0], _own(chain), -1, table.shape[-1]).sum(2)
+
+
+def _of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
+    """Smoothed states of the recursion (steps, joint states, lanes) to those of every step: what
+    it begins with spans the first ones."""
+    own, lanes = _own(chain), table.shape[-1]
+    first = [
+        table[:1].reshape(own**lag, own, -1, lanes).sum((0, 2))[None]
+        for lag in range(chain.order - 1, 0, -1)
+    ]
+    return np.concatenate([*first, _nearest(chain, table)])
+
+
+def _first_filtered(model: Model, chain: Chain, values: Values) -> list[np.ndarray]:
+    """Filtered states (1, states, lanes) of the steps before the recursion begins."""
+    if chain.order == 1:
+        return []
+    marginal = model.marginal
+
+    def run(params: Values, data: Any) -> list[jax.Array]:
+        terms = marginal.inner.run(marginal.terms(marginal.natural(params, data), data), data.maps)
+        return chain.firsts(chain.collect(terms, marginal.elimination, data.valid))
+
+    function = model.compiled(("firsts", chain.states), lambda: lean_jit(run))
+    found = []
+    for logs in jax.device_get(function(values, model.data)):
+        weights = np.exp(logs - logs.max(0, keepdims=True))
+        found.append(_nearest(chain, (weights / weights.sum(0, keepdims=True))[None]))
+    return found
+
+
+def _marginals(chain: Chain, table: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """(steps, joint states of one step, lanes) to each state's (steps, lanes..., values)."""
+    full = table.reshape(table.shape[0], *chain.sizes, *shape)
+    n = len(chain.states)
+    found = {}
+    for i, name in enumerate(chain.states):
+        others = tuple(1 + j for j in range(n) if j != i)
+        found[name] = np.moveaxis(full.sum(others), 1, -1)
+    return found
+
+
+def _in_order(chain: Chain, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: v[::-1] if chain.reverse else v for k, v in found.items()}
+
+
+def filtered(model: Model, values: Values) -> dict[str, np.ndarray]:
+    result: dict[str, np.ndarray] = {}
+    for chain in _chains(model):
+        (_, alpha), shape = _along(model, chain, values, filter_chain)
+        alpha = _nearest(chain, np.asarray(alpha))
+        first = [np.broadcast_to(a, alpha[:1].shape) for a in _first_filtered(model, chain, values)]
+        found = _marginals(chain, np.concatenate([*first, alpha]), shape)
+        for name in found:
+            if name in model.data.valid:
+                ended = ~np.asarray(model.data.valid[name]).reshape(found[name].shape[:-1])
+                found[name][ended] = np.nan
+        result |= _in_order(chain, found)
+    return result
+
+
+def transition_counts(model: Model, values: Values) -> dict[str, np.ndarray]:
+    result = {}
+    for chain in _chains(model):
+        smoothed, shape = _along(model, chain, values, smooth)
+        own, moves = _own(chain), np.asarray(smoothed.transitions).sum((0, -1))
+        pairs = moves.reshape(own, -1, own, chain.size // own).sum((1, 3))
+        pairs = pairs + _first_transitions(model, chain, np.asarray(smoothed.states)[0], shape)
+        pairs = pairs.reshape(*chain.sizes, *chain.sizes)
+        n = len(chain.states)
+        for i, name in enumerate(chain.states):
+            others = tuple(j for j in range(2 * n) if j % n != i)
+            result[name] = pairs.sum(others)
+    return result
+
+
+def _first_transitions(
+    model: Model, chain: Chain, begin: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Expected transitions (states before, states) among the steps with which the recursion
+    begins, from their joint probabilities (states, lanes)."""
+    own, lanes = _own(chain), begin.shape[-1]
+    pairs = np.zeros((own, own))
+    ahead = chain.running(
+        model.data.valid, tuple(sorted(chain.plates)), shape, model.reading, first=1
+    )
+    for lag in range(chain.order - 1):
+        both = begin.reshape(own**lag, own, own, -1, lanes).sum((0, 3))
+        counted = np.ones(lanes) if ahead is None else np.asarray(ahead)[chain.order - 2 - lag]
+        pairs += np.einsum("kjl,l->jk", both, np.broadcast_to(counted, lanes).astype(float))
+    return pairs
+
+
+def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"steps: received {steps!r}, expected a positive integer.")
+    result: dict[str, Any] = {}
+    for chain in _chains(model):
+        for state in chain.states:
+            law = model.reading.sites.get(_law(model, state))
+            if law is not None and law.hidden:
+                raise ValueError(
+                    f"forecast: the law of '{state}' is masked and a numpyro.factor stands for it, "
+                    "which cannot be carried on. Give the state its transition as its distribution."
+                )
+            if law is None and chain.length <= chain.order:
+                raise ValueError(
+                    f"forecast: the sequence has {chain.length} step(s), none of which shows the "
+                    f"transition of '{state}'. Give it at least {chain.order + 1} steps, missing "
+                    "(NaN) where nothing was observed."
+                )
+            if law is None or law.timed:
+                raise ValueError(
+                    f"forecast: the transitions of '{state}' vary with the step, so they are not "
+                    "known after the last one. Extend the data with missing observations (NaN) and "
+                    "use posterior()."
+                )
+        (_, alpha), shape = _along(model, chain, values, filter_chain)
+        moves = _transition(model, chain, values)
+        current = np.asarray(alpha)[-1]
+        ahead = []
+        for _ in range(int(steps)):
+            current = np.einsum("jl,jkl->kl", current, np.broadcast_to(
+                moves, (*moves.shape[:2], current.shape[-1])))  # fmt: skip
+            ahead.append(current)
+        joint = _nearest(chain, np.stack(ahead))
+        result |= _marginals(chain, joint, shape)
+        result |= _predicted(model, chain, values, joint, shape)
+    return result
+
+
+def _transition(model: Model, chain: Chain, values: Values) -> np.ndarray:
+    """(states, states, lanes or 1) probabilities of one step, from the states' own laws."""
+    marginal = model.marginal
+    laws = frozenset(_law(model, s) for s in chain.states)
+    eta = marginal.natural(values, model.data, laws)
+    kept = [f for f in marginal.factors if f.site in laws]
+    terms = {t.latents: t for t in marginal.terms_of(kept, eta, model.data)}
+    tables = [t.table for t in terms.values()]
+    sizes = {a: n for t in tables for a, n in zip(t.axes, t.array.shape, strict=True)}
+    lanes = tuple(a for a in sizes if a not in chain.own and a != chain.rest)
+    logs = chain.moves(tables, lanes, tuple(sizes[a] for a in lanes))
+    return np.exp(np.asarray(logs))[0]
+
+
+def _predicted(
+    model: Model, chain: Chain, values: Values, joint: np.ndarray, shape: tuple[int, ...]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Mean and standard deviation of each observed site ahead, mixed over the states."""
+    reading = model.reading
+    sites = [
+        f
+        for f in model.marginal.factors
+        if not f.law_of
+        and reading.sites[f.site].scan == chain.time
+        and set(f.latents) == set(chain.states)
+        and not reading.sites[f.site].timed
+    ]
+    if not sites or any(s.vmapped for s in reading.slots):
+        return {}
+
+    def extract(m: Message) -> Any:
+        bare = unwrap(m.fn)
+        rank = bare.columns + len(bare.fn.event_shape)
+        mean, spread = bare.fn.mean, bare.fn.variance
+        return m.placed(mean, rank), m.placed(spread, rank)
+
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for factor in sites:
+        site = reading.sites[factor.site]
+        try:
+            pair = reading.run(
+                values, model.data.dynamic, extract, wanted=frozenset({factor.site})
+            )[factor.site]
+        except NotImplementedError:
+            continue
+        rank = site.columns + len(site.event_shape)
+        inner = {p: d for p, d in site.dims.items() if p != chain.time}
+        plates = reading.plate_shape(inner)
+        tables = []
+        for array in pair:
+            array = np.asarray(array)
+            batch = array.ndim - rank
+            dims = [batch + reading.latent_dim(s) for s in chain.states]
+            moved = np.moveaxis(array, dims, range(len(dims)))
+            event = moved.shape[moved.ndim - rank :] if rank else ()
+            wide = np.broadcast_to(
+                moved.reshape(*chain.sizes, *moved.shape[batch - reading.depth + 1 :])
+                if len(dims) == batch - reading.depth
+                else moved.reshape(*chain.sizes, *((1,) * len(plates)), *event),
+                (*chain.sizes, *plates, *event),
+            )
+            tables.append(wide.reshape(_own(chain), *plates, *event))
+        mean, variance = tables
+        probs = joint.reshape(joint.shape[0], _own(chain), *shape)
+        probs = probs.reshape(*probs.shape[:2], *shape, *((1,) * (mean.ndim - 1 - len(shape))))
+        first = (probs * mean).sum(1)
+        second = (probs * (variance + mean**2)).sum(1)
+        found[factor.site] = {"mean": first, "sd": np.sqrt(np.maximum(second - first**2, 0.0))}
+    return found
+
+
+def _refuse_residuals(model: Model, factor: Factor, chains: tuple[Chain, ...]) -> None:
+    """Pseudo-residuals are of observations that meet nothing but the states of their step."""
+    site = model.reading.sites[factor.site]
+    name = site.origin or factor.site
+    own = frozenset().union(*(c.states for c in chains))
+    others = sorted(model.reading.sites[v].origin or v for v in set(factor.latents) - own)
+    reason = ""
+    if name in model.reading.scans[site.scan].fed:
+        reason = "its distribution depends on earlier observations, which it therefore explains"
+    elif site.step is not None or any(model.reading.sites[v].lag for v in factor.latents):
+        reason = "its distribution depends on the state before"
+    elif others:
+        reason = f"it depends on {', '.join(others)} besides the states of its chain"
+    elif site.distribution == "Unit":
+        reason = "a numpyro.factor is no distribution"
+    if reason:
+        raise ValueError(
+            f"pseudo_residuals: observed site '{name}' has none: {reason}. Use "
+            "pointwise_log_likelihood(), the one-step-ahead densities of a single sequence."
+        )
+
+
+def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
+    reading = model.reading
+    result: dict[str, pd.DataFrame] = {}
+    chains = _chains(model)
+    posterior = {}
+    for chain in chains:
+        smoothed, shape = _along(model, chain, values, smooth)
+        posterior[chain.states] = _log(_of_all_steps(chain, np.asarray(smoothed.states))), shape
+    for factor in model.marginal.factors:
+        site = reading.sites[factor.site]
+        if factor.law_of or not site.scan:
+            continue
+        _refuse_residuals(model, factor, chains)
+        chain = next((c for c in chains if set(factor.latents) == set(c.states)), None)
+        if chain is None or site.scan != chain.time:
+            continue
+        if site.columns or site.event_shape or any(s.vmapped for s in reading.slots):
+            continue
+
+        def extract(m: Message) -> Any:
+            bare = unwrap(m.fn)
+            value = jnp.asarray(m.value, jnp.result_type(float))
+            shown = jnp.where(jnp.isnan(value), 0.0, value)
+            density = log_table(m, reading.sites[m.name])
+            low, high = _cumulative(bare.fn, shown)
+            return m.placed(density), m.placed(low), m.placed(high), m.placed(value)
+
+        name = frozenset({factor.site})
+        found = reading.run(values, model.data.dynamic, extract, wanted=name, wide=True)
+        density, low, high, value = (np.asarray(a) for a in found[factor.site])
+        logs, shape = posterior[chain.states]
+        steps = logs.shape[0]
+
+        def arranged(array: np.ndarray, chain: Chain = chain, steps: int = steps) -> np.ndarray:
+            """(steps, joint states, plates)"""
+            dims = [array.ndim + reading.latent_dim(s) for s in chain.states]
+            moved = np.moveaxis(array, dims, range(len(dims)))
+            inner = array.shape[array.ndim - reading.depth + 1 :]
+            moved = moved.reshape(*moved.shape[: len(dims)], -1, *inner)
+            wide = np.broadcast_to(moved, (*chain.sizes, steps, *inner))
+            return np.moveaxis(wide.reshape(_own(chain), steps, -1), 0, 1)
+
+        own = arranged(density)
+        logs = np.broadcast_to(logs.reshape(steps, _own(chain), -1), own.shape)
+        with np.errstate(invalid="ignore"):
+            weight = np.where(np.isfinite(logs), logs - own, -np.inf)
+        weight = np.exp(weight - weight.max(1, keepdims=True))
+        weight /= weight.sum(1, keepdims=True)
+        data = np.broadcast_to(value.reshape(steps, -1), (steps, own.shape[-1]))
+        bounds = []
+        for part in (low, high):
+            u = np.clip((weight * arranged(part)).sum(1), 0.0, 1.0)
+            bounds.append(np.where(np.isnan(data), np.nan, u))
+        if chain.reverse:
+            bounds = [b[::-1] for b in bounds]
+        lower, upper = (b.ravel() for b in bounds)
+        result[factor.site] = pd.DataFrame(
+            {
+                "lower": stats.norm.ppf(lower),
+                "upper": stats.norm.ppf(upper),
+                "mid": stats.norm.ppf((lower + upper) / 2),
+            }
+        )
+    return result
+
+
+def _log(table: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(table)
+
+
+def _cumulative(fn: Any, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """P(X < value) and P(X <= value)."""
+    if not is_discrete(fn):
+        at = fn.cdf(value)
+        return at, at
+    top = jax.lax.stop_gradient(value).max()
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        low, high = carry
+        mass = jnp.exp(fn.log_prob(jnp.minimum(i, top).astype(int)))
+        mass = jnp.where(i <= top, mass, 0.0)
+        return low + jnp.where(i < value, mass, 0.0), high + jnp.where(i <= value, mass, 0.0)
+
+    zero = jnp.zeros(jnp.broadcast_shapes(value.shape, fn.batch_shape))
+    return jax.lax.fori_loop(0, top.astype(int) + 1, step, (zero, zero))

@@ -1,1 +1,0 @@
-"""Structures of log Z, one file each: factors in, log Z out, differentiable."""

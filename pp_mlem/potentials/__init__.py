@@ -1,0 +1,1 @@
+"""What steps multiply and sum: tables of logs over named axes."""

@@ -1,0 +1,136 @@
+"""Tells what was read and what will be done: sites, sums and M-steps, each with its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pp_mlem.base.precision import working_precision
+from pp_mlem.marginal.recursions import in_sequence
+from pp_mlem.model.model import Model
+from pp_mlem.program.sites import Role, Site
+from pp_mlem.program.space import describe, renamed_rows
+
+
+def _plates(model: Model, site: Site) -> str:
+    order = sorted(site.dims, key=lambda p: site.dims[p])
+    plates = model.reading.plates
+    return ", ".join(
+        f"{p}[{plates[p].size}]" if not plates[p].implicit else f"{plates[p].size} values"
+        for p in order
+    )
+
+
+def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
+    """(site, role, distribution, plates or shape, reason) of every site."""
+    rows = []
+    for site in model.reading.sites.values():
+        if site.role in (Role.LAW, Role.BEFORE):
+            continue  # parts of a state's own line
+        where = _plates(model, site)
+        if site.role is Role.PARAMETER:
+            where = f"{tuple(site.shape)} {describe(site.support)}"
+        role = site.role.value
+        if site.name in model.observe:
+            known = np.asarray(model.data.clamps[site.name])
+            told = int((known < 0).any(-1).sum())
+            role = (
+                "latent, observed"
+                if told == known[..., 0].size
+                else (f"latent, {told} of {known[..., 0].size} known")
+            )
+        rows.append((site.name, role, site.distribution, where, site.reason))
+    return rows
+
+
+def factor_rows(model: Model) -> list[tuple[str, str]]:
+    """(site, how it enters log Z and why)."""
+    rows = []
+    for factor in model.marginal.factors:
+        if factor.kind == "family":
+            text = f"{factor.family.name} family: {factor.reason}"
+        elif factor.varies_by_row:
+            text = f"table over values and rows: {factor.reason}"
+        else:
+            text = f"table over values: {factor.reason}"
+        rows.append((factor.site, text))
+    return rows
+
+
+def sum_rows(model: Model) -> list[str]:
+    """One sentence for each latent that is summed out, in order."""
+    elimination = model.marginal.elimination
+    found = []
+    for name in (*model.marginal.inner.order, *elimination.order):
+        site = model.reading.sites[name]
+        plates = _plates(model, site)
+        how = ", gathered into other plates" if site.gathered else ""
+        each = f"for each of {plates}" if plates else "once"
+        found.append(f"{name}: {site.size} values, {each}{how}")
+    for chain in model.marginal.chains:
+        sizes = " x ".join(str(n) for n in chain.sizes)
+        joint = f" ({sizes} joint states)" if len(chain.sizes) > 1 else f" ({sizes} states)"
+        if chain.order > 1:
+            joint = f" ({sizes}, of {chain.order} steps together: {chain.size} joint states)"
+        text = f"{', '.join(chain.states)}{joint}: forward-backward over {chain.length} steps"
+        sites = model.reading.sites
+        if any(sites[n].timed for n in sites if sites[n].law_of in chain.states):
+            text += ", transitions of every step their own"
+        if chain.plates:
+            text += f", for each of {', '.join(sorted(chain.plates))}"
+        if chain.above:
+            text += f" and each value of {', '.join(chain.above)}"
+        how = "one step after the other" if in_sequence(chain.size) else "all steps in parallel"
+        found.append(f"{text}; scaled, {how}")
+    return found
+
+
+def step_rows(model: Model, with_prior: bool = False, fixed: dict | None = None) -> list:
+    """(parameters, method, reason) of every M-step block."""
+    with working_precision(model.dtype):
+        problem = model.problem(fixed or {}, with_prior)
+    return [(", ".join(b.parameters), b.method, b.reason) for b in problem.blocks]
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    cells = [header, *rows]
+    widths = [max(len(str(r[i])) for r in cells) for i in range(len(header))]
+    return [
+        "  " + "  ".join(str(c).ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
+        for r in cells
+    ]
+
+
+def describe_model(model: Model) -> str:
+    """The whole reading as text."""
+    name = getattr(model.program, "__name__", "program")
+    words = "steps of one sequence" if model.marginal.sequential else "independent units"
+    lines = [f"Model of {name}: {model.n_observations} {words}, {model.space.size} free parameters"]
+    lines += ["", "Sites"]
+    lines += _table(
+        ("site", "role", "distribution", "plates / support", "because"), site_rows(model)
+    )
+    lines += ["", "Factors of log Z"]
+    lines += _table(("site", "enters as"), factor_rows(model))
+    sums = sum_rows(model)
+    lines += ["", "Summed out exactly" if sums else "No latents: log Z is the likelihood itself"]
+    lines += [f"  {s}" for s in sums]
+    lines += ["", "M-step (maximum likelihood)"]
+    lines += _table(("parameters", "method", "because"), step_rows(model))
+    renamed = renamed_rows(model.space)
+    if renamed:
+        shown = ", ".join(f"site {n!r} as {row}" for n, row in renamed.items())
+        lines += ["", f"Tables show {shown}: its own name is that of another site's scalar."]
+    if not model.arguments.traced:
+        lines += [
+            "",
+            "The program needs concrete values of its arguments: they are constants of every "
+            "compiled function, so new data compile anew.",
+        ]
+    flat = [s.name for s in model.reading.with_role(Role.PARAMETER) if not s.prior]
+    if flat:
+        lines += [
+            "",
+            f"No prior (numpyro.param): {', '.join(flat)}; MAP and NUTS take them as "
+            "flat on their support.",
+        ]
+    return "\n".join(lines)

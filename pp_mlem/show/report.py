@@ -1,0 +1,218 @@
+"""One self-contained HTML page of a comparison: reading, tables, pictures, warnings, versions."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pp_mlem.base.files import write_text
+from pp_mlem.comparison.compare import Comparison
+from pp_mlem.show.plots import comparison_figures
+
+PACKAGES = ("pp-mlem", "jax", "numpyro", "optax", "optimistix", "numpy", "scipy", "xarray",
+            "arviz-base", "arviz-stats", "arviz-plots")  # fmt: skip
+CAPTIONS = {
+    "comparison": "Estimates by method with 95% intervals; the objective's way to its end; the "
+    "optima and how many starts found each.",
+    "posterior_and_normal": "Posterior draws against the asymptotic normal of the point estimate.",
+    "components": "The fitted components over the data.",
+    "predictive_check": "Data drawn from the fit against the data.",
+}
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2730; max-width: 72rem; margin: 2rem auto;
+       padding: 0 1.2rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; }
+h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dce2; }
+p.lead { color: #52616d; margin-top: 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+th, td { padding: .22rem .7rem; text-align: right; white-space: nowrap; }
+th { border-bottom: 1px solid #8b99a5; font-weight: 600; }
+tbody th { border: 0; text-align: left; font-weight: 500; }
+tbody tr:nth-child(even) { background: #f4f7f9; }
+pre { background: #f4f7f9; padding: .9rem; overflow-x: auto; font-size: .8rem; line-height: 1.4; }
+div.wide { overflow-x: auto; }
+ul.warnings li { margin: .3rem 0; }
+figure { margin: 1.4rem 0; } figure img { max-width: 100%; }
+figcaption { color: #52616d; font-size: .85rem; }
+"""
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str):
+        return value  # the table escapes every cell
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _table(frame: pd.DataFrame) -> str:
+    shown = frame.to_html(
+        border=0, escape=True, na_rep="–", formatters=[_number] * frame.shape[1], justify="right"
+    )
+    return f'<div class="wide">{shown}</div>'
+
+
+def _estimates(found: Comparison) -> pd.DataFrame:
+    def cell(estimate: float, error: float) -> str:
+        if pd.isna(estimate):
+            return "–"
+        return f"{estimate:.5g} ± {error:.2g}" if np.isfinite(error) else f"{estimate:.5g} ± –"
+
+    return pd.DataFrame(
+        {
+            name: [
+                cell(
+                    found.estimates.loc[s, (name, "estimate")],
+                    found.estimates.loc[s, (name, "error")],
+                )
+                for s in found.estimates.index
+            ]
+            for name in found.fits
+        },
+        index=found.estimates.index,
+    )
+
+
+def _picture(name: str, source: bytes, caption: str) -> str:
+    data = base64.b64encode(source).decode()
+    return (
+        f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _versions() -> pd.DataFrame:
+    rows = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed as a package"
+    return pd.DataFrame({"version": rows})
+
+
+def _optima(found: Comparison) -> list[str]:
+    parts = []
+    for name, fit in found.fits.items():
+        if fit.has_draws or fit.model is None or not fit.start_params or not len(fit.starts):
+            continue
+        columns = [
+            "objective",
+            "below_best",
+            "starts",
+            "share",
+            "kind",
+            "smallest_eigenvalue",
+            "note",
+        ]
+        table = fit.optima[columns].head(12)
+        parts += [
+            f"<h3>{html.escape(name)}</h3>",
+            f"<p>{html.escape(fit.story)}</p>",
+            _table(table),
+        ]
+    return parts
+
+
+def _missing(found: Comparison) -> list[str]:
+    fit = next(
+        (f for f in found.fits.values() if not f.has_draws and f.model and f.model.latent_names),
+        None,
+    )
+    if fit is None:
+        return []
+    info = fit.missing_information()
+    if info.reason:
+        return ["<h2>Missing information</h2>", f"<p>{html.escape(info.reason)}</p>"]
+    return [
+        "<h2>Missing information</h2>",
+        f"<p>EM's rate of convergence is {info.rate:.4g} (observed beside the estimate: "
+        f"{info.observed_rate:.4g}). The share of each scalar's variance that comes from not seeing "
+        "the latents:</p>",
+        _table(info.fractions.to_frame("fraction").T),
+    ]
+
+
+def write_report(
+    found: Comparison,
+    path: str | Path,
+    title: str = "Comparison",
+    command: str = "",
+    settings: Mapping[str, Any] | None = None,
+    pictures: Iterable[tuple[str, Path]] = (),
+) -> Path:
+    """Write the comparison as one HTML file that needs no network.
+
+    Args:
+        found: the comparison.
+        path: of the file.
+        title: its heading.
+        command: how to repeat it.
+        settings: anything else to record, such as seeds and options.
+        pictures: more PNG files with their captions, to be embedded.
+    """
+    first = next(iter(found.fits.values()))
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="lead">{html.escape(", ".join(found.fits))}; {first.n_observations} observations; written '
+        f"{datetime.now():%Y-%m-%d %H:%M}</p>",
+    ]
+    if found.warnings:
+        items = "".join(f"<li>{html.escape(w)}</li>" for w in found.warnings)
+        parts += [
+            "<h2>Warnings, the most important first</h2>",
+            f'<ul class="warnings">{items}</ul>',
+        ]
+    parts += ["<h2>Estimates</h2>", "<p>± standard error from the observed information, or "
+              "posterior standard deviation where there are draws.</p>", _table(_estimates(found))]  # fmt: skip
+    if len(found.fits) > 1:
+        parts += [
+            f"<p>Differences from {html.escape(next(iter(found.fits)))}, in its standard errors:</p>",
+            _table(found.differences.round(3)),
+        ]
+    coverage = found.coverage
+    if len(coverage.columns):
+        coverage.columns = [f"{point} in {sampled}" for sampled, point in coverage.columns]
+        parts += [
+            "<p>Share of the posterior's draws below each point estimate (outside 0.025 to 0.975 "
+            "the two disagree):</p>",
+            _table(coverage.round(3)),
+        ]
+    parts += ["<h2>Scores</h2>", _table(found.scores)]
+    for name, figure in comparison_figures(found).items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=110, format="png")
+        parts.append(_picture(name, buffer.getvalue(), CAPTIONS[name]))
+    for caption, picture in pictures:
+        parts.append(_picture(picture.stem, picture.read_bytes(), caption))
+    parts += ["<h2>Optima</h2>", *(_optima(found) or ["<p>Only draws here.</p>"])]
+    parts += _missing(found)
+    if first.model is not None:
+        parts += [
+            "<h2>How the program was read</h2>",
+            f"<pre>{html.escape(repr(first.model))}</pre>",
+        ]
+    parts.append("<h2>To repeat it</h2>")
+    if command:
+        parts.append(f"<pre>{html.escape(command)}</pre>")
+    told = {"seed": first.seed, **(settings or {})}
+    parts += [_table(pd.DataFrame({"setting": told})), _table(_versions())]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
+        + "\n".join(parts)
+        + "</body></html>"
+    )
+    return write_text(path, page, "report")
