@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.constants import held_by
 from pp_mlem.program.dataflow import CASTS, MOVES, UNKNOWN, Lookup, Node, Values, flow, plain

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.families import family_of
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.densities import log_density

@@ -26,7 +26,8 @@ from numpyro.distributions.distribution import (
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import _PYRO_STACK, Messenger
 
-from pp_mlem.base.precision import alone, quick_jit
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import alone
 from pp_mlem.program.arguments import Arguments, observed_array
 from pp_mlem.program.literals import Literals, settle_distribution, with_arrays
 
