@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from arviz_stats import loo
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +17,7 @@ from rich.table import Table
 from pp_mlem.base import verbs
 from pp_mlem.base.digits import written
 from pp_mlem.base.fingerprint import changed
+from pp_mlem.base.lazy import arviz_stats, pd
 from pp_mlem.diagnose.labels import align
 from pp_mlem.fit.fit import Fit
 
@@ -48,7 +47,7 @@ def loo_of(fit: Fit) -> tuple[float, float, str]:
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")
         try:
-            found = loo(tree, var_name=name, pointwise=True)
+            found = arviz_stats.loo(tree, var_name=name, pointwise=True)
         except (ValueError, FloatingPointError, IndexError) as error:
             return np.nan, np.nan, f"LOO failed: {error}"
     khat = np.asarray(found.pareto_k)

@@ -13,9 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
-import xarray as xr
-from scipy import stats as scipy_stats
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_level, check_seed
@@ -23,6 +20,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.digits import written
 from pp_mlem.base.files import verified, write_netcdf
 from pp_mlem.base.fingerprint import PYTHON, changed, digest
+from pp_mlem.base.lazy import pd, scipy_stats, xr
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.diagnose.labels import align, sort_labels

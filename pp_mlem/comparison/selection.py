@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.digits import written
 from pp_mlem.base.files import read_json, write_json
 from pp_mlem.base.fingerprint import PYTHON, changed, digest
+from pp_mlem.base.lazy import pd
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.compare import loo_of
 from pp_mlem.estimate.estimators import POINT_METHODS, check_methods, fit_by

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
+from pp_mlem.base.lazy import pd
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
-from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.lazy import scipy_optimize, scipy_stats
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.uncertainty import flatten, scalar_names
 from pp_mlem.maximise.newton import newton_ascent
@@ -176,7 +175,7 @@ def profile_interval(
                 return inner
             if fall(inner) >= 0:
                 return inner
-            return float(optimize.brentq(fall, inner, outer, xtol=1e-8 * scale))
+            return float(scipy_optimize.brentq(fall, inner, outer, xtol=1e-8 * scale))
 
         limits, interrupted = [np.nan, np.nan], False
         for i, (sign, side) in enumerate(((-1.0, "below"), (1.0, "above"))):

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from pp_mlem.base.lazy import optax
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.loop import Lane, rounding
 from pp_mlem.estimate.point import PointOptions, fit_point

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
 from pp_mlem.base.compiling import lean_jit, quick_jit
+from pp_mlem.base.lazy import pd
 from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status

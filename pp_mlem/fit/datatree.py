@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import arviz_base
 import numpy as np
-import xarray as xr
 
 from pp_mlem.base.files import verified, write_netcdf
+from pp_mlem.base.lazy import arviz_base, xr
 
 ASYMPTOTIC = (
     "draws from the asymptotic normal distribution of the estimate, in unconstrained coordinates; "

@@ -12,14 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-import xarray as xr
-from scipy import stats as scipy_stats
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.base.digits import written
+from pp_mlem.base.lazy import pd, scipy_stats, xr
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.bootstrap import Bootstrap, as_covariance, bootstrap_point

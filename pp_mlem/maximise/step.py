@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
 
+from pp_mlem.base.lazy import optx
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.factors.factor import Factor
 from pp_mlem.families import Entries, Family

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from scipy import stats
 
+from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.factors.factor import Factor, log_table
 from pp_mlem.marginal.chain import Chain
@@ -363,9 +362,9 @@ def pseudo_residuals(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
         lower, upper = (b.ravel() for b in bounds)
         result[factor.site] = pd.DataFrame(
             {
-                "lower": stats.norm.ppf(lower),
-                "upper": stats.norm.ppf(upper),
-                "mid": stats.norm.ppf((lower + upper) / 2),
+                "lower": scipy_stats.norm.ppf(lower),
+                "upper": scipy_stats.norm.ppf(upper),
+                "mid": scipy_stats.norm.ppf((lower + upper) / 2),
             }
         )
     return result

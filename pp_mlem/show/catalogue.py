@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+from pp_mlem.base.lazy import pd
 
 
 @dataclass(frozen=True)

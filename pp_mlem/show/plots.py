@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats as scipy_stats
 
+from pp_mlem.base.lazy import scipy_stats
 from pp_mlem.diagnose.profile import scalar_index
 from pp_mlem.fit.datatree import variable_names
 from pp_mlem.show.components import ComponentSite, component_densities, component_sites

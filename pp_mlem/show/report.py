@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base.files import write_text
+from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison
 from pp_mlem.show.plots import comparison_figures
 
