@@ -1,8 +1,10 @@
 """pp_mlem: latent-variable models declared once in NumPyro, fitted by EM, MLE, MAP and NUTS."""
 
+from pp_mlem.comparison.calibrate import calibrate
 from pp_mlem.comparison.compare import Comparison, compare
-from pp_mlem.comparison.experiment import calibrate, experiment
-from pp_mlem.comparison.selection import likelihood_ratio_test, select
+from pp_mlem.comparison.experiment import experiment
+from pp_mlem.comparison.ratio_test import likelihood_ratio_test
+from pp_mlem.comparison.selection import select
 from pp_mlem.estimate.em import fit_em
 from pp_mlem.estimate.laplace import fit_laplace
 from pp_mlem.estimate.lbfgs import fit_map, fit_mle

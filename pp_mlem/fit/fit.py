@@ -615,7 +615,9 @@ class Fit:
         Returns:
             the matplotlib figure. Surrounding contours are nats below the best value drawn.
         """
-        return verbs.plot(self, a, b, kind, dict(others or {}), points, width, axes)
+        return verbs.plot(
+            self, a, b, kind=kind, others=dict(others or {}), points=points, width=width, axes=axes
+        )
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 
