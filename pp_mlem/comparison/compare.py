@@ -135,7 +135,7 @@ def _aligned(fits: dict[str, Fit]) -> dict[str, Fit]:
     return aligned
 
 
-def towards(fit: Fit, reference: Mapping[str, Any]) -> Fit:
+def towards(fit: Fit, reference: dict[str, Any]) -> Fit:
     """The fit with its labels aligned to a reference; itself where they are."""
     if not fit.groups:
         return fit

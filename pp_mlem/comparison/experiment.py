@@ -174,7 +174,7 @@ def experiment(
     return Experiment(flat, study.of(chosen, replicates), level, interrupted)
 
 
-def _cells(fit: Callable[[], Fit], truth: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _cells(fit: Callable[[], Fit], truth: dict[str, Any], level: float) -> dict[str, Any]:
     """What the results hold of one fit of one data set."""
     clock = time.perf_counter()
     try:

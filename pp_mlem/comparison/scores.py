@@ -37,8 +37,7 @@ def loo_of(fit: Fit) -> Loo:
     if "log_likelihood" not in tree.children:
         why = tree.attrs.get("log_likelihood", "the fit holds none")
         return _no_loo(f"no LOO: pointwise log-likelihood {why}")
-    (name,) = tree["log_likelihood"].data_vars
-    units = tree["log_likelihood"][name]
+    ((name, units),) = tree.children["log_likelihood"].data_vars.items()
     if units.shape[-1] < 2:
         return _no_loo("one unit only: leave-one-out means nothing")
     if not fit.has_draws and not _has_covariance(fit):

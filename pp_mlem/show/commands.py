@@ -110,7 +110,7 @@ def compare_methods(
 
 
 def _fit_each(
-    model: Model, methods: tuple[str, ...], folder: Path, **options: int
+    model: Model, methods: tuple[str, ...], folder: Path, **options: Any
 ) -> dict[str, Fit]:
     """Fit by each method, save and tell; Ctrl-C ends the command."""
     fits: dict[str, Fit] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pp_mlem.base.precision import working_precision
@@ -46,7 +48,7 @@ def factor_rows(model: Model) -> list[tuple[str, str]]:
     """(site, how it enters log Z and why)."""
     rows = []
     for factor in model.marginal.factors:
-        if factor.kind == "family":
+        if factor.family is not None:
             text = f"{factor.family.name} family: {factor.reason}"
         elif factor.varies_by_row:
             text = f"table over values and rows: {factor.reason}"
@@ -91,7 +93,7 @@ def step_rows(model: Model, with_prior: bool = False, fixed: dict | None = None)
     return [(", ".join(b.parameters), b.method, b.reason) for b in problem.blocks]
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     cells = [header, *rows]
     widths = [max(len(str(r[i])) for r in cells) for i in range(len(header))]
     return [

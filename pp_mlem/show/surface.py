@@ -94,7 +94,7 @@ def surface(
         values = np.full(len(cells), np.nan)
         if inside:
             starts = target.unconstrained(
-                {n: np.stack([s[n] for s in inside.values()]) for n in space.names}
+                {n: jnp.asarray([s[n] for s in inside.values()]) for n in space.names}
             )
             wanted = jnp.asarray([cells[k] for k in inside])
             scale = jnp.asarray([np.ptp(over_a), np.ptp(over_b)]) / 8

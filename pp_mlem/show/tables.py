@@ -79,8 +79,8 @@ def _score_table(comparison: Comparison) -> Table:
     table = _new_table("Scores", f"{caption}; {ONE_STEP}" if ahead else caption)
     elpd = "elpd_1-step ± se" if ahead else "elpd_loo ± se"
     for head in ("", "log-lik", "df", "AIC", "BIC", "ICL-BIC", elpd, "status"):
-        justify = "left" if head in ("", "status") else "right"
-        table.add_column(head, justify=justify, no_wrap=True)
+        left = head in ("", "status")
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
     for name, row in comparison.scores.iterrows():
         table.add_row(
             escape(str(name)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from pp_mlem.comparison.compare import Comparison
@@ -103,7 +104,8 @@ def draw_optima(comparison: Comparison, axes: Axes) -> None:
         axes.set_xlim(ticks[0][0] - 0.6, ticks[-1][0] + 0.8)
         legend = axes.legend(fontsize=8)
         for handle in legend.legend_handles:
-            handle.set_sizes([40])
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([40])
     axes.margins(y=0.15)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_ylabel("objective (nats)")

@@ -39,7 +39,9 @@ def _draw_one_dimension(fit: Fit, model: Model, where: ComponentSite, axes: Axes
         margin = 0.08 * (high - low)
         grid = np.linspace(low - margin, high + margin, 600)
         edges = np.linspace(low, high, int(np.clip(4 * len(values) ** 0.5, 12, 100)))
-        axes.hist(values, edges, weights=where.weights, density=True, color="0.85", label="data")
+        axes.hist(
+            values, list(edges), weights=where.weights, density=True, color="0.85", label="data"
+        )
     weights, densities = component_densities(model, fit.params, where, grid[:, None])
     style: dict[str, Any] = {"marker": "o", "ms": 3} if where.discrete else {}
     axes.plot(grid, weights @ densities, color="black", lw=3.5, alpha=0.35, label="sum")

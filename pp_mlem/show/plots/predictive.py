@@ -50,9 +50,11 @@ def plot_predictive_check(fit: Fit, draws: int = 40) -> Figure | None:
 
 def _points(fit: Fit, draws: int) -> list[dict[str, np.ndarray]]:
     """Parameter values, spread over the draws of a fit."""
-    tree = fit.to_datatree()["posterior"]
+    posterior = fit.to_datatree().children["posterior"].to_dataset()
     names = variable_names(n for n in fit.params if n not in fit.fixed)
-    stacked = {n: tree[v].values.reshape(-1, *tree[v].shape[2:]) for n, v in names.items()}
+    stacked = {
+        n: posterior[v].values.reshape(-1, *posterior[v].shape[2:]) for n, v in names.items()
+    }
     count = len(next(iter(stacked.values())))
     rows = np.linspace(0, count - 1, min(draws, count)).astype(int)
     return [{**fit.fixed, **{n: v[row] for n, v in stacked.items()}} for row in rows]

@@ -63,8 +63,8 @@ def _reach(
     reach = [centre - width * error, centre + width * error]
     for other in fits:
         estimate = other.estimates().get(name, np.nan)
-        walked = path_of(other, *scalars)[:, i] if other.trace else []
-        reach += [v for v in (estimate, *walked) if np.isfinite(v)]
+        path = path_of(other, *scalars)[:, i]
+        reach += [v for v in (estimate, *path) if np.isfinite(v)]
     pad = 0.05 * (max(reach) - min(reach))
     return min(reach) - pad, max(reach) + pad
 
