@@ -28,7 +28,14 @@ from pp_mlem.show.report import write_report
 
 BOOTSTRAP, COMPARE, EXPERIMENT, PROFILE, REPORT, SELECTION = (
     importlib.import_module(f"pp_mlem.{name}")
-    for name in ("bootstrap", "compare", "experiment", "profile", "report", "selection")
+    for name in (
+        "diagnose.bootstrap",
+        "comparison.compare",
+        "comparison.experiment",
+        "diagnose.profile",
+        "show.report",
+        "comparison.selection",
+    )
 )
 
 RNG = np.random.default_rng(5)
@@ -264,13 +271,13 @@ def test_a_profile_that_is_stopped(monkeypatch):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    count, brentq = [0], PROFILE.optimize.brentq
+    count, brentq = [0], PROFILE.scipy_optimize.brentq
 
     def second(*args, **kwargs):
         count[0] += 1
         return brentq(*args, **kwargs) if count[0] == 1 else stopped()
 
-    monkeypatch.setattr(PROFILE.optimize, "brentq", second)
+    monkeypatch.setattr("scipy.optimize.brentq", second)
     found = fit.profile("mu")
     assert found.interrupted and found.low == whole.low and np.isnan(found.high)
     assert "stopped by the user" in repr(found)

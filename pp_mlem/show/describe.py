@@ -61,13 +61,13 @@ def factor_rows(model: Model) -> list[tuple[str, str]]:
 def sum_rows(model: Model) -> list[str]:
     """One sentence for each latent that is summed out, in order."""
     elimination = model.marginal.elimination
-    found = []
+    sentences = []
     for name in (*model.marginal.inner.order, *elimination.order):
         site = model.reading.sites[name]
         plates = _plates(model, site)
         how = ", gathered into other plates" if site.gathered else ""
         each = f"for each of {plates}" if plates else "once"
-        found.append(f"{name}: {site.size} values, {each}{how}")
+        sentences.append(f"{name}: {site.size} values, {each}{how}")
     for chain in model.marginal.chains:
         sizes = " x ".join(str(n) for n in chain.sizes)
         joint = f" ({sizes} joint states)" if len(chain.sizes) > 1 else f" ({sizes} states)"
@@ -82,8 +82,8 @@ def sum_rows(model: Model) -> list[str]:
         if chain.above:
             text += f" and each value of {', '.join(chain.above)}"
         how = "one step after the other" if in_sequence(chain.size) else "all steps in parallel"
-        found.append(f"{text}; scaled, {how}")
-    return found
+        sentences.append(f"{text}; scaled, {how}")
+    return sentences
 
 
 def step_rows(model: Model, with_prior: bool = False, fixed: dict | None = None) -> list:

@@ -20,17 +20,17 @@ def plot_surface(
     a: str,
     b: str,
     *,
-    kind: str = "slice",
-    others: dict[str, Fit] | None = None,
-    points: int = 41,
-    width: float = 4.0,
-    axes: Axes | None = None,
+    kind: str,
+    others: dict[str, Fit],
+    points: int,
+    width: float,
+    axes: Axes | None,
 ) -> Figure | SubFigure:
     """See `Fit.plot_surface`."""
     for argument, name in (("a", a), ("b", b)):
         if name not in fit.scalar_names:
             scalar_index(fit.problem(), name, argument)
-    fits = {fit.method: fit, **(others or {})}
+    fits = {fit.method: fit, **others}
     over_a, over_b = (
         np.linspace(*_reach(fit, list(fits.values()), (a, b), i, width), points) for i in (0, 1)
     )
