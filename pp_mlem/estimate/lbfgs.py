@@ -17,7 +17,10 @@ MEMORY = 15
 ENOUGH = 1e-4  # of the gain that the slope promises, by which a step is accepted
 SHORTER = (0.1, 0.5)  # bounds on the factor by which a step that failed is shortened
 TRIALS = 30
-FLAT_STEPS, LEVEL = 3, 0.8  # steps in a row that gain nothing but rounding, and whose slope is no smaller
+FLAT_STEPS, LEVEL = (
+    3,
+    0.8,
+)  # steps in a row that gain nothing but rounding, and whose slope is no smaller
 CURVED = 1e-10  # least curvature along a step that is learnt from, in units of its own length
 
 

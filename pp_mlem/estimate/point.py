@@ -30,7 +30,7 @@ HANDOVER_GAIN = 1e-3  # nats per step, below which a finish is faster
 SHARE = 1e-5  # of the units, in nats, where a finish is a sweep like the others
 SPARE = 300  # cheap looks that an algorithm may crawl before a Newton finish is compiled
 FINISH_PARAMETERS = 200  # beyond so many there is no finish
-NEWTON_STEPS = 12  # of the finish by differences of gradients
+NEWTON_STEPS = 25  # of the finish by differences of gradients
 DIFFERENCES_WORK = 1e9  # of one start, beyond which exact second derivatives are compiled at once
 FINISH_STEPS = 60  # of one round of the quasi-Newton finish
 HESSIAN_WORK = 2e7  # of a Hessian, beyond which the finish is a quasi-Newton method
@@ -160,9 +160,10 @@ def _run(
     )
     run = driver.run(algorithm.begin(np.asarray(vectors)))
     ends = Ends.of(_looked_at(driver, run), settings.tolerance)
+    verified = algorithm.unit_free
     for finish, limit in _finishes(target, settings, algorithm):
         waiting = ends.status != Status.NOT_FINITE
-        if algorithm.unit_free:
+        if verified:
             waiting &= ends.status != Status.CONVERGED
         if ends.interrupted or not waiting.any():
             break
@@ -171,6 +172,7 @@ def _run(
         second = replace(driver, algorithm=finish, limit=limit, with_path=False)
         ran = second.run(begun._replace(status=status), whole=True)
         ends = ends.finished(target, ran, ~waiting)
+        verified = True
     return ends
 
 
