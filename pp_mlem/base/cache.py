@@ -37,17 +37,20 @@ PROCESSOR = (
 
 
 def _processor() -> list[str]:
-    """What the machine code depends on. JAX's own key does not tell processors apart."""
-    found = [platform.machine(), platform.processor()]
+    """What machine code depends on beyond JAX's own key, which does not tell processors apart."""
+    found = [platform.machine(), os.environ.get("PROCESSOR_IDENTIFIER", "")]  # the second: Windows
     if sys.platform == "darwin":
         asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
         found.append(subprocess.run(asked, capture_output=True, text=True, check=False).stdout)
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         found += sorted({x for x in lines if x.partition(":")[0].strip() in PROCESSOR})
-    # XLA cuts loops into as many pieces as there are cores.
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return [*found, str(len(cores))]
+    return [*found, str(_cores())]
+
+
+def _cores() -> int:
+    """The cores that this process may use: XLA cuts loops into as many pieces."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def root_folder() -> Path | None:
@@ -91,7 +94,7 @@ class Kernels:
         return value
 
     def put(self, key: str, value: bytes) -> None:
-        if not self.writable:
+        if not self.writable or len(value) > self.limit // 16:
             return
         path = self._path(key)
         part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
@@ -149,9 +152,8 @@ class _Here(threading.local):
 HERE = _Here()
 
 
-def _wrap(module: Any, name: str, inside: Callable[..., Any]) -> None:
-    """On threads inside our entries, let `inside(original, ...)` take a function's place."""
-    original = getattr(module, name)
+def _wrapped(original: Callable[..., Any], inside: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is `inside(original, ...)` on threads inside our entries."""
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -159,7 +161,7 @@ def _wrap(module: Any, name: str, inside: Callable[..., Any]) -> None:
             return original(*args, **kwargs)
         return inside(original, *args, **kwargs)
 
-    setattr(module, name, wrapper)
+    return wrapper
 
 
 def _quietly(otherwise: Any) -> Callable[..., Any]:
@@ -176,49 +178,59 @@ def _quietly(otherwise: Any) -> Callable[..., Any]:
 
 
 @functools.cache
-def _kernels() -> tuple[Kernels, Any] | None:
-    """Once a process: our cache, and JAX's setting of the shortest compilation that is kept. None
-    if it is switched off or this version of JAX has not what it takes."""
-    root = root_folder()
-    if root is None:
-        return None
+def _shortest() -> Any:
+    """Once a process: wrap what JAX reads and writes its cache by. Returns JAX's setting of the
+    shortest compilation that is kept, None if this version has not what it takes."""
     version = tuple(int(n) for n in jaxlib.__version__.split(".")[:3] if n.isdigit())
-    try:
-        from jax._src import compilation_cache, config
-
-        shortest = config.persistent_cache_min_compile_time_secs
-        for name in ("_get_cache", "get_executable_and_time", "put_executable_and_time"):
-            getattr(compilation_cache, name)
-    except (ImportError, AttributeError) as error:
-        LOG.debug("cache: this version of JAX cannot keep what we compile: %s", error)
-        return None
     if version < LEAST:
         LOG.debug("cache: jaxlib %s is too old to keep what we compile", jaxlib.__version__)
         return None
+    try:
+        from jax._src import compilation_cache as module
+        from jax._src.config import persistent_cache_min_compile_time_secs as shortest
+
+        here = {
+            "_get_cache": lambda original, *args, **kwargs: HERE.kernels,
+            "get_executable_and_time": _quietly((None, None)),
+            "put_executable_and_time": _quietly(None),
+        }
+        wrapped = {name: _wrapped(getattr(module, name), inside) for name, inside in here.items()}
+    except (ImportError, AttributeError) as error:
+        LOG.debug("cache: this version of JAX cannot keep what we compile: %s", error)
+        return None
+    for name, function in wrapped.items():
+        setattr(module, name, function)
+    return shortest
+
+
+@functools.cache
+def _kernels() -> Kernels | None:
+    """Once a process: our cache; None if it is switched off or JAX has not what it takes."""
+    root = root_folder()
+    if root is None or _shortest() is None:
+        return None
     kernels = Kernels(root)
-    _wrap(compilation_cache, "_get_cache", lambda original, *args, **kwargs: HERE.kernels)
-    _wrap(compilation_cache, "get_executable_and_time", _quietly((None, None)))
-    _wrap(compilation_cache, "put_executable_and_time", _quietly(None))
     LOG.debug("cache: %s", kernels.folder)
-    return kernels, shortest
+    return kernels
 
 
-def _has_own() -> bool:
-    """Whether the user has set JAX's own cache, or switched it off: then theirs holds."""
-    return bool(jax.config.jax_compilation_cache_dir) or not jax.config.jax_enable_compilation_cache
+def _left_to_jax() -> bool:
+    """Whether the user has set JAX's own cache, or switched it off: then theirs holds. And the
+    processes of a cluster must compile the same together, whatever each of them finds on disk."""
+    own = bool(jax.config.jax_compilation_cache_dir) or not jax.config.jax_enable_compilation_cache
+    return own or jax.distributed.is_initialized()
 
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
     """Within the block, and on this thread, what is compiled is kept for later processes."""
-    found = _kernels()
-    if found is None or HERE.kernels is not None or _has_own():
+    kernels = _kernels()
+    if kernels is None or HERE.kernels is not None or _left_to_jax():
         yield
         return
-    kernels, shortest = found
     HERE.kernels = kernels
     try:
-        with shortest(0.0):
+        with _shortest()(0.0):
             yield
     finally:
         HERE.kernels = None
