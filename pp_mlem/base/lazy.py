@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "Lazy", "arviz_base", "arviz_plots", "arviz_stats", "arviz_stats_base", "optax", "optx", "pd",
+    "Lazy", "arviz_base", "arviz_plots", "arviz_stats", "arviz_stats_base", "optx", "pd",
     "rich_console", "rich_progress", "scipy_optimize", "scipy_stats", "xr",
 ]  # fmt: skip
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     import arviz_plots
     import arviz_stats
     import arviz_stats.base as arviz_stats_base
-    import optax
     import optimistix as optx
     import pandas as pd
     import rich.console as rich_console
@@ -62,7 +61,6 @@ else:
     arviz_plots = Lazy("arviz_plots")
     arviz_stats = Lazy("arviz_stats")
     arviz_stats_base = Lazy("arviz_stats.base")
-    optax = Lazy("optax")
     optx = Lazy("optimistix")
     pd = Lazy("pandas")
     rich_console = Lazy("rich.console")

@@ -9,7 +9,7 @@ import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.digits import written
-from pp_mlem.estimate.estimators import POINT_METHODS, fit_by
+from pp_mlem.estimate.estimators import fit_by, method_names
 from pp_mlem.fit.fit import Fit
 from pp_mlem.model.model import Model
 
@@ -56,7 +56,8 @@ def likelihood_ratio_test(
     check_seed(seed)
     _refuse_labels(small, large)
     statistic = 2 * (larger.log_likelihood - smaller.log_likelihood)
-    method = smaller.method.lower() if smaller.method.lower() in POINT_METHODS else "em"
+    method = smaller.method.lower()
+    method = method if method in method_names(has_draws=False) else "em"
     null: list[float] = []
     failed, interrupted = 0, False
     for i in range(replicates):

@@ -20,7 +20,7 @@ from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.folder import Folder, record_of
 from pp_mlem.comparison.ratio_test import likelihood_ratio_test
 from pp_mlem.comparison.scores import loo_of, scores_of
-from pp_mlem.estimate.estimators import POINT_METHODS, check_methods, fit_by
+from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
 from pp_mlem.fit.fit import Fit
 from pp_mlem.model.model import Model
 
@@ -163,7 +163,7 @@ def select(
     table.index.name = None
     interrupted = run.interrupted
     if bootstrap:
-        method = next(m for m in chosen if m in POINT_METHODS)
+        method = next(m for m in chosen if m in method_names(has_draws=False))
         table["p_bootstrap"] = np.nan
         tests = _Tests(folder, bootstrap, bootstrap_starts, seed)
         interrupted = interrupted or tests.fill(table, run.fits, method, progress)
@@ -178,7 +178,7 @@ def _check_varied(varied: dict[str, list], bootstrap: int, methods: tuple[str, .
             "select: no keyword varies. Give one as a range or a list of values, as in "
             "select(program, x, K=range(1, 9))."
         )
-    if bootstrap and (len(varied) > 1 or not any(m in POINT_METHODS for m in methods)):
+    if bootstrap and (len(varied) > 1 or not set(methods) & set(method_names(has_draws=False))):
         raise ValueError(
             "bootstrap: the likelihood-ratio test needs one varied keyword and a point method "
             f"(em, mle); received {list(varied)} and {list(methods)}."

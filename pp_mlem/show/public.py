@@ -5,9 +5,8 @@ from pp_mlem.comparison.compare import Comparison, compare
 from pp_mlem.comparison.experiment import experiment
 from pp_mlem.comparison.ratio_test import likelihood_ratio_test
 from pp_mlem.comparison.selection import select
-from pp_mlem.estimate.em import fit_em
 from pp_mlem.estimate.laplace import fit_laplace
-from pp_mlem.estimate.lbfgs import fit_map, fit_mle
 from pp_mlem.estimate.nuts import fit_nuts
+from pp_mlem.estimate.point_estimators import fit_em, fit_map, fit_mle
 from pp_mlem.fit.fit import Fit, load
 from pp_mlem.model.model import Model
