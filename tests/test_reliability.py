@@ -23,6 +23,7 @@ import pytest
 from pp_mlem import Model, compare, experiment, fit_em, fit_mle, select
 from pp_mlem.base.files import write_table
 from pp_mlem.base.fingerprint import digest
+from pp_mlem.comparison.folder import Folder
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.show.report import write_report
 
@@ -146,7 +147,8 @@ def test_every_label_has_a_file_of_its_own(tmp_path):
     again = select(program, X, kind=kinds[:5], out=tmp_path, **QUICK)
     assert found.table["log_likelihood"].equals(again.table["log_likelihood"])
     assert len(list(tmp_path.glob("*.nc"))) == 5
-    names = {SELECTION._file_of(tmp_path, f"kind={SELECTION._told(k, kinds)} em") for k in kinds}
+    folder = Folder(tmp_path)
+    names = {folder.file(f"kind={SELECTION._shown(k, kinds)} em") for k in kinds}
     assert len(names) == len(kinds) and all(n.parent == tmp_path for n in names)
 
 

@@ -39,7 +39,7 @@ class Folder:
 
     def held(self, label: str, model: Model) -> Fit | None:
         """The finished fit of a label; a damaged one, or one that was cut, is fitted anew."""
-        path = self._file(label)
+        path = self.file(label)
         if path is None or not path.exists():
             return None
         try:
@@ -51,7 +51,7 @@ class Folder:
         return None if fit.interrupted else fit
 
     def keep(self, label: str, fit: Fit) -> None:
-        path = self._file(label)
+        path = self.file(label)
         if path is not None:
             fit.save(path)
 
@@ -68,7 +68,7 @@ class Folder:
     def _tests_file(self, replicates: int, starts: int) -> Path | None:
         return self.path and self.path / f"bootstrap-{replicates}-{starts}.json"
 
-    def _file(self, label: str) -> Path | None:
+    def file(self, label: str) -> Path | None:
         """A file of its own for every label, whatever characters that has."""
         name = "".join(
             c if c in PLAIN else "." if c == " " else "".join(f"%{b:02X}" for b in c.encode())
