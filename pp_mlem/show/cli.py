@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from pp_mlem.base.lazy import Lazy
 from pp_mlem.show.options import Given, stop
 
 if TYPE_CHECKING:
-    from pp_mlem.show import commands
+    from pp_mlem.show import catalogue, commands
 else:
+    catalogue = Lazy("pp_mlem.show.catalogue")
     commands = Lazy("pp_mlem.show.commands")
 
 app = typer.Typer(
@@ -51,7 +53,13 @@ StartsOption = Annotated[int, typer.Option(help="Starting points of each fit.")]
 @app.command()
 def models() -> None:
     """List the shipped models."""
-    commands.list_models()
+    table = Table(box=None)
+    table.add_column("model", style="bold")
+    table.add_column("what it is")
+    for name in catalogue.model_names():
+        line = catalogue.first_line(catalogue.shelf_folder() / f"{name}.py")
+        table.add_row(escape(name), escape(line))
+    Console().print(table)
 
 
 @app.command()

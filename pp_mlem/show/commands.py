@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pp_mlem.base.files import write_table
 from pp_mlem.comparison.compare import Comparison, compare
@@ -28,9 +26,7 @@ from pp_mlem.show.catalogue import (
     arguments_from_table,
     find_model,
     first_line,
-    model_names,
     read_table,
-    shelf_folder,
 )
 from pp_mlem.show.options import Given, named, stop, value_of, values_of
 from pp_mlem.show.plots import plot_selection, save_pictures
@@ -58,15 +54,6 @@ def _arguments(shelf: Shelf, given: Given) -> dict[str, Any]:
 
 def _build(shelf: Shelf, given: Given) -> Model:
     return Model(shelf.program, **_arguments(shelf, given), **shelf.options)
-
-
-def list_models() -> None:
-    table = Table(box=None)
-    table.add_column("model", style="bold")
-    table.add_column("what it is")
-    for name in model_names():
-        table.add_row(escape(name), escape(first_line(shelf_folder() / f"{name}.py")))
-    console.print(table)
 
 
 @quiet
