@@ -12,7 +12,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.laid import Laid
 from pp_mlem.families import Family

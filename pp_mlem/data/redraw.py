@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.data.layout import ProgramData, base_measure, observed_parts, to_layout
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.reading import Reading

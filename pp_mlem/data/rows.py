@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.program.reading import Reading
 
 BLOCK_ROWS = 2048

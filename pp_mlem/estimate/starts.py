@@ -13,7 +13,7 @@ import numpy as np
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role, Site

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import lean_jit, quick_jit
-from pp_mlem.factors.factor import Factor, log_table
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.tables import log_table
 from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.trace import Refused

@@ -16,8 +16,12 @@ import numpy as np
 from numpyro.distributions.distribution import validation_enabled
 
 from pp_mlem.base.precision import finite_or_minus_inf
-from pp_mlem.factors.factor import Factor, log_table, own_density, plan_factors, table_axes
+from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
+from pp_mlem.factors.registry import plan_factors
+from pp_mlem.factors.table import as_table
+from pp_mlem.factors.tables import log_table, own_density
 from pp_mlem.program.densities import log_density
 from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading, control_flow_error
@@ -89,7 +93,7 @@ def _lookup(
     maps: dict[tuple[str, str], Any],
 ) -> np.ndarray:
     """Entries of an enumerated table at the given latent codes, over the site's plates."""
-    axes = table_axes(reading, factor, table.shape)
+    axes = table_axes(reading, factor.site, factor.latents, table.shape)
     site = reading.sites[factor.site]
     depth = max((-d for d in site.dims.values()), default=0)
     shape = reading.plate_shape(site.dims)
@@ -153,7 +157,7 @@ class Verification:
     @cached_property
     def plain(self) -> tuple[Factor, ...]:
         """Every factor as a table."""
-        return tuple(replace(f, kind="table") for f in self.factors)
+        return tuple(as_table(f) for f in self.factors)
 
     def difference(self, dynamic: tuple) -> Difference | None:
         """None when the tables equal NumPyro's own densities, else the first site that differs.

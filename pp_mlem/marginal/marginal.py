@@ -15,8 +15,9 @@ from pp_mlem.base.compiling import Work
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.data.rows import Rows, plan_rows
-from pp_mlem.factors.factor import Factor, natural_parameters, table_axes
-from pp_mlem.factors.scores import scores
+from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.registry import natural_parameters
 from pp_mlem.marginal.steps.base import Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.marginal.steps.registry import plan_steps
@@ -59,9 +60,7 @@ class Marginal:
         for factor in self.factors:
             values = float(np.prod([self.layout.sizes[v] for v in factor.latents] or [1]))
             rows = float(np.prod([size for _, size, _ in factor.layout] or [1]))
-            event = factor.event_size
-            width = event * (event + 3) / 2 + 1 if factor.family and factor.family.event_dim else 3
-            total += values * rows * width
+            total += values * rows * factor.width
         return Work(total, bool(self.reading.scans))
 
     @property
@@ -101,13 +100,9 @@ class Marginal:
         sites, terms = self.reading.sites, []
         for factor in factors:
             weight, array = self.weight(factor, data), eta[factor.site]
-            if factor.kind == "family":
-                free = weight is None or not weight.plates
-                laid = data.sites[factor.site]
-                table, plates = scores(self.reading, factor, array, laid, reduce and free)
-            else:
-                table = Table.of(array, table_axes(self.reading, factor, array.shape))
-                plates = factor.plates
+            free = weight is None or not weight.plates
+            laid = data.sites.get(factor.site)
+            table, plates = factor.term(self.reading, array, laid, reduce and free)
             ends = not sites[factor.site].scan and any(sites[v].scan for v in factor.latents)
             place = LAST if ends else sites[factor.site].step
             terms.append(Term(table, frozenset(factor.latents), plates, weight, place))
@@ -136,7 +131,7 @@ class Marginal:
         if factor.site not in data.weights:
             return None
         array = data.weights[factor.site]
-        table = Table.of(array, table_axes(self.reading, replace(factor, latents=()), array.shape))
+        table = Table.of(array, table_axes(self.reading, factor.site, (), array.shape))
         under = frozenset(f.law_of for f in self.factors if f.law_of and f.site in data.weights)
         return Weight(table, under)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.recursions import filtered
 from pp_mlem.potentials.modes import FIRST

@@ -9,7 +9,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.families import Family, natural_supports
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.reading import Reading

@@ -12,7 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor, log_table
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.tables import log_table
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.recursions import filtered as filter_chain
 from pp_mlem.marginal.recursions import smooth

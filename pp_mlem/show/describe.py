@@ -34,16 +34,7 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
 
 def factor_rows(model: Model) -> list[tuple[str, str]]:
     """(site, how it enters log Z and why)."""
-    rows = []
-    for factor in model.marginal.factors:
-        if factor.kind == "family":
-            text = f"{factor.family.name} family: {factor.reason}"
-        elif factor.varies_by_row:
-            text = f"table over values and rows: {factor.reason}"
-        else:
-            text = f"table over values: {factor.reason}"
-        rows.append((factor.site, text))
-    return rows
+    return [(factor.site, factor.told()) for factor in model.marginal.factors]
 
 
 def sum_rows(model: Model) -> list[str]:

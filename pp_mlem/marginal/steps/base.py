@@ -7,17 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pp_mlem.factors.factor import Factor
+from pp_mlem.base.no import No
+from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import gathered_factors
 from pp_mlem.potentials.term import Layout, Pass, Term
 from pp_mlem.program.reading import Reading
-
-
-@dataclass(frozen=True)
-class No:
-    """A step does not apply; the reason."""
-
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.factors.factor import Factor
+from pp_mlem.base.no import No
+from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.recursions import draw_product, in_sequence, max_product, sum_paths
-from pp_mlem.marginal.steps.base import Claim, Graph, No, Step, layout_of
+from pp_mlem.marginal.steps.base import Claim, Graph, Step, layout_of
 from pp_mlem.potentials.modes import Draw, First, Max, Mode, Sum
 from pp_mlem.potentials.table import Table, add, log_sum_exp
 from pp_mlem.potentials.term import LAST, Layout, Pass, Term

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pp_mlem.marginal.steps.base import Graph, No, Step
+from pp_mlem.base.no import No
+from pp_mlem.marginal.steps.base import Graph, Step
 from pp_mlem.potentials.table import add
 from pp_mlem.potentials.term import Layout, Pass, Term, weighted
 from pp_mlem.program.reading import TABLE_LIMIT, Reading

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from pp_mlem.factors.factor import Factor
-from pp_mlem.marginal.steps.base import Claim, Graph, No, Scope, Step, layout_of
+from pp_mlem.base.no import No
+from pp_mlem.factors.base import Factor
+from pp_mlem.marginal.steps.base import Claim, Graph, Scope, Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.marginal.steps.plates import PlateStep
 from pp_mlem.program.reading import Reading

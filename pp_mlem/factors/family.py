@@ -1,20 +1,93 @@
-"""The terms of factors: a family's scores <eta, T(x)> over latents and rows, or a table as it is."""
+"""Family factors: <eta, T(x)> of a known exponential family, the same parameters for every row."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.factors.factor import Factor, table_axes
+from pp_mlem.base.no import No
+from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
-from pp_mlem.families.categorical import Categorical, Multinomial
+from pp_mlem.families import Family
 from pp_mlem.potentials.table import Table
+from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.reading import Reading
+from pp_mlem.program.trace import Message
 
 LOOKUP_CATEGORIES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyFactor(Factor):
+    """A site of a known family whose parameters do not vary along its rows: two matrix products per
+    E-step, and statistics that are as small as the parameters."""
+
+    family: Family
+    kind = "family"
+    by_step = False
+
+    @classmethod
+    def read(cls, probe: Probe) -> Factor | No:
+        site, family = probe.site, probe.family
+        if site.law_of:
+            return No("a latent's own distribution over its values")
+        if family is None:
+            return No(f"{site.distribution} is no known exponential family")
+        reason = _varies(probe, family)
+        if reason:
+            return No(reason)
+        return cls(
+            **common(probe, frozenset(probe.varying)),
+            varies_by_row=False,
+            reason="known family, the same parameters for every row",
+        )
+
+    def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
+        """(*latents, *plates, *columns, F), right-aligned batch."""
+        eta = self.family.natural(own_arguments(message), shift)
+        positional = tuple(size if column else 1 for _, size, column in self.layout)
+        batch = jnp.broadcast_shapes(eta.shape[:-1], positional)
+        columns = reading.sites[self.site].columns
+        return message.placed(jnp.broadcast_to(eta, batch + eta.shape[-1:]), columns + 1)
+
+    def term(
+        self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
+    ) -> tuple[Table, Plates]:
+        return _scores(reading, self, eta, laid, reduce)
+
+    def told(self) -> str:
+        return f"{self.family.name} family: {self.reason}"
+
+
+def _varies(probe: Probe, family: Family) -> str:
+    """What of the site varies by row beside its data ("": nothing)."""
+    site, depends = probe.site, probe.depends
+    blocked = probe.keep & set(probe.varying)
+    single = probe.reading.one_at_a_time(probe.latents)
+    known = [depends.get(f"argument {k}", frozenset()) for k in family.known]
+    value_parents, weight = depends.get("value", frozenset()), probe.weight
+    if site.timed:
+        return "its parameters vary with the step"
+    if single:
+        return single
+    if depends.get("mask"):
+        return f"its mask depends on {', '.join(sorted(depends['mask']))}"
+    if value_parents:
+        return f"its value depends on {', '.join(sorted(value_parents))}"
+    if frozenset().union(*known):
+        return f"{', '.join(family.known)} depends on unobserved sites"
+    if blocked:
+        return f"its parameters vary along {', '.join(sorted(blocked))}"
+    if any(len(weight) >= -site.dims[p] and weight[site.dims[p]] > 1 for p in probe.varying):
+        return "its weights vary along plates with parameters of their own"
+    if site.plates and site.plates <= set(probe.varying):
+        return "its parameters vary along every plate"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -28,8 +101,8 @@ class _Shape:
     surplus: tuple[int, ...]
 
 
-def scores(
-    reading: Reading, factor: Factor, eta: jax.Array, laid: Laid, reduce: bool
+def _scores(
+    reading: Reading, factor: FamilyFactor, eta: jax.Array, laid: Laid, reduce: bool
 ) -> tuple[Table, frozenset[str]]:
     """A family factor as a table over (latents, rows): <eta, T(x)> + log h(x), and the plates
     that are left: columns are summed in the product, `reduce` also sums rows that no latent
@@ -45,13 +118,17 @@ def scores(
         total = total + laid.base.reshape(shape.rows).sum(shape.surplus)
     rows = tuple(p for i, p in enumerate(factor.rows) if i not in shape.surplus)
     depth = len(factor.layout) - reading.sites[factor.site].columns
-    names = table_axes(reading, factor, shape.latents + (1,) * depth)[: len(shape.latents)]
+    names = table_axes(reading, factor.site, factor.latents, shape.latents + (1,) * depth)[
+        : len(shape.latents)
+    ]
     table = Table.of(total.reshape(shape.latents + total.shape[1:]), names + rows)
     gone = {n for n, _, c in factor.layout if c} | {factor.rows[i] for i in shape.surplus}
     return table, factor.plates - gone
 
 
-def _shape(reading: Reading, factor: Factor, eta: jax.Array, laid: Laid, reduce: bool) -> _Shape:
+def _shape(
+    reading: Reading, factor: FamilyFactor, eta: jax.Array, laid: Laid, reduce: bool
+) -> _Shape:
     flags = [column for _, _, column in factor.layout]
     lead = eta.ndim - 1 - len(flags)
     columns = [lead + i for i, c in enumerate(flags) if c]
@@ -65,7 +142,7 @@ def _shape(reading: Reading, factor: Factor, eta: jax.Array, laid: Laid, reduce:
     return _Shape(flat, eta.shape[:lead], rows, surplus)
 
 
-def _direct(factor: Factor, shape: _Shape, laid: Laid) -> jax.Array | None:
+def _direct(factor: FamilyFactor, shape: _Shape, laid: Laid) -> jax.Array | None:
     """By the family's own way without T(x), where it has one and it is faster."""
     family = factor.family
     if not family.event_dim or shape.eta.shape[-1] != 1 or shape.surplus:
@@ -81,7 +158,7 @@ def _direct(factor: Factor, shape: _Shape, laid: Laid) -> jax.Array | None:
     return direct.reshape(-1, *shape.rows)
 
 
-def _product(factor: Factor, shape: _Shape, laid: Laid) -> jax.Array:
+def _product(factor: FamilyFactor, shape: _Shape, laid: Laid) -> jax.Array:
     """By one matrix product of natural parameters and statistics."""
     statistics = statistics_of(factor, laid, shape.eta.shape[1])
     flat = statistics.reshape(-1, *shape.rows).sum(tuple(i + 1 for i in shape.surplus))
@@ -90,24 +167,19 @@ def _product(factor: Factor, shape: _Shape, laid: Laid) -> jax.Array:
     return (eta @ flat.reshape(flat.shape[0], -1)).reshape(-1, *kept)
 
 
-def statistics_of(factor: Factor, laid: Laid, width: int) -> jax.Array:
+def statistics_of(factor: FamilyFactor, laid: Laid, width: int) -> jax.Array:
     """T(x), (F, *columns, rows), zero where a value is missing or masked; `width` is F."""
     family = factor.family
-    if _is_categorical(factor):
+    if factor.family.coded:
         statistics = family.indicator(laid.value, width)
     else:
         statistics = family.statistics(laid.value, laid.known, laid.shift_rows)
     return statistics if laid.mask is None else jnp.where(laid.mask, statistics, 0.0)
 
 
-def _is_categorical(factor: Factor) -> bool:
-    family = factor.family
-    return isinstance(family, Categorical) and not isinstance(family, Multinomial)
-
-
-def _is_lookup(factor: Factor, eta: jax.Array) -> bool:
+def _is_lookup(factor: FamilyFactor, eta: jax.Array) -> bool:
     """Whether scores are looked up by category rather than multiplied."""
-    return _is_categorical(factor) and eta.shape[-1] > LOOKUP_CATEGORIES
+    return factor.family.coded and eta.shape[-1] > LOOKUP_CATEGORIES
 
 
 def _looked_up(shape: _Shape, laid: Laid) -> jax.Array:
