@@ -31,8 +31,8 @@ from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point import check_model
 from pp_mlem.fit.fit import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import drawing_function
 
 SAVE_EVERY = 15.0  # seconds between writes of an unfinished study
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.program.densities import log_density
+from pp_mlem.program.distributions import unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, unwrap
 
 _SIMPLEX = type(constraints.simplex)
 _CIRCULAR = type(constraints.circular)

@@ -14,8 +14,9 @@ import numpy as np
 from pp_mlem.data.layout import ProgramData, SiteData, base_measure, observed_parts, to_layout
 from pp_mlem.factors.factor import Factor
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.distributions import is_factor
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, is_factor
 
 # site: (number of the array argument, for each of the site's values its cell in that array)
 Cells = Mapping[str, tuple[int, np.ndarray]]

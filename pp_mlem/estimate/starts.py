@@ -13,8 +13,8 @@ import numpy as np
 from pp_mlem.base.precision import quick_jit, tiny_log
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import draw_from_program
 from pp_mlem.target.problem import Problem
 
 KINDS = ("mixed", "random", "kmeans++", "prior")

@@ -20,9 +20,10 @@ from pp_mlem.program.bindings import (
     own_arguments,
 )
 from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.trace import Message, is_factor, unwrap
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 
 from pp_mlem.base.precision import lean_jit, quick_jit
 from pp_mlem.factors.factor import Factor, log_table
+from pp_mlem.program.errors import Refused
 from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Refused
 
 Pair = tuple[str, str]  # child plate, parent plate
 

@@ -19,11 +19,14 @@ from pp_mlem.base.precision import finite_or_minus_inf
 from pp_mlem.factors.factor import Factor, log_table, own_density, plan_factors, table_axes
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.program.densities import log_density
+from pp_mlem.program.distributions import unwrap
+from pp_mlem.program.errors import Refused, control_flow_error
+from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters, without_missing
-from pp_mlem.program.reading import Reading, control_flow_error
-from pp_mlem.program.scans import at_step
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.scans.scan import at_step
 from pp_mlem.program.sites import Plate, Role
-from pp_mlem.program.trace import Message, Refused, plain_messages, unwrap
+from pp_mlem.program.trace import plain_messages
 
 CONFIGURATIONS = 48  # of the latents, at most; all of them where they are fewer
 CELLS = 40_000  # of one site over all configurations

@@ -16,7 +16,7 @@ from pp_mlem.marginal.plates import AFTER, Elimination, Term
 from pp_mlem.marginal.semiring import Semiring
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.reading import TABLE_LIMIT, Reading
-from pp_mlem.program.scans import before
+from pp_mlem.program.scans.scan import before
 from pp_mlem.program.sites import Role
 
 STATES_LIMIT = 4096

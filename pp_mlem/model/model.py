@@ -34,12 +34,14 @@ from pp_mlem.marginal.semiring import MAX, SUM, Semiring, draw
 from pp_mlem.model import sequences
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.inputs import Unchecked, read_inputs
+from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.program.reading import Reading, read_program, thin
+from pp_mlem.program.read_program import read_program
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.rows import thin
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import drawing_function
 from pp_mlem.target.problem import Problem, log_prior, make_problem
 
 Params = Mapping[str, Any]

@@ -15,7 +15,8 @@ from pp_mlem.factors.factor import Factor, log_table
 from pp_mlem.marginal.chain import Chain
 from pp_mlem.marginal.recursions import filtered as filter_chain
 from pp_mlem.marginal.recursions import smooth
-from pp_mlem.program.trace import Message, is_discrete, unwrap
+from pp_mlem.program.distributions import is_discrete, unwrap
+from pp_mlem.program.messages import Message
 
 if TYPE_CHECKING:
     from pp_mlem.model.model import Model

@@ -11,9 +11,10 @@ import numpy as np
 
 from pp_mlem.base.precision import quick_jit
 from pp_mlem.families import family_of
+from pp_mlem.program.distributions import as_floating, is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, as_floating, is_factor, unwrap
 
 
 @dataclass(frozen=True)

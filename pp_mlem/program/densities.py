@@ -27,8 +27,9 @@ from numpyro.distributions.discrete import (
     Poisson,
 )
 
-from pp_mlem.program.arguments import observed_array
-from pp_mlem.program.trace import INTEGER_INTERVAL, innermost
+from pp_mlem.program.arrays import observed_array
+from pp_mlem.program.distributions import innermost
+from pp_mlem.program.domains import INTEGER_INTERVAL
 
 # The argument that a latent switches off: `z * p` is exactly zero where z is.
 _SWITCHED = {
@@ -203,7 +204,7 @@ def _is_off(argument: jax.Array) -> jax.Array:
     return (argument == 0) | (argument == jnp.finfo(argument.dtype).tiny)
 
 
-def _with(fn: Any, name: str, argument: jax.Array) -> Any:
+def _with(fn: Any, name: str, argument: Any) -> Any:
     other = copy.copy(fn)
     setattr(other, name, argument)
     return other

@@ -17,10 +17,11 @@ from pp_mlem.factors.factor import own_density
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.maximise.blocks import Block, plan_blocks
 from pp_mlem.maximise.step import NUMERIC_STEPS, Params, expected_log_joint, maximise
+from pp_mlem.program.distributions import as_floating, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import Message, as_floating, unwrap
 
 F = TypeVar("F", bound=Callable[..., Any])
 
