@@ -51,7 +51,16 @@ class Case:
 PROGRAMS: dict[str, Case] = {}
 
 
-def case(title: str, /, *args: Any, options: dict | None = None, refused: str = "", nuts: bool = True, reference: Any = None, **kwargs: Any):
+def case(
+    title: str,
+    /,
+    *args: Any,
+    options: dict | None = None,
+    refused: str = "",
+    nuts: bool = True,
+    reference: Any = None,
+    **kwargs: Any,
+):
     """Register the decorated program."""
 
     def register(program: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +153,9 @@ def item_difficulty(labels):
 
 
 case("item difficulty", LABELS, refused="parameters=")(item_difficulty)
-case("item difficulty, estimated", LABELS, options={"parameters": {"theta_decentered"}})(item_difficulty)
+case("item difficulty, estimated", LABELS, options={"parameters": {"theta_decentered"}})(
+    item_difficulty
+)
 
 
 # --- ar2.py, var2.py, holt_winters.py -----------------------------------------------------------
@@ -209,7 +220,9 @@ def var2(y, name=lambda t: "y"):
         before, earlier, seen = carry
         mean = c + phi1 @ before + phi2 @ earlier
         now = numpyro.sample(
-            name(t), dist.MultivariateNormal(loc=mean, scale_tril=sigma[..., None] * corr), obs=seen[t]
+            name(t),
+            dist.MultivariateNormal(loc=mean, scale_tril=sigma[..., None] * corr),
+            obs=seen[t],
         )
         return (now, before, seen), mean
 
@@ -284,7 +297,9 @@ def partially_pooled(at_bats, hits=None):
 
 
 case("partially pooled", AT_BATS, HITS, refused="parameters=")(partially_pooled)
-case("partially pooled, estimated", AT_BATS, HITS, options={"parameters": {"phi"}})(partially_pooled)
+case("partially pooled, estimated", AT_BATS, HITS, options={"parameters": {"phi"}})(
+    partially_pooled
+)
 
 
 # --- capture_recapture.py -----------------------------------------------------------------------
@@ -394,7 +409,9 @@ LENGTHS = np.array([3, 2])
 def tune_priors(hidden, tones, include, shape=()):
     with handlers.mask(mask=include):
         x = numpyro.sample("probs_x", dist.Dirichlet(0.9 * jnp.eye(hidden) + 0.1).to_event(1))
-        y = numpyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([hidden, *shape, tones]).to_event(2 + len(shape)))
+        y = numpyro.sample(
+            "probs_y", dist.Beta(0.1, 0.9).expand([hidden, *shape, tones]).to_event(2 + len(shape))
+        )
     return x, y
 
 
@@ -406,7 +423,9 @@ def tunes(sequences, lengths, hidden, include=True):
     def transition(carry, y):
         before, t = carry
         with numpyro.plate("sequences", n, dim=-2), handlers.mask(mask=(t < lengths)[..., None]):
-            x = numpyro.sample("x", dist.Categorical(probs_x[before]), infer={"enumerate": "parallel"})
+            x = numpyro.sample(
+                "x", dist.Categorical(probs_x[before]), infer={"enumerate": "parallel"}
+            )
             with numpyro.plate("tones", tones, dim=-1):
                 numpyro.sample("y", dist.Bernoulli(probs_y[x.squeeze(-1)]), obs=y)
         return (x, t + 1), None
@@ -422,7 +441,9 @@ def tunes_memory(sequences, lengths, hidden):
     def transition(carry, y):
         before, heard, t = carry
         with numpyro.plate("sequences", n, dim=-2), handlers.mask(mask=(t < lengths)[..., None]):
-            x = numpyro.sample("x", dist.Categorical(probs_x[before]), infer={"enumerate": "parallel"})
+            x = numpyro.sample(
+                "x", dist.Categorical(probs_x[before]), infer={"enumerate": "parallel"}
+            )
             with numpyro.plate("tones", tones, dim=-1) as tone:
                 y = numpyro.sample("y", dist.Bernoulli(probs_y[x, heard, tone]), obs=y)
         return (x, y, t + 1), None
@@ -435,7 +456,9 @@ def tunes_two(sequences, lengths, coupled):
     n, _, tones = sequences.shape
     probs_w = numpyro.sample("probs_w", dist.Dirichlet(0.9 * jnp.eye(2) + 0.1).to_event(1))
     law = dist.Dirichlet(0.9 * jnp.eye(2) + 0.1)
-    probs_x = numpyro.sample("probs_x", law.expand_by([2]).to_event(2) if coupled else law.to_event(1))
+    probs_x = numpyro.sample(
+        "probs_x", law.expand_by([2]).to_event(2) if coupled else law.to_event(1)
+    )
     probs_y = numpyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([2, 2, tones]).to_event(3))
 
     def transition(carry, y):
@@ -522,14 +545,18 @@ def gaussian_process(x, y):
     noise = numpyro.sample("kernel_noise", dist.LogNormal(0.0, 10.0))
     length = numpyro.sample("kernel_length", dist.LogNormal(0.0, 10.0))
     numpyro.sample(
-        "Y", dist.MultivariateNormal(jnp.zeros(len(x)), covariance_matrix=kernel(x, var, length, noise)), obs=y
+        "Y",
+        dist.MultivariateNormal(jnp.zeros(len(x)), covariance_matrix=kernel(x, var, length, noise)),
+        obs=y,
     )
 
 
 @case("gaussian process, no location", X, Y)
 def gaussian_process_default(x, y):
     length = numpyro.sample("length", dist.Exponential(1))
-    numpyro.sample("y", dist.MultivariateNormal(loc=0, covariance_matrix=kernel(x, 1.0, length, 0.5)), obs=y)
+    numpyro.sample(
+        "y", dist.MultivariateNormal(loc=0, covariance_matrix=kernel(x, 1.0, length, 0.5)), obs=y
+    )
 
 
 @case("horseshoe", DESIGN, Y)
@@ -550,7 +577,8 @@ def horseshoe_handler(x, y):
         betas = numpyro.sample(
             "betas",
             dist.TransformedDistribution(
-                dist.Normal(0.0, jnp.ones(x.shape[1])), transforms.AffineTransform(0.0, tau * lambdas)
+                dist.Normal(0.0, jnp.ones(x.shape[1])),
+                transforms.AffineTransform(0.0, tau * lambdas),
             ),
         )
     numpyro.sample("Y", dist.Normal(x @ betas, 0.05), obs=y)
@@ -563,7 +591,9 @@ def horseshoe_centred(x, y):
 
 
 case("horseshoe, centred", DESIGN, Y, refused="parameters=")(horseshoe_centred)
-case("horseshoe, centred, estimated", DESIGN, Y, options={"parameters": {"betas"}})(horseshoe_centred)
+case("horseshoe, centred, estimated", DESIGN, Y, options={"parameters": {"betas"}})(
+    horseshoe_centred
+)
 
 
 @case("proportions", DESIGN, BINARY)
@@ -753,12 +783,20 @@ def titanic(age, title, survived):
     )
     age = jnp.asarray(age).at[missing].set(imputed)
     numpyro.sample("age", dist.Normal(age_mu, age_sigma), obs=age)
-    logits = numpyro.sample("a", dist.Normal(0, 1)) + numpyro.sample("b_Age", dist.Normal(0, 1)) * age
+    logits = (
+        numpyro.sample("a", dist.Normal(0, 1)) + numpyro.sample("b_Age", dist.Normal(0, 1)) * age
+    )
     numpyro.sample("survived", dist.Bernoulli(logits=logits), obs=survived)
 
 
 case("imputation of a covariate", AGE, GROUP, BINARY, refused="age_impute")(titanic)
-case("imputation of a covariate, estimated", AGE, GROUP, BINARY, options={"parameters": {"age_impute"}})(titanic)
+case(
+    "imputation of a covariate, estimated",
+    AGE,
+    GROUP,
+    BINARY,
+    options={"parameters": {"age_impute"}},
+)(titanic)
 
 GRADES = np.array([0, 1, 2, 1, 0, 2, 2, 1])
 
@@ -772,7 +810,8 @@ def ordinal(x, y, cutpoints):
 
 def flat_cutpoints(prior=False):
     c = numpyro.sample(
-        "c_y", dist.ImproperUniform(support=constraints.ordered_vector, batch_shape=(), event_shape=(2,))
+        "c_y",
+        dist.ImproperUniform(support=constraints.ordered_vector, batch_shape=(), event_shape=(2,)),
     )
     if prior:
         numpyro.sample("c_y_smp", dist.Normal(0, 1), obs=c)
@@ -1143,8 +1182,12 @@ def zzxx(first, second):
 
 def enumerated(data, outer_scale, inner_mask):
     p_x = numpyro.param("probs_x", jnp.array([0.1, 0.9]), constraint=constraints.simplex)
-    p_y = numpyro.param("probs_y", jnp.array([[0.2, 0.8], [0.7, 0.3]]), constraint=constraints.simplex)
-    p_z = numpyro.param("probs_z", jnp.array([[0.6, 0.4], [0.5, 0.5]]), constraint=constraints.simplex)
+    p_y = numpyro.param(
+        "probs_y", jnp.array([[0.2, 0.8], [0.7, 0.3]]), constraint=constraints.simplex
+    )
+    p_z = numpyro.param(
+        "probs_z", jnp.array([[0.6, 0.4], [0.5, 0.5]]), constraint=constraints.simplex
+    )
     with handlers.scale(scale=outer_scale), numpyro.plate("data", len(data)):
         with handlers.mask(mask=jnp.arange(len(data)) < inner_mask):
             x = numpyro.sample("x", dist.Categorical(p_x))
@@ -1247,14 +1290,19 @@ def marginal_mixture(x):
     w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
     mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
     with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", dist.MixtureSameFamily(dist.Categorical(w), dist.Normal(mu, 1.0)), obs=x)
+        numpyro.sample(
+            "x", dist.MixtureSameFamily(dist.Categorical(w), dist.Normal(mu, 1.0)), obs=x
+        )
 
 
 @case("latent dirichlet by words", np.array([[0, 1, 1], [2, 0, 2]]), 2, 3)
 def topic_words(words, topics, vocabulary):
     phi = numpyro.sample("phi", dist.Dirichlet(jnp.ones((topics, vocabulary))).to_event(1))
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(topics)))
-    with numpyro.plate("documents", words.shape[0], dim=-2), numpyro.plate("words", words.shape[1], dim=-1):
+    with (
+        numpyro.plate("documents", words.shape[0], dim=-2),
+        numpyro.plate("words", words.shape[1], dim=-1),
+    ):
         z = numpyro.sample("z", dist.Categorical(weights))
         numpyro.sample("w", dist.Categorical(phi[z]), obs=words)
 
@@ -1325,12 +1373,17 @@ def scaled_uniform(data):
     alpha = numpyro.sample("alpha", dist.Uniform(0, 1))
     with handlers.reparam(config={"loc": TransformReparam()}):
         loc = numpyro.sample(
-            "loc", dist.TransformedDistribution(dist.Uniform(0, 1), transforms.AffineTransform(0, alpha))
+            "loc",
+            dist.TransformedDistribution(dist.Uniform(0, 1), transforms.AffineTransform(0, alpha)),
         )
     numpyro.sample("obs", dist.Normal(loc, 0.1), obs=data)
 
 
-SCHOOLS = {"J": 4, "sigma": np.array([15.0, 10.0, 16.0, 11.0]), "y": np.array([28.0, 8.0, -3.0, 7.0])}
+SCHOOLS = {
+    "J": 4,
+    "sigma": np.array([15.0, 10.0, 16.0, 11.0]),
+    "y": np.array([28.0, 8.0, -3.0, 7.0]),
+}
 
 
 def schools(data):

@@ -441,7 +441,10 @@ OTHER_DATA = {
     "group -1": (groups, (G, Y), {"g": put(G, 5, -1)}, r"'g'.*-1 at index \(5,\)"),
     "zero exposure": (exposure, (TWO, COUNTS), {"e": put(TWO, 2, 0.0)}, r"'e'.*0.0.*\(2,\)"),
     "more successes than trials": (
-        binomial, (COUNTS + 1, COUNTS), {"c": COUNTS + 2}, r"'c'.*index.*support",
+        binomial,
+        (COUNTS + 1, COUNTS),
+        {"c": COUNTS + 2},
+        r"'c'.*index.*support",
     ),
     "Beta at 0": (proportions, (BETA,), {"v": put(BETA, 1, 0.0)}, r"'v'.*0.0 at index \(1,\)"),
     "all missing": (simple, (Y,), {"y": Y * NAN}, "no data.*'y'"),
@@ -493,7 +496,10 @@ CALLS = {
     "no params": (lambda m: m.log_likelihood({}), "missing.*'mu'"),
     "params missing one": (lambda m: m.log_likelihood({"mu": [0.0, 1.0]}), "missing.*'w'"),
     "params unknown": (lambda m: m.log_prior({**GOOD, "nu": 1}), "unknown.*'nu'"),
-    "params of other shape": (lambda m: m.posterior({**GOOD, "mu": [1.0, 2.0, 3.0]}), r"'mu'.*\(2,\)"),
+    "params of other shape": (
+        lambda m: m.posterior({**GOOD, "mu": [1.0, 2.0, 3.0]}),
+        r"'mu'.*\(2,\)",
+    ),
     "params NaN": (lambda m: m.decode({**GOOD, "mu": [NAN, 1.0]}), "'mu'.*NaN"),
     "params infinite": (lambda m: m.log_likelihood({**GOOD, "mu": [INF, 1.0]}), "'mu'.*inf"),
     "params no simplex": (lambda m: m.log_likelihood({**GOOD, "w": [0.7, 0.7]}), "'w'.*support"),
@@ -512,7 +518,10 @@ CALLS = {
     "init outside": (lambda m: fit_em(m, init={"w": [2.0, -1.0]}), "init.*'w'.*support"),
     "init NaN": (lambda m: fit_mle(m, init={"mu": [NAN, 0.0]}), "init.*'mu'.*NaN"),
     "fixed unknown": (lambda m: fit_em(m, fixed={"nu": 1}), "fixed: unknown.*'nu'"),
-    "fixed of other shape": (lambda m: fit_map(m, fixed={"mu": [1.0, 2.0, 3.0]}), "fixed.*'mu'.*shape"),
+    "fixed of other shape": (
+        lambda m: fit_map(m, fixed={"mu": [1.0, 2.0, 3.0]}),
+        "fixed.*'mu'.*shape",
+    ),
     "fixed outside": (lambda m: fit_em(m, fixed={"w": [2.0, -1.0]}), "fixed.*'w'.*support"),
     "fixed latent": (lambda m: fit_em(m, fixed={"z": 1}), "fixed.*'z'"),
     "fixed no dict": (lambda m: fit_em(m, fixed="mu"), "fixed.*dict"),
@@ -647,10 +656,10 @@ def test_no_false_refusal(name):
 def test_other_data_of_probability_zero():
     model = Model(known_bernoulli, NEVER_FOURTH, put(COUNTS % 2, 3, 0))
     model.with_data(y=put(COUNTS % 2, 3, 0))
-    before = len(model._compiled["inputs"]._densities)
+    before = len(model.bound.kept.once("inputs", dict)._densities)
     with pytest.raises(ValueError, match=r"'y'.*\(3,\).*probability zero"):
         model.with_data(y=COUNTS % 2)
-    assert len(model._compiled["inputs"]._densities) == before == 1
+    assert len(model.bound.kept.once("inputs", dict)._densities) == before == 1
 
 
 def test_data_that_cannot_be_checked_are_told(monkeypatch):

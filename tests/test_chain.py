@@ -17,8 +17,8 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from pp_mlem import Model, compare, fit_em
-from pp_mlem.base.precision import quick_jit
-from pp_mlem.partition import recursions
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.marginal import recursions
 
 
 def enumerate_paths(model: Model, params: dict) -> tuple[float, dict, dict]:

@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from pp_mlem import Model, fit_em, fit_mle
-from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.program.densities import log_density
 
 RNG = np.random.default_rng(4)

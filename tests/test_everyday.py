@@ -30,9 +30,7 @@ def agrees(program, *args, parameters=(), **kwargs):
     assert str(model)
     params = point(model)
     found = model.log_likelihood(params), model.log_prior(params)
-    np.testing.assert_allclose(
-        found, enumerated(model, params, args, kwargs), rtol=1e-9, atol=1e-9
-    )
+    np.testing.assert_allclose(found, enumerated(model, params, args, kwargs), rtol=1e-9, atol=1e-9)
     return model
 
 
@@ -274,7 +272,7 @@ def weighted_value(y):
 
 def weighted_vector(y):
     a = numpyro.sample("a", dist.Normal(0, 1).expand([2]).to_event(1))
-    b = numpyro.sample("b", dist.Delta(2 * a, log_density=-a.sum() ** 2, event_dim=1))
+    b = numpyro.sample("b", dist.Delta(2 * a, log_density=-(a.sum() ** 2), event_dim=1))
     c = numpyro.sample("c", dist.Delta(a, log_density=-(a**2)).to_event(1))
     with numpyro.plate("rows", 5):
         numpyro.sample("y", dist.Poisson(jnp.exp(b[0] - c[1])), obs=y)

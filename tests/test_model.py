@@ -75,10 +75,10 @@ def test_labels_as_data_argument_have_a_closed_form():
 def test_data_are_arguments_and_shared_compilations():
     model = Model(mixture, X)
     fit_em(model, starts=2)
-    count = len(model._compiled)
+    count = len(model.bound.kept)
     other = model.with_data(x=X[::-1].copy() + 1.0)
     fit = fit_em(other, starts=2)
-    assert len(model._compiled) == count
+    assert len(model.bound.kept) == count
     np.testing.assert_allclose(
         fit.log_likelihood, Model(mixture, X[::-1] + 1.0).log_likelihood(fit.params), rtol=1e-12
     )

@@ -135,7 +135,10 @@ def test_equals_numpyros_own_log_density(name):
     assert np.isfinite(expected)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(
-        model.pointwise_log_likelihood(params).sum(), model.log_likelihood(params), rtol=1e-8, atol=1e-8
+        model.pointwise_log_likelihood(params).sum(),
+        model.log_likelihood(params),
+        rtol=1e-8,
+        atol=1e-8,
     )
 
 
@@ -171,7 +174,9 @@ COSTLY = {"sine-skewed angles"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for i, n in enumerate(FITTED) if i % 3 == 0 and n not in COSTLY])
+@pytest.mark.parametrize(
+    "name", [n for i, n in enumerate(FITTED) if i % 3 == 0 and n not in COSTLY]
+)
 def test_fitted_by_every_method(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

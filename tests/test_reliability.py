@@ -160,7 +160,9 @@ def test_a_study_keeps_the_union_and_refuses_other_inputs(tmp_path):
 
     def run(replicates, methods, model=None, **options):
         settings = {"starts": 1, "progress": False, "out": path, **options}
-        return experiment(model or Model(mean_of(0), X), {"mu": 1.0}, replicates, methods, **settings)
+        return experiment(
+            model or Model(mean_of(0), X), {"mu": 1.0}, replicates, methods, **settings
+        )
 
     first = run(3, "em,mle")
     small = run(2, "em")
@@ -287,7 +289,7 @@ def test_a_comparison_that_is_stopped(monkeypatch):
 
 # --- what others read -----------------------------------------------------------------------
 
-EVIL = '<script>alert(1)</script>&"\'[z][/z]'
+EVIL = "<script>alert(1)</script>&\"'[z][/z]"
 
 
 def named_fit():
@@ -309,7 +311,9 @@ def test_a_report_and_a_table_show_names_as_text(tmp_path, monkeypatch):
     assert "[z]" in repr(found) and "[/z]" in repr(found)
     text = write_table(tmp_path / "t.csv", found.estimates, "compare").read_text()
     assert "\n=" not in text and ",=" not in text and "'=cmd" in text
-    frame = pd.DataFrame({"=h": ["+1", "-x", "@s", "plain"], "n": [-1.0, 2, 3, 4]}, index=list("ab=d"))
+    frame = pd.DataFrame(
+        {"=h": ["+1", "-x", "@s", "plain"], "n": [-1.0, 2, 3, 4]}, index=list("ab=d")
+    )
     back = pd.read_csv(write_table(tmp_path / "u.csv", frame, "t"), index_col=0)
     assert list(back.columns) == ["'=h", "n"] and back["n"].tolist() == [-1.0, 2, 3, 4]
     assert back["'=h"].tolist() == ["'+1", "'-x", "'@s", "plain"] and back.index[2] == "'="
@@ -378,7 +382,9 @@ def test_models_and_fits_are_copied_without_what_is_compiled():
         assert again.summary().equals(fit.summary()) and again.model.roles == model.roles
         assert copy.deepcopy(fit).log_likelihood == fit.log_likelihood
         moved = pickle.loads(pickle.dumps(model.redraw(fit.params, 1)))
-        assert moved.log_likelihood(fit.params) == model.redraw(fit.params, 1).log_likelihood(fit.params)
+        assert moved.log_likelihood(fit.params) == model.redraw(fit.params, 1).log_likelihood(
+            fit.params
+        )
 
 
 def test_a_closure_without_cloudpickle_is_told(monkeypatch):

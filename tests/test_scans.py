@@ -13,7 +13,7 @@ from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 from pp_mlem import Model, fit_em, fit_map
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 
 OPTIONS = {
     programs.survival_of_each_step: {"parameters": {"phi"}},

@@ -267,9 +267,15 @@ def test_two_sites_that_read_different_units_from_plates_of_their_own():
 
 ACROSS = {
     "two sites": (
-        two_sites, LINE[:4], r"^the sites 'x' and 'y' in plate 'rows' read different.*plate of its own",
+        two_sites,
+        LINE[:4],
+        r"^the sites 'x' and 'y' in plate 'rows' read different.*plate of its own",
     ),
-    "two latents": (two_latents, LINE[:4], "^the latents 'u' and 'z' reach 'x' from different units"),
+    "two latents": (
+        two_latents,
+        LINE[:4],
+        "^the latents 'u' and 'z' reach 'x' from different units",
+    ),
     "network": (network, np.arange(10) % 2, "several units of plate 'nodes'"),
     "neighbours": (neighbours, LINE[:3], "several units of plate 'units'"),
     "one plate": (neighbours_in_one_plate, LINE[:3], "latents of other units"),

@@ -123,26 +123,3 @@ def finite_or_minus_inf(value: np.ndarray) -> np.ndarray:
     value = np.asarray(value)
     limit = -1e25 if value.dtype == np.float32 else -1e150
     return np.where(value < limit, -np.inf, value)
-
-
-@functools.cache
-def _direct() -> dict[str, Any]:
-    """The option, if this version of XLA has it, by which kernels are emitted straight as LLVM
-    code: that compiles in two thirds of the time that the way through MLIR takes."""
-    options = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(jnp.negative, compiler_options=options).lower(1.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
-def lean_jit(function: Callable[..., Any]) -> Any:
-    """jit that compiles faster. Mixtures also run faster so, long chains about a tenth slower."""
-    return jax.jit(function, compiler_options=_direct())
-
-
-def quick_jit(function: Callable[..., Any]) -> Any:
-    """jit with little code optimisation, for functions whose compilation outweighs their work."""
-    options = {"xla_backend_optimization_level": 0} | _direct()
-    return jax.jit(function, compiler_options=options)

@@ -19,10 +19,11 @@ from scipy import stats as scipy_stats
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_level, check_seed
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.digits import written
 from pp_mlem.base.files import verified, write_netcdf
 from pp_mlem.base.fingerprint import PYTHON, changed, digest
-from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.diagnose.labels import align, sort_labels
 from pp_mlem.diagnose.uncertainty import scalar_names

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
 from pp_mlem.factors.factor import Factor
 from pp_mlem.factors.gathers import Gathers

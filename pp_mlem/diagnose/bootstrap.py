@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem.base.checks import check_counts, check_level, check_seed
+from pp_mlem.base.compiling import lean_jit
 from pp_mlem.base.digits import written
-from pp_mlem.base.precision import lean_jit, working_precision
+from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.data.layout import ProgramData

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import lean_jit, quick_jit
+from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.diagnose.groups import Group, Order, permute_axes
 from pp_mlem.diagnose.relabel import Relabeller, Solution, slot_sets
 from pp_mlem.model.model import Model
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.target.problem import log_prior
+from pp_mlem.target.priors import log_prior
 
 AXES = 8  # beyond so many axes their subsets are not enumerated
 PAIRS = 5e7  # multiplications per round that a search over all pairs of values may cost

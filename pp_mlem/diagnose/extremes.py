@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.spurious import edge_objective, objective_at
 from pp_mlem.model.model import Model

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from pp_mlem.base.compiling import lean_jit
 from pp_mlem.base.digits import written
-from pp_mlem.base.precision import lean_jit, working_precision
+from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.uncertainty import (
     COLUMNS_AT_ONCE,
     information_function,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.exchange import relabeller_of
 from pp_mlem.diagnose.groups import Group, elements, orbits, permute_axes, possible_orders
 from pp_mlem.diagnose.relabel import Relabeller

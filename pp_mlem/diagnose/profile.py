@@ -13,7 +13,8 @@ from scipy import optimize
 from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
-from pp_mlem.base.precision import lean_jit, working_precision
+from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.uncertainty import flatten, scalar_names
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.groups import Order
 from pp_mlem.factors.factor import Factor, batch_axes, table_axes
 from pp_mlem.model.model import Model

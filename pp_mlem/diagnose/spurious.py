@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import lean_jit, quick_jit
+from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.base.status import Status
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import is_half_line, is_simplex
-from pp_mlem.target.problem import Problem, at_one_value
+from pp_mlem.target.priors import at_one_value
+from pp_mlem.target.problem import Problem
 
 SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
 HATHAWAY_RATIO = 1e-3

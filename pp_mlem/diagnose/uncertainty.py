@@ -12,7 +12,8 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
-from pp_mlem.base.precision import lean_jit, quick_jit, working_precision
+from pp_mlem.base.compiling import lean_jit, quick_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.spurious import edge_masks, edge_objective
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import ParameterSpace, scalar_names

@@ -13,20 +13,22 @@ import pandas as pd
 from arviz_stats.base import array_stats
 
 from pp_mlem.base.checks import check_counts, check_seed
-from pp_mlem.base.precision import lean_jit, quick_jit, working_precision
+from pp_mlem.base.compiling import lean_jit, quick_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.uncertainty import scalar_names
+from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.nuts import climb
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.fit import Fit
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem, takes_gradients
+from pp_mlem.target.problem import Problem
 
 STEPS = 100
 TOLERANCE = 1e-6

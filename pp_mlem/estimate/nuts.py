@@ -14,7 +14,8 @@ import pandas as pd
 from arviz_stats import ess, rhat
 
 from pp_mlem.base.checks import check_counts, check_seed, check_share
-from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
@@ -22,13 +23,14 @@ from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
 from pp_mlem.diagnose.uncertainty import scalar_names
+from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import LANE_WORK, check_model, loop_jit, work_per_step
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
 from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.fit import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
-from pp_mlem.target.problem import Problem, takes_gradients
+from pp_mlem.target.problem import Problem
 
 RHAT_LIMIT = 1.01
 SUSPECT = 1.05  # R-hat beyond which chains may name the same components differently

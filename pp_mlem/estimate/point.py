@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
-from pp_mlem.base.precision import check_dtype, lean_jit, quick_jit, working_precision
+from pp_mlem.base.compiling import lean_jit, quick_jit
+from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
@@ -24,6 +25,7 @@ from pp_mlem.diagnose.labels import sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import component_report, edge_masks, edge_objective, told_edges
+from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import drive, firm, make_block, rounding
 from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.fit import Fit, prior_of
@@ -31,7 +33,8 @@ from pp_mlem.maximise.broyden import quasi_newton_em
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import is_half_line, off_the_edge
-from pp_mlem.target.problem import Problem, climb_function, takes_gradients
+from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 HANDOVER_GAIN = 1e-3
 SPARE = 300  # cheap steps that EM may crawl before a Newton finish is compiled
@@ -366,7 +369,7 @@ def _polish(
             break
     kinked = vain & (end.resolution < FINE) & (gained < COLLAPSING)
     if kinked.any():
-        objective = climb_function(model, problem, fixed)
+        objective = Target(problem, model.data, fixed, model.bound.kept).climb
         for i in np.flatnonzero(kinked):
             points[i], values[i] = climb_over_kinks(objective, points[i])
             kinked[i] = at_kink(objective, points[i])

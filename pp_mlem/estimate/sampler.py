@@ -14,7 +14,8 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import NUTS
 
-from pp_mlem.base.precision import alone, quick_jit
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import alone
 from pp_mlem.base.progress import Progress
 from pp_mlem.estimate.point import steady_jit
 from pp_mlem.model.model import Model

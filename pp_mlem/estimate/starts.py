@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import quick_jit, tiny_log
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.model.model import Model
 from pp_mlem.program.draw import draw_from_program

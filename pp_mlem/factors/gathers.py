@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import lean_jit, quick_jit
+from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.factors.factor import Factor, log_table
 from pp_mlem.program.errors import Refused
 from pp_mlem.program.neutral import neutral_parameters, without_missing

@@ -18,8 +18,9 @@ from scipy import stats as scipy_stats
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_level
+from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.base.digits import written
-from pp_mlem.base.precision import lean_jit, quick_jit, working_precision
+from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.bootstrap import Bootstrap, as_covariance, bootstrap_point
 from pp_mlem.diagnose.groups import Group
@@ -53,8 +54,10 @@ from pp_mlem.fit.datatree import (
     write_fit,
 )
 from pp_mlem.fit.record import check_model_of, check_record
+from pp_mlem.marginal.pointwise import pointwise_values
 from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem, climb_function, log_prior
+from pp_mlem.target.priors import log_prior
+from pp_mlem.target.problem import Problem
 
 ASYMPTOTIC_DRAWS = 1000
 
@@ -312,7 +315,7 @@ class Fit:
         with working_precision(model.dtype):
             held = {k: jnp.asarray(v) for k, v in self.fixed.items()}
             if self.status == Status.FLAT.label:
-                kink = at_kink(climb_function(model, self.problem(), held), self.vector)
+                kink = at_kink(model.target(self.fixed, self.objective == "map").climb, self.vector)
                 return without_errors(found, found.names, KINK) if kink else found
             separation = find_separation(model, self.problem(), self.vector, held)
         scalars = separation.scalars if separation else found.names
@@ -863,7 +866,7 @@ def _along(
 
         def one(vector: jax.Array, data: Any, values: Any) -> Any:
             params = problem.params(vector, values)
-            return model.pointwise_values(params, data), params
+            return pointwise_values(model.marginal, params, data), params
 
         def many(points: jax.Array, data: Any, values: Any) -> Any:
             return jax.lax.map(lambda v: one(v, data, values), points, batch_size=16)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.compiling import Work
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.layout import ProgramData, SiteData
 from pp_mlem.factors.factor import Factor, natural_parameters, table_axes
@@ -38,7 +40,7 @@ def _is_lookup(factor: Factor, eta: jax.Array) -> bool:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Marginal:
     """log Z as a function of natural parameters and data, and its gradient by blocks of rows.
 
@@ -53,6 +55,18 @@ class Marginal:
     block_plate: str | None
     inner: Elimination
     chains: tuple[Chain, ...] = ()
+
+    @cached_property
+    def work(self) -> Work:
+        """What one sweep over the data costs."""
+        total = 1.0
+        for factor in self.factors:
+            values = float(np.prod([self.reading.sites[v].size for v in factor.latents] or [1]))
+            rows = float(np.prod([size for _, size, _ in factor.layout] or [1]))
+            event = factor.event_size
+            width = event * (event + 3) / 2 + 1 if factor.family and factor.family.event_dim else 3
+            total += values * rows * width
+        return Work(total, bool(self.reading.scans))
 
     @property
     def chain_entries(self) -> int:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_seed
+from pp_mlem.base.compiling import Effort, Kept, quick_jit
 from pp_mlem.base.copies import packed
 from pp_mlem.base.fingerprint import PYTHON, digest
 from pp_mlem.base.memory import note_shapes
@@ -21,28 +22,28 @@ from pp_mlem.base.precision import (
     check_dtype,
     finite_or_minus_inf,
     in_model_precision,
-    lean_jit,
-    quick_jit,
     working_precision,
 )
 from pp_mlem.data.layout import ProgramData, prepare_data
-from pp_mlem.data.redraw import observed_cells, place, relaid
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import Marginal, build_marginal
-from pp_mlem.marginal.semiring import MAX, SUM, Semiring, draw
+from pp_mlem.marginal.pointwise import pointwise_values
+from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences
-from pp_mlem.potentials.table import Table
+from pp_mlem.model.bound import Bound, Values
+from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
-from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.rows import thin
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.target.problem import Problem, log_prior, make_problem
+from pp_mlem.target.priors import log_prior
+from pp_mlem.target.problem import Problem, make_problem
+from pp_mlem.target.target import Target
 
 Params = Mapping[str, Any]
 
@@ -120,22 +121,27 @@ class Model:
             if isinstance(inputs, Unchecked):
                 inputs.tell()
             reading, factors = verification.reading, verification.factors
-            self.marginal: Marginal = build_marginal(reading, factors)
-            self.data: ProgramData = prepare_data(
-                reading, factors, self.observe, self.dtype, verification.gathers
-            )
-        self._problems: dict[Any, Problem] = {}
-        self._compiled: dict[Any, Any] = {"verification": verification, "inputs": inputs}
+            data = prepare_data(reading, factors, self.observe, self.dtype, verification.gathers)
+        self.arguments: Arguments = reading.arguments
+        self.bound = Bound(build_marginal(reading, factors), data, Kept())
+        self.bound.kept.once("verification", lambda: verification)
+        self.bound.kept.once("inputs", lambda: inputs)
 
     # --- what was read ----------------------------------------------------------------------
 
     @property
-    def reading(self) -> Reading:
-        return self.marginal.reading
+    def marginal(self) -> Marginal:
+        """log Z: factors, and the steps that take the latents out."""
+        return self.bound.marginal
 
     @property
-    def arguments(self) -> Arguments:
-        return self.reading.arguments
+    def data(self) -> ProgramData:
+        """The data as they are laid out."""
+        return self.bound.data
+
+    @property
+    def reading(self) -> Reading:
+        return self.marginal.reading
 
     @property
     def space(self) -> ParameterSpace:
@@ -200,22 +206,21 @@ class Model:
                 dtype=self.dtype,
                 **kwargs,
             )
-        other = object.__new__(Model)
-        other.__dict__.update(self.__dict__)
         with working_precision(self.dtype):
-            inputs = self.compiled("inputs", lambda: read_inputs(self.reading))
+            inputs = self.bound.kept.once("inputs", lambda: read_inputs(self.reading))
             arguments = inputs.check(arguments)
             reading = replace(self.reading, arguments=arguments)
-            other.data = prepare_data(
+            data = prepare_data(
                 reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers
             )
-        other.marginal = replace(self.marginal, reading=reading)
-        return other
+        return self._on(data, arguments)
 
     @property
     def _verification(self) -> Verification:
-        factors = self.marginal.factors
-        return self.compiled("verification", lambda: Verification(Gathers(self.reading, factors)))
+        def make() -> Verification:
+            return Verification(Gathers(self.reading, self.marginal.factors))
+
+        return self.bound.kept.once("verification", make)
 
     def _reads_alike(self, arguments: Arguments) -> bool:
         """Whether this reading is right for other data of the same shapes."""
@@ -242,16 +247,21 @@ class Model:
 
     def problem(self, fixed: Mapping[str, Any], with_prior: bool) -> Problem:
         """The estimation problem for these fixed parameters; planned once and kept."""
-        key = (frozenset(fixed), with_prior)
-        if key not in self._problems:
-            self._problems[key] = make_problem(self.marginal, self.data, dict(fixed), with_prior)
-        return self._problems[key]
+
+        def make() -> Problem:
+            return make_problem(self.marginal, self.data, dict(fixed), with_prior)
+
+        return self.bound.kept.once(("problem", frozenset(fixed), with_prior), make)
+
+    def target(self, fixed: Mapping[str, Any] | None = None, with_prior: bool = False) -> Target:
+        """The log-likelihood, or with the log prior, as a function of a vector of the parameters
+        that are not `fixed`."""
+        values = self.space.check(fixed or {}, "fixed", partial=True)
+        held = {k: jnp.asarray(v) for k, v in values.items()}
+        return Target(self.problem(held, with_prior), self.data, held, self.bound.kept)
 
     def compiled(self, key: Any, make: Callable[[], Any]) -> Any:
-        """A jitted function, made once per model structure."""
-        if key not in self._compiled:
-            self._compiled[key] = make()
-        return self._compiled[key]
+        return self.bound.kept.once(key, make)
 
     def check_params(self, params: Params, argument: str = "params") -> dict[str, jax.Array]:
         checked = self.space.check(params, argument)
@@ -267,20 +277,14 @@ class Model:
             params: constrained values of every parameter.
         """
         values = self.check_params(params)
-        function = self.compiled(
-            "log_likelihood",
-            lambda: lean_jit(lambda p, d: self.marginal.log_z(self.marginal.natural(p, d), d)),
-        )
+        function = self.bound.compiled(_log_z)
         return float(finite_or_minus_inf(np.asarray(function(values, self.data))))
 
     @in_model_precision
     def log_prior(self, params: Params) -> float:
         """Log prior density of the parameters in nats, in the constrained space (no Jacobian)."""
         values = self.check_params(params)
-        names = frozenset(self.space.names)
-        function = self.compiled(
-            "log_prior", lambda: quick_jit(lambda p, d: log_prior(self.reading, p, d, names))
-        )
+        function = self.bound.compiled(_log_prior, effort=Effort.QUICK)
         return float(function(values, self.data))
 
     @in_model_precision
@@ -292,7 +296,7 @@ class Model:
         log p(x_t | x_1, ..., x_{t-1}), shape (steps,): see `units`.
         """
         values = self.check_params(params)
-        function = self.compiled("pointwise", lambda: lean_jit(self.pointwise_values))
+        function = self.bound.compiled(pointwise_values)
         return finite_or_minus_inf(np.asarray(function(values, self.data)))
 
     @property
@@ -301,39 +305,7 @@ class Model:
         predictions" of a single sequence."""
         return "one-step-ahead predictions" if self.marginal.sequential else "independent units"
 
-    def pointwise_values(self, params: Any, data: ProgramData) -> jax.Array:
-        """(units,) of `pointwise_log_likelihood`, as a pure function. Traceable."""
-        eta = self.marginal.natural(params, data)
-        if self.marginal.sequential:
-            return self.marginal.step_values(eta, data)
-        tables = self.marginal.unit_values(eta, data)
-        return jnp.concatenate([t.array.ravel() for t in tables])
-
     # --- latents ----------------------------------------------------------------------------
-
-    def _zero_tables(self) -> dict[str, jax.Array]:
-        return {
-            s.name: jnp.zeros((*self.reading.plate_shape(s.dims), s.size))
-            for s in self.reading.latents
-        }
-
-    def _latent_gradient(self, semiring: Semiring) -> Callable:
-        """Gradient of the units' log Z with respect to a table on every latent."""
-        reading = self.reading
-
-        def value(tables: dict, params: Any, data: ProgramData) -> jax.Array:
-            extra = {}
-            for s in reading.latents:
-                array = tables[s.name]
-                names = [""] * (array.ndim - 1)
-                for plate, dim in s.dims.items():
-                    names[dim] = plate if array.shape[dim - 1] > 1 else ""
-                extra[s.name] = Table.of(array, (*names, s.name if s.size > 1 else ""))
-            eta = self.marginal.natural(params, data)
-            units = self.marginal.unit_values(eta, data, semiring, weighted=False, extra=extra)
-            return sum((t.array.sum() for t in units), jnp.zeros(()))
-
-        return jax.value_and_grad(value)
 
     @in_model_precision
     def posterior(self, params: Params) -> dict[str, np.ndarray]:
@@ -342,23 +314,7 @@ class Model:
         For a state of a scan (steps, *plates, values), the smoothed probabilities in the order of
         the data; NaN after the end of a masked sequence.
         """
-        values = self.check_params(params)
-        function = self.compiled("posterior", lambda: lean_jit(self._latent_gradient(SUM)))
-        tables = function(self._zero_tables(), values, self.data)[1]
-        return {k: self._outward(k, v) for k, v in tables.items()}
-
-    def _outward(self, name: str, table: Any) -> np.ndarray:
-        """A table (*plates, values) of a latent as its user sees it."""
-        array, site = np.array(table), self.reading.sites[name]
-        if not site.scan:
-            return array
-        scan = self.reading.scans[site.scan]
-        if name in self.data.valid:
-            array[~np.asarray(self.data.valid[name])] = np.nan
-        inner = {p: d for p, d in site.dims.items() if p != scan.time}
-        shape = (scan.length, *self.reading.plate_shape(inner), array.shape[-1])
-        array = array.reshape(shape)
-        return array[::-1] if scan.reverse else array
+        return latent_questions.posterior(self.bound, self.check_params(params))
 
     @in_model_precision
     def decode(self, params: Params) -> dict[str, np.ndarray]:
@@ -367,17 +323,7 @@ class Model:
         For a state of a scan (steps, *plates), the path of Viterbi; after the end of a masked
         sequence -1.
         """
-        values = self.check_params(params)
-        function = self.compiled("decode", lambda: lean_jit(self._latent_gradient(MAX)))
-        tables = function(self._zero_tables(), values, self.data)[1]
-        return {k: self._chosen(k, v) for k, v in tables.items()}
-
-    def _chosen(self, name: str, table: Any) -> np.ndarray:
-        """The value that an indicator table marks; -1 where there is none."""
-        marks = self._outward(name, table)
-        ended = np.isnan(marks).any(-1)
-        chosen = self.reading.values[name][np.where(np.isnan(marks), 0.0, marks).argmax(-1)]
-        return np.where(ended, -1, chosen) if ended.any() else chosen
+        return latent_questions.decode(self.bound, self.check_params(params))
 
     @in_model_precision
     def sample_latents(
@@ -391,15 +337,7 @@ class Model:
         check_counts(draws=draws)
         check_seed(seed)
 
-        def one(key: Any, tables: dict, p: Any, data: ProgramData) -> Any:
-            return self._latent_gradient(draw(key))(tables, p, data)[1]
-
-        function = self.compiled("draw", lambda: lean_jit(one))
-        found = [
-            function(key, self._zero_tables(), values, self.data)
-            for key in jax.random.split(jax.random.key(seed), draws)
-        ]
-        return {k: np.stack([self._chosen(k, t[k]) for t in found]) for k in found[0]}
+        return latent_questions.sample(self.bound, values, draws, seed)
 
     # --- along a chain ----------------------------------------------------------------------
 
@@ -409,13 +347,13 @@ class Model:
 
         Raises ValueError when the program has no chain.
         """
-        return sequences.filtered(self, self.check_params(params))
+        return sequences.filtered(self.bound, self.check_params(params))
 
     @in_model_precision
     def transition_counts(self, params: Params) -> dict[str, np.ndarray]:
         """Expected number of transitions given the data: for each state (values, values), summed
         over steps and sequences."""
-        return sequences.transition_counts(self, self.check_params(params))
+        return sequences.transition_counts(self.bound, self.check_params(params))
 
     @in_model_precision
     def forecast(self, params: Params, steps: int = 1) -> dict[str, Any]:
@@ -426,7 +364,7 @@ class Model:
         Raises ValueError when the transitions vary with the step, so that they are not known
         ahead.
         """
-        return sequences.forecast(self, self.check_params(params), steps)
+        return sequences.forecast(self.bound, self.check_params(params), steps)
 
     @in_model_precision
     def pseudo_residuals(self, params: Params) -> dict[str, pd.DataFrame]:
@@ -438,19 +376,13 @@ class Model:
             a DataFrame for each site, one row per observation, with columns "lower", "upper" and
             "mid" (equal for a continuous site); standard normal if the model holds.
         """
-        return sequences.pseudo_residuals(self, self.check_params(params))
+        return sequences.pseudo_residuals(self.bound, self.check_params(params))
 
     @in_model_precision
     def classification_log_likelihood(self, params: Params) -> float:
         """max over latents of log p(data, latents): the complete-data likelihood of `decode`."""
         values = self.check_params(params)
-        marginal = self.marginal
-
-        def value(p: Any, d: ProgramData) -> jax.Array:
-            units = marginal.unit_values(marginal.natural(p, d), d, MAX)
-            return sum((t.array.sum() for t in units), jnp.zeros(()))
-
-        function = self.compiled("classification", lambda: lean_jit(value))
+        function = self.bound.compiled(latent_questions.classification_log_likelihood)
         return float(function(values, self.data))
 
     @in_model_precision
@@ -465,30 +397,17 @@ class Model:
         """
         values = self.check_params(params)
         check_seed(seed)
-        weighed = [
-            f.site
-            for f in self.marginal.factors
-            if f.latents and self.reading.sites[f.site].distribution == "Unit"
-        ]
-        if weighed:
-            raise ValueError(
-                f"simulate: numpyro.factor {weighed} weighs latents, so they cannot be drawn from "
-                "the program. Write it as a sampled site; sample_latents() draws given the data."
-            )
-        drawn, _ = self._drawing(self.arguments.device_arrays(), values, jax.random.key(seed))
+        refuse_weighed(self.marginal)
+        draw = drawing(self.bound, self.arguments)
+        drawn, _ = draw(self.arguments.device_arrays(), values, jax.random.key(seed))
         return {k: np.asarray(v) for k, v in drawn.items()}
-
-    @property
-    def _drawing(self) -> Callable:
-        draw = drawing_function(self.arguments)
-        return self.compiled("drawing", lambda: quick_jit(draw)) if self.arguments.traced else draw
 
     @in_model_precision
     def observed_values(self) -> dict[str, np.ndarray]:
         """The data of every observed site, in the shapes of `simulate`."""
         params = neutral_parameters(self.reading, 0)
         dynamic = self.arguments.device_arrays()
-        seen = self._drawing(dynamic, params, jax.random.key(0))[1]
+        seen = drawing(self.bound, self.arguments)(dynamic, params, jax.random.key(0))[1]
         return {k: np.asarray(v) for k, v in seen.items()}
 
     @in_model_precision
@@ -500,7 +419,7 @@ class Model:
         """
         values = self.check_params(params)
         check_seed(seed)
-        redraw = self.compiled("redraw", lambda: quick_jit(self.redrawing()))
+        redraw = self.bound.kept.once("redraw", lambda: quick_jit(self.redrawing()))
         data = redraw(values, jax.random.key(seed), self.data)
         return self._on(data)
 
@@ -515,57 +434,23 @@ class Model:
                 f"{[a.shape for a in mine]} and {[a.shape for a in theirs]}."
             )
 
-        def lay_out(dynamic: tuple, data: ProgramData) -> ProgramData:
-            return relaid(self.reading, self.marginal.factors, data, dynamic, {})
-
-        function = self.compiled("relaid", lambda: quick_jit(lay_out))
+        function = self.bound.compiled(with_arrays, effort=Effort.QUICK)
         return self._on(function(other.data.dynamic, self.data))
 
-    def _on(self, data: ProgramData) -> Model:
+    def _on(self, data: ProgramData, arguments: Arguments | None = None) -> Model:
         """The same structure and compiled functions on other data of the same shapes."""
+        if arguments is None:
+            arrays = tuple(np.asarray(a) for a in data.dynamic)
+            arguments = replace(self.arguments, dynamic=arrays)
         other = object.__new__(Model)
         other.__dict__.update(self.__dict__)
-        arrays = tuple(np.asarray(a) for a in data.dynamic)
-        arguments = replace(self.arguments, dynamic=arrays)
-        other.marginal = replace(self.marginal, reading=replace(self.reading, arguments=arguments))
-        other.data = data
+        other.arguments, other.bound = arguments, replace(self.bound, data=data)
         return other
 
     def redrawing(self) -> Callable:
         """Traceable (params, key, data) -> the data with every observation drawn anew."""
-        names = tuple(s.name for s in self.reading.observed if s.distribution != "Unit")
-        scanned = [n for n in self.observe if self.reading.sites[n].scan]
-        if scanned:
-            raise ValueError(
-                f"states {scanned} of a scan were given by observe=; data with known states cannot "
-                "be drawn anew yet. Drop observe=, or draw with simulate()."
-            )
-        factored = [s.name for s in self.reading.observed if s.distribution == "Unit"]
-        if factored:
-            raise ValueError(
-                f"numpyro.factor {factored} has a value but no draws, so data cannot be drawn from "
-                "the program. Write it as a sampled site with obs=."
-            )
-        if self.data.weights and np.any(~np.isin(self.unit_weights(), (0.0, 1.0))):
-            raise ValueError(
-                "units carry case weights, and one draw for all the cases of a unit would not be "
-                "what the program says. Write one row for each case (a bootstrap of kind "
-                "'nonparametric' takes weights as they are)."
-            )
         with working_precision(self.dtype):
-            params = neutral_parameters(self.reading, 0)
-            cells = self.compiled(
-                "cells", lambda: observed_cells(self.arguments, self._drawing, params, names)
-            )
-        draw, clamped = drawing_function(self.arguments), tuple(self.observe)
-
-        def redraw(values: Any, key: jax.Array, data: ProgramData) -> ProgramData:
-            drawn, _ = draw(data.dynamic, values, key)
-            dynamic = place(cells, data.dynamic, drawn)
-            labels = {n: drawn[n].reshape(data.clamps[n].shape[:-1]) for n in clamped}
-            return relaid(self.reading, self.marginal.factors, data, dynamic, labels)
-
-        return redraw
+            return redrawing(self.bound, self.arguments, tuple(self.observe), self.unit_weights())
 
     @property
     def n_observations(self) -> int | float:
@@ -580,10 +465,16 @@ class Model:
 
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
-        if "unit_weights" not in self._compiled:
-            self._compiled["unit_weights"] = lean_jit(self.marginal.unit_weights)
         with working_precision(self.dtype):
-            return np.asarray(self._compiled["unit_weights"](self.data))
+            return np.asarray(self.bound.compiled(Marginal.unit_weights)(self.data))
+
+
+def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:
+    return marginal.log_z(marginal.natural(params, data), data)
+
+
+def _log_prior(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:
+    return log_prior(marginal.reading, params, data, frozenset(params))
 
 
 READ: OrderedDict[str, Model] = OrderedDict()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +11,20 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pp_mlem.base.precision import lean_jit
+from pp_mlem.data.layout import ProgramData
 from pp_mlem.factors.factor import Factor, log_table
 from pp_mlem.marginal.chain import Chain
+from pp_mlem.marginal.marginal import Marginal
+from pp_mlem.marginal.plates import Term
 from pp_mlem.marginal.recursions import filtered as filter_chain
 from pp_mlem.marginal.recursions import smooth
+from pp_mlem.model.bound import Bound, Values
 from pp_mlem.program.distributions import is_discrete, unwrap
 from pp_mlem.program.messages import Message
 
-if TYPE_CHECKING:
-    from pp_mlem.model.model import Model
 
-Values = dict[str, jax.Array]
-
-
-def _chains(model: Model) -> tuple[Chain, ...]:
-    chains = model.marginal.chains
+def _chains(bound: Bound) -> tuple[Chain, ...]:
+    chains = bound.marginal.chains
     if not chains:
         raise ValueError(
             "the program has no chain: no latent of a scan depends on the step before."
@@ -40,27 +39,35 @@ def _chains(model: Model) -> tuple[Chain, ...]:
     return chains
 
 
-def _along(model: Model, chain: Chain, values: Values, recursion: Any) -> Any:
-    marginal = model.marginal
+def _terms(marginal: Marginal, params: Values, data: ProgramData) -> list[Term]:
+    """All terms, those inside the steps summed: what a recursion collects."""
+    terms = marginal.terms(marginal.natural(params, data), data)
+    return marginal.inner.run(terms, data.maps)
 
-    def run(params: Values, data: Any) -> Any:
-        terms = marginal.inner.run(marginal.terms(marginal.natural(params, data), data), data.maps)
-        found, _, shape = chain.along(
-            terms, marginal.elimination, data.valid, model.reading, recursion
-        )
-        return found, shape
 
-    key = ("along", chain.states, recursion.__name__)
-    function = model.compiled(key, lambda: lean_jit(lambda p, d: run(p, d)[0]))
+def _recursion(
+    marginal: Marginal, chain: Chain, recursion: Callable, params: Values, data: ProgramData
+) -> Any:
+    terms = _terms(marginal, params, data)
+    found, _, _ = chain.along(terms, marginal.elimination, data.valid, marginal.reading, recursion)
+    return found
+
+
+def _along(
+    bound: Bound, chain: Chain, values: Values, recursion: Callable
+) -> tuple[Any, tuple[int, ...]]:
+    """What a recursion gives along a chain, on the host, and the sizes of its lanes."""
     shape: tuple[int, ...] = ()
 
-    def sizes(params: Values, data: Any) -> Any:
+    def sizes(params: Values, data: ProgramData) -> int:
         nonlocal shape
-        found, shape = run(params, data)
-        return found
+        terms = _terms(bound.marginal, params, data)
+        shape = chain.collect(terms, bound.marginal.elimination, data.valid).shape
+        return 0
 
-    jax.eval_shape(sizes, values, model.data)
-    return jax.device_get(function(values, model.data)), shape
+    jax.eval_shape(sizes, values, bound.data)
+    run = bound.compiled(_recursion, chain, recursion)
+    return jax.device_get(run(values, bound.data)), shape
 
 
 def _own(chain: Chain) -> int:
@@ -68,9 +75,9 @@ def _own(chain: Chain) -> int:
     return int(np.prod(chain.sizes))
 
 
-def _law(model: Model, state: str) -> str:
+def _law(bound: Bound, state: str) -> str:
     """The site of a state's law on the steps after those with which the recursion begins."""
-    return model.reading.scans[model.reading.sites[state].scan].later(state)
+    return bound.reading.scans[bound.reading.sites[state].scan].later(state)
 
 
 def _nearest(chain: Chain, table: np.ndarray) -> np.ndarray:
@@ -89,19 +96,18 @@ def _of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
     return np.concatenate([*first, _nearest(chain, table)])
 
 
-def _first_filtered(model: Model, chain: Chain, values: Values) -> list[np.ndarray]:
+def _firsts(marginal: Marginal, chain: Chain, params: Values, data: ProgramData) -> list[jax.Array]:
+    terms = _terms(marginal, params, data)
+    return chain.firsts(chain.collect(terms, marginal.elimination, data.valid))
+
+
+def _first_filtered(bound: Bound, chain: Chain, values: Values) -> list[np.ndarray]:
     """Filtered states (1, states, lanes) of the steps before the recursion begins."""
     if chain.order == 1:
         return []
-    marginal = model.marginal
-
-    def run(params: Values, data: Any) -> list[jax.Array]:
-        terms = marginal.inner.run(marginal.terms(marginal.natural(params, data), data), data.maps)
-        return chain.firsts(chain.collect(terms, marginal.elimination, data.valid))
-
-    function = model.compiled(("firsts", chain.states), lambda: lean_jit(run))
+    function = bound.compiled(_firsts, chain)
     found = []
-    for logs in jax.device_get(function(values, model.data)):
+    for logs in jax.device_get(function(values, bound.data)):
         weights = np.exp(logs - logs.max(0, keepdims=True))
         found.append(_nearest(chain, (weights / weights.sum(0, keepdims=True))[None]))
     return found
@@ -122,28 +128,28 @@ def _in_order(chain: Chain, found: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return {k: v[::-1] if chain.reverse else v for k, v in found.items()}
 
 
-def filtered(model: Model, values: Values) -> dict[str, np.ndarray]:
+def filtered(bound: Bound, values: Values) -> dict[str, np.ndarray]:
     result: dict[str, np.ndarray] = {}
-    for chain in _chains(model):
-        (_, alpha), shape = _along(model, chain, values, filter_chain)
+    for chain in _chains(bound):
+        (_, alpha), shape = _along(bound, chain, values, filter_chain)
         alpha = _nearest(chain, np.asarray(alpha))
-        first = [np.broadcast_to(a, alpha[:1].shape) for a in _first_filtered(model, chain, values)]
+        first = [np.broadcast_to(a, alpha[:1].shape) for a in _first_filtered(bound, chain, values)]
         found = _marginals(chain, np.concatenate([*first, alpha]), shape)
         for name in found:
-            if name in model.data.valid:
-                ended = ~np.asarray(model.data.valid[name]).reshape(found[name].shape[:-1])
+            if name in bound.data.valid:
+                ended = ~np.asarray(bound.data.valid[name]).reshape(found[name].shape[:-1])
                 found[name][ended] = np.nan
         result |= _in_order(chain, found)
     return result
 
 
-def transition_counts(model: Model, values: Values) -> dict[str, np.ndarray]:
+def transition_counts(bound: Bound, values: Values) -> dict[str, np.ndarray]:
     result = {}
-    for chain in _chains(model):
-        smoothed, shape = _along(model, chain, values, smooth)
+    for chain in _chains(bound):
+        smoothed, shape = _along(bound, chain, values, smooth)
         own, moves = _own(chain), np.asarray(smoothed.transitions).sum((0, -1))
         pairs = moves.reshape(own, -1, own, chain.size // own).sum((1, 3))
-        pairs = pairs + _first_transitions(model, chain, np.asarray(smoothed.states)[0], shape)
+        pairs = pairs + _first_transitions(bound, chain, np.asarray(smoothed.states)[0], shape)
         pairs = pairs.reshape(*chain.sizes, *chain.sizes)
         n = len(chain.states)
         for i, name in enumerate(chain.states):
@@ -153,14 +159,14 @@ def transition_counts(model: Model, values: Values) -> dict[str, np.ndarray]:
 
 
 def _first_transitions(
-    model: Model, chain: Chain, begin: np.ndarray, shape: tuple[int, ...]
+    bound: Bound, chain: Chain, begin: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
     """Expected transitions (states before, states) among the steps with which the recursion
     begins, from their joint probabilities (states, lanes)."""
     own, lanes = _own(chain), begin.shape[-1]
     pairs = np.zeros((own, own))
     ahead = chain.running(
-        model.data.valid, tuple(sorted(chain.plates)), shape, model.reading, first=1
+        bound.data.valid, tuple(sorted(chain.plates)), shape, bound.reading, first=1
     )
     for lag in range(chain.order - 1):
         both = begin.reshape(own**lag, own, own, -1, lanes).sum((0, 3))
@@ -169,13 +175,13 @@ def _first_transitions(
     return pairs
 
 
-def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
+def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"steps: received {steps!r}, expected a positive integer.")
     result: dict[str, Any] = {}
-    for chain in _chains(model):
+    for chain in _chains(bound):
         for state in chain.states:
-            law = model.reading.sites.get(_law(model, state))
+            law = bound.reading.sites.get(_law(bound, state))
             if law is not None and law.hidden:
                 raise ValueError(
                     f"forecast: the law of '{state}' is masked and a numpyro.factor stands for it, "
@@ -193,8 +199,8 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
                     "known after the last one. Extend the data with missing observations (NaN) and "
                     "use posterior()."
                 )
-        (_, alpha), shape = _along(model, chain, values, filter_chain)
-        moves = _transition(model, chain, values)
+        (_, alpha), shape = _along(bound, chain, values, filter_chain)
+        moves = _transition(bound, chain, values)
         current = np.asarray(alpha)[-1]
         ahead = []
         for _ in range(int(steps)):
@@ -203,17 +209,17 @@ def forecast(model: Model, values: Values, steps: int) -> dict[str, Any]:
             ahead.append(current)
         joint = _nearest(chain, np.stack(ahead))
         result |= _marginals(chain, joint, shape)
-        result |= _predicted(model, chain, values, joint, shape)
+        result |= _predicted(bound, chain, values, joint, shape)
     return result
 
 
-def _transition(model: Model, chain: Chain, values: Values) -> np.ndarray:
+def _transition(bound: Bound, chain: Chain, values: Values) -> np.ndarray:
     """(states, states, lanes or 1) probabilities of one step, from the states' own laws."""
-    marginal = model.marginal
-    laws = frozenset(_law(model, s) for s in chain.states)
-    eta = marginal.natural(values, model.data, laws)
+    marginal = bound.marginal
+    laws = frozenset(_law(bound, s) for s in chain.states)
+    eta = marginal.natural(values, bound.data, laws)
     kept = [f for f in marginal.factors if f.site in laws]
-    terms = {t.latents: t for t in marginal.terms_of(kept, eta, model.data)}
+    terms = {t.latents: t for t in marginal.terms_of(kept, eta, bound.data)}
     tables = [t.table for t in terms.values()]
     sizes = {a: n for t in tables for a, n in zip(t.axes, t.array.shape, strict=True)}
     lanes = tuple(a for a in sizes if a not in chain.own and a != chain.rest)
@@ -222,13 +228,13 @@ def _transition(model: Model, chain: Chain, values: Values) -> np.ndarray:
 
 
 def _predicted(
-    model: Model, chain: Chain, values: Values, joint: np.ndarray, shape: tuple[int, ...]
+    bound: Bound, chain: Chain, values: Values, joint: np.ndarray, shape: tuple[int, ...]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Mean and standard deviation of each observed site ahead, mixed over the states."""
-    reading = model.reading
+    reading = bound.reading
     sites = [
         f
-        for f in model.marginal.factors
+        for f in bound.marginal.factors
         if not f.law_of
         and reading.sites[f.site].scan == chain.time
         and set(f.latents) == set(chain.states)
@@ -248,7 +254,7 @@ def _predicted(
         site = reading.sites[factor.site]
         try:
             pair = reading.run(
-                values, model.data.dynamic, extract, wanted=frozenset({factor.site})
+                values, bound.data.dynamic, extract, wanted=frozenset({factor.site})
             )[factor.site]
         except NotImplementedError:
             continue
@@ -278,16 +284,16 @@ def _predicted(
     return found
 
 
-def _refuse_residuals(model: Model, factor: Factor, chains: tuple[Chain, ...]) -> None:
+def _refuse_residuals(bound: Bound, factor: Factor, chains: tuple[Chain, ...]) -> None:
     """Pseudo-residuals are of observations that meet nothing but the states of their step."""
-    site = model.reading.sites[factor.site]
+    site = bound.reading.sites[factor.site]
     name = site.origin or factor.site
     own = frozenset().union(*(c.states for c in chains))
-    others = sorted(model.reading.sites[v].origin or v for v in set(factor.latents) - own)
+    others = sorted(bound.reading.sites[v].origin or v for v in set(factor.latents) - own)
     reason = ""
-    if name in model.reading.scans[site.scan].fed:
+    if name in bound.reading.scans[site.scan].fed:
         reason = "its distribution depends on earlier observations, which it therefore explains"
-    elif site.step is not None or any(model.reading.sites[v].lag for v in factor.latents):
+    elif site.step is not None or any(bound.reading.sites[v].lag for v in factor.latents):
         reason = "its distribution depends on the state before"
     elif others:
         reason = f"it depends on {', '.join(others)} besides the states of its chain"
@@ -300,19 +306,19 @@ def _refuse_residuals(model: Model, factor: Factor, chains: tuple[Chain, ...]) -
         )
 
 
-def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
-    reading = model.reading
+def pseudo_residuals(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
+    reading = bound.reading
     result: dict[str, pd.DataFrame] = {}
-    chains = _chains(model)
+    chains = _chains(bound)
     posterior = {}
     for chain in chains:
-        smoothed, shape = _along(model, chain, values, smooth)
+        smoothed, shape = _along(bound, chain, values, smooth)
         posterior[chain.states] = _log(_of_all_steps(chain, np.asarray(smoothed.states))), shape
-    for factor in model.marginal.factors:
+    for factor in bound.marginal.factors:
         site = reading.sites[factor.site]
         if factor.law_of or not site.scan:
             continue
-        _refuse_residuals(model, factor, chains)
+        _refuse_residuals(bound, factor, chains)
         chain = next((c for c in chains if set(factor.latents) == set(c.states)), None)
         if chain is None or site.scan != chain.time:
             continue
@@ -328,7 +334,7 @@ def pseudo_residuals(model: Model, values: Values) -> dict[str, pd.DataFrame]:
             return m.placed(density), m.placed(low), m.placed(high), m.placed(value)
 
         name = frozenset({factor.site})
-        found = reading.run(values, model.data.dynamic, extract, wanted=name, wide=True)
+        found = reading.run(values, bound.data.dynamic, extract, wanted=name, wide=True)
         density, low, high, value = (np.asarray(a) for a in found[factor.site])
         logs, shape = posterior[chain.states]
         steps = logs.shape[0]

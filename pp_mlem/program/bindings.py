@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.families import family_of
 from pp_mlem.program.distributions import as_floating, is_factor, unwrap
 from pp_mlem.program.messages import Message

@@ -12,7 +12,8 @@ import numpyro
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
 
-from pp_mlem.base.precision import alone, quick_jit
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import alone
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.distributions import is_factor
 from pp_mlem.program.literals import Literals

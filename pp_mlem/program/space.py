@@ -13,7 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.program.sites import Site
 
 _SIMPLEX = type(constraints.simplex)

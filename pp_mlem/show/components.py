@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from pp_mlem.base.precision import lean_jit, working_precision
+from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.model.model import Model
 from pp_mlem.program.distributions import is_discrete, unwrap
 from pp_mlem.program.messages import Message

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.precision import lean_jit, working_precision
+from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.profile import constrained_maximum, scalar_index
 from pp_mlem.fit.fit import Fit
 from pp_mlem.program.space import ParameterSpace, is_simplex

@@ -16,8 +16,12 @@ from programs import Program
 
 import pp_mlem
 from pp_mlem import Model
-from pp_mlem.base.precision import quick_jit, working_precision
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import working_precision
+from pp_mlem.marginal.pointwise import pointwise_values
 from pp_mlem.marginal.semiring import MAX, SUM
+from pp_mlem.model import latents
+from pp_mlem.target.target import Target
 
 PACKAGE = str(Path(pp_mlem.__file__).parent)
 
@@ -82,19 +86,19 @@ def _evaluate(model: Model, program: Program) -> dict[str, Any]:
                 return model.marginal.log_z(model.marginal.natural(q, data), data)
 
             log_z, gradient = jax.value_and_grad(value)(p)
-            posterior = model._latent_gradient(SUM)(tables, p, data)[1]
-            path = model._latent_gradient(MAX)(tables, p, data)[1]
-            return log_z, gradient, model.pointwise_values(p, data), posterior, path
+            posterior = latents.marginals(model.marginal, SUM, tables, p, data)
+            path = latents.marginals(model.marginal, MAX, tables, p, data)
+            return log_z, gradient, pointwise_values(model.marginal, p, data), posterior, path
 
         log_z, gradient, pointwise, posterior, path = jax.device_get(
-            quick_jit(everything)(params, model._zero_tables(), model.data)
+            quick_jit(everything)(params, latents.no_tables(model.reading), model.data)
         )
         return {
             "log_z": float(log_z),
             "gradient": gradient,
             "pointwise": pointwise,
-            "posterior": {k: model._outward(k, v) for k, v in posterior.items()},
-            "path": {k: model._chosen(k, v) for k, v in path.items()},
+            "posterior": {k: latents.outward(model.bound, k, v) for k, v in posterior.items()},
+            "path": {k: latents.chosen(model.bound, k, v) for k, v in path.items()},
         }
 
 
@@ -172,10 +176,10 @@ def _public_faults(model: Model, program: Program, truth: Enumeration) -> list[s
 def _curvature_faults(model: Model, program: Program, step: float = 1e-5) -> list[str]:
     """The Hessian along one direction, as the slope's own differences have it."""
     with working_precision(model.dtype):
-        problem = model.problem({}, False)
-        vector = jnp.asarray(problem.space.unconstrain(model.check_params(program.params)))
+        target = model.target()
+        vector = jnp.asarray(target.space.unconstrain(model.check_params(program.params)))
         direction = jnp.asarray(np.random.default_rng(2).normal(size=vector.shape))
-        slope = jax.grad(lambda v: problem.log_likelihood(v, model.data, {}))
+        slope = jax.grad(target.log_likelihood)
         run = quick_jit(lambda v, d: jax.jvp(slope, (v,), (d,)))
         _, found = run(vector, direction)
         ends = [run(vector + sign * step * direction, direction)[0] for sign in (1, -1)]
@@ -188,12 +192,12 @@ def _curvature_faults(model: Model, program: Program, step: float = 1e-5) -> lis
 def _falls(model: Model, program: Program, iterations: int = 12) -> list[str]:
     """Plain EM from the given parameters: no step lowers log Z."""
     with working_precision(model.dtype):
-        problem = model.problem({}, False)
-        vector = jnp.asarray(problem.space.unconstrain(model.check_params(program.params)))
-        step = quick_jit(problem.em_step)
+        target = model.target()
+        vector = jnp.asarray(target.space.unconstrain(model.check_params(program.params)))
+        step = target.compiled(Target.em_step)
         values = []
         for _ in range(iterations):
-            vector, value, _ = step(vector, model.data, {})
+            vector, value, _ = step(vector)
             values.append(float(value))
     drops = -np.diff(values)
     worst = drops.max(initial=0.0)

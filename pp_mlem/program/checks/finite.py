@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.program.checks.case import Case
 from pp_mlem.program.checks.dataflow import Node, data_bit
 from pp_mlem.program.checks.flaws import Flaws

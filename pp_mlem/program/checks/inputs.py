@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pp_mlem.base.precision import quick_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.case import Case
 from pp_mlem.program.checks.finite import FiniteCheck

@@ -1,0 +1,126 @@
+"""What is compiled, how hard, and where it is kept: the one place that decides.
+
+A function is compiled at its first call and kept as long as the structure that it belongs to lives:
+a model and all that share its structure (other data, bootstrap replicates) compile nothing again.
+How hard the compiler works follows from what the function will do in its life: compiling a function
+well takes seconds, which a function that runs once on a thousand rows never earns back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+QUICK_WORK = 1e5  # of the lanes of a loop together, up to which optimised code does not pay
+SINGLE_WORK = 1e8  # of a function that runs a few times
+STEADY_WORK = 3e5  # of a recursion, from which the slower compiler's loops win
+LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
+
+
+class Effort(Enum):
+    """How hard XLA works. QUICK: little code optimisation. LEAN: kernels are emitted straight as
+    LLVM code, in two thirds of the time; mixtures also run faster so, long chains about a tenth
+    slower. FULL: all that XLA does by default."""
+
+    QUICK = "quick"
+    LEAN = "lean"
+    FULL = "full"
+
+
+@functools.cache
+def _options(effort: Effort) -> dict[str, Any]:
+    """Compiler options, those that this version of XLA knows."""
+    if effort is Effort.FULL:
+        return {}
+    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(jnp.negative, compiler_options=options).lower(1.0).compile()
+    except jax.errors.JaxRuntimeError:
+        options = {}
+    return options if effort is Effort.LEAN else {"xla_backend_optimization_level": 0, **options}
+
+
+def jit(function: Callable[..., Any], effort: Effort) -> Any:
+    """`jax.jit` with this effort, for what belongs to no structure; else use `Kept`."""
+    return jax.jit(function, compiler_options=_options(effort))
+
+
+quick_jit = functools.partial(jit, effort=Effort.QUICK)
+lean_jit = functools.partial(jit, effort=Effort.LEAN)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one sweep over the data costs, in multiplications, roughly; whether it goes step by step
+    along a scan. What follows for compiling and for running starts side by side."""
+
+    sweep: float
+    recurrent: bool = False
+
+    @property
+    def once(self) -> Effort:
+        """For a function that sweeps a few times."""
+        return Effort.QUICK if self.sweep <= SINGLE_WORK else Effort.LEAN
+
+    @property
+    def steady(self) -> Effort:
+        """For a function that sweeps very many times."""
+        heavy = self.recurrent and self.sweep > STEADY_WORK
+        return Effort.FULL if heavy else Effort.LEAN
+
+    def loop(self, lanes: int = 1) -> Effort:
+        """For a function that sweeps some hundred times, for so many lanes at a time."""
+        return Effort.QUICK if self.sweep * lanes <= QUICK_WORK else self.steady
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several starts run in one computation."""
+        return self.sweep <= LANE_WORK
+
+
+class Kept:
+    """What is made once for a structure and kept as long as it lives: compiled functions, and what
+    else is found once."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        *static: Hashable,
+        effort: Effort,
+        lanes: tuple[int | None, ...] | None = None,
+        name: str = "",
+    ) -> Callable[..., Any]:
+        """`function(*static, *arrays)`, compiled, as a function of the arrays.
+
+        `lanes` are the axes of the arrays along which it is mapped (`jax.vmap`). `function` belongs
+        to a module, so that it is the same at every call: it and the static parts are the key.
+        """
+
+        def make() -> Callable[..., Any]:
+            def run(*arrays: Any) -> Any:
+                return function(*static, *arrays)
+
+            run.__name__ = name or function.__name__
+            return jit(run if lanes is None else jax.vmap(run, in_axes=lanes), effort)
+
+        return self.once((function, static, effort, lanes), make)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave when it was first asked for under this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]

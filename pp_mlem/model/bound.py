@@ -1,0 +1,35 @@
+"""A structure with its data: what every question is asked of that needs no fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from pp_mlem.base.compiling import Effort, Kept
+from pp_mlem.data.layout import ProgramData
+from pp_mlem.marginal.marginal import Marginal
+from pp_mlem.program.reading import Reading
+
+Values = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """log Z of a program, its data, and what was compiled for both."""
+
+    marginal: Marginal
+    data: ProgramData
+    kept: Kept
+
+    @property
+    def reading(self) -> Reading:
+        return self.marginal.reading
+
+    def compiled(
+        self, function: Callable[..., Any], *static: Hashable, effort: Effort = Effort.LEAN
+    ) -> Callable[..., Any]:
+        """`function(marginal, *static, *arrays)`, compiled, as a function of the arrays."""
+        return self.kept(function, self.marginal, *static, effort=effort)

@@ -1,0 +1,251 @@
+"""What is maximised or sampled: a problem, its data, and the values that are held fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.base.compiling import Effort, Kept, Work
+from pp_mlem.data.layout import ProgramData
+from pp_mlem.marginal.marginal import Marginal, Natural
+from pp_mlem.maximise.step import NUMERIC_STEPS, expected_log_joint, maximise
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.space import ParameterSpace
+from pp_mlem.target.priors import Params, log_prior, prior_distributions
+from pp_mlem.target.problem import Problem
+
+
+class Sweep(NamedTuple):
+    """What one pass over the data gives at a vector: the objective, its gradient, and the expected
+    sufficient statistics of every factor."""
+
+    value: jax.Array
+    gradient: jax.Array
+    statistics: Natural
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Target:
+    """A problem with its data and the constrained values of its fixed parameters; a pytree.
+
+    All methods are pure functions of a vector of free, unconstrained parameters. `kept` holds what
+    was compiled for the structure, and is absent inside what is compiled.
+    """
+
+    problem: Problem = field(metadata={"static": True})
+    data: ProgramData
+    fixed: Params
+    kept: Kept | None = field(default=None, metadata={"static": True})
+
+    @property
+    def marginal(self) -> Marginal:
+        return self.problem.marginal
+
+    @property
+    def reading(self) -> Reading:
+        return self.problem.reading
+
+    @property
+    def space(self) -> ParameterSpace:
+        return self.problem.space
+
+    @property
+    def work(self) -> Work:
+        return self.problem.work
+
+    def compiled(
+        self,
+        function: Callable[..., Any],
+        *static: Hashable,
+        effort: Effort = Effort.QUICK,
+        lanes: tuple[int | None, ...] | None = None,
+    ) -> Callable[..., Any]:
+        """`function(target, *static, *arrays)`, compiled, as a function of the arrays; `lanes` are
+        their axes along which it is mapped. It serves every target of this problem's structure."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        axes = None if lanes is None else (None, None, *lanes)
+        run = self.kept(
+            _on_target, function, self.problem, static, effort=effort, lanes=axes,
+            name=function.__name__,
+        )  # fmt: skip
+
+        def call(*arrays: Any) -> Any:
+            return run(self.data, self.fixed, *arrays)
+
+        return call
+
+    def on(self, data: ProgramData) -> Target:
+        """The same problem on other data of the same shapes."""
+        return replace(self, data=data)
+
+    @cached_property
+    def unit_weights(self) -> np.ndarray:
+        """Case weight of each independent unit, on the host; 0 where all its data are missing."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        run = self.kept(Marginal.unit_weights, self.marginal, effort=Effort.LEAN)
+        return np.asarray(run(self.data))
+
+    @property
+    def units(self) -> float:
+        """How many independent units there are, each with its case weight; at least one."""
+        return max(float(np.sum(self.unit_weights)), 1.0)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the computation."""
+        return np.dtype(jnp.result_type(float))
+
+    # --- values -----------------------------------------------------------------------------
+
+    def params(self, vector: jax.Array) -> Params:
+        return self.problem.params(vector, self.fixed)
+
+    def natural(self, vector: jax.Array) -> Natural:
+        return self.marginal.natural(self.params(vector), self.data)
+
+    def log_likelihood(self, vector: jax.Array) -> jax.Array:
+        return self.marginal.log_z(self.natural(vector), self.data)
+
+    def log_prior(self, vector: jax.Array) -> jax.Array:
+        """Of the free parameters, in the constrained space."""
+        names = frozenset(self.space.names)
+        return log_prior(self.reading, self.params(vector), self.data, names)
+
+    def value(self, vector: jax.Array) -> jax.Array:
+        """The objective: log Z, or log Z + log prior."""
+        likelihood = self.log_likelihood(vector)
+        return likelihood + self.log_prior(vector) if self.problem.with_prior else likelihood
+
+    def density(self, vector: jax.Array) -> jax.Array:
+        """log Z + log prior + log|Jacobian|, the density that NUTS samples."""
+        posterior = self.log_likelihood(vector) + self.log_prior(vector)
+        return posterior + self.space.log_abs_det_jacobian(vector)
+
+    # --- EM ---------------------------------------------------------------------------------
+
+    def expectation(self, vector: jax.Array) -> tuple[jax.Array, Natural]:
+        """E-step: log Z and the expected sufficient statistics."""
+        return self.marginal.log_z_and_statistics(self.natural(vector), self.data)
+
+    def sweep(self, vector: jax.Array) -> Sweep:
+        """Objective, gradient and statistics from one pass over the data.
+
+        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta.
+        """
+        eta, pull = jax.vjp(self.natural, vector)
+        value, statistics = self.marginal.log_z_and_statistics(eta, self.data)
+        (gradient,) = pull(statistics)
+        if self.problem.with_prior:
+            prior, slope = jax.value_and_grad(self.log_prior)(vector)
+            value, gradient = value + prior, gradient + slope
+        # jaxlib 0.10 locks up when two batched factorisations run at once on two threads.
+        for factor in self.marginal.factors:
+            if factor.family is not None and factor.family.event_dim:
+                statistics[factor.site] = _after(statistics[factor.site], gradient)
+        return Sweep(value, gradient, statistics)
+
+    def expected(self, vector: jax.Array, statistics: Natural) -> jax.Array:
+        """Q(theta) = <eta(theta), S> (+ log prior), up to a constant."""
+        sites = frozenset(f.site for f in self.marginal.factors)
+        q = expected_log_joint(self.marginal, self.params(vector), statistics, self.data, sites)
+        return q + self.log_prior(vector) if self.problem.with_prior else q
+
+    def maximise(
+        self, vector: jax.Array, statistics: Natural, steps: int = NUMERIC_STEPS
+    ) -> jax.Array:
+        """M-step from a vector."""
+        prior = priors = None
+        if self.problem.with_prior:
+
+            def prior(params: Params, names: frozenset[str]) -> jax.Array:
+                return log_prior(self.reading, params, self.data, names)
+
+            def priors(params: Params) -> dict[str, Any]:
+                return prior_distributions(self.reading, params, self.data)
+
+        new = maximise(
+            self.marginal, self.problem.blocks, self.params(vector), statistics, self.data, prior,
+            priors, steps,
+        )  # fmt: skip
+        return self.space.unconstrain(new)
+
+    def em_step(
+        self, vector: jax.Array, steps: int = NUMERIC_STEPS
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(next vector of EM, objective and its gradient at `vector`), from one sweep."""
+        value, gradient, statistics = self.sweep(vector)
+        return self.maximise(vector, statistics, steps), value, gradient
+
+    # --- what is compiled -------------------------------------------------------------------
+
+    def climb(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """(objective, its gradient) at a vector, on the host."""
+        value, gradient = self.compiled(value_and_gradient)(jnp.asarray(vector))
+        return float(value), np.asarray(gradient, float)
+
+    def constrained(self, vectors: Any) -> Params:
+        """All parameters at vectors (lanes, size), on the host."""
+        run = self.compiled(Target.params, lanes=(0,))
+        return jax.device_get(run(jnp.asarray(vectors)))
+
+    def unconstrained(self, params: Params) -> np.ndarray:
+        """Vectors (lanes, size) of free parameters (lanes, ...)."""
+        free = {name: params[name] for name in self.space.names}
+        return np.array(self.compiled(_unconstrain, lanes=(0,))(free))
+
+
+def _on_target(
+    function: Callable[..., Any],
+    problem: Problem,
+    static: tuple,
+    data: Any,
+    fixed: Any,
+    *arrays: Any,
+) -> Any:
+    return function(Target(problem, data, fixed), *static, *arrays)
+
+
+def _unconstrain(target: Target, params: Params) -> jax.Array:
+    return target.space.unconstrain(params)
+
+
+def value_and_gradient(target: Target, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The objective and its gradient. Traceable."""
+    return jax.value_and_grad(target.value)(vector)
+
+
+def _after(array: jax.Array, other: jax.Array) -> jax.Array:
+    """The same values, computed after `other`: in a way that the compiler cannot see through."""
+    return array * jnp.where(jnp.abs(other).sum() < -1.0, 0.0, 1.0).astype(array.dtype)
+
+
+def _shim() -> None:
+    """For what still speaks of problem, data and fixed apart."""
+    for old, new in {
+        "objective": "value", "log_likelihood": "log_likelihood", "log_prior": "log_prior",
+        "log_posterior": "density", "expectation": "expectation",
+    }.items():  # fmt: skip
+
+        def method(self, v, d, f, new=new):  # type: ignore
+            return getattr(Target(self, d, f), new)(v)
+
+        setattr(Problem, old, method)
+    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)
+    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(
+        self, d, f
+    ).maximise(v, s, steps)
+    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(
+        v, steps
+    )
+
+
+_shim()
