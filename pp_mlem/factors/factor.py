@@ -21,6 +21,7 @@ from pp_mlem.program.bindings import (
 )
 from pp_mlem.program.densities import law_density, log_density
 from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.errors import SiteValueError
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
@@ -109,7 +110,7 @@ def _check_supports(
         for name in binding.parameters:
             if name in params and params[name].support is constraints.real:
                 who = f"latent '{site.law_of}'" if site.law_of else f"observed site '{site.name}'"
-                raise ValueError(
+                raise SiteValueError(
                     f"{who}: its {argument} is numpyro.param '{name}', which has no constraint and "
                     f"may take any real value. Declare numpyro.param('{name}', ..., "
                     f"constraint=dist.constraints.{_CONSTRAINTS[kinds[0]]})."
