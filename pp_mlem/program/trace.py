@@ -20,7 +20,7 @@ from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.arrays import observed_array
 from pp_mlem.program.distributions import innermost, is_factor, is_point
 from pp_mlem.program.errors import Refused
-from pp_mlem.program.literals import Literals, settle_distribution, with_arrays
+from pp_mlem.program.literals import Literals, prepare_distribution, with_arrays
 from pp_mlem.program.messages import Message, Supply, messages_of
 from pp_mlem.program.scans.handlers import at_one_step
 
@@ -42,7 +42,7 @@ class Runner(Messenger):
             return
         self._check(msg)
         if msg["type"] == "sample":
-            settle_distribution(msg)
+            prepare_distribution(msg)
         if msg["type"] in ("sample", "param"):
             self._give_value(msg)
         if self.inside:  # what lies below is ours, and must not see single steps
