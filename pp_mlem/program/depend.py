@@ -18,9 +18,10 @@ from pp_mlem.program.errors import Refused
 from pp_mlem.program.messages import Message, Supply
 from pp_mlem.program.parts import site_parts
 from pp_mlem.program.provenance import all_names, mark, provenance
+from pp_mlem.program.scans.bind import bind_for_provenance
 from pp_mlem.program.scans.body import Body
 from pp_mlem.program.scans.scan import Scan, at_step, before
-from pp_mlem.program.scans.steps import bind_for_provenance, merged
+from pp_mlem.program.scans.steps import merged
 from pp_mlem.program.trace import Runner, run_program
 
 # What a part may depend on besides sites.

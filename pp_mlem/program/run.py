@@ -13,12 +13,12 @@ import numpy as np
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.initial import neutral_value
 from pp_mlem.program.messages import Supply
+from pp_mlem.program.scans.bind import bind
 from pp_mlem.program.scans.body import Body
 from pp_mlem.program.scans.enumerated import EnumeratedScan
 from pp_mlem.program.scans.extraction import Extraction
 from pp_mlem.program.scans.scan import Scan, before
 from pp_mlem.program.scans.sequence import ScanInSequence
-from pp_mlem.program.scans.steps import bind
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.trace import Runner, run_program
 
