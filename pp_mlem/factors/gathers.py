@@ -29,7 +29,7 @@ def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) 
         how = (
             f"Write it inside plate {where} and leave out the sum: numpyro.factor adds up the rows of its "
             "plates."
-            if reading.sites[site].distribution == "Unit"
+            if reading.sites[site].is_factor
             else f"A site inside plate {where} that reads its own unit can be summed; a total, "
             f"product or list over all units cannot, but by observing '{latent}' (observe={{...}})."
         )
