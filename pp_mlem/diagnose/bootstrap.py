@@ -21,7 +21,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
-from pp_mlem.diagnose.separation import find_separation
+from pp_mlem.diagnose.separation import find_separation_old
 from pp_mlem.diagnose.spurious import component_report
 from pp_mlem.diagnose.uncertainty import Covariance, scalar_names
 from pp_mlem.maximise.broyden import quasi_newton_em
@@ -218,7 +218,7 @@ def bootstrap_point(
                             own = draw(values, some[i], model.data)
                             flag, _ = report(points[i], own, fixed)
                             why = flag.label if flag is not None else ""
-                        if not why and find_separation(model, problem, points[i], fixed, own):
+                        if not why and find_separation_old(model, problem, points[i], fixed, own):
                             why = Status.SEPARATION.label
                         whys.append(why)
                 except KeyboardInterrupt:

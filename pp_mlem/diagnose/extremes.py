@@ -188,7 +188,7 @@ def drawn_back(problem: Problem, vector: Any) -> np.ndarray:
     return np.where(large, at - (at.max(initial=QUIET, where=large) - QUIET), at)
 
 
-def collapse_note(
+def collapse_note_old(
     model: Model,
     problem: Problem,
     vector: Any,
@@ -261,4 +261,17 @@ def _told(problem: Problem, name: str) -> str:
         f"'{name}' is fitted without error, in all rows or some{of}: its density grows without "
         "bound there; give the scale a prior that is zero at zero (LogNormal) and use fit_map, or "
         "fix it"
+    )
+
+
+def collapse_note(solution, status):
+    class M:
+        pass
+
+    m = M()
+    tg = solution.target
+    m.dtype, m.n_observations, m.data = tg.dtype, tg.units, tg.data
+    m.compiled = tg.kept.once
+    return collapse_note_old(
+        m, tg.problem, solution.vector, solution.value, solution.slope, status, tg.fixed
     )

@@ -48,7 +48,7 @@ class Separation:
         )
 
 
-def find_separation(
+def find_separation_old(
     model: Model, problem: Problem, vector: Any, fixed: dict, data: Any = None
 ) -> Separation | None:
     """Which parameters grow without bound (None where all have their maximum), on the model's data
@@ -190,3 +190,17 @@ def without_errors(found: Covariance, scalars: tuple[str, ...], reason: str) -> 
     matrix[lost, :] = matrix[:, lost] = np.nan
     told = {n: reason for n in found.names if n in scalars}
     return replace(found, matrix=matrix, reasons={**found.reasons, **told})
+
+
+def find_separation(target, vector):
+    class M:
+        pass
+
+    m = M()
+    m.dtype, m.n_observations, m.data, m.compiled = (
+        target.dtype,
+        target.units,
+        target.data,
+        target.kept.once,
+    )
+    return find_separation_old(m, target.problem, vector, target.fixed)

@@ -156,7 +156,7 @@ def _own_parameters(problem: Problem, names: frozenset[str], size: int) -> int:
     return total
 
 
-def edge_masks(
+def edge_masks_old(
     problem: Problem, evaluate: Callable, vector: Any, params: dict[str, Any], data: Any, fixed: Any
 ) -> dict[str, np.ndarray]:
     """Which entries of each free parameter are at an edge of its support.
@@ -308,3 +308,17 @@ def told_edges(masks: dict[str, np.ndarray]) -> str:
     """Names the parameters at an edge of a bounded support ("" when there is none)."""
     found = [f"{n} ({int(m.sum())} of {m.size})" for n, m in masks.items() if m.any()]
     return "at the boundary: " + ", ".join(found) if found else ""
+
+
+def judge_components(target, vector):
+    report = target.kept.once(
+        ("components", target.problem), lambda: component_report(target.problem)
+    )
+    return report(vector, target.data, target.fixed)
+
+
+def edge_masks(target, vector, params):
+    evaluate = target.kept.once(
+        ("edge objective", target.problem), lambda: edge_objective(target.problem)
+    )
+    return edge_masks_old(target.problem, evaluate, vector, params, target.data, target.fixed)

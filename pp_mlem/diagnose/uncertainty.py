@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.base.precision import working_precision
-from pp_mlem.diagnose.spurious import edge_masks, edge_objective
+from pp_mlem.diagnose.spurious import edge_masks_old, edge_objective
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.problem import Problem
@@ -310,7 +310,7 @@ def covariance_at(
         gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
         natural, jacobian = natural_scale(model, problem, vector)
         evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
-        masks = edge_masks(problem, evaluate, np.asarray(vector), natural, model.data, values)
+        masks = edge_masks_old(problem, evaluate, np.asarray(vector), natural, model.data, values)
         edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
         active = _active(space, natural, jacobian, edge)
 

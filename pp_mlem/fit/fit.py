@@ -30,7 +30,7 @@ from pp_mlem.diagnose.kinks import at_kink
 from pp_mlem.diagnose.labels import alignment, permute, reorder_draws
 from pp_mlem.diagnose.optima import describe_optima
 from pp_mlem.diagnose.profile import ProfileInterval, profile_interval
-from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation, without_errors
+from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation_old, without_errors
 from pp_mlem.diagnose.summary import average_posterior
 from pp_mlem.diagnose.uncertainty import (
     Covariance,
@@ -317,7 +317,7 @@ class Fit:
             if self.status == Status.FLAT.label:
                 kink = at_kink(model.target(self.fixed, self.objective == "map").climb, self.vector)
                 return without_errors(found, found.names, KINK) if kink else found
-            separation = find_separation(model, self.problem(), self.vector, held)
+            separation = find_separation_old(model, self.problem(), self.vector, held)
         scalars = separation.scalars if separation else found.names
         return without_errors(found, scalars, REASON)
 

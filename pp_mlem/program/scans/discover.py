@@ -62,7 +62,7 @@ def discover(
         order=max((lag for states in reach for _, lag in states), default=0),
         stateful=tuple(bool(states) for states in reach),
         updates=_updates(in_carry, stateless, _unchanged(body, carry, values)),
-        pairs=frozenset(n for n, states in met.items() if states),
+        pairs=tuple(n for n, states in met.items() if states),
         carried=_longest_lags(met),
         leaves=tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves),
         treedef=treedef,

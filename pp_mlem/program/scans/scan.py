@@ -53,7 +53,7 @@ class Scan:
     order: int
     stateful: tuple[bool, ...]
     updates: tuple[Update, ...]
-    pairs: frozenset[str]
+    pairs: tuple[str, ...]
     carried: dict[str, int]
     leaves: tuple[Any, ...]  # shape and type of each leaf of the settled carry
     treedef: Any
