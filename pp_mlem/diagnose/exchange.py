@@ -42,18 +42,14 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
     marginal, space = model.marginal, model.space
     names = frozenset(space.names)
     data = model.data
-    if marginal.block_plate is not None:
-        rows = model.reading.plates[marginal.block_plate].size
-        if rows > 1000:
-            cut = model.compiled("subset", lambda: quick_jit(marginal.subset))
-            data = cut(data, jnp.asarray(np.linspace(0, rows - 1, 500).astype(int)))
+    if marginal.rows.size > 1000:
+        some = np.linspace(0, marginal.rows.size - 1, 500).astype(int)
+        data = quick_jit(marginal.rows.subset)(data, jnp.asarray(some))
 
     def density(params: Any, d: Any) -> jax.Array:
         eta = marginal.natural(params, d)
-        terms = marginal.run(marginal.terms(eta, d), d)
-        return jnp.stack(
-            [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
-        )
+        terms = marginal.run(marginal.terms(eta, d), marginal.context(d))
+        return jnp.stack([marginal.layout.total(terms), log_prior(model.reading, params, d, names)])
 
     compiled = lean_jit(density) if model.reading.is_long else quick_jit(density)
 

@@ -28,7 +28,7 @@ from pp_mlem.data.layout import ProgramData, prepare_data
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import Marginal, build_marginal
-from pp_mlem.marginal.pointwise import pointwise_values
+from pp_mlem.marginal.units import pointwise_values, unit_weights
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences
 from pp_mlem.model.bound import Bound, Values
@@ -466,7 +466,7 @@ class Model:
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
-            return np.asarray(self.bound.compiled(Marginal.unit_weights)(self.data))
+            return np.asarray(self.bound.compiled(unit_weights)(self.data))
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:

@@ -101,6 +101,14 @@ class Reading:
             shape[dim] = self.plates[plate].size
         return tuple(shape)
 
+    def told_plates(self, site: Site) -> str:
+        """The plates of a site with their sizes, as text."""
+        order = sorted(site.dims, key=lambda p: site.dims[p])
+        plates = [self.plates[p] for p in order]
+        return ", ".join(
+            f"{p.size} values" if p.implicit else f"{p.name}[{p.size}]" for p in plates
+        )
+
     def run(
         self,
         params: dict[str, Any],
