@@ -17,10 +17,11 @@ from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.laid import Laid
 from pp_mlem.families import Family
 from pp_mlem.program.bindings import iota_parameters, site_arguments
+from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import describe
-from pp_mlem.program.trace import Message, is_factor, unwrap
 
 
 @jax.tree_util.register_dataclass

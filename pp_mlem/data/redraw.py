@@ -15,8 +15,9 @@ from pp_mlem.data.layout import ProgramData, base_measure, observed_parts, to_la
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.distributions import is_factor
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, is_factor
 
 # site: (number of the array argument, for each of the site's values its cell in that array)
 Cells = Mapping[str, tuple[int, np.ndarray]]

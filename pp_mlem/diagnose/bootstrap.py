@@ -23,10 +23,11 @@ from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
 from pp_mlem.diagnose.separation import find_separation_old
 from pp_mlem.diagnose.spurious import component_report
-from pp_mlem.diagnose.uncertainty import Covariance, scalar_names
+from pp_mlem.diagnose.uncertainty import Covariance
 from pp_mlem.marginal.units import reweighted
 from pp_mlem.maximise.broyden import quasi_newton_em
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.problem import Problem
 
 KINDS = ("parametric", "nonparametric")

@@ -16,6 +16,7 @@ from pp_mlem.diagnose.groups import Group, Order, permute_axes
 from pp_mlem.diagnose.relabel import Relabeller, Solution, slot_sets
 from pp_mlem.model.model import Model
 from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.program.space import base_support
 from pp_mlem.target.priors import log_prior
 
 AXES = 8  # beyond so many axes their subsets are not enumerated
@@ -27,9 +28,7 @@ def relabeller_of(model: Model) -> Relabeller:
 
 
 def _is_ordered(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return "Ordered" in type(support).__name__
+    return "Ordered" in type(base_support(support)).__name__
 
 
 def exchangeable_groups(model: Model, fixed: frozenset[str]) -> tuple[Group, ...]:

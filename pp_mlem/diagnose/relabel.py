@@ -24,8 +24,8 @@ from pp_mlem.factors.axes import batch_axes, table_axes
 from pp_mlem.factors.base import Factor
 from pp_mlem.model.model import Model
 from pp_mlem.program.bindings import site_arguments
-from pp_mlem.program.scans import before
-from pp_mlem.program.trace import Message
+from pp_mlem.program.messages import Message
+from pp_mlem.program.scans.scan import before
 
 IMPOSSIBLE = 1e100  # beyond it an entry stands for minus infinity
 ENTRIES = 1500  # of the factors, that the least squares sees

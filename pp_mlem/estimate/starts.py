@@ -16,9 +16,9 @@ from pp_mlem.data.layout import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import draw_from_program
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 

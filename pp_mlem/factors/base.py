@@ -15,9 +15,9 @@ from pp_mlem.factors.laid import Laid
 from pp_mlem.families import Family
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.bindings import Binding
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Site
-from pp_mlem.program.trace import Message
 
 Plates = frozenset[str]
 

@@ -16,8 +16,8 @@ from pp_mlem.factors.laid import Laid
 from pp_mlem.families import Family
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.bindings import own_arguments
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message
 
 LOOKUP_CATEGORIES = 32
 

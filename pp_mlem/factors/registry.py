@@ -17,15 +17,12 @@ from pp_mlem.factors.base import Factor, Probe
 from pp_mlem.factors.family import FamilyFactor
 from pp_mlem.factors.table import TableFactor
 from pp_mlem.families import Family, family_of
-from pp_mlem.program.bindings import (
-    Binding,
-    closed_form_candidates,
-    find_bindings,
-    given_arguments,
-)
+from pp_mlem.program.bindings import Binding, closed_form_candidates, find_bindings, given_arguments
+from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.errors import SiteValueError
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.trace import Message, is_factor, unwrap
 
 KINDS: list[type[Factor]] = [FamilyFactor, TableFactor]
 
@@ -66,7 +63,7 @@ def _check_supports(
         for name in binding.parameters:
             if name in params and params[name].support is constraints.real:
                 who = f"latent '{site.law_of}'" if site.law_of else f"observed site '{site.name}'"
-                raise ValueError(
+                raise SiteValueError(
                     f"{who}: its {argument} is numpyro.param '{name}', which has no constraint and "
                     f"may take any real value. Declare numpyro.param('{name}', ..., "
                     f"constraint=dist.constraints.{_CONSTRAINTS[kinds[0]]})."

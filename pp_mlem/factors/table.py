@@ -13,8 +13,8 @@ from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.tables import log_table
 from pp_mlem.potentials.table import Table
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Site
-from pp_mlem.program.trace import Message, is_factor, unwrap
 
 
 def log_table(message: Message, site: Site) -> jax.Array:

@@ -34,9 +34,11 @@ from pp_mlem.model import sequences
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.inputs import Unchecked, read_inputs
+from pp_mlem.program.checks.inputs import Unchecked, read_inputs
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.program.reading import Reading, read_program, thin
+from pp_mlem.program.read_program import read_program
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.rows import thin
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import log_prior

@@ -20,7 +20,8 @@ from pp_mlem.marginal.recursions import smooth
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.potentials.term import Term
-from pp_mlem.program.trace import Message, is_discrete, unwrap
+from pp_mlem.program.distributions import is_discrete, unwrap
+from pp_mlem.program.messages import Message
 
 
 def _chains(bound: Bound) -> tuple[Chain, ...]:

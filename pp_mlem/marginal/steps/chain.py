@@ -19,7 +19,7 @@ from pp_mlem.potentials.modes import Draw, First, Max, Mode, Sum
 from pp_mlem.potentials.table import Table, add, log_sum_exp
 from pp_mlem.potentials.term import LAST, Layout, Pass, Term
 from pp_mlem.program.reading import TABLE_LIMIT, Reading
-from pp_mlem.program.scans import Scan, before
+from pp_mlem.program.scans.scan import Scan, before
 from pp_mlem.program.sites import Role
 
 STATES_LIMIT = 4096
