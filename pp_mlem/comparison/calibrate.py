@@ -18,12 +18,12 @@ from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.diagnose.labels import sort_labels
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point import check_model
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import drawing_function
+from pp_mlem.program.space import scalar_names
 
 CHAINS = 2
 

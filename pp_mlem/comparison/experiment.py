@@ -20,11 +20,11 @@ from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.compare import towards
 from pp_mlem.comparison.study import STATUS, Study, fingerprint
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.estimators import check_methods, fit_by
 from pp_mlem.estimate.point import check_model
 from pp_mlem.fit.fit import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 
 SAVE_EVERY = 15.0  # seconds between writes of an unfinished study
 

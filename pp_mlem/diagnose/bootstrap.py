@@ -23,9 +23,11 @@ from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
 from pp_mlem.diagnose.separation import find_separation_old
 from pp_mlem.diagnose.spurious import component_report
-from pp_mlem.diagnose.uncertainty import Covariance, scalar_names
+from pp_mlem.diagnose.uncertainty import Covariance
+from pp_mlem.marginal.units import reweighted
 from pp_mlem.maximise.broyden import quasi_newton_em
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.problem import Problem
 
 KINDS = ("parametric", "nonparametric")
@@ -145,7 +147,7 @@ def _replicate(model: Model, kind: str) -> Any:
             "units carry case weights that are no counts, so they cannot be resampled. Use "
             "kind='parametric'."
         )
-    model.marginal.reweighted(model.data, jnp.asarray(weights))
+    reweighted(model.marginal, model.data, jnp.asarray(weights))
     cumulative = jnp.asarray(np.cumsum(weights) / total)
     count = int(round(total))
 
@@ -154,7 +156,7 @@ def _replicate(model: Model, kind: str) -> Any:
         chosen = jnp.searchsorted(cumulative, uniform, side="right")
         counts = jnp.zeros(len(weights), cumulative.dtype)
         counts = counts.at[jnp.minimum(chosen, len(weights) - 1)].add(1.0)
-        return model.marginal.reweighted(data, counts)
+        return reweighted(model.marginal, data, counts)
 
     return resample
 

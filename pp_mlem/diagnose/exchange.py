@@ -16,6 +16,7 @@ from pp_mlem.diagnose.groups import Group, Order, permute_axes
 from pp_mlem.diagnose.relabel import Relabeller, Solution, slot_sets
 from pp_mlem.model.model import Model
 from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.program.space import base_support
 from pp_mlem.target.priors import log_prior
 
 AXES = 8  # beyond so many axes their subsets are not enumerated
@@ -27,9 +28,7 @@ def relabeller_of(model: Model) -> Relabeller:
 
 
 def _is_ordered(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return "Ordered" in type(support).__name__
+    return "Ordered" in type(base_support(support)).__name__
 
 
 def exchangeable_groups(model: Model, fixed: frozenset[str]) -> tuple[Group, ...]:
@@ -43,18 +42,14 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
     marginal, space = model.marginal, model.space
     names = frozenset(space.names)
     data = model.data
-    if marginal.block_plate is not None:
-        rows = model.reading.plates[marginal.block_plate].size
-        if rows > 1000:
-            cut = model.compiled("subset", lambda: quick_jit(marginal.subset))
-            data = cut(data, jnp.asarray(np.linspace(0, rows - 1, 500).astype(int)))
+    if marginal.rows.size > 1000:
+        some = np.linspace(0, marginal.rows.size - 1, 500).astype(int)
+        data = quick_jit(marginal.rows.subset)(data, jnp.asarray(some))
 
     def density(params: Any, d: Any) -> jax.Array:
         eta = marginal.natural(params, d)
-        terms = marginal.run(marginal.terms(eta, d), d)
-        return jnp.stack(
-            [marginal.elimination.total(terms), log_prior(model.reading, params, d, names)]
-        )
+        terms = marginal.run(marginal.terms(eta, d), marginal.context(d))
+        return jnp.stack([marginal.layout.total(terms), log_prior(model.reading, params, d, names)])
 
     compiled = lean_jit(density) if model.reading.is_long else quick_jit(density)
 

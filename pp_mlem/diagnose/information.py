@@ -19,9 +19,9 @@ from pp_mlem.diagnose.uncertainty import (
     information_function,
     light_jit,
     natural_scale,
-    scalar_names,
 )
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.problem import Problem
 
 WALK = 60

@@ -14,9 +14,10 @@ from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import lean_jit
 from pp_mlem.base.lazy import scipy_optimize, scipy_stats
 from pp_mlem.base.precision import working_precision
-from pp_mlem.diagnose.uncertainty import flatten, scalar_names
+from pp_mlem.diagnose.uncertainty import flatten
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.problem import Problem
 
 STEPS = 40

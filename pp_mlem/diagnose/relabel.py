@@ -20,11 +20,12 @@ import numpy as np
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.groups import Order
-from pp_mlem.factors.factor import Factor, batch_axes, table_axes
+from pp_mlem.factors.axes import batch_axes, table_axes
+from pp_mlem.factors.base import Factor
 from pp_mlem.model.model import Model
 from pp_mlem.program.bindings import site_arguments
-from pp_mlem.program.scans import before
-from pp_mlem.program.trace import Message
+from pp_mlem.program.messages import Message
+from pp_mlem.program.scans.scan import before
 
 IMPOSSIBLE = 1e100  # beyond it an entry stands for minus infinity
 ENTRIES = 1500  # of the factors, that the least squares sees
@@ -129,10 +130,12 @@ class Factors:
         if factor.kind == "family":
             depth = len(factor.layout) - reading.sites[factor.site].columns
             lead = len(shape) - 1 - len(factor.layout)
-            own = table_axes(reading, factor, shape[:lead] + (1,) * depth)[:lead]
+            own = table_axes(reading, factor.site, factor.latents, shape[:lead] + (1,) * depth)[
+                :lead
+            ]
             own += ("",) * (len(shape) - lead)
         else:
-            own = table_axes(reading, factor, shape)
+            own = table_axes(reading, factor.site, factor.latents, shape)
         slots = {s.name for s in reading.slots}
         return tuple(n if n in slots else "" for n in own)
 

@@ -13,7 +13,7 @@ from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.base.status import Status
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
-from pp_mlem.program.space import is_half_line, is_simplex
+from pp_mlem.program.space import base_support, is_half_line, is_simplex
 from pp_mlem.target.priors import at_one_value
 from pp_mlem.target.problem import Problem
 
@@ -175,7 +175,7 @@ def edge_masks_old(
     vector = np.asarray(vector, float)
     for site in space.sites:
         value = np.asarray(params[site.name], float)
-        base = _base_support(site.support)
+        base = base_support(site.support)
         near = _near_edge(base, value)
         for index, target, there in near:
             if there:
@@ -247,12 +247,6 @@ def objective_at(evaluate: Callable, fill: Any, vectors: list, data: Any, fixed:
         found.append(np.asarray(evaluate(jnp.asarray(np.stack(padded)), data, fixed))[: len(some)])
     values = np.concatenate(found)
     return np.where(np.isnan(values), -np.inf, values)
-
-
-def _base_support(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
 
 
 def _near_edge(base: Any, value: np.ndarray) -> list[tuple[tuple, float, bool]]:

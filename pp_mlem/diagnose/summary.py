@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from pp_mlem.model.model import Model
-from pp_mlem.program.space import ParameterSpace, into_interior
+from pp_mlem.program.space import ParameterSpace, base_support, into_interior
 from pp_mlem.target.problem import Problem
 
 T = TypeVar("T")
@@ -39,12 +39,6 @@ def attempt(function: Callable[[], T], default: T, reasons: dict[str, str], what
         text = str(error).split("\n")[0]
         reasons[what] = f"{type(error).__name__}: {text}"
         return default
-
-
-def _bare(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
 
 
 def _mean_correlation_root(draws: np.ndarray) -> np.ndarray:
@@ -93,7 +87,7 @@ def mean_inside(
 
 
 def _mean_of(support: Any, draws: np.ndarray) -> np.ndarray:
-    special = _MEANS.get(type(_bare(support)))
+    special = _MEANS.get(type(base_support(support)))
     mean = draws.mean(0) if special is None else special(draws)
     on_host = jax.tree.map(np.asarray, support)
     if np.all(np.isfinite(mean)) and np.all(np.asarray(on_host.check(mean))):

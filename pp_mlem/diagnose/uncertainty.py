@@ -163,7 +163,7 @@ def information_function(model: Model, problem: Problem) -> Any:
     """(vector, data, fixed, basis) -> (gradient, minus the Hessian) of the objective, jitted; the
     Hessian along the columns of `basis`, those of the identity where none is given. Columns share a
     sweep, fewer of them along chains that are long."""
-    columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // max(problem.marginal.chain_entries, 1)))
+    columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // max(problem.marginal.entries, 1)))
 
     def information(vector: jax.Array, data: Any, fixed: Any, basis: jax.Array) -> Any:
         gradient = jax.grad(problem.objective)

@@ -20,7 +20,6 @@ from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.summary import attempt, summarise, told
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.nuts import climb
 from pp_mlem.estimate.point import check_model
@@ -28,6 +27,7 @@ from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.fit import Fit
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 STEPS = 100

@@ -36,7 +36,6 @@ from pp_mlem.diagnose.uncertainty import (
     covariance_at,
     delta_method,
     natural_scale,
-    scalar_names,
 )
 from pp_mlem.fit.datatree import (
     ASYMPTOTIC,
@@ -52,8 +51,9 @@ from pp_mlem.fit.datatree import (
     write_fit,
 )
 from pp_mlem.fit.record import check_model_of, check_record
-from pp_mlem.marginal.pointwise import pointwise_values
+from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.problem import Problem
 

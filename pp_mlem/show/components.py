@@ -13,11 +13,13 @@ import numpyro.distributions as dist
 
 from pp_mlem.base.precision import working_precision
 from pp_mlem.data.layout import ProgramData
+from pp_mlem.factors.family import FamilyFactor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Values
 from pp_mlem.model.model import Model
+from pp_mlem.program.distributions import is_discrete, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, is_discrete, unwrap
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def component_sites(model: Model) -> list[ComponentSite]:
     """The sites that can be drawn as components over the data."""
     sites = []
     for factor in model.marginal.factors:
-        if factor.law_of or factor.kind != "family" or len(factor.latents) != 1:
+        if factor.law_of or not isinstance(factor, FamilyFactor) or len(factor.latents) != 1:
             continue
         (latent,) = factor.latents
         site, data = model.reading.sites[factor.site], model.data.sites.get(factor.site)
