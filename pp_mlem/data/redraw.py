@@ -133,7 +133,7 @@ def relaid(
 
 
 def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
-    family = factor.family
+    family: Any = factor.family
     value = to_layout(factor, jnp.asarray(parts["value"]), family.event_dim)
     if old.mask is not None:
         shown = old.mask[(None,) * family.event_dim]

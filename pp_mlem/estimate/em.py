@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, dot, eps, largest, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Look, State, at_start, first_of, rounding
+from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, first_of, rounding
 from pp_mlem.maximise.newton import settled
 from pp_mlem.maximise.step import NUMERIC_STEPS
 from pp_mlem.target.target import Target
@@ -39,7 +39,7 @@ class Patience(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EM:
+class EM(Algorithm):
     """Dempster, Laird & Rubin (1977), doi:10.1111/j.2517-6161.1977.tb01600.x.
 
     `units` is the number of independent units, `tolerance` the largest gradient entry for each of

@@ -9,7 +9,16 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, all_finite, dot, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Look, State, always, at_start, choose, first_of, rounding
+from pp_mlem.estimate.algorithm import (
+    Algorithm,
+    Look,
+    State,
+    always,
+    at_start,
+    choose,
+    first_of,
+    rounding,
+)
 from pp_mlem.estimate.em import EMLook, em_look, noise_of, slope_of
 from pp_mlem.maximise import broyden
 from pp_mlem.maximise.broyden import Broyden
@@ -44,7 +53,7 @@ class Squares(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Squarem:
+class Squarem(Algorithm):
     """SQUAREM of Varadhan & Roland (2008), doi:10.1111/j.1467-9469.2007.00585.x, in unconstrained
     coordinates; when `slow` looks in a row gain less than `handover` nats, Broyden steps on EM's
     fixed point (`finish_steps` of them at most; zero: none).

@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
-from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
 from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role, Site
@@ -66,7 +64,7 @@ def _one(
     if kind == "mixed":
         kind = "kmeans++" if i % 2 == 0 else "random"
     if kind == "prior":
-        vector = _prior_draw(model, target, int(rng.integers(2**31)))
+        vector: Any = _prior_draw(model, target, int(rng.integers(2**31)))
     else:
         # The first start is near the centre, where linear predictors are about zero whatever the
         # scale of their covariates; never exactly: symmetry is a saddle, and NumPyro's densities in
@@ -153,12 +151,11 @@ class _Assignment:
 
 
 def _subset(target: Target, rows: np.ndarray) -> ProgramData:
-    cut = target.kept(_cut, target.marginal, effort=Effort.QUICK)
-    return cut(target.data, jnp.asarray(rows))
+    return target.compiled(_cut)(jnp.asarray(rows))
 
 
-def _cut(marginal: Marginal, data: ProgramData, rows: jax.Array) -> ProgramData:
-    return marginal.rows.subset(data, rows)
+def _cut(target: Target, rows: jax.Array) -> ProgramData:
+    return target.marginal.rows.subset(target.data, rows)
 
 
 def _from_assignment(
@@ -181,14 +178,14 @@ def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | N
     of very many columns some random directions, which keep distances (Johnson & Lindenstrauss 1984).
     """
     columns = []
-    units = None
+    units = 0
     for factor in target.marginal.factors:
         if latent.name not in factor.latents or factor.site not in data.sites:
             continue
         if not set(factor.rows) or not latent.plates <= factor.plates:
             continue
         flat = _unit_columns(target, data, factor, latent)
-        if units is None or flat.shape[1] == units:
+        if not units or flat.shape[1] == units:
             units = flat.shape[1]
             columns.append(flat.T)
     sizes = target.reading.plate_shape(latent.dims)

@@ -17,7 +17,7 @@ from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.messages import Message
 
 
-def to_layout(factor: Factor, value: np.ndarray, event_dim: int) -> np.ndarray:
+def to_layout(factor: Factor, value: Any, event_dim: int) -> Any:
     """(*plates, *columns, *event) to (*event, *columns, rows)."""
     batch = tuple(size for _, size, _ in factor.layout)
     shape = batch + (value.shape[value.ndim - event_dim :] if event_dim else ())

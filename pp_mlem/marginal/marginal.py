@@ -113,7 +113,7 @@ class Marginal:
         terms = []
         for name, array in data.clamps.items():
             site = self.reading.sites[name]
-            order = sorted(site.dims, key=lambda p, site=site: site.dims[p])
+            order = sorted(site.dims, key=site.dims.__getitem__)
             shape = tuple(array.shape[array.ndim - 1 + site.dims[p]] for p in order)
             flat = array.reshape((*shape, array.shape[-1])) * -tiny_log(array.dtype)
             axes = tuple("" if n == 1 else p for p, n in zip(order, shape, strict=True))

@@ -32,7 +32,7 @@ def maximise(
     data: ProgramData,
     log_prior: LogPrior | None,
     priors: Callable[[Params], dict[str, Any]] | None,
-    steps: int = NUMERIC_STEPS,
+    steps: Any = NUMERIC_STEPS,
 ) -> Params:
     """argmax over theta of <eta(theta), S> (+ log p(theta)), starting from `params`.
 
