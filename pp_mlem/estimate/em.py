@@ -31,6 +31,14 @@ def em_look(target: Target, vector: jax.Array, steps: jax.Array) -> EMLook:
     return EMLook(*target.em_step(vector, steps))
 
 
+def em_look_or_start(
+    target: Target, vector: jax.Array, steps: jax.Array, assigned: jax.Array
+) -> EMLook:
+    """The same; where `assigned` is true, the M-step from latents that the data's clamps assign: so
+    starting points compile nothing of their own."""
+    return EMLook(*target.em_step(vector, steps, assigned))
+
+
 class Patience(NamedTuple):
     """How many steps in a row gained nothing but rounding, and how many little."""
 
@@ -51,6 +59,7 @@ class EM(Algorithm):
     tolerance: float
     handover: float
     slow: int
+    starts_too: bool = False  # whether its looks are those of its starts as well
     unit_free: bool = True
 
     def begin(self, vectors: np.ndarray) -> State:
@@ -59,11 +68,10 @@ class EM(Algorithm):
 
     @property
     def look(self) -> Look:
-        return em_look
+        return em_look_or_start if self.starts_too else em_look
 
     def wanted(self, state: State) -> tuple[Array, ...]:
-        xp = namespace(state.vector)
-        return state.vector, xp.full(state.value.shape, NUMERIC_STEPS)
+        return em_wanted(state, NUMERIC_STEPS, self.starts_too)
 
     def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
         xp, at = namespace(state.vector), state.vector
@@ -91,6 +99,13 @@ class EM(Algorithm):
             own=Patience(still, slow),
         )
         return new, xp.where(kept, seen.value, xp.nan)
+
+
+def em_wanted(state: State, steps: int, starts_too: bool) -> tuple[Array, ...]:
+    """The arguments of EM's look."""
+    xp, starts = namespace(state.vector), state.value.shape
+    wanted = state.vector, xp.full(starts, steps)
+    return (*wanted, xp.full(starts, False)) if starts_too else wanted
 
 
 def slope_of(seen: EMLook, at: Array, units: float, tolerance: float) -> Array:

@@ -19,7 +19,14 @@ from pp_mlem.estimate.algorithm import (
     first_of,
     rounding,
 )
-from pp_mlem.estimate.em import EMLook, em_look, noise_of, slope_of
+from pp_mlem.estimate.em import (
+    EMLook,
+    em_look,
+    em_look_or_start,
+    em_wanted,
+    noise_of,
+    slope_of,
+)
 from pp_mlem.maximise import broyden
 from pp_mlem.maximise.broyden import Broyden
 
@@ -66,6 +73,7 @@ class Squarem(Algorithm):
     handover: float
     slow: int
     finish_steps: int
+    starts_too: bool = False  # whether its looks are those of its starts as well
     unit_free: bool = True
 
     def begin(self, vectors: np.ndarray) -> State:
@@ -79,11 +87,10 @@ class Squarem(Algorithm):
 
     @property
     def look(self) -> Look:
-        return em_look
+        return em_look_or_start if self.starts_too else em_look
 
     def wanted(self, state: State) -> tuple[Array, ...]:
-        xp = namespace(state.vector)
-        return state.vector, xp.full(state.value.shape, FEW_STEPS)
+        return em_wanted(state, FEW_STEPS, self.starts_too)
 
     def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
         xp = namespace(state.vector)

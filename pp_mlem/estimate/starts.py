@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
+AssignedLook = Callable[[Target, np.ndarray], np.ndarray]  # (target with clamps, base) -> start
 KINDS = ("mixed", "random", "kmeans++", "prior")
 SUBSET_ROWS = 10_000
 MOST_COLUMNS = 64  # that are clustered
@@ -39,14 +40,25 @@ def check_init(problem: Problem, init: Any) -> tuple[str, dict[str, np.ndarray]]
     return init, {}
 
 
-def starting_vectors(model: Model, target: Target, starts: int, seed: int, init: Any) -> jax.Array:
-    """Unconstrained starting points (starts, size); the same seed gives the same points."""
+def starting_vectors(
+    model: Model,
+    target: Target,
+    starts: int,
+    seed: int,
+    init: Any,
+    look: AssignedLook | None = None,
+) -> jax.Array:
+    """Unconstrained starting points (starts, size); the same seed gives the same points.
+
+    `look` is the compiled look of the algorithm that follows, where it can assign latents too.
+    """
     kind, given = check_init(target.problem, init)
     if given and set(given) == set(target.space.names):
         vector = target.space.to_vector(given)
         return jnp.broadcast_to(vector, (starts, vector.shape[0]))
     rng = np.random.default_rng(seed)
-    assign = _Assignment.of(target, rng) if model.reading.latents and kind != "prior" else None
+    latent = bool(model.reading.latents) and kind != "prior"
+    assign = _Assignment.of(target, rng, look) if latent else None
     rows = [_one(model, target, kind, given, i, rng, assign) for i in range(starts)]
     return jnp.asarray(np.stack(rows), dtype=model.dtype)
 
@@ -112,16 +124,17 @@ class _Assignment:
     data: ProgramData
     weight: float
     features: dict[str, np.ndarray | None]
+    look: AssignedLook | None
 
     @classmethod
-    def of(cls, target: Target, rng: np.random.Generator) -> _Assignment:
+    def of(cls, target: Target, rng: np.random.Generator, look: AssignedLook | None) -> _Assignment:
         marginal, data, weight = target.marginal, target.data, 1.0
         total = marginal.rows.size
         if total > 2 * SUBSET_ROWS:
             rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
             data, weight = _subset(target, rows), total / SUBSET_ROWS
         features = {s.name: _features(target, data, s) for s in target.reading.latents}
-        return cls(target, data, weight, features)
+        return cls(target, data, weight, features, look)
 
     def draw(self, base: Any, clustered: bool, rng: np.random.Generator) -> np.ndarray:
         """A start near `base`, whose parameters count where the assignment tells nothing."""
@@ -132,6 +145,8 @@ class _Assignment:
             hint = np.asarray(logs / -tiny + np.asarray(clamps.get(latent.name, 0.0)))
             clamps[latent.name] = hint.astype(self.target.dtype)
         hinted = replace(self.data, clamps=clamps)
+        if self.look is not None:
+            return self.look(self.target.on(hinted), np.asarray(base))
         whole = self.target.data if self.data is self.target.data else hinted
         run = self.target.compiled(_from_assignment)
         return np.asarray(run(jnp.asarray(base), hinted, whole, self.weight))
@@ -164,11 +179,7 @@ def _from_assignment(
     """The M-step when the latents' posterior is that of `data`'s clamps, each row of `data` counting
     `weight` times."""
     # The assignment alone decides: what the base parameters say of the data depends on units.
-    laws = {f.site for f in target.marginal.factors if f.law_of}
-    lowest = 0.5 * tiny_log(jnp.result_type(float))  # outside of the support whatever the units
-    eta = target.on(data).natural(vector)
-    eta = {k: v if k in laws else jnp.where(v < lowest, v, 0.0) for k, v in eta.items()}
-    statistics = target.marginal.statistics_at(eta, data)
+    statistics = target.on(data).sweep(vector, jnp.asarray(True)).statistics
     statistics = jax.tree.map(lambda s: s * weight, statistics)
     return target.on(whole).maximise(vector, statistics)
 

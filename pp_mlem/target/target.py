@@ -145,13 +145,14 @@ class Target:
         """E-step: log Z and the expected sufficient statistics."""
         return self.marginal.log_z_and_statistics(self.natural(vector), self.data)
 
-    def sweep(self, vector: jax.Array) -> Sweep:
+    def sweep(self, vector: jax.Array, assigned: jax.Array | None = None) -> Sweep:
         """Objective, gradient and statistics from one pass over the data.
 
-        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta.
+        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta. Where
+        `assigned` is true, the statistics are those of latents that the data's clamps assign.
         """
         eta, pull = jax.vjp(self.natural, vector)
-        value, statistics = self.marginal.log_z_and_statistics(eta, self.data)
+        value, statistics = self.marginal.log_z_and_statistics(eta, self.data, assigned)
         (gradient,) = pull(statistics)
         if self.problem.with_prior:
             prior, slope = jax.value_and_grad(self.log_prior)(vector)
@@ -188,10 +189,13 @@ class Target:
         return self.space.unconstrain(new)
 
     def em_step(
-        self, vector: jax.Array, steps: int | jax.Array = NUMERIC_STEPS
+        self,
+        vector: jax.Array,
+        steps: int | jax.Array = NUMERIC_STEPS,
+        assigned: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(next vector of EM, objective and its gradient at `vector`), from one sweep."""
-        value, gradient, statistics = self.sweep(vector)
+        value, gradient, statistics = self.sweep(vector, assigned)
         return self.maximise(vector, statistics, steps), value, gradient
 
     # --- what is compiled -------------------------------------------------------------------
