@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.layout import ProgramData, base_measure, observed_parts, to_layout
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.lay import base_measure, observed_parts, to_layout
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.distributions import is_factor
 from pp_mlem.program.messages import Message
@@ -132,7 +133,7 @@ def relaid(
 
 
 def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
-    family = factor.family
+    family: Any = factor.family
     value = to_layout(factor, jnp.asarray(parts["value"]), family.event_dim)
     if old.mask is not None:
         shown = old.mask[(None,) * family.event_dim]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
+from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
@@ -45,7 +47,8 @@ def climb(target: Target, vectors: jax.Array) -> jax.Array:
 
 
 def _ascend(target: Target, vector: jax.Array) -> jax.Array:
-    def step(_: int, v: jax.Array) -> jax.Array:
+    def step(i: int, v: jax.Array) -> jax.Array:
+        del i
         following, value, _ = target.em_step(v)
         sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
         return jnp.where(sound, following, v)
@@ -62,6 +65,7 @@ def fit_nuts(
     seed: int = 0,
     init: Any = "mixed",
     fixed: Mapping[str, Any] | None = None,
+    *,
     target_accept: float = 0.9,
     max_tree_depth: int = 10,
     chain_method: str = "auto",
@@ -198,6 +202,38 @@ def _first_mass(target: Target, point: jax.Array, dense: bool) -> jax.Array:
     return jnp.asarray(inverse if dense else np.diagonal(inverse), point.dtype)
 
 
+def _aligned(
+    model: Model,
+    target: Target,
+    sample: Sample,
+    groups: tuple[Group, ...],
+    order_by: str | None,
+    lost: dict[str, str],
+) -> tuple[dict[str, np.ndarray], float]:
+    """Draws (draws, ...) with the labels of all in one order, and the share that had switched."""
+    flat = target.constrained(sample.vectors.reshape(-1, sample.vectors.shape[-1]))
+    if order_by is not None:
+        return order_draws(flat, groups, order_by, model)
+    best = int(np.argmin(sample.stats["potential_energy"].ravel()))
+    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
+    return attempt(
+        lambda: align_draws(flat, reference, groups, model),
+        (flat, 0.0),
+        lost,
+        "alignment of labels",
+    )
+
+
+def _status(sample: Sample, diagnostics: dict[str, Any]) -> str:
+    """How the sampler ended; of one that was stopped the diagnostics say so."""
+    if sample.interrupted:
+        diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
+        diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
+        return Status.INTERRUPTED.label
+    clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
+    return Status.CONVERGED.label if clean else "not mixed"
+
+
 def _result(
     model: Model,
     target: Target,
@@ -206,41 +242,25 @@ def _result(
     clock: float,
     order_by: str | None,
 ) -> Fit:
-    vectors, stats = sample.vectors, sample.stats
-    chains, draws = vectors.shape[:2]
-    flat = target.constrained(vectors.reshape(chains * draws, -1))
+    stats = sample.stats
+    chains, draws = sample.vectors.shape[:2]
+    lost: dict[str, str] = {}  # summaries that failed; the draws never do
     found = exchangeable_groups(model, frozenset(target.fixed))
     groups = tuple(g for g in found if g.prior_symmetric)
-    lost: dict[str, str] = {}  # summaries that failed; the draws never do
-    best = int(np.argmin(stats["potential_energy"].ravel()))
-    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
-    if order_by is None:
-        aligned, switched = attempt(
-            lambda: align_draws(flat, reference, groups, model),
-            (flat, 0.0),
-            lost,
-            "alignment of labels",
-        )
-    else:
-        aligned, switched = order_draws(flat, groups, order_by, model)
+    aligned, switched = _aligned(model, target, sample, groups, order_by, lost)
     points = target.unconstrained(aligned).reshape(chains, draws, -1)
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
     mean, vector, likelihood, prior = summarise(model, target.problem, aligned, lost)
     diagnostics = _diagnose(target, shaped, stats, switched, len(found) - len(groups), lost)
     if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
-        names = attempt(
+        names: list[str] = attempt(
             lambda: switched_latents(model, shaped, -stats["potential_energy"], groups),
             [], lost, "check of labels",
         )  # fmt: skip
         if names:
             diagnostics["labels"] = tell_switched(names, found)
             diagnostics["story"] += f"; {diagnostics['labels']}"
-    clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
-    status = Status.CONVERGED.label if clean else "not mixed"
-    if sample.interrupted:
-        status = Status.INTERRUPTED.label
-        diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
-        diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
+    status = _status(sample, diagnostics)
     return Fit(
         model=model,
         method="NUTS",
@@ -294,7 +314,7 @@ def _diagnose(
             return float(function(values, **options)) if np.ptp(values) else np.nan
 
         what = function.__name__
-        return {n: attempt(lambda i=i: one(i), np.nan, lost, what) for i, n in enumerate(names)}
+        return {n: attempt(partial(one, i), np.nan, lost, what) for i, n in enumerate(names)}
 
     found: dict[str, Any] = {
         "divergences": int(stats["diverging"].sum()),

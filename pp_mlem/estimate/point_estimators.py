@@ -14,14 +14,17 @@ from pp_mlem.model.model import Model
 
 
 def _em(settings: Settings) -> EM:
-    return EM(settings.units, settings.tolerance, settings.handover, settings.slow)
+    return EM(
+        settings.units, settings.tolerance, settings.handover, settings.slow, settings.starts_too
+    )
 
 
 def _squarem(settings: Settings) -> Squarem:
     slow = 0 if settings.finish_steps else settings.slow  # its finish is a sweep like the others
     return Squarem(
-        settings.units, settings.tolerance, settings.handover, slow, settings.finish_steps
-    )
+        settings.units, settings.tolerance, settings.handover, slow, settings.finish_steps,
+        settings.starts_too,
+    )  # fmt: skip
 
 
 def _lbfgs(settings: Settings) -> LBFGS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def judge(record: Record, target: Target, ends: Ends) -> Fit:
 
 
 def _verdicts(model: Model, target: Target, ends: Ends, groups: tuple[Group, ...]) -> Verdicts:
-    batch = target.constrained(ends.points)
+    batch: dict[str, Any] = target.constrained(ends.points)
     for site in target.space.sites:
         batch[site.name] = off_the_edge(site.support, batch[site.name])
     params = [
@@ -188,7 +189,7 @@ def _path(target: Target, points: list[np.ndarray]) -> list[dict[str, np.ndarray
     """The parameters along the way, where they were kept."""
     if not points:
         return None
-    params = target.constrained(np.stack(points))
+    params: dict[str, Any] = target.constrained(np.stack(points))
     return [{k: v[i] for k, v in params.items()} for i in range(len(points))]
 
 

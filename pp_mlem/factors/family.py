@@ -58,6 +58,8 @@ class FamilyFactor(Factor):
     def term(
         self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
     ) -> tuple[Table, Plates]:
+        if laid is None:
+            raise RuntimeError(f"site '{self.site}' has no data laid out")
         return _scores(reading, self, eta, laid, reduce)
 
     def told(self) -> str:

@@ -56,7 +56,7 @@ def _warn_of_unreachable(scan: Scan, state: str, possible: dict[str, np.ndarray]
     begin, moves = possible.get(at_step(state, 0)), possible.get(scan.later(state))
     if scan.start > 1 or begin is None or moves is None or moves.shape[0] != moves.shape[1]:
         return
-    reached = begin.any(0)
+    reached = np.asarray(begin.any(0))
     for _ in range(len(reached)):
         reached = reached | moves[reached].any(0)
     if not reached.all():

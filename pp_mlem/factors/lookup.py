@@ -75,7 +75,7 @@ class Configuration:
             return codes[len(codes) - 1 - own.lag], inner
         over = next((p for p in site.dims if p in (scan.time, scan.rest)), None)
         if over is None:
-            return codes[site.step - own.lag], inner
+            return codes[(site.step or 0) - own.lag], inner
         if over == scan.rest:
             codes = codes[scan.start - own.lag : len(codes) - own.lag]
         return codes, {over: -reading.depth, **inner}

@@ -27,7 +27,7 @@ def log_table(message: Message, site: Site) -> jax.Array:
     masks = list(bare.masks)
     support = bare.fn.support
     moves = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(support))
-    inside = support.check(value) if moves else None
+    inside: Any = support.check(value) if moves else None
     if moves:  # latents and parameters may widen it
         event = value.shape[value.ndim - len(bare.fn.event_shape) :]
         value = jnp.broadcast_to(value, (*inside.shape, *event))

@@ -42,7 +42,7 @@ class Categorical(Family):
     def counted(self, counts, values, known):
         return counts  # the indicators of the values themselves
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         if "logits" in args:
             return jax.nn.log_softmax(args["logits"])
         probs = args["probs"]

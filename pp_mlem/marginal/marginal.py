@@ -13,7 +13,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import Work
 from pp_mlem.base.precision import tiny_log
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.rows import Rows, plan_rows
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
@@ -113,7 +113,7 @@ class Marginal:
         terms = []
         for name, array in data.clamps.items():
             site = self.reading.sites[name]
-            order = sorted(site.dims, key=lambda p, site=site: site.dims[p])
+            order = sorted(site.dims, key=site.dims.__getitem__)
             shape = tuple(array.shape[array.ndim - 1 + site.dims[p]] for p in order)
             flat = array.reshape((*shape, array.shape[-1])) * -tiny_log(array.dtype)
             axes = tuple("" if n == 1 else p for p, n in zip(order, shape, strict=True))
@@ -161,14 +161,29 @@ class Marginal:
         body = jax.checkpoint(lambda part: self._log_z_of(eta, part))
         return self.rows.fold(body, data, _zero(eta))
 
-    def log_z_and_statistics(self, eta: Natural, data: ProgramData) -> tuple[jax.Array, Natural]:
-        """log Z and its gradient, the expected sufficient statistics, in one sweep over rows."""
-        function = jax.value_and_grad(self._log_z_of)
+    def log_z_and_statistics(
+        self, eta: Natural, data: ProgramData, assigned: jax.Array | None = None
+    ) -> tuple[jax.Array, Natural]:
+        """log Z and its gradient, the expected sufficient statistics, in one sweep over rows.
+
+        Where `assigned` (a scalar) is true, the latents' posterior is given by `data.clamps` alone, and
+        the value means nothing.
+        """
+
+        def value(eta: Natural, part: ProgramData) -> jax.Array:
+            return self._log_z_of(eta, part, assigned)
+
+        function = jax.value_and_grad(value)
         zero = (_zero(eta), jax.tree.map(jnp.zeros_like, eta))
         return self.rows.fold(lambda part: function(eta, part), data, zero)
 
-    def _log_z_of(self, eta: Natural, data: ProgramData) -> jax.Array:
-        terms = self.run(self.terms(eta, data, reduce=True), self.context(data))
+    def _log_z_of(
+        self, eta: Natural, data: ProgramData, assigned: jax.Array | None = None
+    ) -> jax.Array:
+        terms = self.terms_of(self.factors, eta, data, reduce=True)
+        if assigned is not None:
+            terms = [_without_value(term, assigned) for term in terms]
+        terms = self.run(terms + self.clamp_terms(data), self.context(data))
         return self.layout.total(terms)
 
     def unit_values(
@@ -185,19 +200,13 @@ class Marginal:
         terms = self.run(self.terms(eta, data, extra), context)
         return self.layout.units(terms, context, with_weights)
 
-    def statistics_at(self, eta: Natural, data: ProgramData) -> Natural:
-        """Expected statistics when the latents' posterior is given by `data.clamps` alone."""
 
-        def value(e: Natural) -> jax.Array:
-            terms = []
-            for term in self.terms(e, replace(data, clamps={}), reduce=True):
-                array = term.table.array
-                flat = array - jax.lax.stop_gradient(array)  # no value, the same gradient
-                terms.append(replace(term, table=Table(flat, term.table.axes)))
-            terms += self.clamp_terms(data)
-            return self.layout.total(self.run(terms, self.context(data)))
-
-        return jax.grad(value)(eta)
+def _without_value(term: Term, condition: jax.Array) -> Term:
+    """Where the condition holds, a term of no value and with the same gradient; what is impossible stays
+    so."""
+    array = term.table.array
+    nothing = jnp.where(jnp.isfinite(array), array - jax.lax.stop_gradient(array), array)
+    return replace(term, table=Table(jnp.where(condition, nothing, array), term.table.axes))
 
 
 def _zero(eta: Natural) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.recursions import filtered
@@ -32,8 +32,8 @@ def step_values(marginal: Marginal, eta: Natural, data: ProgramData) -> jax.Arra
     context = marginal.context(data)
     terms = marginal.before_chains(marginal.terms(eta, data), context)
     (increments, _), found = chain.along(terms, context, filtered)
-    totals = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in chain.starts(found)]
-    totals = jnp.concatenate([*totals, increments.cumsum(0)])
+    first = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in chain.starts(found)]
+    totals = jnp.concatenate([*first, increments.cumsum(0)])
     prefix = Table(totals.reshape(-1, *found.shape), (chain.time, *found.lanes))
     terms = [t for t in terms if not t.latents & chain.own]
     terms.append(Term(prefix, frozenset(found.lanes), frozenset()))
@@ -140,7 +140,7 @@ def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> Pro
     for factor in marginal.factors:
         dims = marginal.reading.sites[factor.site].dims
         full = [1] * max(-dims[p] for p in axes)
-        order = sorted(axes, key=lambda p, d=dims: d[p])
+        order = sorted(axes, key=dims.__getitem__)
         for p, n in zip(axes, shape, strict=True):
             full[dims[p]] = n
         moved = jnp.transpose(weights.reshape(shape), [axes.index(p) for p in order])

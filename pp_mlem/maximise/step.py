@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.lazy import optx
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.families import Entries, Family
 from pp_mlem.marginal.marginal import Marginal, Natural
@@ -32,7 +32,7 @@ def maximise(
     data: ProgramData,
     log_prior: LogPrior | None,
     priors: Callable[[Params], dict[str, Any]] | None,
-    steps: int = NUMERIC_STEPS,
+    steps: Any = NUMERIC_STEPS,
 ) -> Params:
     """argmax over theta of <eta(theta), S> (+ log p(theta)), starting from `params`.
 

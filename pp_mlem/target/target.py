@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import Effort, Kept, Work
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.units import unit_weights
 from pp_mlem.maximise.step import NUMERIC_STEPS, expected_log_joint, maximise
@@ -20,6 +20,8 @@ from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import Params, log_prior, prior_distributions
 from pp_mlem.target.problem import Problem
+
+T = TypeVar("T")
 
 
 class Sweep(NamedTuple):
@@ -83,6 +85,12 @@ class Target:
 
         return call
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made under this key before, or now."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        return self.kept.once(key, make)
+
     def on(self, data: ProgramData) -> Target:
         """The same problem on other data of the same shapes."""
         return replace(self, data=data)
@@ -137,13 +145,14 @@ class Target:
         """E-step: log Z and the expected sufficient statistics."""
         return self.marginal.log_z_and_statistics(self.natural(vector), self.data)
 
-    def sweep(self, vector: jax.Array) -> Sweep:
+    def sweep(self, vector: jax.Array, assigned: jax.Array | None = None) -> Sweep:
         """Objective, gradient and statistics from one pass over the data.
 
-        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta.
+        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta. Where
+        `assigned` is true, the statistics are those of latents that the data's clamps assign.
         """
         eta, pull = jax.vjp(self.natural, vector)
-        value, statistics = self.marginal.log_z_and_statistics(eta, self.data)
+        value, statistics = self.marginal.log_z_and_statistics(eta, self.data, assigned)
         (gradient,) = pull(statistics)
         if self.problem.with_prior:
             prior, slope = jax.value_and_grad(self.log_prior)(vector)
@@ -161,7 +170,7 @@ class Target:
         return q + self.log_prior(vector) if self.problem.with_prior else q
 
     def maximise(
-        self, vector: jax.Array, statistics: Natural, steps: int = NUMERIC_STEPS
+        self, vector: jax.Array, statistics: Natural, steps: int | jax.Array = NUMERIC_STEPS
     ) -> jax.Array:
         """M-step from a vector."""
         prior = priors = None
@@ -180,10 +189,13 @@ class Target:
         return self.space.unconstrain(new)
 
     def em_step(
-        self, vector: jax.Array, steps: int = NUMERIC_STEPS
+        self,
+        vector: jax.Array,
+        steps: int | jax.Array = NUMERIC_STEPS,
+        assigned: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(next vector of EM, objective and its gradient at `vector`), from one sweep."""
-        value, gradient, statistics = self.sweep(vector)
+        value, gradient, statistics = self.sweep(vector, assigned)
         return self.maximise(vector, statistics, steps), value, gradient
 
     # --- what is compiled -------------------------------------------------------------------
@@ -193,12 +205,12 @@ class Target:
         value, gradient = self.compiled(value_and_gradient)(jnp.asarray(vector))
         return float(value), np.asarray(gradient, float)
 
-    def constrained(self, vectors: Any) -> Params:
+    def constrained(self, vectors: Any) -> dict[str, Any]:
         """All parameters at vectors (lanes, size), on the host."""
         run = self.compiled(Target.params, lanes=(0,))
         return jax.device_get(run(jnp.asarray(vectors)))
 
-    def unconstrained(self, params: Params) -> np.ndarray:
+    def unconstrained(self, params: Mapping[str, Any]) -> np.ndarray:
         """Vectors (lanes, size) of free parameters (lanes, ...)."""
         free = {name: params[name] for name in self.space.names}
         return np.array(self.compiled(_unconstrain, lanes=(0,))(free))

@@ -282,7 +282,8 @@ class Chain(Step):
     def firsts(self, found: Collected) -> list[jax.Array]:
         """log of the product of the first 1, 2, ... steps, without the last of those at which the
         recursion begins: each (states of these steps, the nearest leading, lanes)."""
-        totals, total = [], 0.0
+        totals: list[jax.Array] = []
+        total: Any = 0.0
         own = int(np.prod(self.sizes))
         for step, table in enumerate(found.starts[:-1]):
             total = total + table
