@@ -12,7 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from pp_mlem.base.precision import working_precision
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.family import FamilyFactor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Values
