@@ -23,7 +23,8 @@ from pp_mlem.base.fingerprint import PYTHON, changed, digest
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.compare import loo_of
 from pp_mlem.estimate.estimators import POINT_METHODS, check_methods, fit_by
-from pp_mlem.fit.fit import Fit, load
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
 
 CRITERIA = {

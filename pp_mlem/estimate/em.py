@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.loop import Lane, rounding
 from pp_mlem.estimate.point import PointOptions, fit_point
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.maximise.newton import settled
 from pp_mlem.model.model import Model
 from pp_mlem.target.problem import Problem
@@ -220,7 +220,7 @@ def fit_em(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
-) -> Fit:
+) -> PointFit:
     """Fit by expectation-maximisation.
 
     The E-step is the gradient of the marginal log-likelihood with respect to the natural
@@ -248,7 +248,7 @@ def fit_em(
     holds the objective before each M-step.
 
     Returns:
-        a `Fit`; its `status` says how the chosen start ended.
+        a `PointFit`; its `status` says how the chosen start ended.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit the model.

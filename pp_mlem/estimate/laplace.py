@@ -20,15 +20,15 @@ from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.summary import attempt, summarise, told
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.nuts import climb
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 STEPS = 100
 TOLERANCE = 1e-6
@@ -45,7 +45,7 @@ def fit_laplace(
     fixed: Mapping[str, Any] | None = None,
     draws: int = 1000,
     dtype: Any = None,
-) -> Fit:
+) -> DrawsFit:
     """Approximate the posterior by a Gaussian at its mode in unconstrained coordinates.
 
     The mode is that of log Z + log prior + log|Jacobian|, the density that NUTS samples (not the
@@ -60,7 +60,7 @@ def fit_laplace(
         draws: from the Gaussian.
 
     Returns:
-        a `Fit` with `draws` (1, draws, ...); `params` are their means, `vector` is the mode.
+        a `DrawsFit` with `draws` (1, draws, ...); `params` are their means, `vector` is the mode.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit the model.
@@ -135,7 +135,7 @@ def _result(
     seed: int,
     clock: float,
     stopped: str,
-) -> Fit:
+) -> DrawsFit:
     safe = np.where(np.isfinite(values), values, -np.inf)
     best = int(np.argmax(safe))
     found = exchangeable_groups(model, frozenset(held))
@@ -172,23 +172,24 @@ def _result(
     )
     moved = np.asarray(unconstrain({k: aligned[k] for k in problem.space.names}))
     shaped = {k: np.asarray(v)[None] for k, v in aligned.items()}
-    mean, _, likelihood, prior = summarise(model, problem, aligned, lost)
+    target = Target(problem, model.data, held, model.bound.kept)
+    mean, _, likelihood, prior = summarise(model, target, aligned, lost)
     effective = float(np.exp(-np.logaddexp.reduce(2 * weights)))
     story = f"Pareto k {khat:.2f}, {effective:.0f} effective of {draws} draws"
     if lost:
         story += f", {told(lost)}"
     at_mode = bool(slopes[best] <= TOLERANCE) and curved
-    status = Status.CONVERGED.label if at_mode and khat < GOOD_K else "poor approximation"
+    status = Status.CONVERGED if at_mode and khat < GOOD_K else Status.POOR_APPROXIMATION
     note = story
     if not at_mode:
-        status = Status.FLAT.label
+        status = Status.FLAT
         note = "no mode with positive curvature was reached; " + story
     elif np.isnan(khat):
         note = f"{draws} draws cannot tell how good the approximation is; ask for hundreds"
     elif khat >= GOOD_K:
         note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
     if stopped:
-        status, note = Status.INTERRUPTED.label, f"{stopped}; {note}"
+        status, note = Status.INTERRUPTED, f"{stopped}; {note}"
         story = f"{stopped}; {story}"
     table = pd.DataFrame(
         {
@@ -201,11 +202,10 @@ def _result(
     )
     table.index.name = "start"
     log_evidence = float(values[best] - 0.5 * np.log(safe_eigen / (2 * np.pi)).sum())
-    return Fit(
+    return DrawsFit.from_draws(
+        target,
         model=model,
         method="LAPLACE",
-        objective="map",
-        fixed={k: np.asarray(v) for k, v in held.items()},
         params={n: mean[n] for n in model.space.names},
         vector=points[best],
         log_likelihood=likelihood,
@@ -216,13 +216,10 @@ def _result(
         iterations=STEPS,
         history=np.zeros(0),
         starts=table,
-        n_parameters=problem.space.size,
-        n_observations=model.n_observations,
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=float("nan"),
-        scalar_names=scalar_names(problem.space),
         draws={k: shaped[k] for k in problem.space.names},
         draw_vectors=moved[None],
         sample_stats={"log_weight": np.asarray(weights)[None]},

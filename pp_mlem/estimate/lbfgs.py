@@ -13,7 +13,7 @@ import optax
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.loop import Lane, rounding
 from pp_mlem.estimate.point import PointOptions, fit_point
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
 from pp_mlem.target.problem import Problem
 
@@ -104,7 +104,7 @@ class QuasiNewton:
         return new, value[None], vector[None]
 
 
-def _fit(method: str, model: Model, objective: str, options: dict[str, Any]) -> Fit:
+def _fit(method: str, model: Model, objective: str, options: dict[str, Any]) -> PointFit:
     tol = options["tol"]
 
     def make(problem: Problem, units: float, handover: float, spare: int) -> QuasiNewton:
@@ -126,7 +126,7 @@ def fit_mle(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
-) -> Fit:
+) -> PointFit:
     """Maximum likelihood: L-BFGS on the exact marginal log-likelihood, then Newton steps.
 
     Priors on parameters are dropped; their supports are kept. Arguments, result and errors as in
@@ -151,7 +151,7 @@ def fit_map(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
-) -> Fit:
+) -> PointFit:
     """Maximum a posteriori: the mode of log Z + log prior in the constrained space.
 
     No Jacobian is added, so the mode is that of the density as the program writes it; it changes

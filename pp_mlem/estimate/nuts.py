@@ -27,10 +27,11 @@ from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import LANE_WORK, check_model, loop_jit, work_per_step
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
 from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 RHAT_LIMIT = 1.01
 SUSPECT = 1.05  # R-hat beyond which chains may name the same components differently
@@ -72,7 +73,7 @@ def fit_nuts(
     order_by: str | None = None,
     progress: bool | None = None,
     dtype: Any = None,
-) -> Fit:
+) -> DrawsFit:
     """Sample the posterior of the parameters with NumPyro's NUTS (Hoffman & Gelman 2014).
 
     The density is log Z + log prior + log|Jacobian| in unconstrained coordinates. The chains
@@ -94,7 +95,7 @@ def fit_nuts(
         progress: show a bar; by default only in a terminal.
 
     Returns:
-        a `Fit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
+        a `DrawsFit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
         R-hat and effective sample sizes.
 
     Raises:
@@ -227,7 +228,7 @@ def _result(
     seed: int,
     clock: float,
     order_by: str | None,
-) -> Fit:
+) -> DrawsFit:
     vectors, stats = sample.vectors, sample.stats
     chains, draws = vectors.shape[:2]
     constrain = model.compiled(
@@ -256,7 +257,8 @@ def _result(
     free = {k: aligned[k] for k in problem.space.names}
     points = np.asarray(unconstrain(free)).reshape(chains, draws, -1)
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
-    mean, vector, likelihood, prior = summarise(model, problem, aligned, lost)
+    target = Target(problem, model.data, fixed, model.bound.kept)
+    mean, vector, likelihood, prior = summarise(model, target, aligned, lost)
     diagnostics = _diagnose(problem, shaped, stats, switched, len(found) - len(groups), lost)
     if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
         names = attempt(
@@ -267,17 +269,16 @@ def _result(
             diagnostics["labels"] = tell_switched(names, found)
             diagnostics["story"] += f"; {diagnostics['labels']}"
     clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
-    status = Status.CONVERGED.label if clean else "not mixed"
+    status = Status.CONVERGED if clean else Status.NOT_MIXED
     if sample.interrupted:
-        status = Status.INTERRUPTED.label
+        status = Status.INTERRUPTED
         diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
         diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
     note = diagnostics["story"]
-    return Fit(
+    return DrawsFit.from_draws(
+        target,
         model=model,
         method="NUTS",
-        objective="map",
-        fixed={k: np.asarray(v) for k, v in fixed.items()},
         params={n: mean[n] for n in model.space.names},
         vector=vector,
         log_likelihood=likelihood,
@@ -288,13 +289,10 @@ def _result(
         iterations=int(stats["num_steps"].sum()),
         history=-stats["potential_energy"],
         starts=pd.DataFrame(),
-        n_parameters=problem.space.size,
-        n_observations=model.n_observations,
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=sample.first_seconds,
-        scalar_names=scalar_names(problem.space),
         draws={k: shaped[k] for k in problem.space.names},
         draw_vectors=points,
         sample_stats={

@@ -24,16 +24,17 @@ from pp_mlem.diagnose.kinks import at_kink, climb_over_kinks
 from pp_mlem.diagnose.labels import sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
-from pp_mlem.diagnose.spurious import component_report, edge_masks, edge_objective, told_edges
+from pp_mlem.diagnose.spurious import edge_masks, judge_components, told_edges
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import drive, firm, make_block, rounding
 from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.fit.fit import Fit, prior_of
+from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.maximise.broyden import quasi_newton_em
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import is_half_line, off_the_edge
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target
 
 HANDOVER_GAIN = 1e-3
@@ -140,14 +141,16 @@ def fit_point(
     options: PointOptions,
     make: Callable[[Problem, float, float, int], Any],
     key: tuple,
-) -> Fit:
+) -> PointFit:
     """Run an algorithm from every start, finish by Newton, judge, and choose the best."""
     starts = _check(model, options)
     with working_precision(model.dtype):
         return _fit_point(model, options, make, key, starts)
 
 
-def _fit_point(model: Model, options: PointOptions, make: Callable, key: tuple, starts: int) -> Fit:
+def _fit_point(
+    model: Model, options: PointOptions, make: Callable, key: tuple, starts: int
+) -> PointFit:
     clock = time.perf_counter()
     fixed = {
         k: jnp.asarray(v)
@@ -389,7 +392,7 @@ def _judge(
     steps: np.ndarray,
     units: float,
     clock: float,
-) -> Fit:
+) -> PointFit:
     """Recognise collapsed, spurious and boundary starts; choose the best of the sound ones."""
     groups = exchangeable_groups(model, frozenset(fixed))
     if problem.with_prior:  # elsewhere the objective would be another
@@ -397,16 +400,13 @@ def _judge(
     all_params = []
     notes = []
     verdict = status.copy()
-    report = model.compiled(("components", frozenset(fixed)), lambda: component_report(problem))
+    target = Target(problem, model.data, fixed, model.bound.kept)
     key = frozenset(fixed)
     constrain = model.compiled(
         ("constrain", key), lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None)))
     )
     unconstrain = model.compiled(
         ("unconstrain", key), lambda: quick_jit(jax.vmap(problem.space.unconstrain))
-    )
-    evaluate = model.compiled(
-        ("edge objective", key, problem.with_prior), lambda: edge_objective(problem)
     )
     batch = jax.device_get(constrain(jnp.asarray(points), fixed))
     for site in problem.space.sites:
@@ -419,10 +419,10 @@ def _judge(
     for i, (point, params) in enumerate(zip(points, sorted_params, strict=True)):
         finite = bool(np.isfinite(values[i]) and status[i] != Status.NOT_FINITE)
         known = np.isfinite(values[i])  # if higher than any density, still of some component
-        flag, note = report(point, model.data, fixed) if known else (None, "")
+        flag, note = judge_components(target, point) if known else (None, "")
         if flag is None:
             at = drawn_back(problem, point) if trace.noisy[i] else point
-            note = collapse_note(model, problem, at, values[i], slopes[i], status[i], fixed)
+            note = collapse_note(Solution(target, at, values[i], slopes[i]), status[i])
             flag = Status.COLLAPSED if note else None
         if flag is not None:
             verdict[i] = flag
@@ -432,7 +432,7 @@ def _judge(
         elif len(trace.kinked) and trace.kinked[i]:
             note = KINKED
         elif status[i] == Status.CONVERGED or (status[i] == Status.FLAT and slopes[i] < NEARLY):
-            note = told_edges(edge_masks(problem, evaluate, point, params, model.data, fixed))
+            note = told_edges(edge_masks(target, point, params))
             verdict[i] = Status.BOUNDARY if note else verdict[i]
         all_params.append(params)
         notes.append(note)
@@ -449,7 +449,7 @@ def _judge(
     best = min(close or [best], key=lambda i: (verdict[i] != Status.CONVERGED, slopes[i]))
     ended = [i for i in close if verdict[i] in (Status.CONVERGED, Status.FLAT, Status.MAX_ITER)]
     if best in ended:
-        separation = find_separation(model, problem, points[best], fixed)
+        separation = find_separation(target, points[best])
         for i in ended if separation else ():
             verdict[i], notes[i] = Status.SEPARATION, separation.note
     if verdict[best] not in (Status.CONVERGED, Status.BOUNDARY) and np.isfinite(values[best]):
@@ -457,8 +457,7 @@ def _judge(
         # told is that of the parameters that are told.
         values[best] = model.log_likelihood(all_params[best])
         if problem.with_prior:
-            free = frozenset(problem.space.names)
-            values[best] += prior_of(model, all_params[best], free)
+            values[best] += prior_of(target, all_params[best])
     optima = label_optima(values, verdict)
     table = pd.DataFrame(
         {
@@ -473,15 +472,11 @@ def _judge(
     )
     table.index.name = "start"
     chosen = Status.INTERRUPTED if trace.interrupted else Status(int(verdict[best]))
-    return Fit.from_point(
+    return PointFit.from_point(
+        Solution(target, points[best], float(values[best]), float(slopes[best])),
         model=model,
         method=options.method,
-        objective=options.objective,
-        fixed={k: np.asarray(v) for k, v in fixed.items()},
         params=all_params[best],
-        vector=points[best],
-        value=float(values[best]),
-        slope=float(slopes[best]),
         status=chosen,
         status_note=notes[best],
         iterations=int(np.asarray(trace.lanes.iterations)[best] + steps[best]),
@@ -507,7 +502,7 @@ def _unstack(params: dict[str, Any]) -> list[dict[str, np.ndarray]]:
 
 def _nothing_to_fit(
     model: Model, problem: Problem, fixed: dict, options: PointOptions, clock: float
-) -> Fit:
+) -> PointFit:
     params = {k: np.asarray(v) for k, v in fixed.items()}
     value = model.log_likelihood(params)
     table = pd.DataFrame(
@@ -522,10 +517,10 @@ def _nothing_to_fit(
         }
     )
     table.index.name = "start"
-    return Fit.from_point(
-        model=model, method=options.method, objective=options.objective,
-        fixed=params, params=params, vector=np.zeros(0), value=value, slope=0.0,
-        status=Status.CONVERGED, status_note="every parameter is fixed", iterations=0,
+    target = Target(problem, model.data, fixed, model.bound.kept)
+    return PointFit.from_point(
+        Solution(target, np.zeros(0), value, 0.0), model=model, method=options.method,
+        params=params, status=Status.CONVERGED, status_note="every parameter is fixed", iterations=0,
         history=np.zeros(0), histories=[np.zeros(0)], trace=None, starts=table,
         start_params=[params], groups=(), seed=options.seed,
         seconds=time.perf_counter() - clock, compile_seconds=0.0,
