@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +193,15 @@ class _Replicates:
 # --- refits ---------------------------------------------------------------------------------
 
 
+class _Ends(NamedTuple):
+    """Where refits ended: vectors, objectives, largest gradient entry per unit, parameters."""
+
+    vectors: Any
+    values: Any
+    slopes: Any
+    params: dict[str, Any]
+
+
 def _refit(
     target: Target,
     make: Callable[..., Any],
@@ -200,10 +209,10 @@ def _refit(
     key: jax.Array,
     given: Any,
     start: jax.Array,
-    limits: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
-    """(vector, objective, largest gradient entry per unit, parameters) of a refit; `limits` are how
-    many units there are, and the gradient's tolerance. Traceable."""
+    limits: tuple[Any, Any],
+) -> _Ends:
+    """One refit from `start`; `limits` are how many units there are, and the gradient's tolerance.
+    Traceable."""
     units, tolerance = limits
     own = target.on(make(target, static, key, given))
     result = quasi_newton_em(
@@ -211,18 +220,32 @@ def _refit(
         lambda value: 1e3 * jnp.finfo(start.dtype).eps * (jnp.abs(value) + units), ENOUGH,
     )  # fmt: skip
     slope = jnp.abs(result.gradient).max(initial=0.0) / units
-    return result.point, result.value, slope, own.params(result.point)
+    return _Ends(result.point, result.value, slope, own.params(result.point))
 
 
 @dataclass
 class _Tally:
-    """What the refits have come to so far."""
+    """What the refits have come to so far; `free` are the names of free parameters."""
 
+    free: list[str]
     rows: list[np.ndarray] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     failed: dict[str, int] = field(default_factory=dict)
     unfinished: int = 0
     done: int = 0
+
+    def fail(self, why: str) -> None:
+        self.done += 1
+        self.failed[why] = self.failed.get(why, 0) + 1
+
+    def keep(self, params: Params, objective: float, unfinished: bool) -> None:
+        self.done += 1
+        self.rows.append(self.scalars(params))
+        self.objectives.append(objective)
+        self.unfinished += int(unfinished)
+
+    def scalars(self, params: Params) -> np.ndarray:
+        return np.concatenate([np.ravel(params[n]) for n in self.free])
 
 
 def bootstrap_point(
@@ -238,48 +261,41 @@ def bootstrap_point(
     `PointFit.bootstrap`."""
     refits.check()
     clock = time.perf_counter()
-    replicates = _Replicates.of(refits.kind, model, target, params)
+    source = _Replicates.of(refits.kind, model, target, params)
     tolerance = TOLERANCE if target.dtype == np.float64 else 1e-4
     run = target.compiled(
-        _refit, replicates.make, replicates.static, effort=Effort.LEAN, lanes=(0, None, None, None)
+        _refit, source.make, source.static, effort=Effort.LEAN, lanes=(0, None, None, None)
     )
-    limits = jnp.asarray(target.units), jnp.asarray(tolerance)
+    arrays = source.given, jnp.asarray(vector), (jnp.asarray(target.units), jnp.asarray(tolerance))
     wanted = refits.replicates
     lanes = int(np.clip(LANE_NUMBERS / (numbers_of(target) + 1), 1, min(LANES, wanted)))
     keys = jax.random.split(jax.random.key(refits.seed), -(-wanted // lanes) * lanes)
-    tally, interrupted = _Tally(), False
-    free = [n for n in params if n not in target.fixed]
+    tally, interrupted = _Tally([n for n in params if n not in target.fixed]), False
     with Progress("bootstrap", wanted, progress) as bar:
         for first in range(0, wanted, lanes):
             some = keys[first : first + lanes]
             try:
-                ends = jax.device_get(run(some, replicates.given, jnp.asarray(vector), limits))
+                ends = _Ends(*jax.device_get(run(some, *arrays)))
                 count = min(lanes, wanted - first)
-                failures = [
-                    _failure(target, replicates, some[i], ends[0][i], ends[1][i])
-                    for i in range(count)
-                ]
+                failures = [_failure(target, source, some[i], ends, i) for i in range(count)]
             except KeyboardInterrupt:
                 if not tally.done:
                     raise
                 interrupted = True
                 break
             for i, why in enumerate(failures):
-                tally.done += 1
                 if why:
-                    tally.failed[why] = tally.failed.get(why, 0) + 1
+                    tally.fail(why)
                     continue
-                own = {k: ends[3][k][i] for k in params}
-                moved = align(own, dict(params), groups, model)
-                tally.rows.append(np.concatenate([np.ravel(moved[n]) for n in free]))
-                tally.objectives.append(ends[1][i])
-                tally.unfinished += int(ends[2][i] > 100 * tolerance)
+                own = {k: ends.params[k][i] for k in params}
+                aligned = align(own, dict(params), groups, model)
+                tally.keep(aligned, ends.values[i], ends.slopes[i] > 100 * tolerance)
             bar.advance(tally.done, "refits", f"{sum(tally.failed.values())} failed")
     names = list(scalar_names(target.space))
     return Bootstrap(
         kind=refits.kind,
         estimates=pd.DataFrame(np.reshape(tally.rows, (-1, len(names))), columns=names),
-        reference=pd.Series(np.concatenate([np.ravel(params[n]) for n in free]), index=names),
+        reference=pd.Series(tally.scalars(params), index=names),
         log_likelihoods=np.asarray(tally.objectives),
         failed=tally.failed,
         unfinished=tally.unfinished,
@@ -290,13 +306,12 @@ def bootstrap_point(
     )
 
 
-def _failure(
-    target: Target, replicates: _Replicates, key: jax.Array, point: np.ndarray, value: float
-) -> str:
-    """Why a refit does not count ("" if it does)."""
-    if not (np.isfinite(value) and np.all(np.isfinite(point))):
+def _failure(target: Target, source: _Replicates, key: jax.Array, ends: _Ends, i: int) -> str:
+    """Why the refit of one lane does not count ("" if it does)."""
+    point = ends.vectors[i]
+    if not (np.isfinite(ends.values[i]) and np.all(np.isfinite(point))):
         return Status.NOT_FINITE.label
-    own = target.on(replicates.data(target, key))
+    own = target.on(source.data(target, key))
     flag, _ = judge_components(own, point)
     if flag is not None:
         return flag.label

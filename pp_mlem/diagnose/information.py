@@ -84,7 +84,7 @@ def _walk(target: Target, vector: jax.Array) -> jax.Array:
     """EM's iterates (WALK + 1, size). Traceable."""
 
     def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        following, _, _ = target.em_step(v)
+        following = target.em_step(v)[0]
         return following, following
 
     return jnp.concatenate([vector[None], jax.lax.scan(step, vector, None, length=WALK)[1]])

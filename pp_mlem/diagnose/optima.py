@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,7 @@ def describe_optima(
 ) -> pd.DataFrame:
     """One row per distinct optimum, the best first; see `PointFit.optima`. `params` are those of
     every start; labels are aligned by the model."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     reached = starts[starts["optimum"] > 0]
     best = float(reached["objective"].max())
     for label, members in reached.groupby("optimum"):

@@ -30,20 +30,6 @@ NEAR_HALF_LINE = 1e-6
 AT_ONCE = 16
 
 
-def _component_scales(value: np.ndarray, name: str, latent_axis: int) -> np.ndarray:
-    """(values of the latent, others): smallest standard deviation of each distribution."""
-    if name in ("scale_tril", "covariance_matrix", "precision_matrix"):
-        matrix = value
-        if name == "scale_tril":
-            matrix = matrix @ np.swapaxes(matrix, -1, -2)
-        eigen = np.linalg.eigvalsh(np.where(np.isfinite(matrix), matrix, 0.0))
-        extreme = 1 / eigen[..., -1] if name == "precision_matrix" else eigen[..., 0]
-        value = np.sqrt(np.maximum(extreme, 0.0))
-        latent_axis += 2
-    moved = np.moveaxis(value, latent_axis, 0)
-    return moved.reshape(moved.shape[0], -1)
-
-
 @dataclass(frozen=True)
 class _Scaled:
     """A factor whose scale `argument` each value of a latent has for itself."""

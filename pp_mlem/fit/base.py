@@ -287,7 +287,8 @@ class Fit(abc.ABC):
 
     def _on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
         model = self.model_for("predict")
-        new = Model(model.program, *args, **model.overrides, dtype=model.dtype, **kwargs)
+        roles: dict[str, Any] = model.overrides
+        new = Model(model.program, *args, **roles, dtype=model.dtype, **kwargs)
         there = {s.name: s for s in new.space.sites}
         for site in model.space.sites:
             other = there.get(site.name)

@@ -159,8 +159,9 @@ def _along(target: Target, vectors: np.ndarray) -> tuple[np.ndarray, dict[str, n
     return _by_chain(units, vectors), {k: _by_chain(v, vectors) for k, v in params.items()}
 
 
-def _by_chain(flat: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    return flat.reshape(*vectors.shape[:2], *flat.shape[1:])
+def _by_chain(flat: Any, vectors: np.ndarray) -> np.ndarray:
+    """(chain, draw, ...), as the vectors are."""
+    return np.asarray(flat).reshape(*vectors.shape[:2], *flat.shape[1:])
 
 
 def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Path:

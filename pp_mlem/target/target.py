@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -197,7 +197,7 @@ class Target:
         run = self.compiled(Target.params, lanes=(0,))
         return jax.device_get(run(jnp.asarray(vectors)))
 
-    def unconstrained(self, params: Params) -> np.ndarray:
+    def unconstrained(self, params: Mapping[str, Any]) -> np.ndarray:
         """Vectors (lanes, size) of free parameters (lanes, ...)."""
         free = {name: params[name] for name in self.space.names}
         return np.array(self.compiled(_unconstrain, lanes=(0,))(free))
@@ -239,11 +239,11 @@ def _shim() -> None:
             return getattr(Target(self, d, f), new)(v)
 
         setattr(Problem, old, method)
-    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)
-    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(
+    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)  # type: ignore
+    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(  # type: ignore
         self, d, f
     ).maximise(v, s, steps)
-    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(
+    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(  # type: ignore
         v, steps
     )
 
