@@ -126,6 +126,8 @@ class Symmetries:
         order = [u for u in self.units if u in others]
         needed: list[Unit] = []
         while self._unchanged(chosen, chosen | out | frozenset(needed)):
+            if not order:  # where the density is no number, what changes cannot be told apart
+                return [u for u in self.units if u in others]
             low, high = 0, len(order)  # open up to `low`: nothing changes; up to `high`: it does
             while high - low > 1:
                 middle = (low + high) // 2
@@ -161,7 +163,8 @@ class Symmetries:
             axes = tuple(axis for unit in key[0] for axis in unit)
             after = self.at(_turned(params, axes))
             close = 1e-9 if before.dtype == np.float64 else 1e-5
-            self.turned[key] = np.isclose(after, before, rtol=close, atol=close)
+            unknown = ~np.isfinite(before) & (len(opened) < len(self.units))  # says nothing
+            self.turned[key] = unknown | np.isclose(after, before, rtol=close, atol=close)
         return self.turned[key]
 
     def _with_inert(self, opened: frozenset[Unit]) -> dict[str, np.ndarray]:
