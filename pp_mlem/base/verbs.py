@@ -1,8 +1,8 @@
 """What files further up can do with a result: verbs that are declared here and learnt there.
 
 A `Fit` has `plot_surface`, a `Comparison` has `plot`, a `Model` describes itself; how that is done
-stands in `show`, which registers itself for each class, so that no import goes up. A `Fit` is saved by
-the file that knows both kinds of it.
+stands in `show`, which registers itself for each class, so that no import goes up. A `Fit` is saved
+by the file that knows both kinds of it.
 """
 
 from __future__ import annotations

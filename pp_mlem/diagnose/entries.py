@@ -1,5 +1,5 @@
-"""The entries of the factors of log Z as one flat array of the unconstrained vector, and which latent
-each axis of a factor belongs to."""
+"""The entries of the factors of log Z as one flat array of the unconstrained vector, and which
+latent each axis of a factor belongs to."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Finds exchangeable components: by symmetry of the likelihood under permuted axes of parameters, or
-by other parameters at which the factors of log Z are the permuted ones."""
+"""Finds exchangeable components: by symmetry of the likelihood under permuted axes of parameters,
+or by other parameters at which the factors of log Z are the permuted ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _log_densities(
 
 
 def _densities(model: Model) -> Densities:
-    """log Z and log prior as functions of the parameters, on some of the rows where they are many."""
+    """log Z and log prior as functions of the parameters, on some of the rows if they are many."""
     marginal, data = model.marginal, model.data
     if marginal.block_plate is not None:
         rows = model.reading.plates[marginal.block_plate].size
@@ -167,15 +167,15 @@ def _volumes(target: Target, vector: jax.Array) -> jax.Array:
 
 
 def _group_of(orders: _Orders, target: Target, at: Densities) -> Group | None:
-    """The group of these orders: what moves, what is merely permuted, and whether the prior knows."""
+    """The group of these orders: what moves, what is merely permuted, whether the prior knows."""
     space = target.space
     volume = target.compiled(_volumes, lanes=(0,))
-    moving: set[str] = set()
+    moved: set[str] = set()
     plain = {(s.name, a) for s in space.sites for a, n in enumerate(s.shape) if n == orders.size}
     posterior = mode = True
     for order, known in orders.attained.items():
         old, new = target.constrained(known.points), target.constrained(known.images)
-        moving |= {n for n in space.names if not np.allclose(old[n], new[n], rtol=1e-6, atol=1e-7)}
+        moved |= {n for n in space.names if not np.allclose(old[n], new[n], rtol=1e-6, atol=1e-7)}
         plain = {
             (name, axis)
             for name, axis in plain
@@ -189,11 +189,11 @@ def _group_of(orders: _Orders, target: Target, at: Densities) -> Group | None:
                 return None
             mode &= bool(np.isclose(after[1], before[1], rtol=1e-7, atol=1e-7))
             posterior &= bool(np.isclose(after[1] + lifted[i], before[1], rtol=1e-6, atol=1e-6))
-    if not moving:
+    if not moved:
         return None
     several = {n for n, _ in plain if sum(m == n for m, _ in plain) > 1}
-    axes: tuple[Axis, ...] = tuple(sorted((a for a in plain if a[0] in moving - several), key=str))
-    solved = tuple(n for n in space.names if n in moving - {p for p, _ in axes})
+    axes: tuple[Axis, ...] = tuple(sorted((a for a in plain if a[0] in moved - several), key=str))
+    solved = tuple(n for n in space.names if n in moved - {p for p, _ in axes})
     return Group(
         orders.latent, orders.size, axes, posterior, solved, orders.slots,
         tuple(orders.attained), mode,

@@ -50,8 +50,8 @@ class Extreme:
 
 
 def certain_sites(target: Target, real: set[str], positive: set[str]) -> frozenset[str]:
-    """The discrete sites, observed ones and laws of latents, that can become certain as one of these
-    parameters grows. Where a family's own parameter is positive, that is no way to certainty."""
+    """The discrete sites, observed ones and laws of latents, that can become certain as one of
+    these parameters grows. Where a family's own parameter is positive, that is no way to certainty."""
     reading = target.reading
     sites = []
     for factor in target.marginal.factors:
@@ -91,7 +91,7 @@ def _measure(target: Target, sites: frozenset[str], vector: jax.Array) -> dict[s
 
 
 def _laid(message: Message, is_law: bool) -> dict[str, jax.Array]:
-    """What of one site its extremes are told by, with the axes of its latents and plates in place."""
+    """What a site's extremes are told by, with the axes of its latents and plates in place."""
     if is_factor(message.fn):
         return {}
     if is_law:

@@ -16,7 +16,7 @@ ELEMENTS = 720  # orders of a group that are enumerated
 
 @dataclass(frozen=True)
 class Group:
-    """Values of a latent that can be permuted, with the parameters, without changing the likelihood.
+    """Values of a latent that can be permuted, with parameters, without changing the likelihood.
 
     `axes` are (parameter, axis) pairs, all of length `size`, that are permuted as they stand;
     `latent` the latent whose values they index; `prior_symmetric` whether the posterior is

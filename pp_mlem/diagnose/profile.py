@@ -58,8 +58,8 @@ class ProfileInterval:
 def constrained_maximum(
     target: Target, which: Any, start: jax.Array, wanted: Any, scale: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """(vector, objective) of the maximum where the scalars of index `which` are as `wanted`; `scale`
-    is their unit. Traceable.
+    """(vector, objective) of the maximum where the scalars of index `which` are as `wanted`;
+    `scale` is their unit. Traceable.
 
     By a quadratic penalty in two stages (Nocedal & Wright 2006, section 17.1): the values are met
     to 1e-9 of a standard error, far below what the objective can tell.

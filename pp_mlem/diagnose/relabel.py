@@ -49,7 +49,7 @@ class Relabelling:
 
 @dataclass(frozen=True)
 class _Bases:
-    """The points at which orders are tried, all entries there and the Jacobian of the chosen ones."""
+    """Points at which orders are tried, all entries there, the Jacobian of the chosen ones."""
 
     points: np.ndarray
     flat: np.ndarray

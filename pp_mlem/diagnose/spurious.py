@@ -68,8 +68,8 @@ def _scaled_factors(target: Target) -> list[_Scaled]:
 def _scales_and_rows(
     target: Target, sites: frozenset[str], vector: jax.Array
 ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-    """The arguments of these sites' distributions, and the expected number of units at each value of
-    the latents. Traceable."""
+    """The arguments of these sites' distributions, and the expected number of units at each value
+    of the latents. Traceable."""
     reading = target.reading
     _, statistics = target.expectation(vector)
     arguments = at_one_value(reading, target.params(vector), target.data, site_arguments, sites)
@@ -85,7 +85,7 @@ def _scales_and_rows(
 
 
 def judge_components(target: Target, vector: Any) -> tuple[Status | None, str]:
-    """Which component rests on nothing at a vector, and what is wrong with it (None, "": none does).
+    """How a component rests on nothing at a vector, and which (None, "" where none does).
 
     A component is set aside when its effective rows, rounded, do not exceed the rows needed to
     determine a location and a scale (dimension + 1), or when its scale is below 1e-3 of the

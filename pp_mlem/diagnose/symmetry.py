@@ -1,4 +1,4 @@
-"""The minimal sets of axes of parameters that must be permuted together to leave a density unchanged.
+"""The minimal sets of axes of parameters that, permuted together, leave a density unchanged.
 
 An axis is made inert by giving the parameter one value along it: permuting it then does nothing.
 With `open` axes alone left as they are and all others inert, permuting a set of axes permutes those

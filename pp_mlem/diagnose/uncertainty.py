@@ -80,9 +80,9 @@ class Estimate:
 
     def __repr__(self) -> str:
         if np.ndim(self.value):
-            table = pd.DataFrame({"value": np.ravel(self.value),
-                                  "std err": np.ravel(self.standard_error),
-                                  "low": np.ravel(self.low), "high": np.ravel(self.high)})  # fmt: skip
+            columns = {"value": self.value, "std err": self.standard_error,
+                       "low": self.low, "high": self.high}  # fmt: skip
+            table = pd.DataFrame({name: np.ravel(column) for name, column in columns.items()})
             return table.to_string() + (f"\n{self.reason}" if self.reason else "")
         note = f" ({self.reason})" if self.reason else ""
         return (
@@ -200,8 +200,8 @@ def scores(target: Target, vector: Any) -> np.ndarray:
 def invert_information(
     information: np.ndarray, gradient: np.ndarray, active: np.ndarray
 ) -> tuple[np.ndarray, str, np.ndarray]:
-    """Inverse over the active coordinates, a reason that spoils all, and flat directions, as long as
-    a unit of the coordinates that the diagonal would scale to one."""
+    """Inverse over the active coordinates, a reason that spoils all, and flat directions, as long
+    as a unit of the coordinates that the diagonal would scale to one."""
     size = len(gradient)
     inverse = np.zeros((size, size))
     flat = np.zeros((size, 0))
@@ -257,8 +257,8 @@ def resolved_inverse(
     active: np.ndarray,
     point: np.ndarray,
 ) -> tuple[np.ndarray, str, np.ndarray]:
-    """`invert_information`, after a closer look where coordinates are nearly one direction. `inform`
-    gives the information at a point along a basis. Curvature that changes when the point moves by
+    """`invert_information`, after a closer look where coordinates are nearly one direction.
+    `inform` gives the information at a point along a basis. Curvature that changes when the point moves by
     rounding is rounding itself, and its direction flat."""
     basis = closer_basis(information, active)
     if basis is None:

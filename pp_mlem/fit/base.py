@@ -1,4 +1,4 @@
-"""What both kinds of fit have: estimates, verdict, uncertainty, latents; what they do for themselves."""
+"""What both kinds of fit have: estimates, a verdict, uncertainty, latents."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ class Fit(abc.ABC):
     @property
     @abc.abstractmethod
     def bic(self) -> float:
-        """-2 log L + df log n (Schwarz 1978), n independent units; smaller is better. NaN for draws."""
+        """-2 log L + df log n (Schwarz 1978), n independent units; smaller is better. NaN for
+        draws."""
 
     @property
     @abc.abstractmethod
@@ -190,8 +191,8 @@ class Fit(abc.ABC):
     @property
     @abc.abstractmethod
     def classification(self) -> float | None:
-        """max over latents of log p(data, latents) at the estimates; None where neither the model nor
-        a file tells it, and for draws."""
+        """max over latents of log p(data, latents) at the estimates; None where neither the model
+        nor a file tells it, and for draws."""
 
     @property
     @abc.abstractmethod
@@ -369,8 +370,8 @@ class Fit(abc.ABC):
 
     @abc.abstractmethod
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
-        """For a tree: draws of the vector (chain, draw, size); the parameters along them, if they are
-        known; statistics of the sampler; what the draws are."""
+        """For a tree: draws of the vector (chain, draw, size); the parameters along them, if they
+        are known; statistics of the sampler; what the draws are."""
 
     @property
     def fingerprint(self) -> dict[str, str] | None:
@@ -392,9 +393,10 @@ class Fit(abc.ABC):
     def __repr__(self) -> str:
         sequential = self.model is not None and self.model.marginal.sequential
         lines = [
-            f"{self.method} fit: log-likelihood {written(self.log_likelihood)}, {self.n_parameters} "
-            f"parameters, {self.n_observations} {'steps' if sequential else 'units'}, status "
-            f"{self.status} ({self.status_note}), {self.iterations} iterations, {self.seconds:.2f} s"
+            f"{self.method} fit: log-likelihood {written(self.log_likelihood)}, "
+            f"{self.n_parameters} parameters, {self.n_observations} "
+            f"{'steps' if sequential else 'units'}, status {self.status} ({self.status_note}), "
+            f"{self.iterations} iterations, {self.seconds:.2f} s"
         ]
         if self.story:
             lines.append(self.story)

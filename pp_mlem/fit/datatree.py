@@ -40,7 +40,7 @@ def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
     "chain", the dimension of another site) the name percent-encoded as in an address."""
     sites = list(sites)
     reserved = {"chain", "draw", *taken}
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for site in sites:
         if not site.isascii() and unicodedata.normalize("NFC", site) != site:
             name = quote(site, safe=" []().,:;+-=~@$&'!*")
@@ -54,8 +54,8 @@ def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
         if len(name.encode()) > LONGEST:
             name = f"{name.encode()[:LONGEST].decode(errors='ignore')}~" + hashlib.sha256(
                 site.encode()).hexdigest()[:16]  # fmt: skip
-        found[site] = name
-    return found
+        variables[site] = name
+    return variables
 
 
 def quote_all(text: str) -> str:
@@ -240,10 +240,10 @@ def damaged(path: str | Path, error: BaseException | str) -> ValueError:
 
 def observed_arguments(names: Iterable[str], arrays: Iterable[Any]) -> Mapping[str, np.ndarray]:
     """Data arrays by argument; those of one argument that holds several are numbered."""
-    names, found = list(names), {}
+    names, named = list(names), {}
     count: dict[str, int] = {}
     for name, array in zip(names, arrays, strict=True):
         place = count.get(name, 0)
         count[name] = place + 1
-        found[name if names.count(name) == 1 else f"{name}[{place}]"] = np.asarray(array)
-    return found
+        named[name if names.count(name) == 1 else f"{name}[{place}]"] = np.asarray(array)
+    return named

@@ -1,4 +1,4 @@
-"""The result of NUTS and of Laplace's approximation: draws of the posterior, and their summaries."""
+"""The result of NUTS and of Laplace's approximation: draws of the posterior, and what they say."""
 
 from __future__ import annotations
 
