@@ -21,7 +21,7 @@ from pp_mlem.diagnose.groups import possible_orders
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, permute, sort_labels
 from pp_mlem.diagnose.summary import attempt, mean_inside
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
-from pp_mlem.diagnose.symmetry import Symmetries, units_of
+from pp_mlem.diagnose.symmetry import Symmetries, pieces_of
 from pp_mlem.estimate import nuts as nuts_module
 from pp_mlem.estimate import sampler as sampler_module
 from pp_mlem.program.neutral import neutral_parameters
@@ -573,7 +573,7 @@ def signs(params):
 def sets_of(at, count, size):
     sites = [place(f"p{i}", constraints.real, (size,)) for i in range(count)]
     params = {s.name: np.random.default_rng(5).normal(size=size) for s in sites}
-    return Symmetries(units_of(sites, size), params, at).minimal_sets()
+    return Symmetries(pieces_of(sites, size), params, at).minimal_sets()
 
 
 @pytest.mark.parametrize("seed", range(20))

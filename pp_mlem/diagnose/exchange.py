@@ -17,7 +17,7 @@ from pp_mlem.data.layout import ProgramData
 from pp_mlem.diagnose.entries import slot_sets
 from pp_mlem.diagnose.groups import Group, Order
 from pp_mlem.diagnose.relabel import Relabeller, Relabelling
-from pp_mlem.diagnose.symmetry import Axis, Symmetries, units_of
+from pp_mlem.diagnose.symmetry import Axis, Symmetries, pieces_of
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
 from pp_mlem.program.neutral import neutral_parameters
@@ -92,7 +92,7 @@ def _axis_groups(
     """The minimal sets of axes of a latent's length whose joint permutation changes nothing."""
     involved = _involved(model, latent.name)
     sites = [s for s in model.space.sites if s.name in involved]
-    symmetries = Symmetries(units_of(sites, latent.size), params, at)
+    symmetries = Symmetries(pieces_of(sites, latent.size), params, at)
     groups: list[Group] = []
     for axes in symmetries.minimal_sets():
         taken = [frozenset(g.axes) for g in (*known, *groups)]

@@ -30,8 +30,8 @@ from pp_mlem.program.sites import Site
 from pp_mlem.program.space import base_support
 
 Axis = tuple[str, int]
-Unit = tuple[Axis, ...]  # axes that are permuted together or not at all: of a covariance, both
-EVALUATIONS = 20_000  # beyond so many a search is given up, aloud
+Piece = tuple[Axis, ...]  # axes that are permuted together or not at all: of a covariance, both
+EVALUATIONS = 5_000  # beyond so many a search is given up, aloud
 
 _SYMMETRIC = (type(constraints.positive_definite), type(constraints.corr_matrix))
 _FIXED_ORDER = (  # of these no other order of an event's entries lies inside the support
@@ -41,10 +41,10 @@ _FIXED_ORDER = (  # of these no other order of an event's entries lies inside th
 )
 
 
-def units_of(sites: Iterable[Site], size: int) -> dict[Unit, Any]:
+def pieces_of(sites: Iterable[Site], size: int) -> dict[Piece, Any]:
     """The axes of this size that can be permuted inside the parameters' supports, each with its
     parameter's support."""
-    units: dict[Unit, Any] = {}
+    pieces: dict[Piece, Any] = {}
     for site in sites:
         base = base_support(site.support)
         if "Ordered" in type(base).__name__:
@@ -52,60 +52,60 @@ def units_of(sites: Iterable[Site], size: int) -> dict[Unit, Any]:
         first = len(site.shape) - base.event_dim  # of the event
         axes = [(site.name, a) for a, n in enumerate(site.shape) if n == size]
         event = [a for a in axes if a[1] >= first]
-        units |= {(a,): site.support for a in axes if a not in event}
+        pieces |= {(a,): site.support for a in axes if a not in event}
         if isinstance(base, _FIXED_ORDER) or not event:
             continue
         if isinstance(base, _SYMMETRIC):
-            units[tuple(event)] = site.support
+            pieces[tuple(event)] = site.support
         else:
-            units |= {(a,): site.support for a in event}
-    return units
+            pieces |= {(a,): site.support for a in event}
+    return pieces
 
 
 class Symmetries:
-    """Which sets of units can be turned together, every one by one place, without changing the
+    """Which sets of pieces can be turned together, every one by one place, without changing the
     first of the densities `at`(params) near some generic `params`."""
 
     def __init__(
         self,
-        units: dict[Unit, Any],
+        pieces: dict[Piece, Any],
         params: dict[str, np.ndarray],
         at: Callable[[dict[str, np.ndarray]], np.ndarray],
     ) -> None:
-        self.units, self.params, self.at = tuple(units), params, at
-        self.centres = {u: _centre(params[u[0][0]], u, s) for u, s in units.items()}
-        self.seen: dict[frozenset[Unit], tuple[dict[str, np.ndarray], np.ndarray]] = {}
-        self.turned: dict[tuple[frozenset[Unit], frozenset[Unit]], np.ndarray] = {}
+        self.pieces, self.params, self.at = tuple(pieces), params, at
+        self.centres = {u: _centre(params[u[0][0]], u, s) for u, s in pieces.items()}
+        self.seen: dict[frozenset[Piece], tuple[dict[str, np.ndarray], np.ndarray]] = {}
+        self.turned: dict[tuple[frozenset[Piece], frozenset[Piece]], np.ndarray] = {}
 
     def minimal_sets(self) -> list[tuple[Axis, ...]]:
-        """Their axes, in the order of the units; smaller sets first."""
-        alone = [u for u in self.units if self._unchanged(frozenset([u]), frozenset([u]))]
-        sets: set[frozenset[Unit]] = set()
-        settled: set[Unit] = set()
-        for unit in alone:
-            if unit in settled:
+        """Their axes, in the order of the pieces; smaller sets first."""
+        alone = [u for u in self.pieces if self._unchanged(frozenset([u]), frozenset([u]))]
+        sets: set[frozenset[Piece]] = set()
+        done: set[Piece] = set()
+        for piece in alone:
+            if piece in done:
                 continue
-            grown: list[frozenset[Unit]] = []
-            branched = self._grow(frozenset([unit]), frozenset(alone), grown)
+            grown: list[frozenset[Piece]] = []
+            branched = self._grow(frozenset([piece]), frozenset(alone), grown)
             sets.update(grown)
             if not branched:
-                settled.update(*grown)
+                done.update(*grown)
         least = [s for s in sets if not any(t < s for t in sets)]
-        ordered = [[u for u in self.units if u in s] for s in least]
-        ordered.sort(key=lambda s: (len(s), [self.units.index(u) for u in s]))
-        return [tuple(axis for unit in s for axis in unit) for s in ordered]
+        ordered = [[u for u in self.pieces if u in s] for s in least]
+        ordered.sort(key=lambda s: (len(s), [self.pieces.index(u) for u in s]))
+        return [tuple(axis for piece in s for axis in piece) for s in ordered]
 
     def keeps_prior(self, axes: tuple[Axis, ...]) -> bool:
         """Whether the second density is unchanged too."""
-        chosen = frozenset(u for u in self.units if set(u) <= set(axes))
-        return bool(self._close(chosen, frozenset(self.units))[1])
+        chosen = frozenset(u for u in self.pieces if set(u) <= set(axes))
+        return bool(self._close(chosen, frozenset(self.pieces))[1])
 
     def _grow(
-        self, chosen: frozenset[Unit], candidates: frozenset[Unit], grown: list[frozenset[Unit]]
+        self, chosen: frozenset[Piece], candidates: frozenset[Piece], grown: list[frozenset[Piece]]
     ) -> bool:
         """Adds to `grown` every set that contains `chosen`, leaves the density unchanged and has no
         smaller one inside that contains it; whether there was a choice on the way."""
-        everything = frozenset(self.units)
+        everything = frozenset(self.pieces)
         if any(g <= chosen for g in grown) or not self._unchanged(chosen, chosen):
             return False
         if self._unchanged(chosen, everything):
@@ -115,19 +115,19 @@ class Symmetries:
             return False  # what is out already would have to come along
         needed = self._needed(chosen, candidates - chosen, everything - candidates)
         branched = len(needed) > 1
-        for unit in needed:
-            branched |= self._grow(chosen | {unit}, candidates, grown)
+        for piece in needed:
+            branched |= self._grow(chosen | {piece}, candidates, grown)
         return branched
 
     def _needed(
-        self, chosen: frozenset[Unit], others: frozenset[Unit], out: frozenset[Unit]
-    ) -> list[Unit]:
+        self, chosen: frozenset[Piece], others: frozenset[Piece], out: frozenset[Piece]
+    ) -> list[Piece]:
         """As few of the others as can be with which, open, turning the chosen changes something."""
-        order = [u for u in self.units if u in others]
-        needed: list[Unit] = []
+        order = [u for u in self.pieces if u in others]
+        needed: list[Piece] = []
         while self._unchanged(chosen, chosen | out | frozenset(needed)):
             if not order:  # where the density is no number, what changes cannot be told apart
-                return [u for u in self.units if u in others]
+                return [u for u in self.pieces if u in others]
             low, high = 0, len(order)  # open up to `low`: nothing changes; up to `high`: it does
             while high - low > 1:
                 middle = (low + high) // 2
@@ -142,11 +142,11 @@ class Symmetries:
 
     # --- evaluations ------------------------------------------------------------------------
 
-    def _unchanged(self, turned: frozenset[Unit], opened: frozenset[Unit]) -> bool:
+    def _unchanged(self, turned: frozenset[Piece], opened: frozenset[Piece]) -> bool:
         return bool(self._close(turned, opened)[0])
 
-    def _close(self, turned: frozenset[Unit], opened: frozenset[Unit]) -> np.ndarray:
-        """Whether each density is the same after the turn, all but the opened units inert."""
+    def _close(self, turned: frozenset[Piece], opened: frozenset[Piece]) -> np.ndarray:
+        """Whether each density is the same after the turn, all but the opened pieces inert."""
         key = turned & opened, opened
         if key not in self.turned:
             if len(self.turned) > EVALUATIONS:
@@ -160,20 +160,20 @@ class Symmetries:
                 params = self._with_inert(opened)
                 self.seen[opened] = params, self.at(params)
             params, before = self.seen[opened]
-            axes = tuple(axis for unit in key[0] for axis in unit)
+            axes = tuple(axis for piece in key[0] for axis in piece)
             after = self.at(_turned(params, axes))
             close = 1e-9 if before.dtype == np.float64 else 1e-5
-            unknown = ~np.isfinite(before) & (len(opened) < len(self.units))  # says nothing
+            unknown = ~np.isfinite(before) & (len(opened) < len(self.pieces))  # says nothing
             self.turned[key] = unknown | np.isclose(after, before, rtol=close, atol=close)
         return self.turned[key]
 
-    def _with_inert(self, opened: frozenset[Unit]) -> dict[str, np.ndarray]:
-        """The parameters with one value along all units but the opened ones."""
+    def _with_inert(self, opened: frozenset[Piece]) -> dict[str, np.ndarray]:
+        """The parameters with one value along all pieces but the opened ones."""
         params = dict(self.params)
-        for unit in self.units:
-            if unit in opened:
+        for piece in self.pieces:
+            if piece in opened:
                 continue
-            (name, axis), centre = unit[0], self.centres[unit]
+            (name, axis), centre = piece[0], self.centres[piece]
             first = np.take(params[name], [0], axis)  # of a batch
             params[name] = np.broadcast_to(first, params[name].shape) if centre is None else centre
         return params
@@ -187,14 +187,14 @@ def _turned(params: dict[str, np.ndarray], axes: Sequence[Axis]) -> dict[str, np
     return permute_axes(params, group, np.roll(np.arange(size), 1))
 
 
-def _centre(value: np.ndarray, unit: Unit, support: Any) -> np.ndarray | None:
+def _centre(value: np.ndarray, piece: Piece, support: Any) -> np.ndarray | None:
     """A value inside the support that is equal along axes of its event (equal shares, the identity,
     zeros); None for an axis of a batch."""
-    name, axis = unit[0]
+    name, axis = piece[0]
     if axis < value.ndim - base_support(support).event_dim:
         return None
     transform = dist.biject_to(support)
     centre = np.asarray(transform(jnp.zeros(transform.inverse_shape(value.shape))))
-    if np.allclose(_turned({name: centre}, unit)[name], centre):
+    if np.allclose(_turned({name: centre}, piece)[name], centre):
         return centre
     return np.full_like(value, value.shape[axis] ** -0.5)  # a direction
