@@ -27,7 +27,7 @@ from numpyro.distributions import constraints
 
 from pp_mlem.diagnose.groups import Group, permute_axes
 from pp_mlem.program.sites import Site
-from pp_mlem.program.space import base_support
+from pp_mlem.program.space import base_support, is_simplex
 
 Axis = tuple[str, int]
 Piece = tuple[Axis, ...]  # axes that are permuted together or not at all: of a covariance, both
@@ -190,11 +190,14 @@ def _turned(params: dict[str, np.ndarray], axes: Sequence[Axis]) -> dict[str, np
 def _centre(value: np.ndarray, piece: Piece, support: Any) -> np.ndarray | None:
     """A value inside the support that is equal along axes of its event (equal shares, the identity,
     zeros); None for an axis of a batch."""
-    name, axis = piece[0]
-    if axis < value.ndim - base_support(support).event_dim:
+    axis, base = piece[0][1], base_support(support)
+    if axis < value.ndim - base.event_dim:
         return None
+    if is_simplex(base):
+        return np.full_like(value, 1 / value.shape[-1])
+    if isinstance(base, _SYMMETRIC):
+        return np.zeros_like(value) + np.eye(value.shape[-1])
+    if isinstance(base, type(constraints.sphere)):
+        return np.full_like(value, value.shape[-1] ** -0.5)
     transform = dist.biject_to(support)
-    centre = np.asarray(transform(jnp.zeros(transform.inverse_shape(value.shape))))
-    if np.allclose(_turned({name: centre}, piece)[name], centre):
-        return centre
-    return np.full_like(value, value.shape[axis] ** -0.5)  # a direction
+    return np.asarray(transform(jnp.zeros(transform.inverse_shape(value.shape))))

@@ -154,7 +154,8 @@ def _units_and_params(target: Target, vectors: jax.Array) -> tuple[jax.Array, di
 
 def _along(target: Target, vectors: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Pointwise log-likelihood (chain, draw, units) and parameters along draws of the vector."""
-    flat = jnp.asarray(vectors).reshape(-1, vectors.shape[-1])
+    chains, draws, size = vectors.shape
+    flat = jnp.asarray(vectors).reshape(chains * draws, size)
     units, params = jax.device_get(target.compiled(_units_and_params, effort=Effort.LEAN)(flat))
     return _by_chain(units, vectors), {k: _by_chain(v, vectors) for k, v in params.items()}
 
