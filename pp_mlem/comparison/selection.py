@@ -420,7 +420,10 @@ def likelihood_ratio_test(
             )
     check_counts(replicates=replicates, starts=starts)
     check_seed(seed)
-    small, large = smaller._model("likelihood_ratio_test"), larger._model("likelihood_ratio_test")
+    small, large = (
+        smaller.model_for("likelihood_ratio_test"),
+        larger.model_for("likelihood_ratio_test"),
+    )
     if small.observe or large.observe:
         raise ValueError(
             "likelihood_ratio_test: labels given by observe= belong to one data set and one number "

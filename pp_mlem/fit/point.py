@@ -116,9 +116,10 @@ class PointFit(Fit):
 
     def relabelled(self, reference: Mapping[str, Any]) -> PointFit:
         params, vector, _ = self._relabelling(reference)
-        kept = {k: v for k, v in self._cache.items() if k == "classification"}
-        if self.stored is not None:
-            kept.setdefault("classification", self.stored.classification)
+        known = self._cache.get("classification")
+        if self.stored is not None and self.stored.classification is not None:
+            known = self.stored.classification
+        kept = {} if known is None else {"classification": known}  # no order of labels changes it
         return replace(self, params=params, vector=vector, stored=None, _cache=kept)
 
     # --- scores -----------------------------------------------------------------------------
