@@ -11,6 +11,7 @@ Run: python benchmarks/em_fit.py [loose] [exact]
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -19,6 +20,8 @@ from em_iteration import draw, mixture
 from sklearn.mixture import GaussianMixture
 
 from pp_mlem import Model, fit_em
+
+os.environ.setdefault("PP_MLEM_CACHE", "off")  # what is cold is compiled
 
 
 def compare(name, starts, tol_sklearn, asked, n=100_000, d=2, k=3, **options):

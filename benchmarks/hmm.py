@@ -7,6 +7,7 @@ Run: python benchmarks/hmm.py [iteration] [starts] [gradient] [nuts] [cold] [lon
 from __future__ import annotations
 
 import argparse
+import os
 import time
 import warnings
 
@@ -19,6 +20,8 @@ from hmmlearn.hmm import GaussianHMM
 from numpyro.contrib.control_flow import scan
 
 from pp_mlem import Model, fit_em
+
+os.environ.setdefault("PP_MLEM_CACHE", "off")  # what is cold is compiled
 
 
 def hmm(x, K):

@@ -3,10 +3,9 @@
 from pp_mlem.comparison.compare import Comparison, compare
 from pp_mlem.comparison.experiment import calibrate, experiment
 from pp_mlem.comparison.selection import likelihood_ratio_test, select
-from pp_mlem.estimate.em import fit_em
 from pp_mlem.estimate.laplace import fit_laplace
-from pp_mlem.estimate.lbfgs import fit_map, fit_mle
 from pp_mlem.estimate.nuts import fit_nuts
+from pp_mlem.estimate.point_estimators import fit_em, fit_map, fit_mle
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.point import PointFit

@@ -77,9 +77,13 @@ class Work:
         heavy = self.recurrent and self.sweep > STEADY_WORK
         return Effort.FULL if heavy else Effort.LEAN
 
+    def is_quick(self, lanes: int = 1) -> bool:
+        """Whether so many lanes together are so small that optimised code does not pay."""
+        return self.sweep * lanes <= QUICK_WORK
+
     def loop(self, lanes: int = 1) -> Effort:
         """For a function that sweeps some hundred times, for so many lanes at a time."""
-        return Effort.QUICK if self.sweep * lanes <= QUICK_WORK else self.steady
+        return Effort.QUICK if self.is_quick(lanes) else self.steady
 
     @property
     def side_by_side(self) -> bool:

@@ -15,6 +15,8 @@ import numpy as np
 from jax._src import xla_bridge
 from numpyro.distributions import distribution as numpyro_distribution
 
+from pp_mlem.base.cache import compiled_once
+
 PROGRAM = threading.RLock()  # NumPyro's stack of handlers is one for all threads
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,7 +71,8 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def working_precision(dtype: np.dtype) -> Iterator[None]:
-    """Compute in `dtype` within the block, without NumPyro's argument validation inside traces.
+    """Compute in `dtype` within the block, without NumPyro's argument validation inside traces;
+    what is compiled is kept for later processes.
 
     Raises:
         RuntimeError: in a child that was forked after JAX had begun, where JAX would wait for
@@ -84,7 +87,7 @@ def working_precision(dtype: np.dtype) -> Iterator[None]:
         )
     _VALIDATION.off()
     try:
-        with jax.enable_x64(dtype == np.dtype(np.float64)):
+        with jax.enable_x64(dtype == np.dtype(np.float64)), compiled_once():
             yield
     finally:
         _VALIDATION.restore()

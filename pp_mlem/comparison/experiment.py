@@ -275,7 +275,9 @@ def _record(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = fit_by(method, model, starts, seed, chains, draws, progress=False)
+            fit = fit_by(
+                method, model, starts=starts, seed=seed, chains=chains, draws=draws, progress=False
+            )
             if fit.interrupted:
                 raise KeyboardInterrupt
             fit = _towards(fit, truth)

@@ -22,7 +22,7 @@ from pp_mlem.base.files import read_json, write_json
 from pp_mlem.base.fingerprint import PYTHON, changed, digest
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.compare import loo_of
-from pp_mlem.estimate.estimators import POINT_METHODS, check_methods, fit_by
+from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
@@ -157,7 +157,9 @@ def select(
             "select: no keyword varies. Give one as a range or a list of values, as in "
             "select(program, x, K=range(1, 9))."
         )
-    if bootstrap and (len(varied) > 1 or not any(m in POINT_METHODS for m in chosen)):
+    if bootstrap and (
+        len(varied) > 1 or not any(m in method_names(has_draws=False) for m in chosen)
+    ):
         raise ValueError(
             "bootstrap: the likelihood-ratio test needs one varied keyword and a point method "
             f"(em, mle); received {list(varied)} and {list(chosen)}."
@@ -198,7 +200,7 @@ def select(
     table = pd.DataFrame(rows).set_index("label")
     table.index.name = None
     if bootstrap:
-        method = next(m for m in chosen if m in POINT_METHODS)
+        method = next(m for m in chosen if m in method_names(has_draws=False))
         table["p_bootstrap"] = np.nan
         interrupted = interrupted or _tests(
             table, fits, method, bootstrap, bootstrap_starts, seed, folder, progress
@@ -310,7 +312,9 @@ def _one(
         fit = _held(path, model)
     if model is not None and fit is None:
         try:
-            fit = fit_by(method, model, starts, seed, chains, draws, progress=False)
+            fit = fit_by(
+                method, model, starts=starts, seed=seed, chains=chains, draws=draws, progress=False
+            )
             if path is not None and not fit.interrupted:
                 fit.save(path)
         except (ValueError, TypeError, FloatingPointError) as error:
@@ -430,13 +434,15 @@ def likelihood_ratio_test(
             "of components; fit both models without them."
         )
     statistic = 2 * (larger.log_likelihood - smaller.log_likelihood)
-    method = smaller.method.lower() if smaller.method.lower() in POINT_METHODS else "em"
+    method = (
+        smaller.method.lower() if smaller.method.lower() in method_names(has_draws=False) else "em"
+    )
     null, failed, interrupted = [], 0, False
 
     def end(model: Model, fit: Fit, i: int) -> float:
-        refits = [fit_by(method, model, 1, i, progress=False, init=fit.params)]
+        refits = [fit_by(method, model, starts=1, seed=i, progress=False, init=fit.params)]
         if model.latent_names:
-            refits.append(fit_by(method, model, starts, i, progress=False))
+            refits.append(fit_by(method, model, starts=starts, seed=i, progress=False))
         if any(f.interrupted for f in refits):
             raise KeyboardInterrupt
         usable = ("converged", "boundary", "separation", "flat", "max_iter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import pandas as pd
 from arviz_stats.base import array_stats
 
 from pp_mlem.base.checks import check_counts, check_seed
-from pp_mlem.base.compiling import lean_jit, quick_jit
+from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
@@ -27,7 +28,6 @@ from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
 STEPS = 100
@@ -71,44 +71,52 @@ def fit_laplace(
     check_seed(seed)
     with working_precision(model.dtype):
         clock = time.perf_counter()
-        held = model.space.check(fixed or {}, "fixed", partial=True)
-        held = {k: jnp.asarray(v) for k, v in held.items()}
-        problem = model.problem(held, True)
-        check_init(problem, init)
-        if problem.space.size == 0:
+        target = model.target(fixed, with_prior=True)
+        check_init(target.problem, init)
+        if target.space.size == 0:
             raise ValueError("fit_laplace: every parameter is fixed: there is no posterior.")
-        vectors = climb(
-            model, problem, held, starting_vectors(model, problem, held, starts, seed, init)
-        )
-        modes, stopped = _modes(model, problem, held, vectors)
-        return _result(model, problem, held, *modes, draws, seed, clock, stopped)
+        vectors = climb(target, starting_vectors(model, target, starts, seed, init))
+        modes = _modes(target, vectors)
+        return _result(model, target, modes, draws, seed, clock)
 
 
-def _modes(model: Model, problem: Problem, held: dict, vectors: jax.Array) -> tuple[tuple, str]:
-    """Newton's method on the log posterior from every start; also minus the Hessian there. Ctrl-C
-    keeps the finished starts, and says how many."""
-    units = max(float(model.n_observations), 1.0)
+@dataclass(frozen=True)
+class _Modes:
+    """Of every start: the mode, the density there, the largest gradient entry per unit, and minus the
+    Hessian; where the user stopped it ("" if nowhere)."""
 
-    def one(vector: jax.Array, data: Any, values: Any) -> tuple:
-        def density(v: jax.Array) -> jax.Array:
-            return problem.log_posterior(v, data, values)
+    points: np.ndarray
+    values: np.ndarray
+    slopes: np.ndarray
+    hessians: np.ndarray
+    stopped: str
 
-        found = newton_ascent(density, vector, STEPS, 1e-10 * units)
-        slope = jnp.abs(found.gradient).max() / units
-        return found.point, found.value, slope, -jax.hessian(density)(found.point)
+    @property
+    def best(self) -> int:
+        return int(np.argmax(np.where(np.isfinite(self.values), self.values, -np.inf)))
 
-    function = model.compiled(("laplace", frozenset(held)), lambda: lean_jit(one))
+
+def _mode(target: Target, units: float, vector: jax.Array) -> tuple:
+    found = newton_ascent(target.density, vector, STEPS, 1e-10 * units)
+    slope = jnp.abs(found.gradient).max() / units
+    return found.point, found.value, slope, -jax.hessian(target.density)(found.point)
+
+
+def _modes(target: Target, vectors: jax.Array) -> _Modes:
+    """Newton's method on the log posterior from every start. Ctrl-C keeps the finished ones."""
+    run = target.compiled(_mode, target.units, effort=Effort.LEAN)
     found: list[tuple] = []
     stopped = ""
     try:
         for vector in np.asarray(vectors):
-            ended = function(jnp.asarray(vector), model.data, held)
+            ended = run(jnp.asarray(vector))
             found.append(tuple(np.asarray(a, float) for a in ended))
     except KeyboardInterrupt:
         if not found:
             raise
         stopped = f"stopped by the user after {len(found)} of {len(vectors)} starts"
-    return tuple(np.stack(a) for a in zip(*found, strict=True)), stopped
+    points, values, slopes, hessians = (np.stack(a) for a in zip(*found, strict=True))
+    return _Modes(points, values, slopes, hessians, stopped)
 
 
 def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
@@ -123,42 +131,79 @@ def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
     return np.asarray(weights), float(khat)
 
 
-def _result(
-    model: Model,
-    problem: Problem,
-    held: dict,
-    points: np.ndarray,
-    values: np.ndarray,
-    slopes: np.ndarray,
-    hessians: np.ndarray,
-    draws: int,
-    seed: int,
-    clock: float,
-    stopped: str,
-) -> DrawsFit:
-    safe = np.where(np.isfinite(values), values, -np.inf)
-    best = int(np.argmax(safe))
-    found = exchangeable_groups(model, frozenset(held))
-    groups = tuple(g for g in found if g.prior_symmetric)
-    eigenvalues, axes = np.linalg.eigh(hessians[best])
+@dataclass(frozen=True)
+class _Sample:
+    """Draws of the Gaussian at the best mode, (draws, size), with their log weights, and how good they are."""
+
+    vectors: np.ndarray
+    log_weights: np.ndarray
+    khat: float
+    effective: float
+    log_evidence: float
+    curved: bool
+
+
+def _drawn(target: Target, modes: _Modes, draws: int, seed: int) -> _Sample:
+    best = modes.best
+    eigenvalues, axes = np.linalg.eigh(modes.hessians[best])
     curved = bool(np.all(np.isfinite(eigenvalues)) and eigenvalues[0] > 0)
-    safe_eigen = np.clip(eigenvalues, 1e-10 * max(eigenvalues[-1], 1e-10), None)
+    safe = np.clip(eigenvalues, 1e-10 * max(eigenvalues[-1], 1e-10), None)
     noise = np.random.default_rng(seed).standard_normal((draws, len(eigenvalues)))
-    vectors = points[best] + (noise / np.sqrt(safe_eigen)) @ axes.T
-    density = model.compiled(
-        ("log posterior", frozenset(held)),
-        lambda: quick_jit(jax.vmap(problem.log_posterior, in_axes=(0, None, None))),
-    )
-    exact = np.asarray(density(jnp.asarray(vectors), model.data, held), float)
-    gaussian = -0.5 * (noise**2).sum(1)
-    ratios = np.where(np.isfinite(exact), exact, -np.inf) - gaussian
+    vectors = modes.points[best] + (noise / np.sqrt(safe)) @ axes.T
+    density = target.compiled(Target.density, lanes=(0,))
+    exact = np.asarray(density(jnp.asarray(vectors)), float)
+    ratios = np.where(np.isfinite(exact), exact, -np.inf) + 0.5 * (noise**2).sum(1)
     weights, khat = _smoothed(ratios)
-    constrain = model.compiled(
-        ("constrain", frozenset(held)),
-        lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None))),
+    effective = float(np.exp(-np.logaddexp.reduce(2 * weights)))
+    evidence = float(modes.values[best] - 0.5 * np.log(safe / (2 * np.pi)).sum())
+    return _Sample(vectors, weights, khat, effective, evidence, curved)
+
+
+def _told(modes: _Modes, sample: _Sample, lost: dict[str, str]) -> tuple[Status, str, str]:
+    """(status, note, story): how good the approximation is."""
+    draws = len(sample.vectors)
+    story = f"Pareto k {sample.khat:.2f}, {sample.effective:.0f} effective of {draws} draws"
+    if lost:
+        story += f", {told(lost)}"
+    at_mode = bool(modes.slopes[modes.best] <= TOLERANCE) and sample.curved
+    good = at_mode and sample.khat < GOOD_K
+    status = Status.CONVERGED if good else Status.POOR_APPROXIMATION
+    note = story
+    if not at_mode:
+        status = Status.FLAT
+        note = "no mode with positive curvature was reached; " + story
+    elif np.isnan(sample.khat):
+        note = f"{draws} draws cannot tell how good the approximation is; ask for hundreds"
+    elif sample.khat >= GOOD_K:
+        note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
+    if modes.stopped:
+        return Status.INTERRUPTED, f"{modes.stopped}; {note}", f"{modes.stopped}; {story}"
+    return status, note, story
+
+
+def _starts_table(modes: _Modes) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "objective": modes.values,
+            "status": np.where(modes.slopes <= TOLERANCE, "converged", "flat"),
+            "gradient": modes.slopes,
+            "optimum": label_optima(modes.values, np.full(len(modes.values), Status.CONVERGED)),
+            "note": "",
+        }
     )
-    flat = jax.device_get(constrain(jnp.asarray(vectors), held))
-    mode = {k: np.asarray(v) for k, v in problem.params(jnp.asarray(points[best]), held).items()}
+    table.index.name = "start"
+    return table
+
+
+def _result(
+    model: Model, target: Target, modes: _Modes, draws: int, seed: int, clock: float
+) -> DrawsFit:
+    best = modes.best
+    groups = exchangeable_groups(model, frozenset(target.fixed))
+    groups = tuple(g for g in groups if g.prior_symmetric)
+    sample = _drawn(target, modes, draws, seed)
+    flat = target.constrained(sample.vectors)
+    mode = {k: v[0] for k, v in target.constrained(modes.points[best][None]).items()}
     reference = sort_labels(mode, groups, model)
     lost: dict[str, str] = {}
     aligned, _ = attempt(
@@ -167,69 +212,38 @@ def _result(
         lost,
         "alignment of labels",
     )
-    unconstrain = model.compiled(
-        ("unconstrain", frozenset(held)), lambda: quick_jit(jax.vmap(problem.space.unconstrain))
-    )
-    moved = np.asarray(unconstrain({k: aligned[k] for k in problem.space.names}))
-    shaped = {k: np.asarray(v)[None] for k, v in aligned.items()}
-    target = Target(problem, model.data, held, model.bound.kept)
+    moved = target.unconstrained(aligned)
     mean, _, likelihood, prior = summarise(model, target, aligned, lost)
-    effective = float(np.exp(-np.logaddexp.reduce(2 * weights)))
-    story = f"Pareto k {khat:.2f}, {effective:.0f} effective of {draws} draws"
-    if lost:
-        story += f", {told(lost)}"
-    at_mode = bool(slopes[best] <= TOLERANCE) and curved
-    status = Status.CONVERGED if at_mode and khat < GOOD_K else Status.POOR_APPROXIMATION
-    note = story
-    if not at_mode:
-        status = Status.FLAT
-        note = "no mode with positive curvature was reached; " + story
-    elif np.isnan(khat):
-        note = f"{draws} draws cannot tell how good the approximation is; ask for hundreds"
-    elif khat >= GOOD_K:
-        note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
-    if stopped:
-        status, note = Status.INTERRUPTED, f"{stopped}; {note}"
-        story = f"{stopped}; {story}"
-    table = pd.DataFrame(
-        {
-            "objective": values,
-            "status": np.where(slopes <= TOLERANCE, "converged", "flat"),
-            "gradient": slopes,
-            "optimum": label_optima(values, np.full(len(values), Status.CONVERGED)),
-            "note": "",
-        }
-    )
-    table.index.name = "start"
-    log_evidence = float(values[best] - 0.5 * np.log(safe_eigen / (2 * np.pi)).sum())
+    status, note, story = _told(modes, sample, lost)
+    diagnostics: dict[str, Any] = {
+        "khat": sample.khat,
+        "effective_draws": sample.effective,
+        "log_evidence": sample.log_evidence,
+        "mode": {k: np.asarray(v).tolist() for k, v in reference.items()},
+        "story": story,
+    }
+    diagnostics |= {"interrupted": modes.stopped} if modes.stopped else {}
+    diagnostics |= {"lost": lost} if lost else {}
     return DrawsFit.from_draws(
         target,
         model=model,
         method="LAPLACE",
         params={n: mean[n] for n in model.space.names},
-        vector=points[best],
+        vector=modes.points[best],
         log_likelihood=likelihood,
         log_prior=prior,
-        slope=float(slopes[best]),
+        slope=float(modes.slopes[best]),
         status=status,
         status_note=note,
         iterations=STEPS,
         history=np.zeros(0),
-        starts=table,
+        starts=_starts_table(modes),
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=float("nan"),
-        draws={k: shaped[k] for k in problem.space.names},
+        draws={k: np.asarray(aligned[k])[None] for k in target.space.names},
         draw_vectors=moved[None],
-        sample_stats={"log_weight": np.asarray(weights)[None]},
-        diagnostics={
-            "khat": khat,
-            "effective_draws": effective,
-            "log_evidence": log_evidence,
-            "mode": {k: np.asarray(v).tolist() for k, v in reference.items()},
-            "story": story,
-        }
-        | ({"interrupted": stopped} if stopped else {})
-        | ({"lost": lost} if lost else {}),
+        sample_stats={"log_weight": np.asarray(sample.log_weights)[None]},
+        diagnostics=diagnostics,
     )

@@ -1,164 +1,169 @@
-"""MLE and MAP by quasi-Newton optimisation of the exact marginal likelihood."""
+"""L-BFGS on the exact objective, one sweep over the data a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
+import numpy as np
 
+from pp_mlem.base.arrays import Array, all_finite, dot, largest, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.loop import Lane, rounding
-from pp_mlem.estimate.point import PointOptions, fit_point
-from pp_mlem.fit.point import PointFit
-from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem
+from pp_mlem.estimate.algorithm import Look, State, at_start, choose, first_of, rounding
+from pp_mlem.target.target import Target, value_and_gradient
 
 MEMORY = 15
-NO_VALUE = 1e100  # loss where the objective is not finite; its square still is
+ENOUGH = 1e-4  # of the gain that the slope promises, by which a step is accepted
+SHORTER = (0.1, 0.5)  # bounds on the factor by which a step that failed is shortened
+TRIALS = 30
+FLAT_STEPS, LEVEL = (
+    3,
+    0.8,
+)  # steps in a row that gain nothing but rounding, and whose slope is no smaller
+CURVED = 1e-10  # least curvature along a step that is learnt from, in units of its own length
+
+
+class Slope(NamedTuple):
+    """The objective and its gradient."""
+
+    value: Array
+    gradient: Array
+
+
+def slope_look(target: Target, vector: jax.Array) -> Slope:
+    return Slope(*value_and_gradient(target, vector))
+
+
+class Memory(NamedTuple):
+    """The last steps and changes of the gradient (starts, memory, size), the newest last, and 1 / (their
+    product), zero where there is none; the scale of the first guess of the inverse Hessian."""
+
+    steps: Array
+    changes: Array
+    inverse: Array
+    scale: Array
+
+
+class Search(NamedTuple):
+    """The gradient at the accepted point, the direction of search and how far the next look goes
+    along it; how many looks failed, gained nothing, or gained little."""
+
+    memory: Memory
+    gradient: Array
+    direction: Array
+    length: Array
+    trials: Array
+    flat: Array
+    slow: Array
 
 
 @dataclass(frozen=True)
-class QuasiNewton:
-    """optax's L-BFGS with a strong-Wolfe line search on the objective per observation."""
+class LBFGS:
+    """Liu & Nocedal (1989), doi:10.1007/BF01589116, with backtracking by a quadratic through the last
+    two values (Nocedal & Wright 2006, section 3.5); pairs without positive curvature are not learnt.
 
-    problem: Problem
+    When `slow` steps in a row gain less than `handover` nats it stops, for a finish to go on.
+    """
+
     units: float
     tolerance: float
     handover: float
-    spare: int = 0
-    evaluations: int = 1
+    slow: int
     unit_free: bool = False
 
-    def _loss(self, data: Any, fixed: Any) -> Any:
-        def loss(vector: jax.Array) -> jax.Array:
-            value = -self.problem.objective(vector, data, fixed) / self.units
-            return jnp.where(jnp.isfinite(value), value, NO_VALUE)
+    def begin(self, vectors: np.ndarray) -> State:
+        starts, size = vectors.shape
+        pairs = np.zeros((starts, MEMORY, size), vectors.dtype)
+        one, none = np.ones(starts, vectors.dtype), np.zeros(starts, int)
+        memory = Memory(pairs, pairs, np.zeros((starts, MEMORY), vectors.dtype), one)
+        own = Search(memory, 0 * vectors, 0 * vectors, 0 * one, none, none, none)
+        return at_start(vectors, own)
 
-        return loss
+    @property
+    def look(self) -> Look:
+        return slope_look
 
-    def _solver(self) -> Any:
-        return optax.lbfgs(
-            memory_size=MEMORY,
-            linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=30),
+    def wanted(self, state: State) -> tuple[Array, ...]:
+        return (state.vector,)
+
+    def step(self, state: State, seen: Slope) -> tuple[State, Array]:
+        xp, own, first = namespace(state.vector), state.own, state.iterations == 0
+        finite = xp.isfinite(seen.value) & all_finite(seen.gradient)
+        uphill = dot(own.gradient, own.direction)
+        noise = rounding(state.value, self.units)
+        enough = state.value + ENOUGH * own.length * uphill - noise
+        kept = finite & (first | (seen.value >= enough))
+        gain = seen.value - state.value
+        point = where(kept, state.vector, state.point)
+        gradient = where(kept, seen.gradient, own.gradient)
+        slope = xp.where(kept, largest(gradient) / self.units, state.slope)
+        # Below what rounding shows of the value the slope still tells.
+        level = (gain <= noise) & (slope > LEVEL * state.slope)
+        flat = xp.where(kept, xp.where(level, own.flat + 1, 0), own.flat)
+        slow = xp.where(kept, xp.where(gain < self.handover, own.slow + 1, 0), own.slow)
+        memory = _learn(own.memory, point - state.point, own.gradient - gradient)
+        direction = where(kept, _direction(memory, gradient), own.direction)
+        trials = xp.where(kept, 0, own.trials + 1)
+        shorter = own.length * _shorter(state, seen.value, uphill)
+        length = xp.where(kept, _first_length(memory, gradient), shorter)
+        status = first_of(
+            (first & ~finite, Status.NOT_FINITE),
+            (slope <= self.tolerance, Status.CONVERGED),
+            ((flat >= FLAT_STEPS) | (slow > self.slow) | (trials > TRIALS), Status.FLAT),
         )
-
-    def begin(self, vector: jax.Array, data: Any, fixed: Any) -> Lane:
-        value, gradient = jax.value_and_grad(self._loss(data, fixed))(vector)
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & (value < NO_VALUE)
-        slope = jnp.abs(gradient).max(initial=0.0)
-        status = jnp.where(finite, int(Status.RUNNING), int(Status.NOT_FINITE))
-        status = jnp.where(finite & (slope <= self.tolerance), int(Status.CONVERGED), status)
-        return Lane(
-            vector=vector,
-            point=vector,
-            value=-value * self.units,
+        new = State(
+            vector=point + length[:, None] * direction,
+            point=point,
+            value=xp.where(kept, seen.value, state.value),
             slope=slope,
-            iterations=jnp.zeros((), int),
+            iterations=state.iterations + 1,
             status=status,
-            own=(self._solver().init(vector), jnp.zeros((), int), jnp.zeros((), int)),
+            own=Search(memory, gradient, direction, length, trials, flat, slow),
         )
-
-    def step(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]:
-        loss = self._loss(data, fixed)
-        solver = self._solver()
-        state, flat, slow = lane.own
-        value, gradient = optax.value_and_grad_from_state(loss)(lane.vector, state=state)
-        updates, state = solver.update(
-            gradient, state, lane.vector, value=value, grad=gradient, value_fn=loss
-        )
-        vector = optax.apply_updates(lane.vector, updates)
-        new_value = optax.tree.get(state, "value")
-        new_gradient = optax.tree.get(state, "grad")
-        reached = -new_value * self.units
-        slope = jnp.abs(new_gradient).max(initial=0.0)
-        noise = rounding(lane.value, self.units)
-        sound = jnp.isfinite(new_value) & jnp.all(jnp.isfinite(new_gradient))
-        sound = sound & jnp.all(jnp.isfinite(vector)) & (reached >= lane.value - noise)
-        gain = jnp.where(sound, reached - lane.value, 0.0)
-        flat = jnp.where(gain <= noise, flat + 1, 0)
-        slow = jnp.where(gain < self.handover, slow + 1, 0)
-        status = jnp.where(
-            sound & (slope <= self.tolerance),
-            int(Status.CONVERGED),
-            jnp.where(
-                (flat >= 3) | (slow > self.spare) | ~sound,
-                int(Status.FLAT),
-                int(Status.RUNNING),
-            ),
-        )
-        vector = jnp.where(sound, vector, lane.vector)
-        value = jnp.where(sound, reached, lane.value)
-        new = Lane(
-            vector=vector,
-            point=vector,
-            value=value,
-            slope=jnp.where(sound, slope, lane.slope),
-            iterations=lane.iterations + 1,
-            status=status,
-            own=(state, flat, slow),
-        )
-        return new, value[None], vector[None]
+        return new, xp.where(kept, seen.value, xp.nan)
 
 
-def _fit(method: str, model: Model, objective: str, options: dict[str, Any]) -> PointFit:
-    tol = options["tol"]
-
-    def make(problem: Problem, units: float, handover: float, spare: int) -> QuasiNewton:
-        return QuasiNewton(problem, units, tol, handover, spare=spare // 3)
-
-    settings = PointOptions(method=method, objective=objective, **options)
-    return fit_point(model, settings, make, key=("quasi-newton",))
-
-
-def fit_mle(
-    model: Model,
-    starts: int | None = None,
-    seed: int = 0,
-    init: Any = "mixed",
-    fixed: Mapping[str, Any] | None = None,
-    polish: bool = True,
-    max_iter: int = 1000,
-    tol: float = 1e-8,
-    progress: bool | None = None,
-    trace: bool = False,
-    dtype: Any = None,
-) -> PointFit:
-    """Maximum likelihood: L-BFGS on the exact marginal log-likelihood, then Newton steps.
-
-    Priors on parameters are dropped; their supports are kept. Arguments, result and errors as in
-    `fit_em`; L-BFGS of Liu & Nocedal (1989), doi:10.1007/BF01589116.
-    """
-    options = {
-        "starts": starts, "seed": seed, "init": init, "fixed": fixed or {}, "polish": polish,
-        "max_iter": max_iter, "tol": tol, "progress": progress, "trace": trace, "dtype": dtype,
-    }  # fmt: skip
-    return _fit("MLE", model, "mle", options)
+def _learn(memory: Memory, step: Array, change: Array) -> Memory:
+    """`change` is that of the gradient of what is minimised."""
+    xp = namespace(step)
+    product, size, change_size = dot(step, change), dot(step, step), dot(change, change)
+    sound = (product > CURVED * size) & xp.isfinite(change_size) & (change_size > 0)
+    safe = xp.where(sound, product, 1.0)
+    new = Memory(
+        xp.concatenate([memory.steps[:, 1:], step[:, None]], axis=1),
+        xp.concatenate([memory.changes[:, 1:], change[:, None]], axis=1),
+        xp.concatenate([memory.inverse[:, 1:], 1 / safe[:, None]], axis=1),
+        safe / xp.where(sound, change_size, 1.0),
+    )
+    return choose(sound, new, memory)
 
 
-def fit_map(
-    model: Model,
-    starts: int | None = None,
-    seed: int = 0,
-    init: Any = "mixed",
-    fixed: Mapping[str, Any] | None = None,
-    polish: bool = True,
-    max_iter: int = 1000,
-    tol: float = 1e-8,
-    progress: bool | None = None,
-    trace: bool = False,
-    dtype: Any = None,
-) -> PointFit:
-    """Maximum a posteriori: the mode of log Z + log prior in the constrained space.
+def _direction(memory: Memory, gradient: Array) -> Array:
+    """The inverse Hessian times the gradient, by the two loops of Nocedal (1980)."""
+    q, alphas = gradient, []
+    for i in reversed(range(MEMORY)):
+        alpha = memory.inverse[:, i] * dot(memory.steps[:, i], q)
+        q = q - alpha[:, None] * memory.changes[:, i]
+        alphas.append(alpha)
+    r = memory.scale[:, None] * q
+    for i, alpha in enumerate(reversed(alphas)):
+        beta = memory.inverse[:, i] * dot(memory.changes[:, i], r)
+        r = r + (alpha - beta)[:, None] * memory.steps[:, i]
+    return where(all_finite(r) & (dot(gradient, r) > 0), r, gradient)
 
-    No Jacobian is added, so the mode is that of the density as the program writes it; it changes
-    when the program is rewritten in other coordinates. Arguments as in `fit_mle`.
-    """
-    options = {
-        "starts": starts, "seed": seed, "init": init, "fixed": fixed or {}, "polish": polish,
-        "max_iter": max_iter, "tol": tol, "progress": progress, "trace": trace, "dtype": dtype,
-    }  # fmt: skip
-    return _fit("MAP", model, "map", options)
+
+def _first_length(memory: Memory, gradient: Array) -> Array:
+    """One; before anything was learnt, a step of length one at most."""
+    xp = namespace(gradient)
+    steepest = xp.sqrt(dot(gradient, gradient))
+    return xp.where(memory.inverse[:, -1] > 0, 1.0, 1.0 / xp.maximum(steepest, 1.0))
+
+
+def _shorter(state: State, value: Array, uphill: Array) -> Array:
+    """The factor that leads to the top of the quadratic through both values and the slope."""
+    xp, length = namespace(value), state.own.length
+    bend = value - state.value - length * uphill
+    factor = -0.5 * length * uphill / xp.where(bend < 0, bend, -1.0)
+    factor = xp.where(xp.isfinite(factor) & (bend < 0), factor, 0.0)
+    return xp.clip(factor, *SHORTER)

@@ -1,168 +1,212 @@
-"""The one loop that drives every iterative algorithm: all starts at once, in blocks of steps."""
+"""The one loop that drives every iterative algorithm, all starts at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.arrays import Array, namespace
+from pp_mlem.base.compiling import Effort
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
+from pp_mlem.estimate.algorithm import Algorithm, State, always, choose
+from pp_mlem.target.target import Target
 
 BLOCK_STEPS = 32
-
-
-class Lane(NamedTuple):
-    """One start: where it is, what it knows of the objective there, and how it stands.
-
-    `point` is the last point with a known `value` and largest gradient entry `slope` (per
-    observation); `vector` the next one. `own` is the algorithm's state.
-    """
-
-    vector: jax.Array
-    point: jax.Array
-    value: jax.Array
-    slope: jax.Array
-    iterations: jax.Array
-    status: jax.Array
-    own: Any
-
-
-class Algorithm(Protocol):
-    """An algorithm is a value: how to begin and one step. `evaluations` objective values per step
-    go to the history; a value that was not accepted is NaN."""
-
-    evaluations: int
-
-    def begin(self, vector: jax.Array, data: Any, fixed: Any) -> Lane: ...
-
-    def step(self, lane: Lane, data: Any, fixed: Any) -> tuple[Lane, jax.Array, jax.Array]: ...
+BLOCK_SECONDS = 0.5  # how long Ctrl-C may have to wait, where a step is shorter
+FIRST_STEPS, SECOND_STEPS = 2, 8
 
 
 @dataclass
-class Trace:
-    """What a run left behind: lanes (host arrays), history per start, and whether it was cut."""
+class Run:
+    """How far the starts have come: their states and, of each, the accepted values along the way and
+    (where asked for) the points; whether the user stopped it, and how long the first look took,
+    compilation included."""
 
-    lanes: Lane
+    state: State
     history: list[list[float]]
-    vectors: list[list[np.ndarray]] = field(default_factory=list)
+    path: list[list[np.ndarray]]
     interrupted: bool = False
     compile_seconds: float = 0.0
-    slopeless: bool = False  # every start is finite, and has no gradient
-    kinked: Any = ()  # starts that ended at kinks of the objective
-    noisy: Any = ()  # starts that ended where the objective is rounding
 
 
-def rounding(value: jax.Array, units: float) -> jax.Array:
-    """How far an objective can seem to fall by rounding alone."""
-    return 1e3 * jnp.finfo(value.dtype).eps * (jnp.abs(value) + units)
+@dataclass(frozen=True)
+class Driver:
+    """Runs an algorithm on a target: `limit` iterations of each start at most, `group` starts at a time.
+
+    On the host one look is compiled and the steps are NumPy's: a first fit compiles little. Where it is
+    `fused`, looks and steps are one compiled loop of up to `BLOCK_STEPS` steps: no look then waits for
+    the host, which an accelerator would.
+    """
+
+    target: Target
+    algorithm: Algorithm
+    effort: Effort
+    limit: int
+    group: int
+    with_path: bool = False
+    fused: bool = False
+    progress: Progress = field(default_factory=lambda: Progress("", 0, False))
+
+    def run(self, state: State, whole: bool = False) -> Run:
+        """Every start to its end; Ctrl-C returns those that had begun, or the `whole`."""
+        starts = len(state.status)
+        run = Run(state, [[] for _ in range(starts)], [[] for _ in range(starts)])
+        pieces: list[State] = []
+        for first in range(0, starts, self.group):
+            index = range(first, min(first + self.group, starts))
+            here = [_some(state, index, self.group)]
+            try:
+                self._to_the_end(here, run, index)
+            except KeyboardInterrupt:
+                run.interrupted = True
+            pieces.append(_cut(here[0], 0, len(index)))
+            if run.interrupted:
+                pieces.append(_cut(state, index.stop, starts if whole else index.stop))
+                break
+        run.state = jax.tree.map(lambda *a: np.concatenate(a), *pieces)
+        ended = Status.INTERRUPTED if run.interrupted else Status.MAX_ITER
+        status = np.where(run.state.status == Status.RUNNING, ended, run.state.status)
+        run.state = run.state._replace(status=status)
+        run.history, run.path = run.history[: len(status)], run.path[: len(status)]
+        return run
+
+    def look_once(self, state: State) -> State:
+        """One more step of every start, for what was still to be looked at when it was cut off."""
+        starts = len(state.status)
+        going = state._replace(status=np.full(starts, int(Status.RUNNING)))
+        block = replace(self, limit=np.iinfo(np.int32).max)._block()
+        pieces = []
+        for first in range(0, starts, self.group):
+            index = range(first, min(first + self.group, starts))
+            ended = block(_some(going, index, self.group), 1)[0]
+            pieces.append(_cut(ended, 0, len(index)))
+        new = jax.tree.map(lambda *a: np.concatenate(a), *pieces)
+        return new._replace(iterations=state.iterations)
+
+    def _to_the_end(self, here: list[State], run: Run, index: range) -> None:
+        """Step after step until every start in `here[0]` has ended; `here[0]` is always whole."""
+        block, steps, count = self._block(), FIRST_STEPS, len(index)
+        while True:
+            clock = time.perf_counter()
+            here[0], values, points = block(here[0], steps)
+            seconds = time.perf_counter() - clock
+            self._note(run, index, values, points)
+            state = _cut(here[0], 0, count)
+            self._show(state, index)
+            if not np.any((state.status == Status.RUNNING) & (state.iterations < self.limit)):
+                return
+            if run.compile_seconds:
+                steps = int(np.clip(steps * BLOCK_SECONDS / max(seconds, 1e-3), 2, BLOCK_STEPS))
+            else:  # the first block was compiled, too
+                run.compile_seconds, steps = seconds, SECOND_STEPS
+
+    def _block(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
+        """(state, steps) -> (state after so many steps at most, accepted values (starts, steps), points)."""
+        return self._fused() if self.fused else self._hosted()
+
+    def _hosted(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
+        algorithm = self.algorithm
+
+        def block(state: State, steps: int) -> tuple[State, np.ndarray, np.ndarray]:
+            values, points = [], []
+            with np.errstate(all="ignore"):
+                for _ in range(steps):
+                    going = (state.status == Status.RUNNING) & (state.iterations < self.limit)
+                    if not going.any():
+                        break
+                    wanted = algorithm.wanted(state)
+                    look = self._look(len(wanted))
+                    seen = jax.tree.map(np.asarray, look(*wanted))
+                    points.append(state.vector)
+                    state, accepted = _step(algorithm, state, seen, going)
+                    values.append(accepted)
+            return state, np.stack(values, 1), np.stack(points, 1)
+
+        return block
+
+    def _look(self, arguments: int) -> Callable[..., Any]:
+        lanes = (0,) * arguments
+        return self.target.compiled(self.algorithm.look, effort=self.effort, lanes=lanes)
+
+    def _fused(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
+        run = self.target.compiled(_fused, self.algorithm, self.with_path, effort=self.effort)
+
+        def block(state: State, steps: int) -> tuple[State, np.ndarray, np.ndarray]:
+            return jax.device_get(run(state, jnp.asarray(steps), jnp.asarray(self.limit)))
+
+        return block
+
+    def _note(self, run: Run, index: range, values: np.ndarray, points: np.ndarray) -> None:
+        for j, i in enumerate(index):
+            accepted = np.isfinite(values[j])
+            run.history[i] += values[j][accepted].tolist()
+            if self.with_path:
+                run.path[i] += list(points[j][accepted])
+
+    def _show(self, state: State, index: range) -> None:
+        self.progress.update(
+            iterations=int(state.iterations.max()),
+            best=float(state.value.max(initial=-np.inf, where=~np.isnan(state.value))),
+            done=index.start + int((state.status != Status.RUNNING).sum()),
+        )
 
 
-def firm(tree: Any) -> Any:
-    """The same arrays, none weakly typed: the next call then needs no other compilation."""
-    return jax.tree.map(lambda a: jax.lax.convert_element_type(a, jnp.result_type(a)), tree)
+def _some(state: State, index: range, count: int) -> State:
+    """The starts of the index, the last one repeated so that there are `count`."""
+    pick = np.minimum(np.arange(index.start, index.start + count), index.stop - 1)
+    return jax.tree.map(lambda a: np.asarray(a)[pick], state)
 
 
-def make_block(algorithm: Algorithm, trace: bool, compiler: Callable) -> Callable:
-    """Up to `limit` steps of every lane; returns lanes and the values along the way."""
-
-    def lane_block(lane: Lane, data: Any, fixed: Any, limit: jax.Array, max_iter: jax.Array) -> Any:
-        size = lane.vector.shape[0] if trace else 0
-        values = jnp.full((BLOCK_STEPS, algorithm.evaluations), jnp.nan, lane.value.dtype)
-        points = jnp.full((BLOCK_STEPS, algorithm.evaluations, size), jnp.nan, lane.value.dtype)
-
-        def going(carry: tuple) -> jax.Array:
-            i, lane, _, _ = carry
-            return (i < limit) & (lane.status == Status.RUNNING) & (lane.iterations < max_iter)
-
-        def body(carry: tuple) -> tuple:
-            i, lane, values, points = carry
-            lane, seen, where = algorithm.step(lane, data, fixed)
-            values = values.at[i].set(seen)
-            if trace:
-                points = points.at[i].set(where)
-            return i + 1, lane, values, points
-
-        _, lane, values, points = jax.lax.while_loop(going, body, (0, lane, values, points))
-        return firm(lane), values, points
-
-    return compiler(jax.vmap(lane_block, in_axes=(0, None, None, None, None)))
+def _cut(state: State, first: int, last: int) -> State:
+    return jax.tree.map(lambda a: np.asarray(a)[first:last], state)
 
 
-def drive(
-    block: Callable,
-    begin: Callable,
-    vectors: jax.Array,
-    data: Any,
-    fixed: Any,
-    max_iter: int,
-    group: int,
-    progress: Progress,
-    trace: bool = False,
-) -> Trace:
-    """Run every start to its end, `group` lanes at a time; Ctrl-C returns what there is."""
-    starts = vectors.shape[0]
-    history: list[list[float]] = [[] for _ in range(starts)]
-    along: list[list[np.ndarray]] = [[] for _ in range(starts)]
-    pieces: list[Lane] = []
-    interrupted = False
-    first_call = 0.0
-    for first in range(0, starts, group):
-        index = range(first, min(first + group, starts))
-        pick = [min(i, starts - 1) for i in range(first, first + group)]
-        chosen = jnp.asarray(np.asarray(vectors)[pick])
-        lanes = begin(chosen, data, fixed)
-        steps = 2
-        try:
-            while not interrupted:
-                clock = time.perf_counter()
-                fresh, values, points = jax.block_until_ready(
-                    block(lanes, data, fixed, jnp.asarray(steps), jnp.asarray(max_iter))
-                )
-                seconds = time.perf_counter() - clock
-                lanes = fresh
-                seen = np.asarray(values)
-                for j, i in enumerate(index):
-                    kept = np.isfinite(seen[j]).ravel()
-                    history[i] += seen[j].ravel()[kept].tolist()
-                    if trace:
-                        flat = np.asarray(points[j]).reshape(kept.size, -1)
-                        along[i] += list(flat[kept])
-                if not first_call:
-                    first_call = seconds
-                status = np.asarray(lanes.status)[: len(index)]
-                iterations = np.asarray(lanes.iterations)[: len(index)]
-                progress.update(
-                    iterations=int(iterations.max()),
-                    best=float(np.nanmax(np.asarray(lanes.value)[: len(index)])),
-                    done=first + int((status != Status.RUNNING).sum()),
-                )
-                if np.all((status != Status.RUNNING) | (iterations >= max_iter)):
-                    break
-                if first_call != seconds:
-                    steps = int(np.clip(steps * 0.5 / max(seconds, 1e-3), 2, BLOCK_STEPS))
-                else:
-                    steps = 8
-        except KeyboardInterrupt:
-            interrupted = True
-        count = len(index)
-        pieces.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:n], lanes))
-        if interrupted:
-            break
-    lanes = jax.tree.map(lambda *a: np.concatenate(a), *pieces)
-    n = len(np.asarray(lanes.value))
-    status = np.array(lanes.status)
-    cut = Status.INTERRUPTED if interrupted else Status.MAX_ITER
-    status = np.where(status == Status.RUNNING, cut, status)
-    return Trace(
-        lanes._replace(status=status),
-        history[:n],
-        along[:n],
-        interrupted,
-        first_call,
-    )
+def _step(algorithm: Algorithm, state: State, seen: Any, going: Array) -> tuple[State, Array]:
+    """One step of the starts that are going; of the others nothing changes."""
+    new, accepted = algorithm.step(state, seen)
+    if always(going):
+        return new, accepted
+    xp = namespace(going)
+    return choose(going, new, state), xp.where(going, accepted, xp.nan)
+
+
+def _fused(
+    target: Target,
+    algorithm: Algorithm,
+    with_path: bool,
+    state: State,
+    steps: jax.Array,
+    limit: jax.Array,
+) -> tuple[State, jax.Array, jax.Array]:
+    """Up to `steps` steps of every start; the accepted values along the way, and where they were."""
+    starts, size = state.vector.shape
+    dtype = state.value.dtype
+    values = jnp.full((starts, BLOCK_STEPS), jnp.nan, dtype)
+    points = jnp.full((starts, BLOCK_STEPS, size if with_path else 0), jnp.nan, dtype)
+
+    def running(state: State) -> jax.Array:
+        return (state.status == Status.RUNNING) & (state.iterations < limit)
+
+    def going(carry: tuple) -> jax.Array:
+        i, state, _, _ = carry
+        return (i < steps) & running(state).any()
+
+    def body(carry: tuple) -> tuple:
+        i, state, values, points = carry
+        look = jax.vmap(lambda *wanted: algorithm.look(target, *wanted))
+        new, accepted = _step(algorithm, state, look(*algorithm.wanted(state)), running(state))
+        values = values.at[:, i].set(accepted)
+        points = points.at[:, i].set(state.vector) if with_path else points
+        same = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)
+        return i + 1, same, values, points
+
+    state = jax.tree.map(jnp.asarray, state)
+    _, state, values, points = jax.lax.while_loop(going, body, (0, state, values, points))
+    return state, values, points

@@ -14,7 +14,6 @@ import pandas as pd
 from arviz_stats import ess, rhat
 
 from pp_mlem.base.checks import check_counts, check_seed, check_share
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
@@ -24,13 +23,12 @@ from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
 from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.gradients import takes_gradients
-from pp_mlem.estimate.point import LANE_WORK, check_model, loop_jit, work_per_step
+from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
 from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
-from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
 RHAT_LIMIT = 1.01
@@ -42,20 +40,18 @@ VECTORISED_WORK = 1e6
 DENSE_LIMIT = 30
 
 
-def climb(model: Model, problem: Problem, fixed: dict, vectors: jax.Array) -> jax.Array:
+def climb(target: Target, vectors: jax.Array) -> jax.Array:
     """A few EM steps on log Z + log prior from each start: into the typical set, no further."""
+    return target.compiled(_ascend, lanes=(0,))(vectors)
 
-    def ascend(vector: jax.Array, data: Any, values: Any) -> jax.Array:
-        def step(_: int, v: jax.Array) -> jax.Array:
-            following, value, _ = problem.em_step(v, data, values)
-            sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
-            return jnp.where(sound, following, v)
 
-        return jax.lax.fori_loop(0, WARM_STEPS, step, vector)
+def _ascend(target: Target, vector: jax.Array) -> jax.Array:
+    def step(_: int, v: jax.Array) -> jax.Array:
+        following, value, _ = target.em_step(v)
+        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
+        return jnp.where(sound, following, v)
 
-    key = ("climb", frozenset(fixed))
-    function = model.compiled(key, lambda: quick_jit(jax.vmap(ascend, in_axes=(0, None, None))))
-    return function(vectors, model.data, fixed)
+    return jax.lax.fori_loop(0, WARM_STEPS, step, vector)
 
 
 @takes_gradients
@@ -111,103 +107,86 @@ def fit_nuts(
             "'vectorized'."
         )
     if chain_method == "auto":
-        small = work_per_step(model) * chains <= VECTORISED_WORK
+        small = model.marginal.work.sweep * chains <= VECTORISED_WORK
         chain_method = "vectorized" if small else "sequential"
     with working_precision(model.dtype):
         clock = time.perf_counter()
-        values = model.space.check(fixed or {}, "fixed", partial=True)
-        values = {k: jnp.asarray(v) for k, v in values.items()}
-        problem = model.problem(values, True)
-        check_init(problem, init)
-        if problem.space.size == 0:
+        target = model.target(fixed, with_prior=True)
+        check_init(target.problem, init)
+        if target.space.size == 0:
             raise ValueError("fit_nuts: every parameter is fixed, so there is nothing to sample.")
-        flat = [
-            s.name
-            for s in model.reading.with_role(Role.PARAMETER)
-            if s.name not in values and (not s.prior or s.distribution == "ImproperUniform")
-        ]
-        if flat:
-            warnings.warn(
-                f"parameters {flat} have no prior: NUTS takes them as flat on their support, and "
-                "the posterior may be improper.",
-                stacklevel=2,
-            )
+        _warn_flat(model, target)
         if order_by is not None:  # a wrong name is told before anything is sampled
-            order_draws(
-                {n: np.zeros((1, *np.shape(v))) for n, v in problem.params(
-                    jnp.zeros(problem.space.size), values).items()},
-                exchangeable_groups(model, frozenset(values)), order_by, model,
-            )  # fmt: skip
-        starts = _chain_starts(model, problem, values, chains, seed, init)
-        dense = problem.space.size <= DENSE_LIMIT
+            here = target.params(jnp.zeros(target.space.size))
+            one = {n: np.zeros((1, *np.shape(v))) for n, v in here.items()}
+            order_draws(one, exchangeable_groups(model, frozenset(target.fixed)), order_by, model)
+        starts = _chain_starts(model, target, chains, seed, init)
+        dense = target.space.size <= DENSE_LIMIT
         together = chains if chain_method == "vectorized" else 1
         settings = Settings(warmup, target_accept, max_tree_depth, together, dense)
-        mass = _first_mass(model, problem, values, starts[0], dense)
+        mass = _first_mass(target, starts[0], dense)
         with Progress("NUTS", chains, progress) as bar:
-            sample = run_sampler(model, problem, values, starts, mass, settings, draws, seed, bar)
-        return _result(model, problem, values, sample, seed, clock, order_by)
+            sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
+        return _result(model, target, sample, seed, clock, order_by)
 
 
-def _chain_starts(
-    model: Model, problem: Problem, fixed: dict, chains: int, seed: int, init: Any
-) -> jax.Array:
+def _warn_flat(model: Model, target: Target) -> None:
+    flat = [
+        s.name
+        for s in model.reading.with_role(Role.PARAMETER)
+        if s.name not in target.fixed and (not s.prior or s.distribution == "ImproperUniform")
+    ]
+    if flat:
+        warnings.warn(
+            f"parameters {flat} have no prior: NUTS takes them as flat on their support, and "
+            "the posterior may be improper.",
+            stacklevel=4,
+        )
+
+
+def _chain_starts(model: Model, target: Target, chains: int, seed: int, init: Any) -> jax.Array:
     """The best `chains` of several starts after a few EM steps, a little apart.
 
     Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
     the starts of a point fit are for.
     """
-    count = (
-        START_FACTOR * chains if model.latent_names and not isinstance(init, Mapping) else chains
-    )
-    vectors = climb(
-        model, problem, fixed, starting_vectors(model, problem, fixed, count, seed, init)
-    )
-    density = model.compiled(
-        ("log posterior", frozenset(fixed)),
-        lambda: quick_jit(jax.vmap(problem.log_posterior, in_axes=(0, None, None))),
-    )
-    values = np.asarray(density(vectors, model.data, fixed))
+    several = model.latent_names and not isinstance(init, Mapping)
+    count = START_FACTOR * chains if several else chains
+    vectors = climb(target, starting_vectors(model, target, count, seed, init))
+    values = np.asarray(target.compiled(Target.density, lanes=(0,))(vectors))
     order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:chains]
-    chosen = _in_one_labelling(model, problem, fixed, np.asarray(vectors)[order])
+    chosen = _in_one_labelling(model, target, np.asarray(vectors)[order])
     noise = np.random.default_rng(seed + 1).normal(scale=0.05, size=chosen.shape)
     return jnp.asarray(chosen + noise)
 
 
-def _in_one_labelling(
-    model: Model, problem: Problem, fixed: dict, vectors: np.ndarray
-) -> np.ndarray:
+def _in_one_labelling(model: Model, target: Target, vectors: np.ndarray) -> np.ndarray:
     """The starts of the chains with the labels of the best: dispersed in all else, so that
     chains differ only in what the posterior does not tell."""
-    groups = exchangeable_groups(model, frozenset(fixed))
+    groups = exchangeable_groups(model, frozenset(target.fixed))
     if not groups or len(vectors) < 2 or not np.all(np.isfinite(vectors)):
         return vectors
-    params = [
-        {k: np.asarray(v) for k, v in {**fixed, **problem.space.to_params(jnp.asarray(v))}.items()}
-        for v in vectors
-    ]
+    batch = target.constrained(vectors)
+    params = [{k: np.asarray(v[i]) for k, v in batch.items()} for i in range(len(vectors))]
     moved = [align(p, params[0], groups, model) for p in params]
-    new = np.stack([np.asarray(problem.space.to_vector(p)) for p in moved])
+    new = target.unconstrained({k: np.stack([m[k] for m in moved]) for k in target.space.names})
     return np.where(np.all(np.isfinite(new), 1, keepdims=True), new, vectors)
 
 
-def _first_mass(
-    model: Model, problem: Problem, fixed: dict, point: jax.Array, dense: bool
-) -> jax.Array:
+def _slope(target: Target, vector: jax.Array) -> jax.Array:
+    return jax.grad(target.density)(vector)
+
+
+def _first_mass(target: Target, point: jax.Array, dense: bool) -> jax.Array:
     """The inverse curvature of the log posterior at a start, for warm-up to begin from: without
     it, much data make the first trees as deep as they may be."""
     size = point.shape[0]
-    function = model.compiled(
-        ("slope", frozenset(fixed)),
-        lambda: loop_jit(model)(jax.vmap(jax.grad(problem.log_posterior), in_axes=(0, None, None))),
-    )
+    slope = target.compiled(_slope, effort=target.work.loop(), lanes=(0,))
     step = DIFFERENCE * jnp.eye(size, dtype=point.dtype)
-    group = size if work_per_step(model) <= LANE_WORK else 1
+    group = size if target.work.side_by_side else 1
     ahead, behind = (
         np.concatenate(
-            [
-                np.asarray(function(point + sign * step[i : i + group], model.data, fixed))
-                for i in range(0, size, group)
-            ]
+            [np.asarray(slope(point + sign * step[i : i + group])) for i in range(0, size, group)]
         )
         for sign in (1.0, -1.0)
     )
@@ -222,8 +201,7 @@ def _first_mass(
 
 def _result(
     model: Model,
-    problem: Problem,
-    fixed: dict,
+    target: Target,
     sample: Sample,
     seed: int,
     clock: float,
@@ -231,12 +209,8 @@ def _result(
 ) -> DrawsFit:
     vectors, stats = sample.vectors, sample.stats
     chains, draws = vectors.shape[:2]
-    constrain = model.compiled(
-        ("constrain", frozenset(fixed)),
-        lambda: quick_jit(jax.vmap(problem.params, in_axes=(0, None))),
-    )
-    flat = jax.device_get(constrain(jnp.asarray(vectors.reshape(chains * draws, -1)), fixed))
-    found = exchangeable_groups(model, frozenset(fixed))
+    flat = target.constrained(vectors.reshape(chains * draws, -1))
+    found = exchangeable_groups(model, frozenset(target.fixed))
     groups = tuple(g for g in found if g.prior_symmetric)
     lost: dict[str, str] = {}  # summaries that failed; the draws never do
     best = int(np.argmin(stats["potential_energy"].ravel()))
@@ -250,16 +224,10 @@ def _result(
         )
     else:
         aligned, switched = order_draws(flat, groups, order_by, model)
-    unconstrain = model.compiled(
-        ("unconstrain", frozenset(fixed)),
-        lambda: quick_jit(jax.vmap(problem.space.unconstrain)),
-    )
-    free = {k: aligned[k] for k in problem.space.names}
-    points = np.asarray(unconstrain(free)).reshape(chains, draws, -1)
+    points = target.unconstrained(aligned).reshape(chains, draws, -1)
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
-    target = Target(problem, model.data, fixed, model.bound.kept)
     mean, vector, likelihood, prior = summarise(model, target, aligned, lost)
-    diagnostics = _diagnose(problem, shaped, stats, switched, len(found) - len(groups), lost)
+    diagnostics = _diagnose(target, shaped, stats, switched, len(found) - len(groups), lost)
     if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
         names = attempt(
             lambda: switched_latents(model, shaped, -stats["potential_energy"], groups),
@@ -274,7 +242,6 @@ def _result(
         status = Status.INTERRUPTED
         diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
         diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
-    note = diagnostics["story"]
     return DrawsFit.from_draws(
         target,
         model=model,
@@ -285,7 +252,7 @@ def _result(
         log_prior=prior,
         slope=np.nan,
         status=status,
-        status_note=note,
+        status_note=diagnostics["story"],
         iterations=int(stats["num_steps"].sum()),
         history=-stats["potential_energy"],
         starts=pd.DataFrame(),
@@ -293,7 +260,7 @@ def _result(
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=sample.first_seconds,
-        draws={k: shaped[k] for k in problem.space.names},
+        draws={k: shaped[k] for k in target.space.names},
         draw_vectors=points,
         sample_stats={
             "diverging": stats["diverging"],
@@ -306,7 +273,7 @@ def _result(
 
 
 def _diagnose(
-    problem: Problem,
+    target: Target,
     draws: dict[str, np.ndarray],
     stats: dict[str, np.ndarray],
     switched: float,
@@ -314,8 +281,8 @@ def _diagnose(
     lost: dict[str, str],
 ) -> dict[str, Any]:
     """Divergences, R-hat and effective sample sizes of every scalar, after label alignment."""
-    names = scalar_names(problem.space)
-    columns = [draws[s.name].reshape(*draws[s.name].shape[:2], -1) for s in problem.space.sites]
+    names = scalar_names(target.space)
+    columns = [draws[s.name].reshape(*draws[s.name].shape[:2], -1) for s in target.space.sites]
     stacked = np.concatenate(columns, -1)
 
     def each(function: Callable, **options: Any) -> dict[str, float]:

@@ -14,12 +14,11 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import NUTS
 
-from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.compiling import jit, quick_jit
 from pp_mlem.base.precision import alone
 from pp_mlem.base.progress import Progress
-from pp_mlem.estimate.point import steady_jit
-from pp_mlem.model.model import Model
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 FIELDS = ("diverging", "potential_energy", "accept_prob", "num_steps")
 ROOM = 250  # steps that a block holds
@@ -64,7 +63,7 @@ def make_sampler(problem: Problem, settings: Settings) -> tuple[Callable, Callab
 
     def density(data: Any, values: Any) -> None:
         vector = numpyro.sample("vector", dist.ImproperUniform(dist.constraints.real, (), (size,)))
-        value = problem.log_posterior(vector, data, values)
+        value = Target(problem, data, values).density(vector)
         numpyro.factor("density", jnp.where(jnp.isfinite(value), value, -1e30))
 
     @alone
@@ -150,9 +149,7 @@ class _Chain:
 
 
 def run_sampler(
-    model: Model,
-    problem: Problem,
-    fixed: dict,
+    target: Target,
     starts: jax.Array,
     mass: jax.Array,
     settings: Settings,
@@ -162,9 +159,7 @@ def run_sampler(
 ) -> Sample:
     """All chains, side by side or one after the other. Ctrl-C keeps what finished blocks hold; of
     chains in sequence the finished ones, or the first as far as it came."""
-    begin, block = model.compiled(
-        ("nuts", frozenset(fixed), settings), lambda: _compiled(model, problem, settings)
-    )
+    begin, block = _compiled(target, settings)
     side_by_side = settings.together > 1
     keys = jax.random.split(jax.random.key(seed), 1 if side_by_side else len(starts))
     chains: list[_Chain] = []
@@ -173,11 +168,11 @@ def run_sampler(
     try:
         for i, key in enumerate(keys):
             start = starts if side_by_side else starts[i]
-            state = begin(key, start, mass, model.data, fixed)
+            state = begin(key, start, mass, target.data, target.fixed)
             chains.append(_Chain(state, settings.warmup, draws))
             while not chains[-1].finished:
                 since = time.perf_counter()
-                made = chains[-1].advance(block, model.data, fixed, steps)
+                made = chains[-1].advance(block, target.data, target.fixed, steps)
                 seconds = time.perf_counter() - since
                 if first:  # the first block was compiled too
                     steps = int(np.clip(made * BLOCK_SECONDS / max(seconds, 1e-3), 1, ROOM))
@@ -190,9 +185,12 @@ def run_sampler(
     return _collected(chains, settings, len(starts), draws, first, stopped)
 
 
-def _compiled(model: Model, problem: Problem, settings: Settings) -> tuple[Callable, Callable]:
-    begin, block = make_sampler(problem, settings)
-    return quick_jit(begin), steady_jit(model)(block)
+def _compiled(target: Target, settings: Settings) -> tuple[Callable, Callable]:
+    def make() -> tuple[Callable, Callable]:
+        begin, block = make_sampler(target.problem, settings)
+        return quick_jit(begin), jit(block, target.work.steady)
+
+    return target.kept.once(("nuts", target.problem, settings), make)
 
 
 def _show(bar: Progress, chains: list[_Chain], settings: Settings) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.layout import ProgramData
+from pp_mlem.factors.factor import Factor
+from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
-from pp_mlem.program.sites import Role
+from pp_mlem.program.sites import Role, Site
+from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import draw_from_program
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 KINDS = ("mixed", "random", "kmeans++", "prior")
 SUBSET_ROWS = 10_000
+MOST_COLUMNS = 64  # that are clustered
 BASE_WIDTH = 0.5
 CENTRE_WIDTH = 1e-3
 NEAR_ZERO = 1e-8
@@ -36,157 +41,184 @@ def check_init(problem: Problem, init: Any) -> tuple[str, dict[str, np.ndarray]]
     return init, {}
 
 
-def starting_vectors(
-    model: Model,
-    problem: Problem,
-    fixed: dict[str, jax.Array],
-    starts: int,
-    seed: int,
-    init: Any,
-) -> jax.Array:
+def starting_vectors(model: Model, target: Target, starts: int, seed: int, init: Any) -> jax.Array:
     """Unconstrained starting points (starts, size); the same seed gives the same points."""
-    kind, given = check_init(problem, init)
-    if given and set(given) == set(problem.space.names):
-        vector = problem.space.to_vector(given)
+    kind, given = check_init(target.problem, init)
+    if given and set(given) == set(target.space.names):
+        vector = target.space.to_vector(given)
         return jnp.broadcast_to(vector, (starts, vector.shape[0]))
     rng = np.random.default_rng(seed)
-    rows = [_one(model, problem, fixed, kind, given, i, rng) for i in range(starts)]
+    assign = _Assignment.of(target, rng) if model.reading.latents and kind != "prior" else None
+    rows = [_one(model, target, kind, given, i, rng, assign) for i in range(starts)]
     return jnp.asarray(np.stack(rows), dtype=model.dtype)
 
 
 def _one(
     model: Model,
-    problem: Problem,
-    fixed: dict[str, jax.Array],
+    target: Target,
     kind: str,
     given: dict[str, np.ndarray],
     i: int,
     rng: np.random.Generator,
+    assign: _Assignment | None,
 ) -> np.ndarray:
-    space = problem.space
+    space = target.space
     if kind == "mixed":
         kind = "kmeans++" if i % 2 == 0 else "random"
     if kind == "prior":
-        vector = _prior_draw(model, problem, fixed, int(rng.integers(2**31)))
+        vector = _prior_draw(model, target, int(rng.integers(2**31)))
     else:
         # The first start is near the centre, where linear predictors are about zero whatever the
         # scale of their covariates; never exactly: symmetry is a saddle, and NumPyro's densities in
         # logits have no derivative at zero.
-        centre = CENTRE_WIDTH if model.reading.latents else NEAR_ZERO
+        centre = CENTRE_WIDTH if assign is not None else NEAR_ZERO
         width = centre if i == 0 else BASE_WIDTH
-        base = rng.uniform(-1, 1, space.size) * width
-        base = _with_values(problem, base, given)
-        vector = base
-        if model.reading.latents:
-            vector = _from_assignment(model, problem, fixed, base, kind, rng)
-    vector = _with_values(problem, vector, given)
-    vector = np.asarray(vector)
+        vector = _with_values(space, rng.uniform(-1, 1, space.size) * width, given)
+        if assign is not None:
+            vector = assign.draw(vector, kind == "kmeans++", rng)
+    vector = np.asarray(_with_values(space, vector, given))
     return np.where(np.isfinite(vector), vector, 0.0)
 
 
-def _with_values(problem: Problem, vector: jax.Array, given: Mapping[str, Any]) -> jax.Array:
+def _with_values(space: ParameterSpace, vector: Any, given: Mapping[str, Any]) -> Any:
     if not given:
         return vector
-    return problem.space.to_vector({**problem.space.to_params(jnp.asarray(vector)), **given})
+    return space.to_vector({**space.to_params(jnp.asarray(vector)), **given})
 
 
-def _prior_draw(
-    model: Model, problem: Problem, fixed: dict[str, jax.Array], seed: int
-) -> jax.Array:
+def _prior_draw(model: Model, target: Target, seed: int) -> jax.Array:
     """A draw from the prior; parameters without a proper prior start near the centre."""
-    rng = np.random.default_rng(seed)
-    centre = problem.space.to_params(jnp.asarray(rng.uniform(-2, 2, problem.space.size)))
+    rng, space = np.random.default_rng(seed), target.space
+    centre = space.to_params(jnp.asarray(rng.uniform(-2, 2, space.size)))
     flat = {
         s.name: centre[s.name]
         for s in model.reading.with_role(Role.PARAMETER)
         if s.name in centre and (not s.prior or s.distribution == "ImproperUniform")
     }
-    drawn = draw_from_program(model.arguments, {**fixed, **flat}, jax.random.key(seed))
-    params = {**flat, **{k: v for k, v in drawn.items() if k in problem.space.names}}
-    return problem.space.to_vector(params)
+    drawn = draw_from_program(model.arguments, {**target.fixed, **flat}, jax.random.key(seed))
+    params = {**flat, **{k: v for k, v in drawn.items() if k in space.names}}
+    return space.to_vector(params)
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """Draws starts by one M-step from assigned latents: k-means++ clusters, each latent's of the rows
+    that hang on it, or random responsibilities. Of very many rows some stand for all; `weight` is
+    what each of them counts.
+
+    `features` holds the rows of each latent that are clustered (units, columns), None where there are
+    none.
+    """
+
+    target: Target
+    data: ProgramData
+    weight: float
+    features: dict[str, np.ndarray | None]
+
+    @classmethod
+    def of(cls, target: Target, rng: np.random.Generator) -> _Assignment:
+        marginal, data, weight = target.marginal, target.data, 1.0
+        if marginal.block_plate is not None:
+            total = target.reading.plates[marginal.block_plate].size
+            if total > 2 * SUBSET_ROWS:
+                rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
+                data, weight = _subset(target, rows), total / SUBSET_ROWS
+        features = {s.name: _features(target, data, s) for s in target.reading.latents}
+        return cls(target, data, weight, features)
+
+    def draw(self, base: Any, clustered: bool, rng: np.random.Generator) -> np.ndarray:
+        """A start near `base`, whose parameters count where the assignment tells nothing."""
+        clamps = dict(self.data.clamps)
+        tiny = tiny_log(jnp.result_type(float))
+        for latent in self.target.reading.latents:
+            logs = self._logs(latent, clustered, rng)
+            hint = np.asarray(logs / -tiny + np.asarray(clamps.get(latent.name, 0.0)))
+            clamps[latent.name] = hint.astype(self.target.dtype)
+        hinted = replace(self.data, clamps=clamps)
+        whole = self.target.data if self.data is self.target.data else hinted
+        run = self.target.compiled(_from_assignment)
+        return np.asarray(run(jnp.asarray(base), hinted, whole, self.weight))
+
+    def _logs(self, latent: Site, clustered: bool, rng: np.random.Generator) -> np.ndarray:
+        """log responsibilities (*plates, values)."""
+        reading, rows = self.target.reading, self.features[latent.name]
+        shape = reading.plate_shape(latent.dims)
+        if self.data is not self.target.data:
+            plate = reading.plates[self.target.marginal.block_plate]
+            shape = tuple(SUBSET_ROWS if n == plate.size else n for n in shape)
+        if clustered and rows is not None:
+            labels = kmeans_labels(rows, latent.size, rng).reshape(shape)
+            return np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
+        weights = rng.gamma(0.3, size=(*shape, latent.size)) + 1e-3
+        return np.log(weights / weights.sum(-1, keepdims=True))
+
+
+def _subset(target: Target, rows: np.ndarray) -> ProgramData:
+    cut = target.kept(Marginal.subset, target.marginal, effort=Effort.QUICK)
+    return cut(target.data, jnp.asarray(rows))
 
 
 def _from_assignment(
-    model: Model,
-    problem: Problem,
-    fixed: dict[str, jax.Array],
-    base: jax.Array,
-    kind: str,
-    rng: np.random.Generator,
+    target: Target, vector: jax.Array, data: ProgramData, whole: ProgramData, weight: jax.Array
 ) -> jax.Array:
-    """One M-step from assigned latents: k-means++ clusters or random responsibilities."""
-    marginal, data, factor = model.marginal, model.data, 1.0
-    rows = None
-    if marginal.block_plate is not None:
-        total = model.reading.plates[marginal.block_plate].size
-        if total > 2 * SUBSET_ROWS:
-            rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
-            cut = model.compiled("subset", lambda: quick_jit(marginal.subset))
-            data, factor = cut(data, jnp.asarray(rows)), total / SUBSET_ROWS
-    clamps = dict(data.clamps)
-    features = _features(model, data) if kind == "kmeans++" else None
-    for latent in model.reading.latents:
-        shape = model.reading.plate_shape(latent.dims)
-        if rows is not None:
-            shape = tuple(len(rows) if n == total else n for n in shape)
-        labels = None
-        if features is not None and int(np.prod(shape)) == features.shape[0]:
-            labels = kmeans_labels(features, latent.size, rng).reshape(shape)
-        if labels is None:
-            weights = rng.gamma(0.3, size=(*shape, latent.size)) + 1e-3
-            logs = np.log(weights / weights.sum(-1, keepdims=True))
-        else:
-            logs = np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
-        hint = logs / -tiny_log(jnp.result_type(float))
-        clamps[latent.name] = np.asarray(
-            hint + np.asarray(clamps.get(latent.name, 0.0)), model.dtype
-        )
-    hinted = replace(data, clamps=clamps)
-    laws = {f.site for f in marginal.factors if f.law_of}
+    """The M-step when the latents' posterior is that of `data`'s clamps, each row of `data` counting
+    `weight` times."""
+    # The assignment alone decides: what the base parameters say of the data depends on units.
+    laws = {f.site for f in target.marginal.factors if f.law_of}
     lowest = 0.5 * tiny_log(jnp.result_type(float))  # outside of the support whatever the units
-
-    def step(vector: jax.Array, d: ProgramData, whole: ProgramData, f: Any, scale: Any) -> Any:
-        # The assignment alone decides: what the base parameters say of the data depends on units.
-        eta = marginal.natural(problem.params(vector, f), d)
-        eta = {k: v if k in laws else jnp.where(v < lowest, v, 0.0) for k, v in eta.items()}
-        statistics = jax.tree.map(lambda s: s * scale, marginal.statistics_at(eta, d))
-        return problem.maximisation(vector, statistics, whole if rows is None else d, f)
-
-    function = model.compiled(
-        ("start", frozenset(fixed), problem.with_prior, rows is None), lambda: quick_jit(step)
-    )
-    return function(base, hinted, model.data if rows is None else hinted, fixed, factor)
+    eta = target.on(data).natural(vector)
+    eta = {k: v if k in laws else jnp.where(v < lowest, v, 0.0) for k, v in eta.items()}
+    statistics = target.marginal.statistics_at(eta, data)
+    statistics = jax.tree.map(lambda s: s * weight, statistics)
+    return target.on(whole).maximise(vector, statistics)
 
 
-def _features(model: Model, data: ProgramData) -> np.ndarray | None:
-    """Observed rows as standardised columns (units, features), for seeding."""
+def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | None:
+    """The observed rows that hang on a latent as standardised columns (units, features), for seeding;
+    of very many columns some random directions, which keep distances (Johnson & Lindenstrauss 1984).
+    """
     columns = []
     units = None
-    for latent in model.reading.latents:
-        for factor in model.marginal.factors:
-            if latent.name not in factor.latents or factor.site not in data.sites:
-                continue
-            if not set(factor.rows) or not latent.plates <= factor.plates:
-                continue
-            value = np.asarray(data.sites[factor.site].value, float)
-            names = [p for p in factor.rows]
-            extra = [p for p in names if p not in latent.plates]
-            flat = value.reshape(-1, value.shape[-1])
-            if extra:
-                sizes = [model.reading.plates[p].size for p in names]
-                cube = np.moveaxis(
-                    flat.reshape(-1, *sizes), [1 + names.index(p) for p in extra], range(len(extra))
-                )
-                flat = cube.reshape(-1, int(np.prod(cube.shape[len(extra) + 1 :])))
-            if units is None or flat.shape[1] == units:
-                units = flat.shape[1]
-                columns.append(flat.T)
-        break
-    if not columns:
+    for factor in target.marginal.factors:
+        if latent.name not in factor.latents or factor.site not in data.sites:
+            continue
+        if not set(factor.rows) or not latent.plates <= factor.plates:
+            continue
+        flat = _unit_columns(target, data, factor, latent)
+        if units is None or flat.shape[1] == units:
+            units = flat.shape[1]
+            columns.append(flat.T)
+    sizes = target.reading.plate_shape(latent.dims)
+    whole = np.prod([units if n == _block_size(target) else n for n in sizes])
+    if not columns or units != whole:
         return None
-    features = np.concatenate(columns, 1)[:, :64]
+    features = np.concatenate(columns, 1)
     spread = features.std(0)
-    return (features - features.mean(0)) / np.where(spread > 0, spread, 1.0)
+    features = (features - features.mean(0)) / np.where(spread > 0, spread, 1.0)
+    if features.shape[1] > MOST_COLUMNS:
+        mix = np.random.default_rng(0).standard_normal((features.shape[1], MOST_COLUMNS))
+        features = features @ mix / np.sqrt(MOST_COLUMNS)
+    return features
+
+
+def _block_size(target: Target) -> int:
+    plate = target.marginal.block_plate
+    return -1 if plate is None else target.reading.plates[plate].size
+
+
+def _unit_columns(target: Target, data: ProgramData, factor: Factor, latent: Site) -> np.ndarray:
+    """A site's values (columns, units of the latent): what one unit has several of are columns."""
+    value = np.asarray(data.sites[factor.site].value, float)
+    names = list(factor.rows)
+    extra = [p for p in names if p not in latent.plates]
+    flat = value.reshape(-1, value.shape[-1])
+    if not extra:
+        return flat
+    sizes = [target.reading.plates[p].size for p in names]
+    axes = [1 + names.index(p) for p in extra]
+    cube = np.moveaxis(flat.reshape(-1, *sizes), axes, range(len(extra)))
+    # (extra..., columns, units of the latent...)
+    return cube.reshape(int(np.prod(cube.shape[: len(extra) + 1])), -1)
 
 
 def kmeans_labels(

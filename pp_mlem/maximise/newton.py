@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pp_mlem.base.arrays import Array, eps, namespace
+
 STRAIGHT = 1e-12
 AMPLIFIED = 1e13  # longest column of the basis, in units of the coordinates' own curvature
 AGAIN = 2  # times that Newton looks again from where it stands when a step did not help
@@ -22,6 +24,9 @@ FEW = 25  # halvings of a step whose length the value has set
 STRAIGHT_GAIN = 0.1  # of the value, by one step along coordinates without curvature
 COARSEST = 1e-4  # nats: where rounding hides more than that there is no telling a maximum
 STRETCHED = 1e5  # beyond it a direction counts as flat unless moving along it gains
+
+
+Function = Callable[[jax.Array], jax.Array]
 
 
 class NewtonResult(NamedTuple):
@@ -37,7 +42,7 @@ class NewtonResult(NamedTuple):
     resolution: jax.Array
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """Coordinates: columns of `basis` as directions, `scale` the first look's own scales."""
 
     basis: jax.Array
@@ -48,12 +53,12 @@ class _Frame(NamedTuple):
 class _Advice(NamedTuple):
     direction: jax.Array
     decrement: jax.Array
-    frame: _Frame
+    frame: Frame
     kinked: jax.Array  # coordinates that have a slope and no curvature
     look: jax.Array  # some direction is not resolved yet: look again from the new frame
 
 
-def _advise(frame: _Frame, gradient: jax.Array, hessian: jax.Array, rounding: jax.Array) -> _Advice:
+def _advise(frame: Frame, gradient: jax.Array, hessian: jax.Array, rounding: jax.Array) -> _Advice:
     """|H|^-1 g with columns scaled to unit curvature; flat directions are left alone, unless the
     function is straight in all of them. `gradient` and `hessian` are in the frame's coordinates.
     Where no curvature can be had, the gradient alone is followed, and nothing is known to be near."""
@@ -93,7 +98,7 @@ def _advise(frame: _Frame, gradient: jax.Array, hessian: jax.Array, rounding: ja
     direction = columns @ jnp.where(moved, inverse * towards, 0.0)
     length = jax.lax.rsqrt(jnp.maximum(size, eps * size.max()))
     length = jnp.minimum(length, AMPLIFIED / jnp.maximum(stretch, 1.0))
-    following = _Frame(columns * jnp.where(sound, length, 1.0), own, jnp.asarray(True))
+    following = Frame(columns * jnp.where(sound, length, 1.0), own, jnp.asarray(True))
     following = jax.tree.map(lambda a, b: jnp.where(sound, a, b), following, frame)
     # A slope without curvature (saturated probabilities): follow the gradient.
     steepest = jnp.abs(gradient).max(initial=0.0)
@@ -109,8 +114,155 @@ def _advise(frame: _Frame, gradient: jax.Array, hessian: jax.Array, rounding: ja
     )
 
 
+class Look(NamedTuple):
+    """What Newton sees at a candidate: value and gradient, and gradient and Hessian along the basis."""
+
+    value: jax.Array
+    gradient: jax.Array
+    inside: jax.Array
+    hessian: jax.Array
+
+
+class NewtonState(NamedTuple):
+    """`candidate` is where to look next; `point`, `value`, `gradient` and `decrement` are those of the
+    last accepted point, `grain` what rounding of its coordinates makes of the value; `frame` the
+    coordinates; `kinked` those that were seen with a slope and no curvature. `again` counts down the
+    looks that rounding was to blame for, `looking` says that this is one."""
+
+    candidate: jax.Array
+    point: jax.Array
+    value: jax.Array
+    gradient: jax.Array
+    decrement: jax.Array
+    grain: jax.Array
+    frame: Frame
+    kinked: jax.Array
+    steps: jax.Array
+    again: jax.Array
+    looking: jax.Array
+    going: jax.Array
+
+
+def begin(start: jax.Array) -> NewtonState:
+    infinity = jnp.full((), jnp.inf, start.dtype)
+    frame = Frame(
+        jnp.eye(start.shape[0], dtype=start.dtype), jnp.ones_like(start), jnp.asarray(False)
+    )
+    return NewtonState(
+        candidate=start, point=start, value=-infinity, gradient=jnp.full_like(start, jnp.inf),
+        decrement=infinity, grain=jnp.zeros_like(infinity), frame=frame,
+        kinked=jnp.zeros_like(start, bool), steps=jnp.zeros((), int), again=jnp.full((), AGAIN),
+        looking=jnp.asarray(False), going=jnp.asarray(True),
+    )  # fmt: skip
+
+
+def look(function: Function, state: NewtonState) -> Look:
+    """Derivatives at the candidate. The gradient along the basis is that of the value, row by row:
+    entries of the gradient that cancel need not have been computed from the same rounded
+    residuals."""
+    basis = state.frame.basis
+
+    def gradient_of(u: jax.Array) -> tuple:
+        value, gradient = jax.value_and_grad(function)(state.candidate + (basis * u).sum(1))
+        return ((basis * gradient[:, None]).sum(0), value), (value, gradient)
+
+    slopes, (value, gradient) = jax.jacfwd(gradient_of, has_aux=True)(
+        jnp.zeros_like(state.candidate)
+    )
+    hessian, inside = slopes
+    return Look(value, gradient, inside, hessian)
+
+
+def step(
+    function: Function,
+    state: NewtonState,
+    seen: Look,
+    gradient_tolerance: float | jax.Array = 0.0,
+    halvings: int = 60,
+) -> NewtonState:
+    """Judge the candidate that the last step proposed, then propose the next by a line search."""
+    eps = jnp.finfo(state.point.dtype).eps
+    advice = _advise(state.frame, seen.inside, seen.hessian, 4 * eps * jnp.abs(seen.value))
+    # What rounding does to a sum of terms as large as the coordinates themselves (an intercept
+    # of -1e9 beside a covariate of 1e9) reaches the value row by row.
+    grain = eps * jnp.sqrt(jnp.sum((state.candidate / advice.frame.scale) ** 2))
+    rounding = 4 * eps * jnp.abs(state.value) + grain
+    better = _is_better(state, seen, advice.decrement, rounding)
+    point = jnp.where(better, state.candidate, state.point)
+    value = jnp.where(better, seen.value, state.value)
+    gradient = jnp.where(better, seen.gradient, state.gradient)
+    decrement = jnp.where(better, advice.decrement, state.decrement)
+    steep = jnp.abs(gradient).max() > gradient_tolerance
+    unsettled = decrement > settled(value) + grain
+    # Rounding in the coordinates of the last look, not the function, may have been to blame.
+    failed = ~better & unsettled & (state.again > 0) & jnp.isfinite(value)
+    again = (better & advice.look) | failed
+    going = (better & (steep | unsettled)) | again
+    candidate = _line_search(
+        function, point, value, gradient @ advice.direction, advice, grain, going & ~again, halvings
+    )
+    return NewtonState(
+        candidate, point, value, gradient, decrement, grain, advice.frame,
+        state.kinked | advice.kinked, state.steps + jnp.where(again, 0, 1),
+        state.again - jnp.where(failed, 1, 0), again, going,
+    )  # fmt: skip
+
+
+def _is_better(
+    state: NewtonState, seen: Look, decrement: jax.Array, rounding: jax.Array
+) -> jax.Array:
+    smaller = jnp.abs(seen.gradient).max() < 0.5 * jnp.abs(state.gradient).max()
+    smaller = smaller | (decrement < 0.25 * state.decrement)
+    rises = seen.value > state.value + rounding
+    better = rises | ((seen.value >= state.value - rounding) & smaller)
+    better = (better | ~jnp.isfinite(state.value)) & jnp.all(jnp.isfinite(seen.gradient))
+    return (better | state.looking) & jnp.isfinite(seen.value)
+
+
+def _line_search(
+    function: Function,
+    point: jax.Array,
+    value: jax.Array,
+    slope: jax.Array,
+    advice: _Advice,
+    grain: jax.Array,
+    wanted: jax.Array,
+    halvings: int,
+) -> jax.Array:
+    """The first point along the direction that gains enough; the point itself where none is wanted."""
+    eps = jnp.finfo(point.dtype).eps
+
+    def too_long(search: tuple) -> jax.Array:
+        _, trial, count, t = search
+        enough = trial >= value + 1e-4 * t * slope - 4 * eps * jnp.abs(value) - grain
+        left = count < jnp.where(advice.kinked.any(), FEW, halvings)
+        return wanted & left & ~(enough & jnp.isfinite(trial))
+
+    def shorten(search: tuple) -> tuple:
+        _, _, count, t = search
+        t = jnp.where(count == 0, 1.0, t * 0.4)
+        proposed = point + t * advice.direction
+        return proposed, function(proposed), count + 1, t
+
+    start = (point, jnp.full_like(value, -jnp.inf), 0, jnp.ones_like(value))
+    candidate, *_ = jax.lax.while_loop(too_long, shorten, start)
+    return candidate
+
+
+def result(state: NewtonState, gradient_tolerance: float | jax.Array = 0.0) -> NewtonResult:
+    """What Newton ended with."""
+    # A closer look leaves out what has no curvature; a slope that stays there is promised gain.
+    slope_left = (state.kinked & (jnp.abs(state.gradient) > gradient_tolerance)).any()
+    missed = STRAIGHT_GAIN * (1.0 + jnp.abs(state.value))
+    decrement = jnp.where(slope_left, state.decrement + missed, state.decrement)
+    resolution = settled(state.value) + jnp.minimum(8 * state.grain, COARSEST)
+    return NewtonResult(
+        state.point, state.value, state.gradient, state.steps - 1, decrement, resolution
+    )
+
+
 def newton_ascent(
-    function: Callable[[jax.Array], jax.Array],
+    function: Function,
     start: jax.Array,
     max_steps: int,
     gradient_tolerance: float | jax.Array = 0.0,
@@ -124,93 +276,18 @@ def newton_ascent(
     halvings as there are: where a scale is far too large for the data the curvature is almost
     nothing, and the first step far too long.
     """
-    eps = jnp.finfo(start.dtype).eps
-    infinity = jnp.full((), jnp.inf, start.dtype)
-    size = start.shape[0]
 
-    def derivatives(point: jax.Array, basis: jax.Array) -> tuple:
-        """Value, gradient, and gradient and Hessian along the basis. The gradient along it is that
-        of the value, row by row: entries of the gradient that cancel need not have been computed
-        from the same rounded residuals."""
+    def condition(state: NewtonState) -> jax.Array:
+        return state.going & (state.steps <= max_steps)
 
-        def gradient_of(u: jax.Array) -> tuple:
-            value, gradient = jax.value_and_grad(function)(point + (basis * u).sum(1))
-            return ((basis * gradient[:, None]).sum(0), value), (value, gradient)
+    def body(state: NewtonState) -> NewtonState:
+        return step(function, state, look(function, state), gradient_tolerance, halvings)
 
-        zero = jnp.zeros((size,), start.dtype)
-        slopes, (value, gradient) = jax.jacfwd(gradient_of, has_aux=True)(zero)
-        hessian, inside = slopes
-        return value, gradient, inside, hessian
-
-    def condition(state: tuple) -> jax.Array:
-        *_, steps, _, _, going = state
-        return going & (steps <= max_steps)
-
-    def body(state: tuple) -> tuple:
-        """Judge the candidate that the last step proposed, then propose the next."""
-        candidate, point, value, gradient, decrement, _, frame, kinked, *counts = state
-        steps, again, looking, _ = counts
-        new_value, new_gradient, inside, hessian = derivatives(candidate, frame.basis)
-        advice = _advise(frame, inside, hessian, 4 * eps * jnp.abs(new_value))
-        # What rounding does to a sum of terms as large as the coordinates themselves (an intercept
-        # of -1e9 beside a covariate of 1e9) reaches the value row by row.
-        grain = eps * jnp.sqrt(jnp.sum((candidate / advice.frame.scale) ** 2))
-        rounding = 4 * eps * jnp.abs(value) + grain
-        smaller = jnp.abs(new_gradient).max() < 0.5 * jnp.abs(gradient).max()
-        smaller = smaller | (advice.decrement < 0.25 * decrement)
-        better = (new_value > value + rounding) | ((new_value >= value - rounding) & smaller)
-        better = (better | ~jnp.isfinite(value)) & jnp.all(jnp.isfinite(new_gradient))
-        better = (better | looking) & jnp.isfinite(new_value)
-        point = jnp.where(better, candidate, point)
-        value = jnp.where(better, new_value, value)
-        gradient = jnp.where(better, new_gradient, gradient)
-        decrement = jnp.where(better, advice.decrement, decrement)
-        steep = jnp.abs(gradient).max() > gradient_tolerance
-        unsettled = decrement > settled(value) + grain
-        # Rounding in the coordinates of the last look, not the function, may have been to blame.
-        failed = ~better & unsettled & (again > 0) & jnp.isfinite(value)
-        look = (better & advice.look) | failed
-        going = (better & (steep | unsettled)) | look
-        direction = advice.direction
-        slope = gradient @ direction
-
-        def too_long(search: tuple) -> jax.Array:
-            _, trial, count, t = search
-            enough = trial >= value + 1e-4 * t * slope - 4 * eps * jnp.abs(value) - grain
-            wanted = going & ~look & (count < jnp.where(advice.kinked.any(), FEW, halvings))
-            return wanted & ~(enough & jnp.isfinite(trial))
-
-        def shorten(search: tuple) -> tuple:
-            _, _, count, t = search
-            t = jnp.where(count == 0, 1.0, t * 0.4)
-            proposed = point + t * direction
-            return proposed, function(proposed), count + 1, t
-
-        begin = (point, -infinity, 0, jnp.ones_like(value))
-        candidate, *_ = jax.lax.while_loop(too_long, shorten, begin)
-        steps = steps + jnp.where(look, 0, 1)
-        again = again - jnp.where(failed, 1, 0)
-        return (
-            candidate, point, value, gradient, decrement, grain, advice.frame,
-            kinked | advice.kinked, steps, again, look, going,
-        )  # fmt: skip
-
-    gradient = jnp.full_like(start, jnp.inf)
-    frame = _Frame(jnp.eye(size, dtype=start.dtype), jnp.ones_like(start), jnp.asarray(False))
-    state = (
-        start, start, -infinity, gradient, infinity, jnp.zeros_like(infinity), frame,
-        jnp.zeros_like(start, bool), jnp.zeros((), int), jnp.full((), AGAIN), jnp.asarray(False), jnp.asarray(True),
-    )  # fmt: skip
-    found = jax.lax.while_loop(condition, body, state)
-    _, point, value, gradient, decrement, grain, _, kinked, steps, *_ = found
-    # A closer look leaves out what has no curvature; a slope that stays there is promised gain.
-    slope_left = (kinked & (jnp.abs(gradient) > gradient_tolerance)).any()
-    decrement = jnp.where(slope_left, decrement + STRAIGHT_GAIN * (1.0 + jnp.abs(value)), decrement)
-    resolution = settled(value) + jnp.minimum(8 * grain, COARSEST)
-    return NewtonResult(point, value, gradient, steps - 1, decrement, resolution)
+    state = jax.lax.while_loop(condition, body, begin(start))
+    return result(state, gradient_tolerance)
 
 
-def settled(value: jax.Array) -> jax.Array:
+def settled(value: Array) -> Array:
     """The decrement, in nats, below which an objective of this size is at its maximum: the error
     left is a hundred-thousandth of a standard error, or less than the objective's own rounding."""
-    return jnp.maximum(1e-10, 8 * jnp.finfo(value.dtype).eps * jnp.abs(value))
+    return namespace(value).maximum(1e-10, 8 * eps(value) * abs(value))

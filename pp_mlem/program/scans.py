@@ -76,7 +76,7 @@ class Scan:
     order: int
     moving: tuple[bool, ...]
     course: tuple[str, ...]
-    pairs: frozenset[str]
+    pairs: tuple[str, ...]
     carried: dict[str, int]
     leaves: tuple[Any, ...]  # shape and type of each leaf of the settled carry
     treedef: Any
@@ -263,7 +263,7 @@ def discover(
         order=order,
         moving=tuple(i in moving for i in range(len(leaves))),
         course=course,
-        pairs=frozenset(n for n, found in met.items() if found),
+        pairs=tuple(n for n, found in met.items() if found),
         carried=carried,
         leaves=tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves),
         treedef=treedef,

@@ -21,7 +21,7 @@ from pp_mlem.base.files import write_table
 from pp_mlem.comparison.compare import compare
 from pp_mlem.comparison.experiment import experiment
 from pp_mlem.comparison.selection import select
-from pp_mlem.estimate.estimators import METHODS, check_methods, fit_by
+from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import (
@@ -137,7 +137,7 @@ def compare_command(
     column: ColumnOption = None,
     set: SetOption = None,
     methods: Annotated[
-        str, typer.Option(help=f"Comma-separated, of {', '.join(METHODS)}.")
+        str, typer.Option(help=f"Comma-separated, of {', '.join(method_names())}.")
     ] = "em,mle,map,nuts",
     starts: Annotated[int, typer.Option(help="Starting points of the point fits.")] = 20,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
@@ -162,7 +162,7 @@ def compare_command(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("always")
-                fit = fit_by(method, built, starts, seed, chains, draws)
+                fit = fit_by(method, built, starts=starts, seed=seed, chains=chains, draws=draws)
             fits[method.upper()] = fit
             fit.save(folder / f"{method}.nc")
             interrupted = fit.interrupted
@@ -266,7 +266,7 @@ def simulate_study(
         except json.JSONDecodeError as error:
             raise ValueError(f"--at: {at} is not JSON ({error}).") from None
     else:
-        first = fit_by("em", built, max(starts, 10), seed)
+        first = fit_by("em", built, starts=max(starts, 10), seed=seed)
         if first.interrupted:
             _stop("", None)
         truth = first.params

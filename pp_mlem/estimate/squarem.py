@@ -1,0 +1,201 @@
+"""EM accelerated by SQUAREM and finished by Broyden steps, one sweep over the data a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pp_mlem.base.arrays import Array, all_finite, dot, namespace, where
+from pp_mlem.base.status import Status
+from pp_mlem.estimate.algorithm import Look, State, always, at_start, choose, first_of, rounding
+from pp_mlem.estimate.em import EMLook, em_look, noise_of, slope_of
+from pp_mlem.maximise import broyden
+from pp_mlem.maximise.broyden import Broyden
+
+# Newton steps in an M-step without closed form. One would keep the rate of convergence of EM
+# (Lange 1995, doi:10.1111/j.2517-6161.1995.tb02037.x).
+FEW_STEPS = 2
+STILL = 10  # cycles in a row that gain nothing, after which SQUAREM has stopped
+LONGEST = 4.0  # first bound on the length of a leap
+ROUNDS, AGAIN_SLOW = 2, 30  # times that Broyden steps may take over; looks between them
+START, SECOND, LEAP, FINISH = range(4)  # what the next look is for
+
+
+class Squares(NamedTuple):
+    """`phase` says what the next look is for. Of a cycle: the point it began at (`start`), EM's first
+    and second step from it, the length of the leap and its bound; over cycles: the value at the
+    end of the last one, how many gained nothing (`still`), how many looks little (`slow`), and how
+    often Broyden steps took over (`rounds`).
+    """
+
+    phase: Array
+    start: Array
+    first: Array
+    second: Array
+    length: Array
+    longest: Array
+    before: Array
+    still: Array
+    slow: Array
+    rounds: Array
+    finish: Broyden | None
+
+
+@dataclass(frozen=True)
+class Squarem:
+    """SQUAREM of Varadhan & Roland (2008), doi:10.1111/j.1467-9469.2007.00585.x, in unconstrained
+    coordinates; when `slow` looks in a row gain less than `handover` nats, Broyden steps on EM's
+    fixed point (`finish_steps` of them at most; zero: none).
+
+    A leap that would lower the objective is replaced by the plain second step.
+    """
+
+    units: float
+    tolerance: float
+    handover: float
+    slow: int
+    finish_steps: int
+    unit_free: bool = True
+
+    def begin(self, vectors: np.ndarray) -> State:
+        zero, one = np.zeros(len(vectors), int), np.ones(len(vectors), vectors.dtype)
+        finish = broyden.begin(vectors, vectors, one, vectors) if self.finish_steps else None
+        own = Squares(
+            zero, vectors, vectors, vectors, one, LONGEST * one, -np.inf * one, zero, zero, zero,
+            finish,
+        )  # fmt: skip
+        return at_start(vectors, own)
+
+    @property
+    def look(self) -> Look:
+        return em_look
+
+    def wanted(self, state: State) -> tuple[Array, ...]:
+        xp = namespace(state.vector)
+        return state.vector, xp.full(state.value.shape, FEW_STEPS)
+
+    def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
+        xp = namespace(state.vector)
+        slope = slope_of(seen, state.vector, self.units, self.tolerance)
+        finishing = state.own.phase == FINISH
+        if always(finishing):
+            finished, better = self._finish(state, seen, slope)
+            return finished, xp.where(better, seen.value, xp.nan)
+        cycled, accepted = self._cycle(state, seen, slope)
+        if self.finish_steps and always(~finishing):
+            return cycled, accepted
+        if not self.finish_steps:
+            late = (cycled.own.slow > self.slow) & (cycled.status == Status.RUNNING)
+            status = xp.where(late, int(Status.FLAT), cycled.status)
+            return cycled._replace(status=status), accepted
+        finished, better = self._finish(state, seen, slope)
+        accepted = xp.where(finishing, xp.where(better, seen.value, xp.nan), accepted)
+        return choose(finishing, finished, cycled), accepted
+
+    def _cycle(self, state: State, seen: EMLook, slope: Array) -> tuple[State, Array]:
+        """One of the three looks of a cycle: at its start, at EM's step from it, at the leap."""
+        xp, at, own = namespace(state.vector), state.vector, state.own
+        noise = noise_of(seen, at, self.units)
+        leaping = own.phase == LEAP
+        finite = xp.isfinite(seen.value) & xp.isfinite(slope)
+        fell = seen.value < state.value - noise
+        sound = all_finite(seen.following) & (seen.value >= state.value)
+        kept = finite & xp.where(leaping, sound, ~fell)
+        best = xp.where(kept, seen.value, state.value)
+        gain = best - own.before
+        patience = xp.where(own.rounds > 0, AGAIN_SLOW, self.slow)
+        late = (own.phase == START) & kept & (own.slow > patience)
+        own, vector = self._next(own, at, seen.following, kept)
+        own = own._replace(
+            before=xp.where(leaping, best, own.before),
+            still=xp.where(leaping, xp.where(gain <= noise, own.still + 1, 0), own.still),
+            slow=xp.where(leaping, xp.where(gain < self.handover, own.slow + 3, 0), own.slow),
+        )
+        if self.finish_steps:
+            finish = broyden.begin(at, seen.following, seen.value, seen.gradient)
+            own = own._replace(
+                phase=xp.where(late, FINISH, own.phase), finish=choose(late, finish, own.finish)
+            )
+        status = first_of(
+            (~leaping & ~finite, Status.NOT_FINITE),
+            (~leaping & fell, Status.DECREASED),
+            (kept & (slope <= self.tolerance), Status.CONVERGED),
+            (own.still >= STILL, Status.FLAT),
+        )
+        new = State(
+            vector=where(kept | leaping, vector, state.point),
+            point=where(kept, at, state.point),
+            value=best,
+            slope=where(kept, slope, state.slope),
+            iterations=state.iterations + 1,
+            status=status,
+            own=own,
+        )
+        return new, xp.where(kept, seen.value, xp.nan)
+
+    def _finish(self, state: State, seen: EMLook, slope: Array) -> tuple[State, Array]:
+        """A Broyden step; its first look is EM's own step from where SQUAREM stood."""
+        xp = namespace(state.vector)
+        slack = rounding(state.own.finish.value, self.units)
+        found, better = broyden.learn(
+            state.own.finish, seen.following, seen.value, seen.gradient, slack
+        )
+        slope = xp.where(better, slope, state.slope)
+        # Where the units put the tolerance below what float64 resolves, the objective stops rising
+        # first; what EM's own step still promises knows no units.
+        settled = found.stuck & ~found.promised()
+        failed = found.stuck | (found.steps >= self.finish_steps)
+        rounds = state.own.rounds + xp.where(failed, 1, 0)
+        status = first_of(
+            ((better & (slope <= self.tolerance)) | settled, Status.CONVERGED),
+            (failed & (rounds >= ROUNDS), Status.FLAT),
+        )
+        # SQUAREM goes on from EM's own step where Broyden steps lead nowhere.
+        own = state.own._replace(
+            finish=found,
+            rounds=rounds,
+            phase=xp.where(failed, START, FINISH),
+            slow=xp.where(failed, 0, state.own.slow),
+            before=found.value,
+            longest=xp.where(failed, LONGEST, state.own.longest),
+        )
+        new = State(
+            vector=where(failed, found.point + found.residual, found.candidate),
+            point=found.point,
+            value=found.value,
+            slope=slope,
+            iterations=state.iterations + 1,
+            status=status,
+            own=own,
+        )
+        return new, better
+
+    def _next(
+        self, own: Squares, at: Array, following: Array, kept: Array
+    ) -> tuple[Squares, Array]:
+        """What the next look is for, and where."""
+        xp = namespace(at)
+        start = where(own.phase == START, at, own.start)
+        first = where(own.phase == START, following, own.first)
+        second = where(own.phase == SECOND, following, own.second)
+        r, v = first - start, (second - first) - (first - start)
+        tiny = float(np.finfo(at.dtype).tiny)
+        length = xp.sqrt(dot(r, r) / xp.maximum(dot(v, v), tiny))
+        length = xp.clip(length, 1.0, own.longest)
+        leap = start + 2 * length[:, None] * r + length[:, None] ** 2 * v
+        length = xp.where(own.phase == SECOND, length, own.length)
+        far = xp.where(length >= own.longest, LONGEST * own.longest, own.longest)
+        longest = xp.where(kept, far, xp.maximum(own.longest / LONGEST, 1.0))
+        vector = where(own.phase == SECOND, leap, following)
+        vector = where((own.phase == LEAP) & ~kept, own.second, vector)
+        own = own._replace(
+            phase=xp.where(own.phase == LEAP, START, xp.minimum(own.phase + 1, LEAP)),
+            start=start,
+            first=first,
+            second=second,
+            length=length,
+            longest=xp.where(own.phase == LEAP, longest, own.longest),
+        )
+        return own, vector
