@@ -70,7 +70,8 @@ class Fit(abc.ABC):
     Attributes:
         params: estimates by name, constrained (of draws their means, after label alignment).
         log_likelihood: marginal log-likelihood at `params`, nats. log_prior: apart from it.
-        outcome: how the chosen start, or the sample, ended; `status_note` says more.
+        status: how the chosen start, or the sample, ended: the label of a `Status`; `status_note`
+            says more.
         iterations, history: of the chosen start; `history` is the objective before each M-step
             (EM) or after each step (MLE, MAP).
         starts: a DataFrame with every start: objective, status, iterations, gradient, optimum.
@@ -86,7 +87,7 @@ class Fit(abc.ABC):
     log_likelihood: float
     log_prior: float
     slope: float
-    outcome: Status
+    status: str
     status_note: str
     iterations: int
     history: np.ndarray
@@ -108,9 +109,9 @@ class Fit(abc.ABC):
         """Whether this is a sample of a posterior (NUTS, Laplace) rather than a point estimate."""
 
     @property
-    def status(self) -> str:
-        """How the chosen start, or the sample, ended, in a word."""
-        return self.outcome.label
+    def outcome(self) -> Status:
+        """How the chosen start, or the sample, ended."""
+        return Status.of_label(self.status)
 
     @property
     def converged(self) -> bool:

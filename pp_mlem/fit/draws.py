@@ -58,7 +58,7 @@ class DrawsFit(Fit):
             model=model,
             method=method,
             fixed={k: np.asarray(v) for k, v in target.fixed.items()},
-            outcome=status,
+            status=status.label,
             status_note=status_note,
             n_parameters=target.space.size,
             n_observations=model.n_observations,

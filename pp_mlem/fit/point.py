@@ -95,7 +95,7 @@ class PointFit(Fit):
             log_likelihood=float(solution.value - free_prior if with_prior else solution.value),
             log_prior=prior,
             slope=solution.slope,
-            outcome=status,
+            status=status.label,
             status_note=status_note or status.meaning,
             starts=starts,
             n_parameters=target.space.size,

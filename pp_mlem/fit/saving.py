@@ -95,9 +95,9 @@ _FORMS = {
         lambda fit: {f"fixed.{k}": np.asarray(v) for k, v in fit.fixed.items()},
         _read_fixed,
     ),
-    "outcome": _Form(
-        lambda fit: {"status": fit.outcome.label},
-        lambda record, _: Status.of_label(record["status"]),
+    "status": _Form(
+        lambda fit: {"status": fit.status},
+        lambda record, _: Status.of_label(record["status"]).label,  # refuses others
     ),
     "groups": _Form(
         lambda fit: {"groups": [dataclasses.asdict(g) for g in fit.groups]},
