@@ -622,11 +622,12 @@ def test_switched_chains_are_told_by_the_fit(read, monkeypatch):
     """The chains start under different names, and the prior is not the same for both."""
     model, groups = read(unequal_prior)
 
-    def apart(model, problem, fixed, vectors):
-        params = [jax.device_get(problem.space.to_params(jnp.asarray(v))) for v in vectors]
+    def apart(model, target, vectors):
+        space = target.space
+        params = [jax.device_get(space.to_params(jnp.asarray(v))) for v in vectors]
         moved = align(params[0], params[0], groups, model)
         other = permute(moved, groups[0], (1, 0), model)
-        return np.stack([np.asarray(problem.space.to_vector(p)) for p in (moved, other)])
+        return np.stack([np.asarray(space.to_vector(p)) for p in (moved, other)])
 
     monkeypatch.setattr(nuts_module, "_in_one_labelling", apart)
     fit = fit_nuts(model, chains=2, warmup=100, draws=100, seed=0)
@@ -639,9 +640,9 @@ def test_switched_chains_are_told_by_the_fit(read, monkeypatch):
 def test_chains_start_in_one_labelling(read):
     model, groups = read(unequal_prior)
     with working_precision(model.dtype):
-        problem = model.problem({}, True)
-        starts = nuts_module._chain_starts(model, problem, {}, 6, 3, "mixed")
-        mu = np.stack([np.asarray(problem.space.to_params(v)["mu"]) for v in starts])
+        target = model.target(with_prior=True)
+        starts = nuts_module._chain_starts(model, target, 6, 3, "mixed")
+        mu = np.stack([np.asarray(target.space.to_params(v)["mu"]) for v in starts])
     assert len({bool(a > b) for a, b in mu}) == 1
     assert np.ptp(mu, 0).min() > 0
 
