@@ -243,7 +243,7 @@ def test_blocks_of_rows_add_up(rows):
     _, params, _ = rows
     x = np.random.default_rng(6).normal(size=20_011)
     model = Model(mixture, x)
-    assert model.marginal.blocks(model.data) > 1
+    assert model.marginal.rows.blocks(model.data) > 1
     np.testing.assert_allclose(
         model.log_likelihood(params), model.pointwise_log_likelihood(params).sum(), rtol=1e-12
     )

@@ -12,32 +12,16 @@ import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
+from pp_mlem.factors.laid import Laid
 from pp_mlem.families import Family
 from pp_mlem.program.bindings import iota_parameters, site_arguments
+from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import describe
-from pp_mlem.program.trace import Message, is_factor, unwrap
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SiteData:
-    """Data of one observed site. `value` is (*event, *columns, rows); `mask` (*columns, rows).
-
-    `known` are data arguments in the layout of the batch; `shift` the reference point in the
-    layout of the arguments, `shift_rows` the same as (*event, *columns, 1). `base` is log h
-    (rows), summed over columns.
-    """
-
-    value: Any
-    mask: Any
-    known: dict[str, Any]
-    shift: Any
-    shift_rows: Any
-    base: Any
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +37,7 @@ class ProgramData:
     """
 
     dynamic: tuple
-    sites: dict[str, SiteData]
+    sites: dict[str, Laid]
     weights: dict[str, Any]
     clamps: dict[str, Any]
     index: dict[str, dict[str, Any]]
@@ -310,7 +294,7 @@ def _same(a: Any, b: Any) -> bool:
     )
 
 
-def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) -> SiteData | None:
+def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) -> Laid | None:
     bare = unwrap(fn)
     event_dim = len(bare.fn.event_shape)
     if reading.dependencies[name].get("value"):
@@ -370,7 +354,7 @@ def _site_data(reading: Reading, factor: Factor, fn: Any, raw: dict, name: str) 
         placed = None if shift is None else _positional_shift(factor, shift, event_dim)
         return placed, shift, base
 
-    return SiteData(arranged, mask, known, *derive(arranged, mask, known))
+    return Laid(arranged, mask, known, *derive(arranged, mask, known))
 
 
 def _check_observations(

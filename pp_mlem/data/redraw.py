@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.layout import ProgramData, SiteData, base_measure, observed_parts, to_layout
-from pp_mlem.factors.factor import Factor
+from pp_mlem.data.layout import ProgramData, base_measure, observed_parts, to_layout
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.laid import Laid
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.distributions import is_factor
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, is_factor
 
 # site: (number of the array argument, for each of the site's values its cell in that array)
 Cells = Mapping[str, tuple[int, np.ndarray]]
@@ -129,7 +131,7 @@ def relaid(
     return replace(data, dynamic=dynamic, sites={**data.sites, **sites}, clamps=clamps)
 
 
-def _site(factor: Factor, old: SiteData, parts: dict[str, Any]) -> SiteData:
+def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
     family = factor.family
     value = to_layout(factor, jnp.asarray(parts["value"]), family.event_dim)
     if old.mask is not None:

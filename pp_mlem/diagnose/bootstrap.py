@@ -22,9 +22,11 @@ from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
 from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import judge_components
-from pp_mlem.diagnose.uncertainty import Covariance, numbers_of, scalar_names
+from pp_mlem.diagnose.uncertainty import Covariance, numbers_of
+from pp_mlem.marginal.units import reweighted
 from pp_mlem.maximise.broyden import quasi_newton_em
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 Params = Mapping[str, np.ndarray]
@@ -157,7 +159,7 @@ def _resampled(target: Target, count: int, key: jax.Array, cumulative: jax.Array
     uniform = jax.random.uniform(key, (count,), cumulative.dtype)
     chosen = jnp.searchsorted(cumulative, uniform, side="right")
     counts = jnp.zeros(units, cumulative.dtype).at[jnp.minimum(chosen, units - 1)].add(1.0)
-    return target.marginal.reweighted(target.data, counts)
+    return reweighted(target.marginal, target.data, counts)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class _Replicates:
                 "units carry case weights that are no counts, so they cannot be resampled. Use "
                 "kind='parametric'."
             )
-        target.marginal.reweighted(target.data, jnp.asarray(weights))  # refuses a single sequence
+        reweighted(target.marginal, target.data, jnp.asarray(weights))  # refuses one sequence
         return cls(_resampled, int(round(total)), jnp.asarray(np.cumsum(weights) / total))
 
     def data(self, target: Target, key: jax.Array) -> ProgramData:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.diagnose.groups import Order
-from pp_mlem.factors.factor import Factor, table_axes
+from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
-from pp_mlem.program.scans import before
+from pp_mlem.program.scans.scan import before
 from pp_mlem.target.target import Target
 
 ENTRIES = 1500  # that the least squares sees
@@ -49,10 +50,11 @@ def axes_of(marginal: Marginal, factor: Factor, shape: tuple[int, ...]) -> tuple
     if factor.kind == "family":
         depth = len(factor.layout) - reading.sites[factor.site].columns
         lead = len(shape) - 1 - len(factor.layout)
-        own = table_axes(reading, factor, shape[:lead] + (1,) * depth)[:lead]
+        outer = shape[:lead] + (1,) * depth
+        own = table_axes(reading, factor.site, factor.latents, outer)[:lead]
         own += ("",) * (len(shape) - lead)
     else:
-        own = table_axes(reading, factor, shape)
+        own = table_axes(reading, factor.site, factor.latents, shape)
     slots = {s.name for s in reading.slots}
     return tuple(n if n in slots else "" for n in own)
 

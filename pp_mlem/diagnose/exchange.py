@@ -48,19 +48,21 @@ def _log_densities(
     marginal: Marginal, names: frozenset[str], params: dict[str, Any], data: ProgramData
 ) -> jax.Array:
     """log Z and log prior, each of it without blocks. Traceable."""
-    terms = marginal.run(marginal.terms(marginal.natural(params, data), data), data)
-    prior = log_prior(marginal.reading, params, data, names)
-    return jnp.stack([marginal.elimination.total(terms), prior])
+    terms = marginal.terms(marginal.natural(params, data), data)
+    total = marginal.layout.total(marginal.run(terms, marginal.context(data)))
+    return jnp.stack([total, log_prior(marginal.reading, params, data, names)])
+
+
+def _subset(marginal: Marginal, data: ProgramData, rows: jax.Array) -> ProgramData:
+    return marginal.rows.subset(data, rows)
 
 
 def _densities(model: Model) -> Densities:
     """log Z and log prior as functions of the parameters, on some of the rows if they are many."""
     marginal, data = model.marginal, model.data
-    if marginal.block_plate is not None:
-        rows = model.reading.plates[marginal.block_plate].size
-        if rows > MANY_ROWS:
-            cut = model.bound.compiled(Marginal.subset, effort=Effort.QUICK)
-            data = cut(data, jnp.asarray(np.linspace(0, rows - 1, FEW_ROWS).astype(int)))
+    if marginal.rows.size > MANY_ROWS:
+        some = np.linspace(0, marginal.rows.size - 1, FEW_ROWS).astype(int)
+        data = model.bound.compiled(_subset, effort=Effort.QUICK)(data, jnp.asarray(some))
     names = frozenset(model.space.names)
     effort = of_program(model.reading.is_long)
     run = model.bound.compiled(_log_densities, names, effort=effort)

@@ -14,9 +14,10 @@ import numpyro.distributions as dist
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.spurious import objective_at
 from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.distributions import is_discrete, is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Site
 from pp_mlem.program.space import is_half_line, is_matrix
-from pp_mlem.program.trace import Message, is_discrete, is_factor, unwrap
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target

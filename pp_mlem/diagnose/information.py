@@ -17,8 +17,8 @@ from pp_mlem.diagnose.uncertainty import (
     information,
     natural_scale,
     numbers_of,
-    scalar_names,
 )
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 WALK = 60

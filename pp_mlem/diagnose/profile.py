@@ -13,8 +13,9 @@ from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort
-from pp_mlem.diagnose.uncertainty import Covariance, flatten, natural_scale, scalar_names
+from pp_mlem.diagnose.uncertainty import Covariance, flatten, natural_scale
 from pp_mlem.maximise.newton import newton_ascent
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target

@@ -12,7 +12,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import of_program
 from pp_mlem.base.status import Status
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import base_support, is_half_line, is_simplex

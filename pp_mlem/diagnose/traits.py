@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.diagnose.entries import axes_of
-from pp_mlem.factors.factor import batch_axes
+from pp_mlem.factors.axes import batch_axes
 from pp_mlem.program.bindings import site_arguments
-from pp_mlem.program.trace import Message
+from pp_mlem.program.messages import Message
 from pp_mlem.target.target import Target
 
 TRAITS = 64  # of one argument

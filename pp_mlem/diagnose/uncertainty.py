@@ -172,7 +172,7 @@ def information(
     """(gradient, minus the Hessian) of the objective, on the host; the Hessian along the columns of
     `basis`, those of the identity where none is given. Fewer columns share a sweep along chains
     that are long."""
-    entries = max(target.marginal.chain_entries, 1)
+    entries = max(target.marginal.entries, 1)
     columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // entries))
     size = target.space.size
     run = target.compiled(_information, columns, effort=of_derivatives(numbers_of(target), size))

@@ -21,7 +21,6 @@ from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
@@ -29,6 +28,7 @@ from pp_mlem.estimate.starts import check_init, starting_vectors
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 RHAT_LIMIT = 1.01

@@ -13,12 +13,12 @@ import numpy as np
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import draw_from_program
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
@@ -118,11 +118,10 @@ class _Assignment:
     @classmethod
     def of(cls, target: Target, rng: np.random.Generator) -> _Assignment:
         marginal, data, weight = target.marginal, target.data, 1.0
-        if marginal.block_plate is not None:
-            total = target.reading.plates[marginal.block_plate].size
-            if total > 2 * SUBSET_ROWS:
-                rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
-                data, weight = _subset(target, rows), total / SUBSET_ROWS
+        total = marginal.rows.size
+        if total > 2 * SUBSET_ROWS:
+            rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
+            data, weight = _subset(target, rows), total / SUBSET_ROWS
         features = {s.name: _features(target, data, s) for s in target.reading.latents}
         return cls(target, data, weight, features)
 
@@ -144,8 +143,8 @@ class _Assignment:
         reading, rows = self.target.reading, self.features[latent.name]
         shape = reading.plate_shape(latent.dims)
         if self.data is not self.target.data:
-            plate = reading.plates[self.target.marginal.block_plate]
-            shape = tuple(SUBSET_ROWS if n == plate.size else n for n in shape)
+            whole = self.target.marginal.rows.size
+            shape = tuple(SUBSET_ROWS if n == whole else n for n in shape)
         if clustered and rows is not None:
             labels = kmeans_labels(rows, latent.size, rng).reshape(shape)
             return np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
@@ -154,8 +153,12 @@ class _Assignment:
 
 
 def _subset(target: Target, rows: np.ndarray) -> ProgramData:
-    cut = target.kept(Marginal.subset, target.marginal, effort=Effort.QUICK)
+    cut = target.kept(_cut, target.marginal, effort=Effort.QUICK)
     return cut(target.data, jnp.asarray(rows))
+
+
+def _cut(marginal: Marginal, data: ProgramData, rows: jax.Array) -> ProgramData:
+    return marginal.rows.subset(data, rows)
 
 
 def _from_assignment(
@@ -189,7 +192,7 @@ def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | N
             units = flat.shape[1]
             columns.append(flat.T)
     sizes = target.reading.plate_shape(latent.dims)
-    whole = np.prod([units if n == _block_size(target) else n for n in sizes])
+    whole = np.prod([units if n == target.marginal.rows.size else n for n in sizes])
     if not columns or units != whole:
         return None
     features = np.concatenate(columns, 1)
@@ -199,11 +202,6 @@ def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | N
         mix = np.random.default_rng(0).standard_normal((features.shape[1], MOST_COLUMNS))
         features = features @ mix / np.sqrt(MOST_COLUMNS)
     return features
-
-
-def _block_size(target: Target) -> int:
-    plate = target.marginal.block_plate
-    return -1 if plate is None else target.reading.plates[plate].size
 
 
 def _unit_columns(target: Target, data: ProgramData, factor: Factor, latent: Site) -> np.ndarray:

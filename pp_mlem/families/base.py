@@ -57,6 +57,7 @@ class Family(abc.ABC):
     known: ClassVar[tuple[str, ...]] = ()  # arguments that are statistics, not parameters
     natural_support: ClassVar[dict[str, tuple[Any, ...]]] = {}
     scale_arguments: ClassVar[tuple[str, ...]] = ()
+    coded: ClassVar[bool] = False  # values are codes; the statistics are their `indicator`
 
     @property
     def name(self) -> str:

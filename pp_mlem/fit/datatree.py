@@ -20,7 +20,7 @@ import xarray as xr
 
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.files import verified, write_netcdf
-from pp_mlem.marginal.pointwise import pointwise_values
+from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.target.target import Target
 

@@ -16,9 +16,10 @@ from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import reorder_draws
 from pp_mlem.diagnose.summary import average_posterior
-from pp_mlem.diagnose.uncertainty import Covariance, Estimate, scalar_names
+from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.base import Fit, Params, not_a_point
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 

@@ -29,11 +29,11 @@ from pp_mlem.diagnose.uncertainty import (
     Estimate,
     covariance_at,
     delta_method,
-    scalar_names,
 )
 from pp_mlem.fit.base import Fit, Params, params_of
 from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target

@@ -9,11 +9,12 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.families import Family, natural_supports
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
+from pp_mlem.program.space import base_support
 
 ENTRY_LIMIT = 2**24
 
@@ -36,14 +37,8 @@ class Block:
     lookup: dict[str, np.ndarray] | None = None
 
 
-def _base_support(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
 def _is_natural(support: Any, kinds: tuple[str, ...]) -> bool:
-    base = _base_support(support)
+    base = base_support(support)
     if any(type(base) in natural_supports()[k] for k in kinds):
         return True
     lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)

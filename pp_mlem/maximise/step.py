@@ -11,7 +11,7 @@ import numpy as np
 import optimistix as optx
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.families import Entries, Family
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.maximise.blocks import BFGS_LIMIT, NEWTON_LIMIT, Block, argument_rows
@@ -265,7 +265,7 @@ def _row_statistics(
     lead = max(statistic.ndim - n_rows, 0)
     latent_shape = statistic.shape[:lead]
     responsibility = jnp.broadcast_to(statistic, latent_shape + sizes[:n_rows])
-    if hasattr(family, "indicator") and not family.event_dim:
+    if family.coded:
         values = family.indicator(site.value, _categories(data, factor))
     else:
         values = family.statistics(site.value, site.known, site.shift_rows)

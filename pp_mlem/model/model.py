@@ -28,15 +28,17 @@ from pp_mlem.data.layout import ProgramData, prepare_data
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import Marginal, build_marginal
-from pp_mlem.marginal.pointwise import pointwise_values
+from pp_mlem.marginal.units import pointwise_values, unit_weights
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.inputs import Unchecked, read_inputs
+from pp_mlem.program.checks.inputs import Unchecked, read_inputs
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.program.reading import Reading, read_program, thin
+from pp_mlem.program.read_program import read_program
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.rows import thin
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import log_prior
@@ -464,7 +466,7 @@ class Model:
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
-            return np.asarray(self.bound.compiled(Marginal.unit_weights)(self.data))
+            return np.asarray(self.bound.compiled(unit_weights)(self.data))
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:

@@ -12,14 +12,16 @@ import pandas as pd
 from scipy import stats
 
 from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor, log_table
-from pp_mlem.marginal.chain import Chain
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.tables import log_table
 from pp_mlem.marginal.marginal import Marginal
-from pp_mlem.marginal.plates import Term
 from pp_mlem.marginal.recursions import filtered as filter_chain
 from pp_mlem.marginal.recursions import smooth
+from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.model.bound import Bound, Values
-from pp_mlem.program.trace import Message, is_discrete, unwrap
+from pp_mlem.potentials.term import Term
+from pp_mlem.program.distributions import is_discrete, unwrap
+from pp_mlem.program.messages import Message
 
 
 def _chains(bound: Bound) -> tuple[Chain, ...]:
@@ -41,14 +43,14 @@ def _chains(bound: Bound) -> tuple[Chain, ...]:
 def _terms(marginal: Marginal, params: Values, data: ProgramData) -> list[Term]:
     """All terms, those inside the steps summed: what a recursion collects."""
     terms = marginal.terms(marginal.natural(params, data), data)
-    return marginal.inner.run(terms, data.maps)
+    return marginal.before_chains(terms, marginal.context(data))
 
 
 def _recursion(
     marginal: Marginal, chain: Chain, recursion: Callable, params: Values, data: ProgramData
 ) -> Any:
     terms = _terms(marginal, params, data)
-    found, _, _ = chain.along(terms, marginal.elimination, data.valid, marginal.reading, recursion)
+    found, _ = chain.along(terms, marginal.context(data), recursion)
     return found
 
 
@@ -61,7 +63,7 @@ def _along(
     def sizes(params: Values, data: ProgramData) -> int:
         nonlocal shape
         terms = _terms(bound.marginal, params, data)
-        shape = chain.collect(terms, bound.marginal.elimination, data.valid).shape
+        shape = chain.collect(terms, bound.marginal.context(data)).shape
         return 0
 
     jax.eval_shape(sizes, values, bound.data)
@@ -97,7 +99,7 @@ def _of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
 
 def _firsts(marginal: Marginal, chain: Chain, params: Values, data: ProgramData) -> list[jax.Array]:
     terms = _terms(marginal, params, data)
-    return chain.firsts(chain.collect(terms, marginal.elimination, data.valid))
+    return chain.firsts(chain.collect(terms, marginal.context(data)))
 
 
 def _first_filtered(bound: Bound, chain: Chain, values: Values) -> list[np.ndarray]:
@@ -164,9 +166,7 @@ def _first_transitions(
     begins, from their joint probabilities (states, lanes)."""
     own, lanes = _own(chain), begin.shape[-1]
     pairs = np.zeros((own, own))
-    ahead = chain.running(
-        bound.data.valid, tuple(sorted(chain.plates)), shape, bound.reading, first=1
-    )
+    ahead = chain.running(bound.data.valid, tuple(sorted(chain.plates)), shape, first=1)
     for lag in range(chain.order - 1):
         both = begin.reshape(own**lag, own, own, -1, lanes).sum((0, 3))
         counted = np.ones(lanes) if ahead is None else np.asarray(ahead)[chain.order - 2 - lag]

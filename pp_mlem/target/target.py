@@ -14,6 +14,7 @@ import numpy as np
 from pp_mlem.base.compiling import Effort, Kept, Work
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
+from pp_mlem.marginal.units import unit_weights
 from pp_mlem.maximise.step import NUMERIC_STEPS, expected_log_joint, maximise
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
@@ -91,7 +92,7 @@ class Target:
         """Case weight of each independent unit, on the host; 0 where all its data are missing."""
         if self.kept is None:
             raise RuntimeError("this target is part of what is being compiled.")
-        run = self.kept(Marginal.unit_weights, self.marginal, effort=Effort.LEAN)
+        run = self.kept(unit_weights, self.marginal, effort=Effort.LEAN)
         return np.asarray(run(self.data))
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.program.dataflow import CASTS, MOVES, Node, Values, rearranged
+from pp_mlem.program.checks.dataflow import CASTS, MOVES, Node, Values, rearranged
 
 _ARRANGES = MOVES | {"slice", "rev", "concatenate", "stack"}
 
@@ -17,14 +17,14 @@ class Fixed:
     def __init__(self, values: Values, value: float) -> None:
         self.values, self.value = values, value
         self.keeps = ("mul", "div") if value == 0 else ("add", "sub", "add_any")
-        self._found: dict[int, np.ndarray | None] = {}
+        self._cells: dict[int, np.ndarray | None] = {}
 
     def of(self, node: Node) -> np.ndarray | None:
         """A boolean array of the node's shape, or None where it is nowhere so."""
-        if id(node) not in self._found:
-            found = self._look(node)
-            self._found[id(node)] = None if found is None or not found.any() else found
-        return self._found[id(node)]
+        if id(node) not in self._cells:
+            cells = self._look(node)
+            self._cells[id(node)] = None if cells is None or not cells.any() else cells
+        return self._cells[id(node)]
 
     def _look(self, node: Node) -> np.ndarray | None:
         operation, inputs = node.operation, node.inputs
@@ -52,8 +52,8 @@ class Fixed:
         return None
 
     def _whole(self, node: Node) -> np.ndarray:
-        found = self.of(node)
-        return np.zeros(node.shape, bool) if found is None else found
+        cells = self.of(node)
+        return np.zeros(node.shape, bool) if cells is None else cells
 
     def _gathered(self, node: Node) -> np.ndarray | None:
         """Of what is read by a known index; by an unknown one, what is so at every place."""
@@ -68,5 +68,5 @@ class Fixed:
             held = np.broadcast_to(held.all(axes, keepdims=True), held.shape)
             places = jnp.zeros(index.shape, index.dtype)
         params = {**node.equation.params, "fill_value": None}
-        found = node.equation.primitive.bind(jnp.asarray(held, jnp.float32), places, **params)
-        return np.asarray(found) == 1.0
+        read = node.equation.primitive.bind(jnp.asarray(held, jnp.float32), places, **params)
+        return np.asarray(read) == 1.0

@@ -57,67 +57,93 @@ class Lookup:
     bit: int
 
 
+Held = Callable[[np.ndarray], tuple[int, np.ndarray]]
+
+
+def data_bit(i: int) -> int:
+    """The bit of data array i."""
+    return 2 << i
+
+
 def flow(
-    closed: Any,
-    bits: list[int],
-    positive: list[bool],
-    held: Callable[[np.ndarray], tuple[int, np.ndarray]],
-    flawed: int,
+    closed: Any, bits: list[int], positive: list[bool], held: Held, flawed: int
 ) -> tuple[list[Node], list[Lookup]]:
     """The nodes of a traced program's results, its inputs having `bits` and being `positive`; and
     its lookups by data. `held` gives the bit of a constant array and its values as the program holds
     them, `flawed` marks NaN in it."""
-    lookups: list[Lookup] = []
-    free = 1 + flawed.bit_length()
-
-    def constant(value: Any) -> Node:
-        shape, dtype = np.shape(value), getattr(value, "dtype", None)
-        kind, depends = getattr(dtype, "kind", ""), 0
-        if shape and kind in "biuf":
-            depends, value = held(np.asarray(value))
-            depends |= flawed if kind == "f" and np.isnan(value).any() else 0
-        return Node("constant", (), shape, dtype, depends, constant=value)
-
-    def inline(jaxpr: Any, consts: list[Node], given: list[Node]) -> list[Node]:
-        nodes: dict[Any, Node] = dict(zip(jaxpr.constvars, consts, strict=True))
-        nodes |= dict(zip(jaxpr.invars, given, strict=True))
-
-        def read(atom: Any) -> Node:
-            return constant(atom.val) if isinstance(atom, Literal) else nodes[atom]
-
-        for equation in jaxpr.eqns:
-            inputs = tuple(read(a) for a in equation.invars)
-            name = equation.primitive.name
-            inner = equation.params.get(_CALLS.get(name, ""))
-            if inner is not None:
-                closed_inner = hasattr(inner, "consts")
-                own = [constant(c) for c in inner.consts] if closed_inner else []
-                body = inner.jaxpr if closed_inner else inner
-                results = inline(body, own, list(inputs))
-                nodes |= dict(zip(equation.outvars, results, strict=True))
-                continue
-            depends = 0
-            for node in inputs:
-                depends |= node.depends
-                if not hasattr(node.dtype, "kind") or node.dtype.kind not in "biufc":
-                    depends |= UNKNOWN if node.dtype is not None else 0  # random keys are no data
-            for index, size, ends in _indices(name, equation.params, inputs):
-                if index.known and index.depends:
-                    bit = 1 << (free + len(lookups))
-                    lookups.append(Lookup(index, size, ends, bit))
-                    depends |= bit
-            for i, var in enumerate(equation.outvars):
-                nodes[var] = Node(
-                    name, inputs, tuple(var.aval.shape), getattr(var.aval, "dtype", None), depends,
-                    equation, i, params=equation.params,
-                )  # fmt: skip
-        return [read(a) for a in jaxpr.outvars]
-
     starts = [
         Node("input", (), tuple(v.aval.shape), v.aval.dtype, bit, params={"positive": sign})
         for v, bit, sign in zip(closed.jaxpr.invars, bits, positive, strict=True)
     ]
-    return inline(closed.jaxpr, [constant(c) for c in closed.consts], starts), lookups
+    trace = _Trace(held, flawed)
+    return trace.closed(closed, starts), trace.lookups
+
+
+class _Trace:
+    """The nodes of one traced program, its inner functions put in place of their calls."""
+
+    def __init__(self, held: Held, flawed: int) -> None:
+        self.held, self.flawed = held, flawed
+        self.free = 1 + flawed.bit_length()
+        self.lookups: list[Lookup] = []
+
+    def closed(self, closed: Any, given: list[Node]) -> list[Node]:
+        """The results of a jaxpr that comes with its constants."""
+        return self.inline(closed.jaxpr, [self.constant(c) for c in closed.consts], given)
+
+    def constant(self, value: Any) -> Node:
+        shape, dtype = np.shape(value), getattr(value, "dtype", None)
+        kind, depends = getattr(dtype, "kind", ""), 0
+        if shape and kind in "biuf":
+            depends, value = self.held(np.asarray(value))
+            depends |= self.flawed if kind == "f" and np.isnan(value).any() else 0
+        return Node("constant", (), shape, dtype, depends, constant=value)
+
+    def inline(self, jaxpr: Any, consts: list[Node], given: list[Node]) -> list[Node]:
+        """The results of a jaxpr at these constants and inputs."""
+        nodes: dict[Any, Node] = dict(zip(jaxpr.constvars, consts, strict=True))
+        nodes |= dict(zip(jaxpr.invars, given, strict=True))
+
+        def read(atom: Any) -> Node:
+            return self.constant(atom.val) if isinstance(atom, Literal) else nodes[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = tuple(read(a) for a in equation.invars)
+            nodes |= dict(zip(equation.outvars, self._results(equation, inputs), strict=True))
+        return [read(a) for a in jaxpr.outvars]
+
+    def _results(self, equation: Any, inputs: tuple[Node, ...]) -> list[Node]:
+        name = equation.primitive.name
+        inner = equation.params.get(_CALLS.get(name, ""))
+        if inner is not None:
+            given = list(inputs)
+            return (
+                self.closed(inner, given)
+                if hasattr(inner, "consts")
+                else self.inline(inner, [], given)
+            )
+        depends = self._depends(equation, inputs)
+        return [
+            Node(
+                name, inputs, tuple(var.aval.shape), getattr(var.aval, "dtype", None), depends,
+                equation, i, params=equation.params,
+            )
+            for i, var in enumerate(equation.outvars)
+        ]  # fmt: skip
+
+    def _depends(self, equation: Any, inputs: tuple[Node, ...]) -> int:
+        """The bits of an operation's results; its lookups by data have bits of their own."""
+        depends = 0
+        for node in inputs:
+            depends |= node.depends
+            if not hasattr(node.dtype, "kind") or node.dtype.kind not in "biufc":
+                depends |= UNKNOWN if node.dtype is not None else 0  # random keys are no data
+        for index, size, ends in _indices(equation.primitive.name, equation.params, inputs):
+            if index.known and index.depends:
+                bit = 1 << (self.free + len(self.lookups))
+                self.lookups.append(Lookup(index, size, ends, bit))
+                depends |= bit
+        return depends
 
 
 def _indices(
@@ -138,15 +164,15 @@ def _indices(
     clips = "CLIP" in mode and not sliced
     ends = clips or ("FILL" in mode and fill is not None and not _is_nan(fill))
     columns = _columns(inputs[1], len(dimensions))
-    found = []
+    looked_up = []
     for d, column in zip(dimensions, columns, strict=True):
         if column is None:
             continue
         places = inputs[0].shape[d] - params["slice_sizes"][d] + 1
         index, size, wraps = _unwrapped(column, inputs[0].shape[d], places)
         if wraps or not clips:  # else a negative one is clipped to the first
-            found.append((index, size, ends))
-    return found
+            looked_up.append((index, size, ends))
+    return looked_up
 
 
 def _is_nan(value: Any) -> bool:
@@ -249,13 +275,13 @@ class Values:
 
     def __init__(self, dynamic: tuple[np.ndarray, ...]) -> None:
         self.dynamic = dynamic
-        self._found: dict[int, Any] = {}
+        self._values: dict[int, Any] = {}
 
     def of(self, node: Node) -> np.ndarray:
-        if id(node) not in self._found:
+        if id(node) not in self._values:
             with np.errstate(all="ignore"):
-                self._found[id(node)] = self._compute(node)
-        return self._found[id(node)]
+                self._values[id(node)] = self._compute(node)
+        return self._values[id(node)]
 
     def _compute(self, node: Node) -> np.ndarray:
         if node.operation == "input":

@@ -22,12 +22,12 @@ def held_by(program: Any) -> dict[str, Any]:
 
     Names are those of the program, as in "sizes", "data['y']" or "self.x". Nothing is called.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     seen: set[int] = set()
 
     def visit(name: str, value: Any, depth: int) -> None:
         if isinstance(value, (np.ndarray, np.generic, jax.Array, int, float)):
-            found.setdefault(name, value)
+            values.setdefault(name, value)
             return
         if id(value) in seen or len(seen) > MOST_OBJECTS or depth > DEEPEST:
             return
@@ -36,7 +36,7 @@ def held_by(program: Any) -> dict[str, Any]:
             visit(inner, part, depth + 1)
 
     visit("", program, 0)
-    return {name: value for name, value in found.items() if name}
+    return {name: value for name, value in values.items() if name}
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
