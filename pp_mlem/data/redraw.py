@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.layout import ProgramData, base_measure, observed_parts, to_layout
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.lay import base_measure, observed_parts, to_layout
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.distributions import is_factor
 from pp_mlem.program.messages import Message

@@ -17,7 +17,7 @@ from pp_mlem.base.compiling import Effort
 from pp_mlem.base.digits import written
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
 from pp_mlem.diagnose.separation import find_separation

@@ -12,7 +12,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import tiny_log
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model

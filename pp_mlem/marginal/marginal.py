@@ -13,7 +13,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import Work
 from pp_mlem.base.precision import tiny_log
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.rows import Rows, plan_rows
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.recursions import filtered

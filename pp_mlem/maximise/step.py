@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.families import Entries, Family
 from pp_mlem.marginal.marginal import Marginal, Natural

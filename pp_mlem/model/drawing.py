@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.redraw import observed_cells, place, relaid
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.potentials.modes import MAX, SUM, Draw, Mode

@@ -24,7 +24,8 @@ from pp_mlem.base.precision import (
     in_model_precision,
     working_precision,
 )
-from pp_mlem.data.layout import ProgramData, prepare_data
+from pp_mlem.data.prepare import prepare_data
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import Marginal, build_marginal
@@ -121,7 +122,7 @@ class Model:
             if isinstance(inputs, Unchecked):
                 inputs.tell()
             reading, factors = verification.reading, verification.factors
-            data = prepare_data(reading, factors, self.observe, self.dtype, verification.gathers)
+            data = prepare_data(reading, factors, self.observe, verification.gathers)
         self.arguments: Arguments = reading.arguments
         self.bound = Bound(build_marginal(reading, factors), data, Kept())
         self.bound.kept.once("verification", lambda: verification)
@@ -211,7 +212,7 @@ class Model:
             arguments = inputs.check(arguments)
             reading = replace(self.reading, arguments=arguments)
             data = prepare_data(
-                reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers
+                reading, self.marginal.factors, self.observe, self._verification.gathers
             )
         return self._on(data, arguments)
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.tables import own_density
 from pp_mlem.program.distributions import as_floating, unwrap
 from pp_mlem.program.messages import Message

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import Effort, Kept, Work
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.units import unit_weights
 from pp_mlem.maximise.step import NUMERIC_STEPS, expected_log_joint, maximise
