@@ -13,7 +13,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import Effort, of_program
 from pp_mlem.base.precision import working_precision
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.diagnose.entries import slot_sets
 from pp_mlem.diagnose.groups import Group, Order
 from pp_mlem.diagnose.relabel import Relabeller, Relabelling
