@@ -29,7 +29,7 @@ from pp_mlem.diagnose.labels import align, sort_labels
 from pp_mlem.estimate.estimators import check_methods, fit_by
 from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point import check_model
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.sites import Role
