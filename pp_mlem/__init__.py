@@ -7,8 +7,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "DrawsFit",
     "Fit",
     "Model",
+    "PointFit",
     "calibrate",
     "compare",
     "experiment",

@@ -2,7 +2,7 @@
 
 A `Fit` has `plot_surface`, a `Comparison` has `plot`, a `Model` describes itself; how that is done
 stands in `show`, which registers itself for each class, so that no import goes up. It is loaded
-when a verb is first used.
+when a verb is first used. A `Fit` is saved by the file that knows both kinds of it.
 """
 
 from __future__ import annotations
@@ -45,3 +45,9 @@ def tables(thing: Any) -> list[Any]:
 def write(thing: Any, console: Any) -> None:
     """Print a result in full to a rich console."""
     _taught(write, thing)(thing, console)
+
+
+@functools.singledispatch
+def save(thing: Any, path: Any) -> Any:
+    """Write a result to a file, and where it was written."""
+    return _taught(save, thing)(thing, path)

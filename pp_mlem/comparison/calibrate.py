@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -152,8 +152,7 @@ def _replicate(
     if fit.interrupted:
         raise KeyboardInterrupt
     truth = sort_labels(truth, fit.groups, fit.model)
-    posterior = cast(dict[str, np.ndarray], fit.draws)  # NUTS has draws
-    thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in posterior.items()}
+    thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in fit.draws.items()}
     ordered = _in_order(thinned, fit.groups, drawn)
     count = len(next(iter(ordered.values())))
     ranks = [(ordered[n].reshape(count, -1) < np.ravel(truth[n])).sum(0) for n in model.space.names]

@@ -22,7 +22,7 @@ from pp_mlem.comparison.concerns import (
 )
 from pp_mlem.comparison.scores import NO_LOO, loo_of, scores_of
 from pp_mlem.diagnose.labels import align
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 
 
 @dataclass

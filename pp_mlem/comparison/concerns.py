@@ -10,7 +10,8 @@ import numpy as np
 from pp_mlem.base.digits import written
 from pp_mlem.base.fingerprint import changed
 from pp_mlem.base.lazy import pd
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.point import PointFit
 
 FAR = 1.0  # standard errors between two estimates, beyond which they disagree
 FEW = 0.2  # share of the starts that reach the best optimum, below which more starts are advised
@@ -58,7 +59,7 @@ def concerns_of(name: str, fit: Fit) -> Iterator[Concern]:
     if not fit.converged:
         remedy = "" if "fit_map" in fit.status_note else REMEDIES.get(fit.status, "")
         yield Concern(1, f"{name}: status {fit.status} ({fit.status_note}){remedy}.")
-    if not fit.has_draws:
+    if isinstance(fit, PointFit):
         yield from _of_starts(name, fit)
         yield from _of_errors(name, fit)
     if fit.diagnostics.get("labels"):
@@ -71,7 +72,7 @@ def concerns_of(name: str, fit: Fit) -> Iterator[Concern]:
         )
 
 
-def _of_starts(name: str, fit: Fit) -> Iterator[Concern]:
+def _of_starts(name: str, fit: PointFit) -> Iterator[Concern]:
     """Starts that were set aside above the chosen one; a best optimum that few reached."""
     aside = fit.starts["status"].isin(["collapsed", "spurious"])
     if aside.any():
@@ -94,7 +95,7 @@ def _of_starts(name: str, fit: Fit) -> Iterator[Concern]:
             )
 
 
-def _of_errors(name: str, fit: Fit) -> Iterator[Concern]:
+def _of_errors(name: str, fit: PointFit) -> Iterator[Concern]:
     """Scalars without a standard error, by the reason."""
     scalars_by_reason: dict[str, list[str]] = {}
     for scalar, reason in fit.covariance_details("observed").reasons.items():

@@ -22,7 +22,7 @@ from pp_mlem.comparison.compare import towards
 from pp_mlem.comparison.study import STATUS, Study, fingerprint
 from pp_mlem.estimate.estimators import check_methods, fit_by
 from pp_mlem.estimate.point import check_model
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
 

@@ -13,7 +13,8 @@ from typing import Any
 from pp_mlem.base.files import read_json, write_json
 from pp_mlem.base.fingerprint import PYTHON, digest
 from pp_mlem.comparison.record import OF_NUTS, joined
-from pp_mlem.fit.fit import Fit, load
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
 
 RECORD = "select.json"

@@ -10,7 +10,7 @@ import numpy as np
 from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.digits import written
 from pp_mlem.estimate.estimators import fit_by, method_names
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 
 SEED_STRIDE = 100_003  # replicates of two seeds share no data
@@ -92,7 +92,7 @@ def _models(smaller: Fit, larger: Fit) -> tuple[Model, Model]:
             raise TypeError(
                 f"{name}: received {type(fit).__name__}, expected a Fit, of fit_em say."
             )
-    return smaller._model("likelihood_ratio_test"), larger._model("likelihood_ratio_test")
+    return smaller.model_for("likelihood_ratio_test"), larger.model_for("likelihood_ratio_test")
 
 
 def _refuse_labels(*models: Model) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pp_mlem.base.lazy import arviz_stats
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 
 ONE_STEP = (
     "the terms are one-step-ahead predictions of a single sequence, so elpd is not leave-one-out"
@@ -65,16 +65,12 @@ def _has_covariance(fit: Fit) -> bool:
 
 def scores_of(fit: Fit, loo: Loo) -> dict[str, Any]:
     """A row of a table of scores."""
-    try:
-        icl = fit.icl
-    except ValueError:  # a loaded fit without its model
-        icl = np.nan
     return {
         "log_likelihood": fit.log_likelihood,
         "parameters": fit.n_parameters,
         "AIC": fit.aic,
         "BIC": fit.bic,
-        "ICL": icl,
+        "ICL": np.nan if fit.classification is None else fit.icl,
         "elpd_loo": loo.elpd,
         "se": loo.se,
     }

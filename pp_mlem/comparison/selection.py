@@ -21,7 +21,7 @@ from pp_mlem.comparison.folder import Folder, record_of
 from pp_mlem.comparison.ratio_test import likelihood_ratio_test
 from pp_mlem.comparison.scores import loo_of, scores_of
 from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 
 CRITERIA = {

@@ -26,7 +26,7 @@ from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
 from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import scalar_names
@@ -72,7 +72,7 @@ def fit_nuts(
     order_by: str | None = None,
     progress: bool | None = None,
     dtype: Any = None,
-) -> Fit:
+) -> DrawsFit:
     """Sample the posterior of the parameters with NumPyro's NUTS (Hoffman & Gelman 2014).
 
     The density is log Z + log prior + log|Jacobian| in unconstrained coordinates. The chains
@@ -94,7 +94,7 @@ def fit_nuts(
         progress: show a bar; by default only in a terminal.
 
     Returns:
-        a `Fit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
+        a `DrawsFit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
         R-hat and effective sample sizes.
 
     Raises:
@@ -224,14 +224,14 @@ def _aligned(
     )
 
 
-def _status(sample: Sample, diagnostics: dict[str, Any]) -> str:
+def _status(sample: Sample, diagnostics: dict[str, Any]) -> Status:
     """How the sampler ended; of one that was stopped the diagnostics say so."""
     if sample.interrupted:
         diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
         diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
-        return Status.INTERRUPTED.label
+        return Status.INTERRUPTED
     clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
-    return Status.CONVERGED.label if clean else "not mixed"
+    return Status.CONVERGED if clean else Status.NOT_MIXED
 
 
 def _result(
@@ -241,7 +241,7 @@ def _result(
     seed: int,
     clock: float,
     order_by: str | None,
-) -> Fit:
+) -> DrawsFit:
     stats = sample.stats
     chains, draws = sample.vectors.shape[:2]
     lost: dict[str, str] = {}  # summaries that failed; the draws never do
@@ -250,7 +250,7 @@ def _result(
     aligned, switched = _aligned(model, target, sample, groups, order_by, lost)
     points = target.unconstrained(aligned).reshape(chains, draws, -1)
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
-    mean, vector, likelihood, prior = summarise(model, target.problem, aligned, lost)
+    mean, vector, likelihood, prior = summarise(model, target, aligned, lost)
     diagnostics = _diagnose(target, shaped, stats, switched, len(found) - len(groups), lost)
     if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
         names: list[str] = attempt(
@@ -261,11 +261,10 @@ def _result(
             diagnostics["labels"] = tell_switched(names, found)
             diagnostics["story"] += f"; {diagnostics['labels']}"
     status = _status(sample, diagnostics)
-    return Fit(
+    return DrawsFit.from_draws(
+        target,
         model=model,
         method="NUTS",
-        objective="map",
-        fixed={k: np.asarray(v) for k, v in target.fixed.items()},
         params={n: mean[n] for n in model.space.names},
         vector=vector,
         log_likelihood=likelihood,
@@ -276,13 +275,10 @@ def _result(
         iterations=int(stats["num_steps"].sum()),
         history=-stats["potential_energy"],
         starts=pd.DataFrame(),
-        n_parameters=target.space.size,
-        n_observations=model.n_observations,
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=sample.first_seconds,
-        scalar_names=scalar_names(target.space),
         draws={k: shaped[k] for k in target.space.names},
         draw_vectors=points,
         sample_stats={

@@ -25,7 +25,7 @@ from pp_mlem.estimate.loop import Driver, Run
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import SUBSET_ROWS, AssignedLook, check_init, starting_vectors
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.maximise.step import NUMERIC_STEPS
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
@@ -108,7 +108,7 @@ def _check(model: Any, options: PointOptions) -> int:
 
 
 @takes_gradients
-def fit_point(model: Model, options: PointOptions, make: Make) -> Fit:
+def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
     """Run an algorithm from every start, finish by Newton, judge, and choose the best.
 
     `make` gives the algorithm for the problem's settings.

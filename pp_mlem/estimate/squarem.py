@@ -19,14 +19,7 @@ from pp_mlem.estimate.algorithm import (
     first_of,
     rounding,
 )
-from pp_mlem.estimate.em import (
-    EMLook,
-    em_look,
-    em_look_or_start,
-    em_wanted,
-    noise_of,
-    slope_of,
-)
+from pp_mlem.estimate.em import EMLook, em_look, em_look_or_start, em_wanted, noise_of, slope_of
 from pp_mlem.maximise import broyden
 from pp_mlem.maximise.broyden import Broyden
 

@@ -17,7 +17,8 @@ import numpy as np
 from pp_mlem.base.files import write_text
 from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.show.plots import comparison_figures
 
 PACKAGES = ("pp-mlem", "jax", "numpyro", "optax", "optimistix", "numpy", "scipy", "xarray",
@@ -129,7 +130,9 @@ def _pictures(comparison: Comparison, more: Iterable[tuple[str, Path]]) -> list[
 def _optima(comparison: Comparison) -> list[str]:
     parts = []
     for name, fit in comparison.fits.items():
-        if fit.has_draws or fit.model is None or not fit.start_params or not len(fit.starts):
+        if not isinstance(fit, PointFit) or fit.model is None:
+            continue
+        if not fit.start_params or not len(fit.starts):
             continue
         parts += [
             f"<h3>{html.escape(name)}</h3>",
@@ -141,7 +144,7 @@ def _optima(comparison: Comparison) -> list[str]:
 
 def _missing(comparison: Comparison) -> list[str]:
     """The missing information of the first point fit with latents."""
-    points = (f for f in comparison.fits.values() if not f.has_draws)
+    points = (f for f in comparison.fits.values() if isinstance(f, PointFit))
     fit = next((f for f in points if f.model and f.model.latent_names), None)
     if fit is None:
         return []

@@ -12,7 +12,8 @@ import numpy as np
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.profile import constrained_maximum, scalar_index
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.program.space import ParameterSpace, is_simplex
 from pp_mlem.target.target import Target
 
@@ -73,12 +74,12 @@ def _rescaled(simplices: np.ndarray, places: list[int]) -> bool:
 
 
 def surface(
-    fit: Fit, a: str, b: str, kind: str, over_a: np.ndarray, over_b: np.ndarray
+    fit: PointFit, a: str, b: str, kind: str, over_a: np.ndarray, over_b: np.ndarray
 ) -> np.ndarray:
     """The objective on a grid, (points of b, points of a); NaN outside the parameters' support."""
     if kind not in KINDS:
         raise ValueError(f"kind: received {kind!r}, expected 'slice' or 'profile'.")
-    model, problem = fit._point_only("a surface"), fit.problem()
+    model, problem = fit.model_for("a surface"), fit.problem()
     i, j = scalar_index(problem, a, "a"), scalar_index(problem, b, "b")
     if i == j:
         raise ValueError(f"a, b: both are {a!r}; expected two different scalars.")
@@ -111,8 +112,7 @@ def _at(target: Target, i: int, j: int, start: Any, wanted: Any, scale: Any) -> 
 
 def _best(target: Target, i: int, j: int, start: Any, wanted: Any, scale: Any) -> jax.Array:
     """The objective with the other scalars at their best. Traceable."""
-    solve = constrained_maximum(target.problem, lambda s: jnp.stack([s[i], s[j]]))
-    return solve(start, wanted, scale, target.data, target.fixed)[1]
+    return constrained_maximum(target, jnp.array([i, j]), start, wanted, scale)[1]
 
 
 KINDS: dict[str, Callable[..., jax.Array]] = {"slice": _at, "profile": _best}
@@ -135,7 +135,7 @@ def _over_grid(
 
 def path_of(fit: Fit, a: str, b: str) -> np.ndarray:
     """(points, 2): two scalars along the iterations of a fit made with trace=True."""
-    if not fit.trace:
+    if not isinstance(fit, PointFit) or not fit.trace:
         return np.zeros((0, 2))
     order = [n for n in fit.params if n not in fit.fixed]
     places = [list(fit.scalar_names).index(n) for n in (a, b)]

@@ -252,11 +252,11 @@ def _shim() -> None:
             return getattr(Target(self, d, f), new)(v)
 
         setattr(Problem, old, method)
-    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)
-    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(
+    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)  # type: ignore
+    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(  # type: ignore
         self, d, f
     ).maximise(v, s, steps)
-    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(
+    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(  # type: ignore
         v, steps
     )
 

@@ -10,6 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from pp_mlem.comparison.compare import Comparison
+from pp_mlem.fit.point import PointFit
 from pp_mlem.show.plots.components import plot_components
 from pp_mlem.show.plots.figure import new_figure
 from pp_mlem.show.plots.posterior import plot_posterior_against_normal
@@ -63,7 +64,7 @@ def draw_paths(comparison: Comparison, axes: Axes) -> None:
     A fit's time without compilation is spread evenly over its evaluations.
     """
     for name, fit in comparison.fits.items():
-        if fit.has_draws or len(fit.history) < 2:
+        if not isinstance(fit, PointFit) or len(fit.history) < 2:
             continue
         gap = np.maximum(fit.objective_value - fit.history, 1e-10)
         total = max(sum(len(h) for h in fit.histories), len(gap))
@@ -81,7 +82,7 @@ def draw_optima(comparison: Comparison, axes: Axes) -> None:
     """The distinct optima of each point fit: height is the objective, area the share of starts."""
     ticks, labelled = [], set()
     for i, (name, fit) in enumerate(comparison.fits.items()):
-        if fit.has_draws or not len(fit.starts):
+        if not isinstance(fit, PointFit) or not len(fit.starts):
             continue
         ticks.append((i, name))
         reached = fit.starts[fit.starts["optimum"] > 0]

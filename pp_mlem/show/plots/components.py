@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.components import ComponentSite, component_densities, component_sites
 from pp_mlem.show.plots.figure import new_figure

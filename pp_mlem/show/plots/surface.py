@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from pp_mlem.diagnose.profile import scalar_index
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit, not_a_point
+from pp_mlem.fit.point import PointFit
 from pp_mlem.show.plots.figure import new_figure
 from pp_mlem.show.surface import path_of, surface
 
@@ -30,6 +31,8 @@ def plot_surface(
     for argument, name in (("a", a), ("b", b)):
         if name not in fit.scalar_names:
             scalar_index(fit.problem(), name, argument)
+    if not isinstance(fit, PointFit):
+        raise not_a_point("a surface", fit.method)
     fits = {fit.method: fit, **others}
     over_a, over_b = (
         np.linspace(*_reach(fit, list(fits.values()), (a, b), i, width), points) for i in (0, 1)
