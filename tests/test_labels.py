@@ -673,12 +673,12 @@ def test_density_of_nuts_is_numpyros(program, named):
     """Where priors hang on other parameters: at random points, the Jacobian included."""
     model = Model(program, Y, parameters=named)
     with working_precision(model.dtype):
-        problem = model.problem({}, True)
-        where, shapes = problem.space.slices(), problem.space.free_shapes()
+        target = model.target(with_prior=True)
+        where, shapes = target.space.slices(), target.space.free_shapes()
         for seed in range(3):
-            vector = np.random.default_rng(seed).normal(size=problem.space.size)
+            vector = np.random.default_rng(seed).normal(size=target.space.size)
             free = {n: jnp.asarray(vector[w]).reshape(shapes[n]) for n, w in where.items()}
-            ours = problem.log_posterior(jnp.asarray(vector), model.data, {})
+            ours = target.density(jnp.asarray(vector))
             np.testing.assert_allclose(ours, -potential_energy(program, (Y,), {}, free), rtol=1e-10)
 
 

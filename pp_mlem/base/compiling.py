@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -99,6 +101,25 @@ def of_derivatives(numbers: int, parameters: int) -> Effort:
 def of_program(is_long: bool) -> Effort:
     """For a function that runs a program a few times; `is_long`: along a scan of many steps."""
     return Effort.LEAN if is_long else Effort.QUICK
+
+
+@functools.cache
+def _worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="pp_mlem compiles")
+
+
+def compile_ahead(
+    run: Any, arguments: tuple, inside: Callable[[], AbstractContextManager]
+) -> Future:
+    """Compile a jitted function for these arguments in another thread, within the context `inside()`:
+    XLA leaves Python free meanwhile. A call with such arguments then compiles nothing; what fails here
+    fails again there."""
+
+    def work() -> None:
+        with inside():
+            run.lower(*arguments).compile()
+
+    return _worker().submit(work)
 
 
 class Kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import SUBSET_ROWS, AssignedLook, check_init, starting_vectors
-from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit
+from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
 from pp_mlem.fit.point import PointFit
 from pp_mlem.maximise.step import NUMERIC_STEPS
 from pp_mlem.model.model import Model
@@ -126,9 +127,18 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         looked_at, look = target, _assigned_look(target, algorithm, starts)
         if look is not None:
             looked_at = target.on(with_clamps(target))
+        driver = Driver(
+            target=looked_at,
+            algorithm=algorithm,
+            effort=target.work.loop(starts),
+            limit=options.max_iter,
+            group=starts if target.work.side_by_side else 1,
+            with_path=options.trace,
+        )
+        _prepare(model, target, driver, starts)
         vectors = starting_vectors(model, looked_at, starts, options.seed, options.init, look)
         with Progress(options.method, starts, options.progress) as progress:
-            ends = _run(looked_at, options, algorithm, settings, vectors, progress)
+            ends = _run(replace(driver, progress=progress), settings, vectors)
         return judge(record, target, refuse_extremes(target, ends))
 
 
@@ -187,25 +197,19 @@ def _assigned_look(target: Target, algorithm: Algorithm, starts: int) -> Assigne
     return assigned
 
 
-def _run(
-    target: Target,
-    options: PointOptions,
-    algorithm: Algorithm,
-    settings: Settings,
-    vectors: Any,
-    progress: Progress,
-) -> Ends:
+def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> None:
+    """Compile the looks in another thread, and what the verdict needs in this one."""
+    somewhere = np.zeros((starts, target.space.size), target.dtype)
+    looks = driver.ahead(somewhere)
+    if looks is None:
+        return
+    prepare_verdict(model, target, somewhere)
+    wait([looks])
+
+
+def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
     """The algorithm from every start, then the finish for those that have not come to rest."""
-    starts = len(vectors)
-    driver = Driver(
-        target=target,
-        algorithm=algorithm,
-        effort=target.work.loop(starts),
-        limit=options.max_iter,
-        group=starts if target.work.side_by_side else 1,
-        with_path=options.trace,
-        progress=progress,
-    )
+    target, algorithm = driver.target, driver.algorithm
     run = driver.run(algorithm.begin(np.asarray(vectors)))
     ends = Ends.of(_looked_at(driver, run), settings.tolerance)
     verified = algorithm.unit_free

@@ -100,6 +100,15 @@ def judge(record: Record, target: Target, ends: Ends) -> PointFit:
     )
 
 
+def prepare_verdict(model: Model, target: Target, somewhere: np.ndarray) -> None:
+    """Let everything compile that a verdict on as many starts runs (starts, size)."""
+    exchangeable_groups(model, frozenset(target.fixed))
+    params = target.constrained(somewhere)
+    target.unconstrained(params)
+    judge_components(target, somewhere[0])
+    model.log_prior({k: v[0] for k, v in params.items()})
+
+
 def _verdicts(model: Model, target: Target, ends: Ends, groups: tuple[Group, ...]) -> Verdicts:
     batch: dict[str, Any] = target.constrained(ends.points)
     for site in target.space.sites:
@@ -164,7 +173,9 @@ def _tell_separation(target: Target, verdicts: Verdicts, best: int, equal: list[
     if best not in ended:
         return
     separation = find_separation(target, verdicts.points[best])
-    for i in ended if separation else ():
+    if separation is None:
+        return
+    for i in ended:
         verdicts.status[i], verdicts.notes[i] = Status.SEPARATION, separation.note
 
 

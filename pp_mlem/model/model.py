@@ -196,9 +196,6 @@ class Model:
         held = {k: jnp.asarray(v) for k, v in values.items()}
         return Target(self.problem(held, with_prior), self.data, held, self.bound.kept)
 
-    def compiled(self, key: Any, make: Callable[[], Any]) -> Any:
-        return self.bound.kept.once(key, make)
-
     def check_params(self, params: Params, argument: str = "params") -> dict[str, jax.Array]:
         checked = self.space.check(params, argument)
         return {k: jnp.asarray(v) for k, v in checked.items()}

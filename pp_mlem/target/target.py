@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -11,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort, Kept, Work
+from pp_mlem.base.compiling import Effort, Kept, Work, compile_ahead
+from pp_mlem.base.precision import working_precision
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.units import unit_weights
@@ -72,18 +75,49 @@ class Target:
     ) -> Callable[..., Any]:
         """`function(target, *static, *arrays)`, compiled, as a function of the arrays; `lanes` are
         their axes along which it is mapped. It serves every target of this problem's structure."""
-        if self.kept is None:
-            raise RuntimeError("this target is part of what is being compiled.")
-        axes = None if lanes is None else (None, None, *lanes)
-        run = self.kept(
-            _on_target, function, self.problem, static, effort=effort, lanes=axes,
-            name=function.__name__,
-        )  # fmt: skip
+        run = self._jitted(function, static, effort, lanes)
 
         def call(*arrays: Any) -> Any:
             return run(self.data, self.fixed, *arrays)
 
         return call
+
+    def _jitted(
+        self,
+        function: Callable[..., Any],
+        static: tuple[Hashable, ...],
+        effort: Effort,
+        lanes: tuple[int | None, ...] | None,
+    ) -> Any:
+        """(data, fixed, *arrays) -> `function`."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        axes = None if lanes is None else (None, None, *lanes)
+        return self.kept(
+            _on_target, function, self.problem, static, effort=effort, lanes=axes,
+            name=function.__name__,
+        )  # fmt: skip
+
+    def ahead(
+        self,
+        function: Callable[..., Any],
+        arrays: tuple,
+        effort: Effort = Effort.QUICK,
+        lanes: tuple[int | None, ...] | None = None,
+    ) -> Future | None:
+        """Begin to compile `function` for such arrays in another thread; None if that was done before.
+        Wait for it before the function is called, or both compile it."""
+        run = self._jitted(function, (), effort, lanes)
+        shapes = tuple((np.shape(a), str(jnp.result_type(a))) for a in jax.tree.leaves(arrays))
+        arguments = (self.data, self.fixed, *arrays)
+
+        def begin() -> list[Future | None]:
+            inside = functools.partial(working_precision, self.dtype)
+            return [compile_ahead(run, arguments, inside)]
+
+        begun = self.once(("ahead", function, self.problem, effort, lanes, shapes), begin)
+        future, begun[0] = begun[0], None
+        return future
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What was made under this key before, or now."""
@@ -239,26 +273,3 @@ def value_and_gradient(target: Target, vector: jax.Array) -> tuple[jax.Array, ja
 def _after(array: jax.Array, other: jax.Array) -> jax.Array:
     """The same values, computed after `other`: in a way that the compiler cannot see through."""
     return array * jnp.where(jnp.abs(other).sum() < -1.0, 0.0, 1.0).astype(array.dtype)
-
-
-def _shim() -> None:
-    """For what still speaks of problem, data and fixed apart."""
-    for old, new in {
-        "objective": "value", "log_likelihood": "log_likelihood", "log_prior": "log_prior",
-        "log_posterior": "density", "expectation": "expectation",
-    }.items():  # fmt: skip
-
-        def method(self, v, d, f, new=new):  # type: ignore
-            return getattr(Target(self, d, f), new)(v)
-
-        setattr(Problem, old, method)
-    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)  # type: ignore
-    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(  # type: ignore
-        self, d, f
-    ).maximise(v, s, steps)
-    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(  # type: ignore
-        v, steps
-    )
-
-
-_shim()
