@@ -21,15 +21,10 @@ from pp_mlem.comparison.selection import select
 from pp_mlem.estimate.estimators import check_methods, fit_by
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
-from pp_mlem.show.catalogue import (
-    Shelf,
-    arguments_from_table,
-    find_model,
-    first_line,
-    read_table,
-)
+from pp_mlem.show.catalogue import Shelf, arguments_from_table, find_model, first_line, read_table
 from pp_mlem.show.options import Given, named, stop, value_of, values_of
-from pp_mlem.show.plots import plot_selection, save_pictures
+from pp_mlem.show.plots.comparison import save_pictures
+from pp_mlem.show.plots.studies import plot_selection
 from pp_mlem.show.report import write_report
 
 console = Console()

@@ -19,7 +19,7 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
-from pp_mlem.show.plots import comparison_figures
+from pp_mlem.show.plots.comparison import comparison_figures
 
 PACKAGES = ("pp-mlem", "jax", "numpyro", "optax", "optimistix", "numpy", "scipy", "xarray",
             "arviz-base", "arviz-stats", "arviz-plots")  # fmt: skip
