@@ -264,7 +264,7 @@ def result(state: NewtonState, gradient_tolerance: float | jax.Array = 0.0) -> N
 def newton_ascent(
     function: Function,
     start: jax.Array,
-    max_steps: int,
+    max_steps: int | jax.Array,
     gradient_tolerance: float | jax.Array = 0.0,
     halvings: int = 60,
 ) -> NewtonResult:
