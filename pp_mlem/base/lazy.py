@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "Lazy", "arviz_base", "arviz_plots", "arviz_stats", "arviz_stats_base", "optx", "pd",
-    "rich_console", "rich_progress", "scipy_optimize", "scipy_stats", "xr",
+    "rich_console", "rich_progress", "scipy_optimize", "scipy_cluster", "scipy_stats", "xr",
 ]  # fmt: skip
 
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import rich.console as rich_console
     import rich.progress as rich_progress
+    import scipy.cluster.vq as scipy_cluster
     import scipy.optimize as scipy_optimize
     import scipy.stats as scipy_stats
     import xarray as xr
@@ -66,5 +67,6 @@ else:
     rich_console = Lazy("rich.console")
     rich_progress = Lazy("rich.progress")
     scipy_optimize = Lazy("scipy.optimize")
+    scipy_cluster = Lazy("scipy.cluster.vq")
     scipy_stats = Lazy("scipy.stats")
     xr = Lazy("xarray")

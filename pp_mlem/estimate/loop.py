@@ -137,6 +137,9 @@ class Driver:
                     points.append(state.vector)
                     state, accepted = _step(algorithm, state, seen, going)
                     values.append(accepted)
+            if not values:  # none was running
+                nothing = np.full((len(state.status), 1), np.nan, state.value.dtype)
+                return state, nothing, nothing[..., None] + state.vector[:, None]
             return state, np.stack(values, 1), np.stack(points, 1)
 
         return block

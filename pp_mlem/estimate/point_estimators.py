@@ -20,9 +20,8 @@ def _em(settings: Settings) -> EM:
 
 
 def _squarem(settings: Settings) -> Squarem:
-    slow = 0 if settings.finish_steps else settings.slow  # its finish is a sweep like the others
     return Squarem(
-        settings.units, settings.tolerance, settings.handover, slow, settings.finish_steps,
+        settings.units, settings.tolerance, settings.handover, settings.slow, settings.finish_steps,
         settings.starts_too,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.lazy import scipy_cluster
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
@@ -23,6 +25,7 @@ from pp_mlem.target.target import Target
 AssignedLook = Callable[[Target, np.ndarray], np.ndarray]  # (target with clamps, base) -> start
 KINDS = ("mixed", "random", "kmeans++", "prior")
 SUBSET_ROWS = 10_000
+ROUNDS, RELABELLED = 1, 0.2  # of k-means; share of rows whose label is then drawn anew
 MOST_COLUMNS = 64  # that are clustered
 BASE_WIDTH = 0.5
 CENTRE_WIDTH = 1e-3
@@ -227,25 +230,11 @@ def _unit_columns(target: Target, data: ProgramData, factor: Factor, latent: Sit
     return cube.reshape(int(np.prod(cube.shape[: len(extra) + 1])), -1)
 
 
-def kmeans_labels(
-    features: np.ndarray, k: int, rng: np.random.Generator, rounds: int = 4
-) -> np.ndarray:
-    """k-means++ seeding (Arthur & Vassilvitskii 2007) and a few Lloyd rounds; labels (rows,)."""
-    n = features.shape[0]
-    centres = [features[rng.integers(n)]]
-    distance = ((features - centres[0]) ** 2).sum(1)
-    for _ in range(1, k):
-        total = distance.sum()
-        pick = rng.choice(n, p=distance / total) if total > 0 else rng.integers(n)
-        centres.append(features[pick])
-        distance = np.minimum(distance, ((features - centres[-1]) ** 2).sum(1))
-    means = np.stack(centres)
-    squares = (features**2).sum(1)[:, None]
-    labels = np.zeros(n, int)
-    for _ in range(rounds):
-        labels = (squares - 2 * features @ means.T + (means**2).sum(1)).argmin(1)
-        for j in range(k):
-            inside = features[labels == j]
-            if len(inside):
-                means[j] = inside.mean(0)
-    return labels
+def kmeans_labels(features: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels (rows,) of k-means++ seeding (Arthur & Vassilvitskii 2007), some of them at random: more
+    rounds would lead many starts to one clustering, and so to one optimum."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        _, labels = scipy_cluster.kmeans2(features, k, ROUNDS, minit="++", rng=rng)
+    moved = rng.uniform(size=len(labels)) < RELABELLED
+    return np.where(moved, rng.integers(0, k, len(labels)), labels)
