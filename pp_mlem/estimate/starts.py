@@ -212,7 +212,7 @@ def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | N
     if features.shape[1] > MOST_COLUMNS:
         mix = np.random.default_rng(0).standard_normal((features.shape[1], MOST_COLUMNS))
         features = features @ mix / np.sqrt(MOST_COLUMNS)
-    return features
+    return features if len(np.unique(features, axis=0)) >= latent.size else None
 
 
 def _unit_columns(target: Target, data: ProgramData, factor: Factor, latent: Site) -> np.ndarray:
