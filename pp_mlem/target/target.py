@@ -14,7 +14,8 @@ import numpy as np
 from pp_mlem.base.compiling import Effort, Kept, Work
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
-from pp_mlem.maximise.step import NUMERIC_STEPS, expected_log_joint, maximise
+from pp_mlem.maximise.blocks.base import Context, Prior, expected_log_joint
+from pp_mlem.maximise.step import NUMERIC_STEPS, maximise
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import Params, log_prior, prior_distributions
@@ -156,30 +157,35 @@ class Target:
     def expected(self, vector: jax.Array, statistics: Natural) -> jax.Array:
         """Q(theta) = <eta(theta), S> (+ log prior), up to a constant."""
         sites = frozenset(f.site for f in self.marginal.factors)
-        q = expected_log_joint(self.marginal, self.params(vector), statistics, self.data, sites)
+        context = Context(self.marginal, self.data)
+        q = expected_log_joint(context, self.params(vector), statistics, sites)
         return q + self.log_prior(vector) if self.problem.with_prior else q
 
+    @property
+    def prior(self) -> Prior | None:
+        """What an M-step knows of the priors; nothing for maximum likelihood."""
+        if not self.problem.with_prior:
+            return None
+
+        def density(params: Params, names: frozenset[str]) -> jax.Array:
+            return log_prior(self.reading, params, self.data, names)
+
+        def distributions(params: Params) -> dict[str, Any]:
+            return prior_distributions(self.reading, params, self.data)
+
+        return Prior(density, distributions)
+
     def maximise(
-        self, vector: jax.Array, statistics: Natural, steps: int = NUMERIC_STEPS
+        self, vector: jax.Array, statistics: Natural, steps: int | jax.Array = NUMERIC_STEPS
     ) -> jax.Array:
         """M-step from a vector."""
-        prior = priors = None
-        if self.problem.with_prior:
-
-            def prior(params: Params, names: frozenset[str]) -> jax.Array:
-                return log_prior(self.reading, params, self.data, names)
-
-            def priors(params: Params) -> dict[str, Any]:
-                return prior_distributions(self.reading, params, self.data)
-
-        new = maximise(
-            self.marginal, self.problem.blocks, self.params(vector), statistics, self.data, prior,
-            priors, steps,
-        )  # fmt: skip
+        context = Context(self.marginal, self.data)
+        params, blocks = self.params(vector), self.problem.blocks
+        new = maximise(context, blocks, params, statistics, self.prior, steps)
         return self.space.unconstrain(new)
 
     def em_step(
-        self, vector: jax.Array, steps: int = NUMERIC_STEPS
+        self, vector: jax.Array, steps: int | jax.Array = NUMERIC_STEPS
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(next vector of EM, objective and its gradient at `vector`), from one sweep."""
         value, gradient, statistics = self.sweep(vector)
