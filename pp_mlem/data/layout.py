@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
+from pp_mlem.data.designs import Designs, find_designs
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
 from pp_mlem.factors.factor import Factor
 from pp_mlem.factors.gathers import Gathers
@@ -49,7 +50,8 @@ class ProgramData:
     log-indicators (*plates, values) of latents that are observed; `index[site][argument]` the
     global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
-    `valid[state]` (steps, *plates) where a masked sequence still runs.
+    `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
+    predictor of a site that varies by row, or why it has none.
     """
 
     dynamic: tuple
@@ -59,6 +61,7 @@ class ProgramData:
     index: dict[str, dict[str, Any]]
     maps: dict[tuple[str, str], Any]
     valid: dict[str, Any]
+    designs: Designs = field(default_factory=dict)
 
     @property
     def shifts(self) -> dict[str, Any]:
@@ -288,6 +291,7 @@ def prepare_data(
         index,
         maps,
         {name: jnp.asarray(mask) for name, mask in valid.items()},
+        find_designs(reading, factors, dynamic, gathers.keep),
     )
 
 

@@ -24,6 +24,7 @@ from pp_mlem.base.precision import (
     in_model_precision,
     working_precision,
 )
+from pp_mlem.data.designs import alike
 from pp_mlem.data.layout import ProgramData, prepare_data
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
@@ -195,15 +196,7 @@ class Model:
         arguments = self.arguments.replace(values).in_precision(self.dtype)
         same = arguments.shares_structure(self.arguments) and not self.reading.sized
         if not same or not self._reads_alike(arguments):
-            args, kwargs = arguments.values()
-            return Model(
-                self.program,
-                *args,
-                **self.overrides,
-                observe=self.observe,
-                dtype=self.dtype,
-                **kwargs,
-            )
+            return self._anew(arguments)
         with working_precision(self.dtype):
             inputs = self.bound.kept.once("inputs", lambda: read_inputs(self.reading))
             arguments = inputs.check(arguments)
@@ -211,7 +204,21 @@ class Model:
             data = prepare_data(
                 reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers
             )
+        if not alike(data.designs, self.data.designs):
+            return self._anew(arguments)
         return self._on(data, arguments)
+
+    def _anew(self, arguments: Arguments) -> Model:
+        """The program read again, with other arguments."""
+        args, kwargs = arguments.values()
+        return Model(
+            self.program,
+            *args,
+            **self.overrides,
+            observe=self.observe,
+            dtype=self.dtype,
+            **kwargs,
+        )
 
     @property
     def _verification(self) -> Verification:
