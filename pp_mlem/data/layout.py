@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
-from pp_mlem.data.designs import Designs, find_designs
+from pp_mlem.data.designs import Designs
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
+from pp_mlem.data.predictors import find_designs
 from pp_mlem.factors.factor import Factor
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.families import Family

@@ -10,9 +10,9 @@ from pp_mlem.data.layout import ProgramData
 from pp_mlem.factors.factor import Factor
 from pp_mlem.maximise.blocks.base import Block, Group, No
 from pp_mlem.maximise.blocks.closed import plan_closed
+from pp_mlem.maximise.blocks.coefficients import plan_regression
 from pp_mlem.maximise.blocks.idle import plan_idle
 from pp_mlem.maximise.blocks.numeric import plan_numeric
-from pp_mlem.maximise.blocks.predictors import plan_regression
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort, Kept, Work
+from pp_mlem.base.compiling import Effort, Kept, Work, after
 from pp_mlem.data.layout import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.maximise.blocks.base import Context, Prior, expected_log_joint
@@ -151,7 +151,7 @@ class Target:
         # jaxlib 0.10 locks up when two batched factorisations run at once on two threads.
         for factor in self.marginal.factors:
             if factor.family is not None and factor.family.event_dim:
-                statistics[factor.site] = _after(statistics[factor.site], gradient)
+                statistics[factor.site] = after(statistics[factor.site], gradient)
         return Sweep(value, gradient, statistics)
 
     def expected(self, vector: jax.Array, statistics: Natural) -> jax.Array:
@@ -227,11 +227,6 @@ def _unconstrain(target: Target, params: Params) -> jax.Array:
 def value_and_gradient(target: Target, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The objective and its gradient. Traceable."""
     return jax.value_and_grad(target.value)(vector)
-
-
-def _after(array: jax.Array, other: jax.Array) -> jax.Array:
-    """The same values, computed after `other`: in a way that the compiler cannot see through."""
-    return array * jnp.where(jnp.abs(other).sum() < -1.0, 0.0, 1.0).astype(array.dtype)
 
 
 def _shim() -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.compiling import after
 from pp_mlem.data.designs import Design
 
 FLAT = 100.0  # times rounding, of the largest direction: below it nothing is known along one
@@ -98,7 +99,10 @@ def solve(
     back = root_pull * (pull.mean - coefficients)
     pieces = []
     for site, design in designs.items():
-        root, right = _root(found[site])
+        curvature = found[site].curvature
+        if pieces:  # jaxlib 0.10 locks up when two batched factorisations run at once
+            curvature = after(curvature, pieces[-1][1])
+        root, right = _root(found[site]._replace(curvature=curvature))
         form = "lkq,qc->lkc" if design.is_shared else "lkq,lqc->lkc"
         pieces.append((local[site], jnp.einsum(form, root, design.triangle), right))
     if _is_apart(local, count):
@@ -107,9 +111,8 @@ def solve(
             pad = lambda a, own=own: jnp.append(a, 0.0)[own]
             below = pad(root_pull)[..., None] * jnp.eye(own.shape[1])
             matrix = jnp.where(own[:, None, :] < count, matrix, 0.0)
-            x, gain = _solve(
-                jnp.concatenate([matrix, below], 1), jnp.concatenate([right, pad(back)], 1)
-            )
+            matrix = after(jnp.concatenate([matrix, below], 1), decrement)
+            x, gain = _solve(matrix, jnp.concatenate([right, pad(back)], 1))
             change, decrement = change.at[own].add(x, mode="drop"), decrement + gain.sum()
         return Step(change, decrement)
     rows, rights = [jnp.diag(root_pull)], [back]
