@@ -19,7 +19,7 @@ from pp_mlem.factors.factor import Factor
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.densities import log_density
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, unwrap
+from pp_mlem.program.trace import Message, is_array, unwrap
 
 # h of u by name, and its inverse; tried in this order.
 LINKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -131,6 +131,19 @@ def aligned(message: Message, arrays: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _scalars(fn: Any, argument: str, batch: tuple[int, ...]) -> jax.Array:
+    """An argument with one number for each cell; NaN where it is a vector, or no array."""
+    constraint, given = fn.arg_constraints.get(argument), fn.get_args()[argument]
+    if not is_array(given) or getattr(constraint, "event_dim", 0):
+        return jnp.full((), jnp.nan)
+    own = jnp.asarray(given, jnp.result_type(float))
+    try:
+        fits = jnp.broadcast_shapes(own.shape, batch) == batch
+    except ValueError:
+        fits = False
+    return own if fits else jnp.full((), jnp.nan)
+
+
 def inverses(reading: Reading, wanted: dict[str, tuple[Factor, tuple[str, ...]]]) -> Callable:
     """(entries of all parameters, data) -> by site and argument the inverse of every link, over the
     cells of the site; and how far its density is from that of a distribution made of its arguments."""
@@ -144,7 +157,7 @@ def inverses(reading: Reading, wanted: dict[str, tuple[Factor, tuple[str, ...]]]
         batch = jnp.broadcast_shapes(tuple(bare.fn.batch_shape), value.shape)
         arrays = {}
         for argument in wanted[message.name][1]:
-            own = jnp.asarray(given[argument], jnp.result_type(float))
+            own = _scalars(bare.fn, argument, batch)
             for link, (_, inverse) in LINKS.items():
                 arrays[f"{argument} {link}"] = jnp.broadcast_to(inverse(own), batch)
         try:

@@ -47,6 +47,8 @@ def _candidate(reading: Reading, factor: Factor) -> str | None:
         return f"'{factor.site}' is a numpyro.factor, no distribution"
     if site.event_shape:
         return f"the values of '{factor.site}' are vectors"
+    if not _arguments(reading, factor):
+        return f"no argument of '{factor.site}' depends on a parameter"
     for part in ("value", "mask"):
         if depends.get(part):
             return f"the {part} of '{factor.site}' depends on {', '.join(sorted(depends[part]))}"
