@@ -97,7 +97,7 @@ def solve(
     count = len(coefficients)
     root_pull = jnp.sqrt(pull.precision)
     back = root_pull * (pull.mean - coefficients)
-    pieces = []
+    pieces: list[tuple[np.ndarray, jax.Array, jax.Array]] = []
     for site, design in designs.items():
         curvature = found[site].curvature
         if pieces:  # jaxlib 0.10 locks up when two batched factorisations run at once

@@ -80,7 +80,7 @@ class Residuals(NamedTuple):
     themselves, the squares of the residuals y - u, and those of y about its centre."""
 
     sums: Sums
-    count: jax.Array
+    weight: jax.Array
     squares: jax.Array
     spread: jax.Array
 
@@ -88,7 +88,7 @@ class Residuals(NamedTuple):
 class Totals(NamedTuple):
     """By scale: the responsibilities, and the squares of the residuals."""
 
-    count: jax.Array
+    weight: jax.Array
     squares: jax.Array
 
 
@@ -161,7 +161,7 @@ class NormalRegression(Regression):
             return Turn(entries, state.turns + 1, step.decrement)
 
         def going(state: Turn) -> jax.Array:
-            every = sum((r.count.sum() for r in collected.values()), jnp.zeros(()))
+            every = sum((r.weight.sum() for r in collected.values()), jnp.zeros(()))
             return (state.decrement > settled(every)) & (state.turns < TURNS)
 
         infinity = jnp.full((), jnp.inf, start.dtype)
@@ -206,7 +206,7 @@ class NormalRegression(Regression):
             left = found.squares - 2 * (moved * found.sums.gradient).sum(1) + bent
             of = self.scale_of[site]
             totals = Totals(
-                totals.count.at[of].add(found.count),
+                totals.weight.at[of].add(found.weight),
                 totals.squares.at[of].add(jnp.maximum(left, 0.0)),
             )
         return totals
@@ -216,10 +216,10 @@ class NormalRegression(Regression):
     ) -> jax.Array:
         """The scales (scales,) that maximise the likelihood; where nothing is seen they stay."""
         spread = sum((r.spread.sum() for r in collected.values()), jnp.zeros(()))
-        every = jnp.maximum(totals.count.sum(), 1e-30)
+        every = jnp.maximum(totals.weight.sum(), 1e-30)
         floor = jnp.finfo(entries.dtype).eps * spread / every
-        seen = totals.count > 0
-        variance = totals.squares / jnp.where(seen, totals.count, 1.0)
+        seen = totals.weight > 0
+        variance = totals.squares / jnp.where(seen, totals.weight, 1.0)
         variance = jnp.where(seen, variance, entries[self.scales] ** 2)
         return jnp.sqrt(jnp.maximum(variance, floor))
 
@@ -246,7 +246,7 @@ class NormalRegression(Regression):
         def objective(vector: jax.Array) -> jax.Array:
             values = {**here, **space.constrain(vector)}
             scale = flat_entries(context.reading, values)[self.scales]
-            q = -(totals.count * jnp.log(scale) + 0.5 * totals.squares / scale**2).sum()
+            q = -(totals.weight * jnp.log(scale) + 0.5 * totals.squares / scale**2).sum()
             return q + prior.log_density(values, names)
 
         found = newton_ascent(objective, space.unconstrain(here), SCALE_STEPS)

@@ -143,7 +143,7 @@ def lookup_table(
     return table
 
 
-def _are_events(index: np.ndarray, rank: int, places: list[tuple[int, tuple[int, ...]]]) -> bool:
+def _are_events(index: Any, rank: int, places: list[tuple[int, tuple[int, ...]]]) -> bool:
     """Whether each event of an index array is one whole event of a parameter, in its order.
     `places` are where each parameter starts, and its shape."""
     flat = index.reshape(index.shape[: index.ndim - rank] + (-1,))
