@@ -176,23 +176,23 @@ def gradient(T, K, floor):
     model = Model(hmm, x, K)
     with jax.enable_x64(True):
         params = {k: jnp.asarray(v) for k, v in start.items()}
-        problem = model.problem({}, True)
-        vector = problem.space.unconstrain(params)
+        target = model.target(with_prior=True)
+        vector = target.space.unconstrain(params)
 
-        ours = jax.jit(jax.value_and_grad(lambda v, d: problem.log_posterior(v, d, {})))
+        ours = jax.jit(jax.value_and_grad(lambda v, d: target.on(d).density(v)))
 
         def enumerated(v):
             from numpyro.contrib.funsor import config_enumerate, enum
             from numpyro.contrib.funsor import log_density as log_density_enum
 
-            values = problem.space.constrain(v)
+            values = target.space.constrain(v)
             value, _ = log_density_enum(
                 enum(config_enumerate(numpyro.handlers.seed(hmm, 0)), -2),
                 (jnp.asarray(x), K),
                 {},
                 values,
             )
-            return value + problem.space.log_abs_det_jacobian(v)
+            return value + target.space.log_abs_det_jacobian(v)
 
         theirs = jax.jit(jax.value_and_grad(enumerated))
 

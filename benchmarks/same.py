@@ -77,20 +77,28 @@ def made(program: Any) -> Model:
     return Model(names["program"], **program.arguments, observe=program.observe)
 
 
+def _objective(model: Model) -> Callable[..., Any]:
+    """(vector, data) -> log Z, also of versions from before there were targets."""
+    if not hasattr(model, "target"):
+        return lambda vector, data: model.problem({}, False).objective(vector, data, {})
+    target = model.target()
+    return lambda vector, data: target.on(data).value(vector)
+
+
 def values(model: Model) -> dict[str, Any]:
     """log Z and gradient at two points, information at the second."""
-    problem = model.problem({}, False)
     found: dict[str, Any] = {}
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        objective = jax.jit(jax.value_and_grad(problem.objective))
+        objective = _objective(model)
+        look = jax.jit(jax.value_and_grad(objective))
+        size = model.space.size
         for i in range(2):
-            vector = jnp.asarray(np.random.default_rng(i).uniform(-1, 1, problem.space.size))
-            value, gradient = objective(vector, model.data, {})
+            vector = jnp.asarray(np.random.default_rng(i).uniform(-1, 1, size))
+            value, gradient = look(vector, model.data)
             found[f"log Z {i}"], found[f"gradient {i}"] = float(value), np.asarray(gradient)
-        if 0 < problem.space.size <= PARAMETERS:
-            hessian = jax.jit(jax.hessian(problem.objective))
-            found["information"] = np.asarray(hessian(vector, model.data, {}))
+        if 0 < size <= PARAMETERS:
+            found["information"] = np.asarray(jax.jit(jax.hessian(objective))(vector, model.data))
     return found
 
 

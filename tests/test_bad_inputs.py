@@ -666,6 +666,6 @@ def test_data_that_cannot_be_checked_are_told(monkeypatch):
     def fails(self, reading):
         raise KeyError("site that the program looks for")
 
-    monkeypatch.setattr("pp_mlem.program.inputs.Inputs.__init__", fails)
+    monkeypatch.setattr("pp_mlem.program.checks.inputs.Inputs.__init__", fails)
     with pytest.warns(UserWarning, match="not checked.*KeyError.*site that the program looks for"):
         Model(mixture, Y)

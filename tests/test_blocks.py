@@ -16,9 +16,10 @@ from numpyro.contrib.control_flow import scan
 from scipy.optimize import minimize
 
 from pp_mlem import Model, fit_em
+from pp_mlem.base.no import No
 from pp_mlem.base.precision import working_precision
 from pp_mlem.maximise import registry
-from pp_mlem.maximise.blocks.base import Block, No
+from pp_mlem.maximise.blocks.base import Block
 
 RNG = np.random.default_rng(0)
 N = 48

@@ -94,12 +94,12 @@ def test_equals_enumeration_of_all_paths(program):
 
 def test_gradient_and_hessian_agree_with_differences():
     model = Model(programs.state_before, programs.X)
-    problem = model.problem({}, False)
+    target = model.target()
     with jax.enable_x64(True):
-        v = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, problem.space.size))
+        v = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, target.space.size))
 
         def value(u):
-            return problem.log_likelihood(u, model.data, {})
+            return target.log_likelihood(u)
 
         slope = jax.grad(value)
         gradient = quick_jit(slope)
@@ -113,10 +113,10 @@ def test_gradient_and_hessian_agree_with_differences():
 
 def test_structural_zeros_have_finite_gradients():
     model = Model(programs.left_to_right, programs.X)
-    problem = model.problem({}, False)
+    target = model.target()
     with jax.enable_x64(True):
-        v = problem.space.unconstrain({"stay": jnp.asarray(0.7), "mu": jnp.array([0.0, 1.0])})
-        gradient = quick_jit(jax.grad(lambda u: problem.log_likelihood(u, model.data, {})))(v)
+        v = target.space.unconstrain({"stay": jnp.asarray(0.7), "mu": jnp.array([0.0, 1.0])})
+        gradient = quick_jit(jax.grad(lambda u: target.log_likelihood(u)))(v)
         assert np.isfinite(gradient).all()
 
 
@@ -298,13 +298,13 @@ def test_case_weights_multiply_whole_sequences():
         for i in range(3)
     ]  # fmt: skip
     assert model.log_likelihood(params) == pytest.approx(weights @ single, rel=1e-10)
-    problem = model.problem({}, False)
+    target = model.target()
     with jax.enable_x64(True):
-        v = problem.space.unconstrain({k: jnp.asarray(a) for k, a in params.items()})
-        _, _, slope = quick_jit(lambda u: problem.em_step(u, model.data, {}))(v)
+        v = target.space.unconstrain({k: jnp.asarray(a) for k, a in params.items()})
+        _, _, slope = quick_jit(lambda u: target.em_step(u))(v)
 
         def log_likelihood(u):
-            return problem.log_likelihood(u, model.data, {})
+            return target.log_likelihood(u)
 
         value, plain = quick_jit(log_likelihood), quick_jit(jax.grad(log_likelihood))(v)
         h = 1e-6 * jnp.eye(len(v))

@@ -126,11 +126,11 @@ def test_value_slope_curvature_and_fit(name):
     model = Model(program, X, y)
     fits = fit_em(model, starts=2, seed=0), fit_mle(model, starts=2, seed=0)
     names = list(fits[0].params)
-    problem = model.problem({}, False)
+    target = model.target()
 
     def at(*values):
-        return problem.log_likelihood(
-            problem.space.unconstrain(dict(zip(names, values, strict=True))), model.data, {}
+        return target.log_likelihood(
+            target.space.unconstrain(dict(zip(names, values, strict=True)))
         )
 
     point = np.array([0.4, 0.7, 0.3][: len(names)])

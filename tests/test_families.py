@@ -201,15 +201,15 @@ def test_m_step_is_the_maximum(case):
     """After the M-step no parameter in a closed-form or numeric block has a gradient left."""
     model, params, _, _ = case
     with working_precision(model.dtype):
-        problem = model.problem({}, False)
-        vector = problem.space.unconstrain({k: jnp.asarray(v) for k, v in params.items()})
+        target = model.target()
+        vector = target.space.unconstrain({k: jnp.asarray(v) for k, v in params.items()})
 
         @jax.jit
         def after(v, data):
-            value, statistics = problem.expectation(v, data, {})
-            new = problem.maximisation(v, statistics, data, {})
-            q = lambda u: problem.expected(u, statistics, data, {})
-            return value, problem.log_likelihood(new, data, {}), jax.grad(q)(new), q(new) - q(v)
+            value, statistics = target.on(data).expectation(v)
+            new = target.on(data).maximise(v, statistics)
+            q = lambda u: target.on(data).expected(u, statistics)
+            return value, target.on(data).log_likelihood(new), jax.grad(q)(new), q(new) - q(v)
 
         before, later, gradient, gain = jax.device_get(after(vector, model.data))
     assert np.abs(gradient).max() < 1e-6 * N
@@ -255,15 +255,15 @@ def test_conjugate_map_step_is_the_maximum(name):
 
     model = Model(program, x)
     with working_precision(model.dtype):
-        problem = model.problem({}, True)
-        assert [b.method for b in problem.blocks] == ["closed"]
-        vector = jnp.linspace(-0.5, 0.5, problem.space.size)
+        target = model.target(with_prior=True)
+        assert [b.method for b in target.problem.blocks] == ["closed"]
+        vector = jnp.linspace(-0.5, 0.5, target.space.size)
 
         @jax.jit
         def after(v, data):
-            _, statistics = problem.expectation(v, data, {})
-            new = problem.maximisation(v, statistics, data, {})
-            return jax.grad(lambda u: problem.expected(u, statistics, data, {}))(new)
+            _, statistics = target.on(data).expectation(v)
+            new = target.on(data).maximise(v, statistics)
+            return jax.grad(lambda u: target.on(data).expected(u, statistics))(new)
 
         gradient = jax.device_get(after(vector, model.data))
     assert np.abs(gradient).max() < 1e-9 * N

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import resource
@@ -15,7 +16,7 @@ import numpyro.distributions as dist
 import pytest
 import xarray as xr
 
-from pp_mlem import Model, compare, fit_mle, fit_nuts, load
+from pp_mlem import DrawsFit, Fit, Model, PointFit, compare, fit_mle, fit_nuts, load
 from pp_mlem.base.files import FOOTER, write_netcdf, write_whole
 from pp_mlem.fit import datatree as datatree_module
 from pp_mlem.fit.datatree import FORMAT, kept_draws, variable_names
@@ -62,6 +63,46 @@ def test_a_saved_fit_is_the_same_fit_and_any_reader_opens_it(fit, saved):
     with xr.open_datatree(saved, engine="netcdf4") as tree:
         assert "posterior" in tree.children and "log_likelihood" in tree.children
     assert not list(saved.parent.glob("*.part"))
+
+
+def test_both_kinds_of_fit_are_saved_by_their_fields(fit, saved, tmp_path):
+    nuts = fit_nuts(fit.model, chains=2, warmup=20, draws=20, progress=False)
+    path = nuts.save(tmp_path / "nuts.nc")
+    for own, file, kind in ((fit, saved, PointFit), (nuts, path, DrawsFit)):
+        found = load(file)
+        assert isinstance(own, Fit) and type(own) is type(found) is kind
+        assert own.has_draws is (own.draws is not None) is (kind is DrawsFit)
+        assert found.status == own.status and found.outcome is own.outcome
+        assert found.summary().equals(own.summary()) and found.story == own.story
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            found.params = {}
+    assert np.array_equal(load(path).draw_vectors, nuts.draw_vectors)
+    assert np.isnan(nuts.icl) and load(saved).icl == fit.icl
+    with pytest.raises(ValueError, match="posterior draws instead"):
+        nuts.optima  # noqa: B018
+    with pytest.raises(ValueError, match="point estimate and has no draws"):
+        fit.draw_table()
+
+
+def test_a_record_says_what_every_version_reads(saved):
+    with xr.open_datatree(saved, engine="netcdf4") as tree:
+        node = tree["pp_mlem_fit"]
+        record, arrays = json.loads(node.attrs["record"]), json.loads(node.attrs["arrays"])
+    assert set(record) == {
+        "classification", "compile_seconds", "diagnostics", "fingerprint", "groups", "iterations",
+        "log_likelihood", "log_prior", "method", "n_observations", "n_parameters", "names",
+        "objective", "reasons", "scalar_names", "seconds", "seed", "slope", "starts", "status",
+        "status_note", "value",
+    }  # fmt: skip
+    assert set(arrays) == {
+        "covariance", "covariance_free", "history", "param.mu", "start_scalars", "vector",
+    }  # fmt: skip
+
+
+def test_a_fit_without_free_parameters_is_saved(tmp_path):
+    fit = fit_mle(Model(normal, X), fixed={"mu": 3.0})
+    found = load(fit.save(tmp_path / "fixed.nc"))
+    assert found.params["mu"] == 3.0 and found.summary().empty and found.icl == fit.icl
 
 
 NAMES = ["a/b", "a.b", "a_b", "a%2Fb", "chain", "draw", " mu", "μ", "u\u0308", "mu_dim_0", "mu",

@@ -21,6 +21,7 @@ from pp_mlem.diagnose.groups import possible_orders
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, permute, sort_labels
 from pp_mlem.diagnose.summary import attempt, mean_inside
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
+from pp_mlem.diagnose.symmetry import Symmetries, pieces_of
 from pp_mlem.estimate import nuts as nuts_module
 from pp_mlem.estimate import sampler as sampler_module
 from pp_mlem.program.neutral import neutral_parameters
@@ -517,6 +518,78 @@ def test_many_axes_of_components():
     assert group.prior_symmetric and not group.solved
 
 
+def other_axes(x, y, counts, design, group):
+    """Six vectors of components, and four others of the same length: effects of three covariates,
+    intercepts of three groups."""
+    w = sample("w", dist.Dirichlet(jnp.ones(3)))
+    mu, nu = sample("mu", dist.Normal(0, 5), 3), sample("nu", dist.Normal(0, 5), 3)
+    sigma, tau = sample("sigma", dist.LogNormal(0, 1), 3), sample("tau", dist.LogNormal(0, 1), 3)
+    rate = sample("rate", dist.Gamma(2, 1), 3)
+    b, c = sample("b", dist.Normal(0, 1), 3), sample("c", dist.Normal(0, 1), 3)
+    intercept, shift = sample("a", dist.Normal(0, 1), 3), sample("s", dist.Normal(0, 1), 3)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(mu[z] + design @ b + intercept[group], sigma[z]), obs=x)
+        numpyro.sample("y", dist.Normal(nu[z] + design @ c + shift[group], tau[z]), obs=y)
+        numpyro.sample("counts", dist.Poisson(rate[z]), obs=counts)
+
+
+def test_axes_of_other_things_of_the_same_length():
+    rng, n = np.random.default_rng(0), 60
+    data = rng.normal(size=n), rng.normal(size=n), rng.poisson(2, n), rng.normal(size=(n, 3))
+    model = Model(other_axes, *data, rng.integers(0, 3, n))
+    (group,) = exchangeable_groups(model, frozenset())
+    assert group.axes == tuple((n, 0) for n in ("w", "mu", "nu", "sigma", "tau", "rate"))
+    assert group.prior_symmetric and not group.solved
+
+
+def planted(rng, count):
+    """A density of `count` vectors of three: some move together, some have places of their own, and
+    all of them meet in one nonlinear function."""
+    owner = rng.integers(0, 4, count)  # 0: has places of its own
+    places = rng.normal(size=(count, 3))
+
+    def at(params):
+        inner = 0.0
+        for i in range(count):
+            if owner[i] == 0:
+                inner += np.sin(places[i] @ params[f"p{i}"])
+        for k in (1, 2, 3):
+            columns = [(1.3 + i) * params[f"p{i}"] for i in range(count) if owner[i] == k]
+            if columns:
+                inner += np.log(np.exp(np.sin(np.sum(columns, 0)) + columns[0]).sum() + inner**2)
+        return np.array([inner, 0.0])
+
+    sets = [tuple((f"p{i}", 0) for i in range(count) if owner[i] == k) for k in (1, 2, 3)]
+    return at, {s for s in sets if s}
+
+
+def signs(params):
+    """Unchanged if any two of three are turned, an even number of them: sets that overlap."""
+    a, b, c, d = (params[f"p{i}"][0] - params[f"p{i}"][1] for i in range(4))
+    return np.array([a * b * c + (a * b * c) ** 3 + np.exp(d), 0.0])
+
+
+def sets_of(at, count, size):
+    sites = [place(f"p{i}", constraints.real, (size,)) for i in range(count)]
+    params = {s.name: np.random.default_rng(5).normal(size=size) for s in sites}
+    return Symmetries(pieces_of(sites, size), params, at).minimal_sets()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sets_that_move_together_are_found(seed):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(3, 31))
+    at, expected = planted(rng, count)
+    found = sets_of(at, count, 3)
+    assert len(found) == len(expected) and set(found) == expected
+
+
+def test_sets_that_overlap_are_found():
+    names = [tuple((f"p{i}", 0) for i in pair) for pair in ((0, 1), (0, 2), (1, 2))]
+    assert set(sets_of(signs, 4, 2)) == set(names)
+
+
 def test_order_by_a_parameter(read):
     model, groups = read(one_minus)
     params = [some_params(model, seed) for seed in range(6)]
@@ -549,11 +622,12 @@ def test_switched_chains_are_told_by_the_fit(read, monkeypatch):
     """The chains start under different names, and the prior is not the same for both."""
     model, groups = read(unequal_prior)
 
-    def apart(model, problem, fixed, vectors):
-        params = [jax.device_get(problem.space.to_params(jnp.asarray(v))) for v in vectors]
+    def apart(model, target, vectors):
+        space = target.space
+        params = [jax.device_get(space.to_params(jnp.asarray(v))) for v in vectors]
         moved = align(params[0], params[0], groups, model)
         other = permute(moved, groups[0], (1, 0), model)
-        return np.stack([np.asarray(problem.space.to_vector(p)) for p in (moved, other)])
+        return np.stack([np.asarray(space.to_vector(p)) for p in (moved, other)])
 
     monkeypatch.setattr(nuts_module, "_in_one_labelling", apart)
     fit = fit_nuts(model, chains=2, warmup=100, draws=100, seed=0)
@@ -566,9 +640,9 @@ def test_switched_chains_are_told_by_the_fit(read, monkeypatch):
 def test_chains_start_in_one_labelling(read):
     model, groups = read(unequal_prior)
     with working_precision(model.dtype):
-        problem = model.problem({}, True)
-        starts = nuts_module._chain_starts(model, problem, {}, 6, 3, "mixed")
-        mu = np.stack([np.asarray(problem.space.to_params(v)["mu"]) for v in starts])
+        target = model.target(with_prior=True)
+        starts = nuts_module._chain_starts(model, target, 6, 3, "mixed")
+        mu = np.stack([np.asarray(target.space.to_params(v)["mu"]) for v in starts])
     assert len({bool(a > b) for a, b in mu}) == 1
     assert np.ptp(mu, 0).min() > 0
 
@@ -599,12 +673,12 @@ def test_density_of_nuts_is_numpyros(program, named):
     """Where priors hang on other parameters: at random points, the Jacobian included."""
     model = Model(program, Y, parameters=named)
     with working_precision(model.dtype):
-        problem = model.problem({}, True)
-        where, shapes = problem.space.slices(), problem.space.free_shapes()
+        target = model.target(with_prior=True)
+        where, shapes = target.space.slices(), target.space.free_shapes()
         for seed in range(3):
-            vector = np.random.default_rng(seed).normal(size=problem.space.size)
+            vector = np.random.default_rng(seed).normal(size=target.space.size)
             free = {n: jnp.asarray(vector[w]).reshape(shapes[n]) for n, w in where.items()}
-            ours = problem.log_posterior(jnp.asarray(vector), model.data, {})
+            ours = target.density(jnp.asarray(vector))
             np.testing.assert_allclose(ours, -potential_energy(program, (Y,), {}, free), rtol=1e-10)
 
 

@@ -179,10 +179,10 @@ def test_gradient_equals_finite_differences():
     from pp_mlem.base.precision import working_precision
 
     with working_precision(model.dtype):
-        problem = model.problem({}, False)
+        target = model.target()
         vector = jnp.asarray(mu.ravel())
-        _, _, gradient = jax.jit(problem.em_step)(vector, model.data, {})
-        direct = jax.jit(jax.grad(problem.log_likelihood))(vector, model.data, {})
+        _, _, gradient = jax.jit(target.em_step)(vector)
+        direct = jax.jit(jax.grad(target.log_likelihood))(vector)
         gradient, direct = np.asarray(gradient), np.asarray(direct)
     np.testing.assert_allclose(gradient, direct, rtol=1e-9)  # Fisher's identity
     for i in range(4):
@@ -243,7 +243,7 @@ def test_blocks_of_rows_add_up(rows):
     _, params, _ = rows
     x = np.random.default_rng(6).normal(size=20_011)
     model = Model(mixture, x)
-    assert model.marginal.blocks(model.data) > 1
+    assert model.marginal.rows.blocks(model.data) > 1
     np.testing.assert_allclose(
         model.log_likelihood(params), model.pointwise_log_likelihood(params).sum(), rtol=1e-12
     )

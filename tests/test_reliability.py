@@ -25,11 +25,15 @@ from pp_mlem.base.files import write_table
 from pp_mlem.base.fingerprint import digest
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.show.report import write_report
+from pp_mlem.target.target import Target
 
 BOOTSTRAP, COMPARE, EXPERIMENT, PROFILE, REPORT, SELECTION = (
     importlib.import_module(f"pp_mlem.{name}")
-    for name in ("bootstrap", "compare", "experiment", "profile", "report", "selection")
-)
+    for name in (
+        "diagnose.bootstrap", "comparison.compare", "comparison.experiment", "diagnose.profile",
+        "show.report", "comparison.selection",
+    )
+)  # fmt: skip
 
 RNG = np.random.default_rng(5)
 X = np.concatenate([RNG.normal(-2, 1, 30), RNG.normal(3, 1, 20)])
@@ -241,17 +245,20 @@ def test_a_bootstrap_that_is_stopped(monkeypatch):
     monkeypatch.setattr(BOOTSTRAP, "LANES", 5)
     whole = fit.bootstrap(15, progress=False)
 
-    real, calls = fit.model._compiled, [0]
-    key = next(k for k in real if isinstance(k, tuple) and k[0] == "bootstrap" and k[-1] is False)
-    run = real[key]
+    real, calls = Target.compiled, [0]
 
-    def third(*args):
-        calls[0] += 1
-        if calls[0] == 3:
-            raise KeyboardInterrupt
-        return run(*args)
+    def compiled(target, function, *static, **options):
+        run = real(target, function, *static, **options)
 
-    monkeypatch.setitem(real, key, third)
+        def third(*args):
+            calls[0] += function is BOOTSTRAP._refit
+            if calls[0] == 3:
+                raise KeyboardInterrupt
+            return run(*args)
+
+        return third
+
+    monkeypatch.setattr(Target, "compiled", compiled)
     found = fit.bootstrap(15, progress=False)
     assert found.interrupted and found.replicates == 10 and "! stopped" in repr(found)
     assert found.estimates.equals(whole.estimates.iloc[:10])

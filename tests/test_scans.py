@@ -61,11 +61,11 @@ def check_against_enumeration(program, data):
         np.testing.assert_allclose(posterior[name][shown.all(-1)].sum(-1), 1.0)
         kept = shown.all(-1)
         np.testing.assert_array_equal(decoded[name][kept], best[name][kept])
-    problem = model.problem({}, False)
+    target = model.target()
     with jax.enable_x64(True):
-        v = problem.space.unconstrain({k: jnp.asarray(a) for k, a in params.items()})
-        slope = quick_jit(jax.grad(lambda u: problem.log_likelihood(u, model.data, {})))(v)
-        _, _, by_statistics = quick_jit(lambda u: problem.em_step(u, model.data, {}))(v)
+        v = target.space.unconstrain({k: jnp.asarray(a) for k, a in params.items()})
+        slope = quick_jit(jax.grad(lambda u: target.log_likelihood(u)))(v)
+        _, _, by_statistics = quick_jit(lambda u: target.em_step(u))(v)
     assert np.isfinite(slope).all()
     np.testing.assert_allclose(slope, by_statistics, rtol=1e-7, atol=1e-9)
 

@@ -217,7 +217,8 @@ def _kernels() -> Kernels | None:
 def _left_to_jax() -> bool:
     """Whether the user has set JAX's own cache, or switched it off: then theirs holds. And the
     processes of a cluster must compile the same together, whatever each of them finds on disk."""
-    own = bool(jax.config.jax_compilation_cache_dir) or not jax.config.jax_enable_compilation_cache
+    config: Any = jax.config
+    own = bool(config.jax_compilation_cache_dir) or not config.jax_enable_compilation_cache
     return own or jax.distributed.is_initialized()
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ QUICK_WORK = 1e5  # of the lanes of a loop together, up to which optimised code 
 SINGLE_WORK = 1e8  # of a function that runs a few times
 STEADY_WORK = 3e5  # of a recursion, from which the slower compiler's loops win
 LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
+LIGHT = 1e7  # numbers of the data times parameters squared, up to which derivatives are light
 
 
 class Effort(Enum):
@@ -93,6 +96,35 @@ class Work:
     def side_by_side(self) -> bool:
         """Whether several starts run in one computation."""
         return self.sweep <= LANE_WORK
+
+
+def of_derivatives(numbers: int, parameters: int) -> Effort:
+    """For second derivatives by all parameters, a few times, of a function of so many numbers."""
+    return Effort.QUICK if numbers * parameters**2 <= LIGHT else Effort.LEAN
+
+
+def of_program(is_long: bool) -> Effort:
+    """For a function that runs a program a few times; `is_long`: along a scan of many steps."""
+    return Effort.LEAN if is_long else Effort.QUICK
+
+
+@functools.cache
+def _worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="pp_mlem compiles")
+
+
+def compile_ahead(
+    run: Any, arguments: tuple, inside: Callable[[], AbstractContextManager]
+) -> Future:
+    """Compile a jitted function for these arguments in another thread, within the context `inside()`:
+    XLA leaves Python free meanwhile. A call with such arguments then compiles nothing; what fails here
+    fails again there."""
+
+    def work() -> None:
+        with inside():
+            run.lower(*arguments).compile()
+
+    return _worker().submit(work)
 
 
 class Kept:

@@ -54,6 +54,6 @@ class Progress:
             detail = f"iteration {iterations}  objective {written(best)}  {rate:.0f} it/s"
             self.bar.update(self.task, completed=done, detail=detail)
 
-    def advance(self, completed: int, unit: str, detail: str) -> None:
+    def advance(self, completed: float, unit: str, detail: str) -> None:
         if self.bar:
             self.bar.update(self.task, completed=completed, detail=detail, unit=unit)

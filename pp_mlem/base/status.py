@@ -6,7 +6,8 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """How a start ended. Only `CONVERGED` means that the gradient is zero to tolerance."""
+    """How a start ended, or a sample of a posterior. For a start, only `CONVERGED` means that the
+    gradient is zero to tolerance."""
 
     RUNNING = 0
     CONVERGED = 1
@@ -19,15 +20,27 @@ class Status(enum.IntEnum):
     INTERRUPTED = 8
     SPURIOUS = 9
     SEPARATION = 10
+    NOT_MIXED = 11
+    POOR_APPROXIMATION = 12
 
     @property
     def label(self) -> str:
-        return self.name.lower()
+        return _LABEL.get(self, self.name.lower())
+
+    @classmethod
+    def of_label(cls, label: str) -> Status:
+        """The status that `label` names."""
+        for status in cls:
+            if status.label == label:
+                return status
+        raise ValueError(f"status {label!r} is none of {[s.label for s in cls]}")
 
     @property
     def meaning(self) -> str:
         return _MEANING[self]
 
+
+_LABEL = {Status.NOT_MIXED: "not mixed", Status.POOR_APPROXIMATION: "poor approximation"}
 
 _MEANING = {
     Status.RUNNING: "still running",
@@ -44,4 +57,6 @@ _MEANING = {
     "far below the others' (Hathaway's ratio)",
     Status.SEPARATION: "the data are separated: the likelihood rises as parameters grow without "
     "bound",
+    Status.NOT_MIXED: "the chains disagree (R-hat), or some transitions diverged",
+    Status.POOR_APPROXIMATION: "the posterior is not Gaussian around its mode",
 }

@@ -20,7 +20,7 @@ from pp_mlem.base import verbs
 from pp_mlem.base.digits import written
 from pp_mlem.base.fingerprint import changed
 from pp_mlem.diagnose.labels import align
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 
 FAR = 1.0
 ONE_STEP = (
@@ -191,9 +191,7 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
                 "parameters": fit.n_parameters,
                 "AIC": fit.aic,
                 "BIC": fit.bic,
-                "ICL": fit.icl
-                if fit.model is not None or fit._cache.get("classification")
-                else np.nan,
+                "ICL": np.nan if fit.classification is None else fit.icl,
                 "elpd_loo": elpd,
                 "se": se,
                 "seconds": fit.seconds,

@@ -26,14 +26,14 @@ from pp_mlem.base.fingerprint import PYTHON, changed, digest
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.diagnose.labels import align, sort_labels
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.estimators import check_methods, fit_by
 from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point import check_model
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import drawing_function
+from pp_mlem.program.space import scalar_names
 
 SAVE_EVERY = 15.0  # seconds between writes of an unfinished study
 

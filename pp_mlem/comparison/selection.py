@@ -23,7 +23,8 @@ from pp_mlem.base.fingerprint import PYTHON, changed, digest
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.compare import loo_of
 from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
-from pp_mlem.fit.fit import Fit, load
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
 
 CRITERIA = {
@@ -423,7 +424,10 @@ def likelihood_ratio_test(
             )
     check_counts(replicates=replicates, starts=starts)
     check_seed(seed)
-    small, large = smaller._model("likelihood_ratio_test"), larger._model("likelihood_ratio_test")
+    small, large = (
+        smaller.model_for("likelihood_ratio_test"),
+        larger.model_for("likelihood_ratio_test"),
+    )
     if small.observe or large.observe:
         raise ValueError(
             "likelihood_ratio_test: labels given by observe= belong to one data set and one number "

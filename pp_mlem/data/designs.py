@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import after
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.densities import log_density
+from pp_mlem.program.distributions import is_array, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, is_array, unwrap
 
 # h of u by name, and its inverse; tried in this order.
 LINKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {

@@ -9,9 +9,11 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.program.densities import log_density
+from pp_mlem.program.distributions import unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, unwrap
+from pp_mlem.program.space import base_support
 
 _SIMPLEX = type(constraints.simplex)
 _CIRCULAR = type(constraints.circular)
@@ -19,8 +21,7 @@ _CIRCULAR = type(constraints.circular)
 
 def at_edge(support: Any, value: Any) -> np.ndarray | None:
     """Elements of real values that lie on a bound of their support; None if there are none."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = base_support(support)
     value = np.asarray(value)
     discrete = bool(getattr(support, "is_discrete", False))
     if value.dtype.kind != "f" or discrete or isinstance(support, _CIRCULAR):

@@ -21,10 +21,12 @@ from pp_mlem.data.designs import (
     predictors,
     total_entries,
 )
-from pp_mlem.factors.factor import Factor, table_axes
+from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.neutral import neutral_parameters, without_missing
-from pp_mlem.program.reading import Reading, thin
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.rows import thin
 from pp_mlem.program.sites import Role
 
 PROBED = 2**25  # numbers in the derivatives that are looked at to find a design
@@ -258,7 +260,7 @@ def _lane_axes(reading: Reading, factor: Factor, shape: tuple[int, ...]) -> tupl
     that a parameter has."""
     columns = reading.sites[factor.site].columns
     depth = len(shape) - columns
-    names = table_axes(reading, factor, shape[:depth])
+    names = table_axes(reading, factor.site, factor.latents, shape[:depth])
     own = frozenset().union(*(reading.sites[p].plates for p in factor.parameters))
     lanes = [i for i, n in enumerate(names) if n in factor.latents or n in own]
     lanes += [i for i in range(depth, len(shape)) if shape[i] > 1]

@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.data.designs import Design, laid_designs
-from pp_mlem.data.layout import ProgramData, SiteData, base_measure, observed_parts, to_layout
-from pp_mlem.factors.factor import Factor
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.lay import base_measure, observed_parts, to_layout
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.distributions import is_factor
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Message, is_factor
 
 # site: (number of the array argument, for each of the site's values its cell in that array)
 Cells = Mapping[str, tuple[int, np.ndarray]]
@@ -136,8 +139,8 @@ def relaid(
     return replace(data, dynamic=dynamic, sites=sites, clamps=clamps, designs=designs)
 
 
-def _site(factor: Factor, old: SiteData, parts: dict[str, Any]) -> SiteData:
-    family = factor.family
+def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
+    family: Any = factor.family
     value = to_layout(factor, jnp.asarray(parts["value"]), family.event_dim)
     if old.mask is not None:
         shown = old.mask[(None,) * family.event_dim]

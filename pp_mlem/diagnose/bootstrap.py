@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,30 @@ import numpy as np
 import pandas as pd
 
 from pp_mlem.base.checks import check_counts, check_level, check_seed
-from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.compiling import Effort
 from pp_mlem.base.digits import written
-from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
-from pp_mlem.diagnose.separation import find_separation_old
-from pp_mlem.diagnose.spurious import component_report
-from pp_mlem.diagnose.uncertainty import Covariance, scalar_names
+from pp_mlem.diagnose.separation import find_separation
+from pp_mlem.diagnose.spurious import judge_components
+from pp_mlem.diagnose.uncertainty import Covariance, numbers_of
+from pp_mlem.marginal.units import reweighted
 from pp_mlem.maximise.broyden import quasi_newton_em
 from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem
+from pp_mlem.program.space import scalar_names
+from pp_mlem.target.target import Target
+
+Params = Mapping[str, np.ndarray]
 
 KINDS = ("parametric", "nonparametric")
 SWEEPS = 300
 ENOUGH = 1e-6  # nats that EM's step still promises: a thousandth of a standard error
 TOLERANCE = 1e-6  # largest gradient entry per unit at which a refit has converged
 LANES = 50
-LANE_CELLS = 2e7  # lanes times cells of the data: keeps a block within memory
+LANE_NUMBERS = 2e7  # lanes times numbers of the data: keeps a block within memory
 MOST = 0.5  # share of refits that must succeed for a standard error
 
 
@@ -69,16 +72,15 @@ class Bootstrap:
         lost = sum(self.failed.values())
         if lost <= (1 - MOST) * self.replicates and len(self.estimates) > 1:
             return ""
-        told = ", ".join(f"{n} {why}" for why, n in self.failed.items())
-        return f"{lost} of {self.replicates} bootstrap refits failed ({told})"
+        failures = ", ".join(f"{n} {why}" for why, n in self.failed.items())
+        return f"{lost} of {self.replicates} bootstrap refits failed ({failures})"
 
     @property
     def covariance(self) -> pd.DataFrame:
-        found = self.estimates.cov() if len(self.estimates) > 1 else None
         names = list(self.reference.index)
-        if self.reason or found is None:
+        if self.reason or len(self.estimates) < 2:
             return pd.DataFrame(np.nan, index=names, columns=names)
-        return found
+        return self.estimates.cov()
 
     @property
     def standard_errors(self) -> pd.Series:
@@ -105,13 +107,13 @@ class Bootstrap:
         return pd.DataFrame({"low": low, "high": high})
 
     def __repr__(self) -> str:
-        told = [f"{n} {why}" for why, n in self.failed.items()]
+        notes = [f"{n} {why}" for why, n in self.failed.items()]
         if self.unfinished:
-            told.append(f"{self.unfinished} kept before their gradient was zero")
+            notes.append(f"{self.unfinished} kept before their gradient was zero")
         head = (
             ("! stopped by the user: " if self.interrupted else "")
             + f"{self.kind} bootstrap: {len(self.estimates)} of {self.replicates} refits kept"
-            + (f" ({', '.join(told)})" if told else "")
+            + (f" ({', '.join(notes)})" if notes else "")
             + f", {self.seconds:.1f} s"
         )
         table = pd.DataFrame(
@@ -120,138 +122,199 @@ class Bootstrap:
         return head + "\n" + table.to_string(float_format=written, max_rows=40)
 
 
-def as_covariance(found: Bootstrap) -> Covariance:
+def as_covariance(bootstrap: Bootstrap) -> Covariance:
     """The bootstrap as a `Covariance` of a fit."""
-    names = tuple(found.reference.index)
-    matrix = found.covariance.to_numpy()
-    reasons = dict.fromkeys(names, found.reason) if found.reason else {}
+    names = tuple(bootstrap.reference.index)
+    matrix = bootstrap.covariance.to_numpy()
+    reasons = dict.fromkeys(names, bootstrap.reason) if bootstrap.reason else {}
     return Covariance(names, matrix, np.full_like(matrix, np.nan), reasons, "bootstrap")
 
 
-def _check(replicates: Any, kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind: received {kind!r}, expected one of {list(KINDS)}.")
-    check_counts(2, replicates=replicates)
+@dataclass(frozen=True)
+class Refits:
+    """What is asked for: how many refits, of which kind of replicate."""
+
+    replicates: int
+    kind: str
+    seed: int
+
+    def check(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: received {self.kind!r}, expected one of {list(KINDS)}.")
+        check_counts(2, replicates=self.replicates)
+        check_seed(self.seed)
 
 
-def _replicate(model: Model, kind: str) -> Any:
-    """Traceable (params, key, data) -> the data of one replicate."""
-    weights = np.asarray(model.unit_weights())
-    if kind == "parametric":
-        return model.redrawing()
-    total = weights.sum()
-    if np.any(np.abs(weights - np.rint(weights)) > 1e-9):
-        raise ValueError(
-            "units carry case weights that are no counts, so they cannot be resampled. Use "
-            "kind='parametric'."
-        )
-    model.marginal.reweighted(model.data, jnp.asarray(weights))
-    cumulative = jnp.asarray(np.cumsum(weights) / total)
-    count = int(round(total))
+# --- data of a replicate --------------------------------------------------------------------
 
-    def resample(params: Any, key: jax.Array, data: ProgramData) -> ProgramData:
-        uniform = jax.random.uniform(key, (count,), cumulative.dtype)
-        chosen = jnp.searchsorted(cumulative, uniform, side="right")
-        counts = jnp.zeros(len(weights), cumulative.dtype)
-        counts = counts.at[jnp.minimum(chosen, len(weights) - 1)].add(1.0)
-        return model.marginal.reweighted(data, counts)
 
-    return resample
+def _redrawn(target: Target, redraw: Callable[..., Any], key: jax.Array, params: Any) -> Any:
+    """Data drawn from the program. Traceable."""
+    return redraw(params, key, target.data)
+
+
+def _resampled(target: Target, count: int, key: jax.Array, cumulative: jax.Array) -> ProgramData:
+    """The data with `count` units drawn with replacement. Traceable."""
+    units = len(cumulative)
+    uniform = jax.random.uniform(key, (count,), cumulative.dtype)
+    chosen = jnp.searchsorted(cumulative, uniform, side="right")
+    counts = jnp.zeros(units, cumulative.dtype).at[jnp.minimum(chosen, units - 1)].add(1.0)
+    return reweighted(target.marginal, target.data, counts)
+
+
+@dataclass(frozen=True)
+class _Replicates:
+    """How the data of a replicate are made: `make`(target, `static`, key, `given`)."""
+
+    make: Callable[..., Any]
+    static: Any
+    given: Any
+
+    @classmethod
+    def of(cls, kind: str, model: Model, target: Target, params: Params) -> _Replicates:
+        if kind == "parametric":
+            redraw = model.redrawing()  # refuses what cannot be drawn
+            redraw = model.bound.kept.once("redrawing", lambda: redraw)
+            return cls(_redrawn, redraw, {k: jnp.asarray(v) for k, v in params.items()})
+        weights = target.unit_weights
+        total = weights.sum()
+        if np.any(np.abs(weights - np.rint(weights)) > 1e-9):
+            raise ValueError(
+                "units carry case weights that are no counts, so they cannot be resampled. Use "
+                "kind='parametric'."
+            )
+        reweighted(target.marginal, target.data, jnp.asarray(weights))  # refuses one sequence
+        return cls(_resampled, int(round(total)), jnp.asarray(np.cumsum(weights) / total))
+
+    def data(self, target: Target, key: jax.Array) -> ProgramData:
+        """Of one replicate, outside of what is compiled."""
+        run = target.compiled(self.make, self.static, effort=Effort.LEAN)
+        return run(key, self.given)
+
+
+# --- refits ---------------------------------------------------------------------------------
+
+
+class _Ends(NamedTuple):
+    """Where refits ended: vectors, objectives, largest gradient entry per unit, parameters."""
+
+    vectors: Any
+    values: Any
+    slopes: Any
+    params: dict[str, Any]
+
+
+def _refit(
+    target: Target,
+    make: Callable[..., Any],
+    static: Any,
+    key: jax.Array,
+    given: Any,
+    start: jax.Array,
+    limits: tuple[Any, Any],
+) -> _Ends:
+    """One refit from `start`; `limits` are how many units there are, and the gradient's tolerance.
+    Traceable."""
+    units, tolerance = limits
+    own = target.on(make(target, static, key, given))
+    result = quasi_newton_em(
+        own.em_step, start, SWEEPS, tolerance * units,
+        lambda value: 1e3 * jnp.finfo(start.dtype).eps * (jnp.abs(value) + units), ENOUGH,
+    )  # fmt: skip
+    slope = jnp.abs(result.gradient).max(initial=0.0) / units
+    return _Ends(result.point, result.value, slope, own.params(result.point))
+
+
+@dataclass
+class _Tally:
+    """What the refits have come to so far; `free` are the names of free parameters."""
+
+    free: list[str]
+    rows: list[np.ndarray] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
+    failed: dict[str, int] = field(default_factory=dict)
+    unfinished: int = 0
+    done: int = 0
+
+    def fail(self, why: str) -> None:
+        self.done += 1
+        self.failed[why] = self.failed.get(why, 0) + 1
+
+    def keep(self, params: Params, objective: float, unfinished: bool) -> None:
+        self.done += 1
+        self.rows.append(self.scalars(params))
+        self.objectives.append(objective)
+        self.unfinished += int(unfinished)
+
+    def scalars(self, params: Params) -> np.ndarray:
+        return np.concatenate([np.ravel(params[n]) for n in self.free])
 
 
 def bootstrap_point(
     model: Model,
-    problem: Problem,
-    params: Mapping[str, Any],
+    target: Target,
+    params: Params,
     vector: np.ndarray,
-    fixed: Mapping[str, Any],
     groups: tuple[Group, ...],
-    replicates: int,
-    kind: str,
-    seed: int,
+    refits: Refits,
     progress: bool | None,
 ) -> Bootstrap:
-    """Refit `replicates` data sets; see `Fit.bootstrap`."""
-    _check(replicates, kind)
-    check_seed(seed)
+    """Refit drawn or resampled data from an estimate, `params` at `vector`; see
+    `PointFit.bootstrap`."""
+    refits.check()
     clock = time.perf_counter()
-    with working_precision(model.dtype):
-        units = max(float(model.n_observations), 1.0)
-        fixed = {k: jnp.asarray(v) for k, v in fixed.items()}
-        values = {k: jnp.asarray(v) for k, v in params.items()}
-        replicate = _replicate(model, kind)
-        tolerance = TOLERANCE if model.dtype == np.float64 else 1e-4
-
-        def refit(key: jax.Array, start: jax.Array, data: Any, values: Any, held: Any) -> Any:
-            own = replicate(values, key, data)
-            result = quasi_newton_em(
-                lambda v: problem.em_step(v, own, held), start, SWEEPS, tolerance * units,
-                lambda value: 1e3 * jnp.finfo(start.dtype).eps * (jnp.abs(value) + units),
-                ENOUGH,
-            )  # fmt: skip
-            slope = jnp.abs(result.gradient).max(initial=0.0) / units
-            return result.point, result.value, slope, problem.params(result.point, held)
-
-        key = ("bootstrap", kind, frozenset(fixed), problem.with_prior)
-        in_axes = (0, None, None, None, None)
-        run = model.compiled(key, lambda: lean_jit(jax.vmap(refit, in_axes=in_axes)))
-        draw = model.compiled((*key, "data"), lambda: lean_jit(replicate))
-        report = model.compiled(("components", frozenset(fixed)), lambda: component_report(problem))
-        cells = sum(a.size for a in jax.tree.leaves(model.data)) + 1
-        lanes = int(np.clip(LANE_CELLS / cells, 1, min(LANES, replicates)))
-        keys = jax.random.split(jax.random.key(seed), -(-replicates // lanes) * lanes)
-        start = jnp.asarray(vector)
-        rows, objectives, failed, unfinished, interrupted = [], [], {}, 0, False
-        order = [n for n in params if n not in fixed]
-        done = 0
-        with Progress("bootstrap", replicates, progress) as bar:
-            for first in range(0, replicates, lanes):
-                some = keys[first : first + lanes]
-                try:
-                    points, found, slopes, estimates = jax.device_get(
-                        run(some, start, model.data, values, fixed)
-                    )
-                    whys = []
-                    for i in range(min(lanes, replicates - first)):
-                        why = _failure(points[i], found[i])
-                        if not why:
-                            own = draw(values, some[i], model.data)
-                            flag, _ = report(points[i], own, fixed)
-                            why = flag.label if flag is not None else ""
-                        if not why and find_separation_old(model, problem, points[i], fixed, own):
-                            why = Status.SEPARATION.label
-                        whys.append(why)
-                except KeyboardInterrupt:
-                    if not done:
-                        raise
-                    interrupted, replicates = True, done
-                    break
-                for i, why in enumerate(whys):
-                    done += 1
-                    if why:
-                        failed[why] = failed.get(why, 0) + 1
-                        continue
-                    unfinished += int(slopes[i] > 100 * tolerance)
-                    moved = align({k: estimates[k][i] for k in params}, dict(params), groups, model)
-                    rows.append(np.concatenate([np.ravel(moved[n]) for n in order]))
-                    objectives.append(found[i])
-                bar.advance(done, "refits", f"{sum(failed.values())} failed")
-    names = list(scalar_names(problem.space))
-    reference = np.concatenate([np.ravel(params[n]) for n in order])
+    source = _Replicates.of(refits.kind, model, target, params)
+    tolerance = TOLERANCE if target.dtype == np.float64 else 1e-4
+    run = target.compiled(
+        _refit, source.make, source.static, effort=Effort.LEAN, lanes=(0, None, None, None)
+    )
+    arrays = source.given, jnp.asarray(vector), (jnp.asarray(target.units), jnp.asarray(tolerance))
+    wanted = refits.replicates
+    lanes = int(np.clip(LANE_NUMBERS / (numbers_of(target) + 1), 1, min(LANES, wanted)))
+    keys = jax.random.split(jax.random.key(refits.seed), -(-wanted // lanes) * lanes)
+    tally, interrupted = _Tally([n for n in params if n not in target.fixed]), False
+    with Progress("bootstrap", wanted, progress) as bar:
+        for first in range(0, wanted, lanes):
+            some = keys[first : first + lanes]
+            try:
+                ends = _Ends(*jax.device_get(run(some, *arrays)))
+                count = min(lanes, wanted - first)
+                failures = [_failure(target, source, some[i], ends, i) for i in range(count)]
+            except KeyboardInterrupt:
+                if not tally.done:
+                    raise
+                interrupted = True
+                break
+            for i, why in enumerate(failures):
+                if why:
+                    tally.fail(why)
+                    continue
+                own = {k: ends.params[k][i] for k in params}
+                aligned = align(own, dict(params), groups, model)
+                tally.keep(aligned, ends.values[i], ends.slopes[i] > 100 * tolerance)
+            bar.advance(tally.done, "refits", f"{sum(tally.failed.values())} failed")
+    names = list(scalar_names(target.space))
     return Bootstrap(
-        kind=kind,
-        estimates=pd.DataFrame(np.reshape(rows, (-1, len(names))), columns=names),
-        reference=pd.Series(reference, index=names),
-        log_likelihoods=np.asarray(objectives),
-        failed=failed,
-        unfinished=unfinished,
-        replicates=int(replicates),
+        kind=refits.kind,
+        estimates=pd.DataFrame(np.reshape(tally.rows, (-1, len(names))), columns=names),
+        reference=pd.Series(tally.scalars(params), index=names),
+        log_likelihoods=np.asarray(tally.objectives),
+        failed=tally.failed,
+        unfinished=tally.unfinished,
+        replicates=tally.done if interrupted else int(wanted),
         seconds=time.perf_counter() - clock,
-        seed=seed,
+        seed=refits.seed,
         interrupted=interrupted,
     )
 
 
-def _failure(point: np.ndarray, value: float) -> str:
-    sound = np.isfinite(value) and np.all(np.isfinite(point))
-    return "" if sound else "not_finite"
+def _failure(target: Target, source: _Replicates, key: jax.Array, ends: _Ends, i: int) -> str:
+    """Why the refit of one lane does not count ("" if it does)."""
+    point = ends.vectors[i]
+    if not (np.isfinite(ends.values[i]) and np.all(np.isfinite(point))):
+        return Status.NOT_FINITE.label
+    own = target.on(source.data(target, key))
+    flag, _ = judge_components(own, point)
+    if flag is not None:
+        return flag.label
+    return Status.SEPARATION.label if find_separation(own, point) else ""

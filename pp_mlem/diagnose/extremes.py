@@ -11,28 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.status import Status
-from pp_mlem.diagnose.spurious import edge_objective, objective_at
-from pp_mlem.model.model import Model
+from pp_mlem.diagnose.spurious import objective_at
 from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.distributions import is_discrete, is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Site
 from pp_mlem.program.space import is_half_line, is_matrix
-from pp_mlem.program.trace import Message, is_discrete, is_factor, unwrap
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.solution import Solution
+from pp_mlem.target.target import Target
 
 SATURATED = -1e-6  # log-probability of a row above which its parameters may be at infinity
 NEAR_ONE = -0.1
 ROUNDINGS = 30.0  # of the data: a density as narrow as these sees only how numbers are rounded
 CONCENTRATION = 1e5  # spreads of the data per width of a density that still narrows
-MOVING = 1e-4  # slope per observation above which a fit may not have come to rest
+UNSETTLED = 1e-4  # slope per observation above which a fit may not have come to rest
 SINGULAR = 10.0  # standard deviations are this much less telling in a direction of a covariance
 RISE = 0.1  # nats gained by one step of a coordinate: it has not
 SMALL = 1e3  # roundings of the largest number, as a scale: smaller ones are looked into
 STEEP = 20.0  # nats per unit: larger ones are looked into
-QUIET = (
-    28.0  # unconstrained coordinate of a positive parameter, 1e12: lgamma of it is exact to 1e-3
-)
+# Unconstrained coordinate of a positive parameter, 1e12: lgamma of it is exact to 1e-3.
+EXACT = 28.0
 BOTTOM = -300.0  # unconstrained coordinate of a scale that is zero in all but name
 
 
@@ -50,17 +50,17 @@ class Extreme:
     concentrated: float
 
 
-def certain_sites(problem: Problem, real: set[str], positive: set[str]) -> frozenset[str]:
-    """The discrete sites, observed ones and laws of latents, that can become certain as one of these
-    parameters grows. Where a family's own parameter is positive, that is no way to certainty."""
-    reading = problem.reading
-    found = []
-    for factor in problem.marginal.factors:
+def certain_sites(target: Target, real: set[str], positive: set[str]) -> frozenset[str]:
+    """The discrete sites, observed ones and laws of latents, that can become certain as one of
+    these parameters grows. Where a family's own parameter is positive, that is no way to certainty."""
+    reading = target.reading
+    sites = []
+    for factor in target.marginal.factors:
         behind = frozenset().union(*reading.dependencies[factor.site].values())
         ways = real if factor.kind == "family" else real | positive
         if (factor.law_of or _is_discrete(reading.sites[factor.site])) and behind & ways:
-            found.append(factor.site)
-    return frozenset(found)
+            sites.append(factor.site)
+    return frozenset(sites)
 
 
 def _is_discrete(site: Site) -> bool:
@@ -71,48 +71,45 @@ def _is_discrete(site: Site) -> bool:
         return False
 
 
-def extremes_at(
-    model: Model, problem: Problem, vector: Any, data: Any, fixed: dict, sites: frozenset[str]
-) -> dict[str, Extreme]:
+def extremes_at(target: Target, vector: Any, sites: frozenset[str]) -> dict[str, Extreme]:
     """The extremes of these sites at a vector of free parameters."""
-    key = ("extremes", frozenset(fixed), sites)
-    function = model.compiled(key, lambda: quick_jit(_measure(problem, sites)))
-    found = jax.device_get(function(jnp.asarray(vector), data, fixed))
-    return {name: Extreme(*map(float, values)) for name, values in found.items()}
+    measure = target.compiled(_measure, sites)
+    numbers = jax.device_get(measure(jnp.asarray(vector)))
+    return {name: Extreme(*map(float, values)) for name, values in numbers.items()}
 
 
-def _measure(problem: Problem, sites: frozenset[str]) -> Any:
-    """(vector, data, fixed) -> the four numbers of an `Extreme` for each site."""
-    reading = problem.reading
+def _measure(target: Target, sites: frozenset[str], vector: jax.Array) -> dict[str, Any]:
+    """The four numbers of an `Extreme` for each site. Traceable."""
+    reading = target.reading
 
     def extract(message: Message) -> Any:
-        if is_factor(message.fn):
-            return {}
-        if reading.sites[message.name].law_of:
-            return {
-                "probability": message.placed(law_density(unwrap(message.fn).fn, message.value))
-            }
-        value, density, seen, columns = _elements(message)
-        density = jnp.where(seen, density, -jnp.inf)
-        if is_discrete(message.fn):
-            return {"probability": message.placed(density, columns)}
-        event = len(message.fn.event_shape) - columns
-        value = jnp.where(seen.reshape(seen.shape + (1,) * event), value, jnp.nan)
-        found = {"density": message.placed(density, columns)}
-        if event == 0:
-            return found | {"value": message.placed(value, columns)}
-        law = unwrap(message.fn).fn
-        if event == 1 and hasattr(law, "covariance_matrix"):
-            found["covariance"] = message.placed(law.covariance_matrix, columns + 2)
-        return found | {f"vector {event}": message.placed(value, columns + event)}
+        return _laid(message, bool(reading.sites[message.name].law_of))
 
-    def measure(vector: jax.Array, data: Any, fixed: Any) -> dict[str, Any]:
-        params = problem.params(vector, fixed)
-        observed = frozenset(n for n in sites if not reading.sites[n].law_of)
-        found = reading.run(params, data.dynamic, extract, wanted=sites, wide=observed)
-        return {name: _numbers(own) for name, own in found.items()}
+    observed = frozenset(n for n in sites if not reading.sites[n].law_of)
+    params = target.params(vector)
+    arrays = reading.run(params, target.data.dynamic, extract, wanted=sites, wide=observed)
+    return {name: _numbers(own) for name, own in arrays.items()}
 
-    return measure
+
+def _laid(message: Message, is_law: bool) -> dict[str, jax.Array]:
+    """What a site's extremes are told by, with the axes of its latents and plates in place."""
+    if is_factor(message.fn):
+        return {}
+    if is_law:
+        return {"probability": message.placed(law_density(unwrap(message.fn).fn, message.value))}
+    value, density, seen, columns = _elements(message)
+    density = jnp.where(seen, density, -jnp.inf)
+    if is_discrete(message.fn):
+        return {"probability": message.placed(density, columns)}
+    event = len(message.fn.event_shape) - columns
+    value = jnp.where(seen.reshape(seen.shape + (1,) * event), value, jnp.nan)
+    arrays = {"density": message.placed(density, columns)}
+    if event == 0:
+        return arrays | {"value": message.placed(value, columns)}
+    law = unwrap(message.fn).fn
+    if event == 1 and hasattr(law, "covariance_matrix"):
+        arrays["covariance"] = message.placed(law.covariance_matrix, columns + 2)
+    return arrays | {f"vector {event}": message.placed(value, columns + event)}
 
 
 def _elements(message: Message) -> tuple[jax.Array, jax.Array, jax.Array, int]:
@@ -167,13 +164,13 @@ def _concentration(own: dict[str, jax.Array]) -> jax.Array:
     spread = jnp.nanstd(value, axis=rows)
     spread = jnp.where(spread > 1e-12 * largest, spread, jnp.where(largest > 0, largest, 1.0))
     density = jnp.where(jnp.isnan(own["density"]), -jnp.inf, own["density"])
-    found = density.max(initial=-jnp.inf) + jnp.log(spread).sum()
+    narrowest = density.max(initial=-jnp.inf) + jnp.log(spread).sum()
     if "covariance" not in own:
-        return found
+        return narrowest
     scaled = own["covariance"] / (spread[:, None] * spread)
     scaled = jnp.where(jnp.isfinite(scaled), scaled, 0.0)
     least = jnp.maximum(jnp.linalg.eigvalsh(scaled).min(initial=jnp.inf), 1e-300)
-    return jnp.maximum(found, jnp.log(SINGULAR / jnp.sqrt(least)))
+    return jnp.maximum(narrowest, jnp.log(SINGULAR / jnp.sqrt(least)))
 
 
 def drawn_back(problem: Problem, vector: Any) -> np.ndarray:
@@ -183,19 +180,11 @@ def drawn_back(problem: Problem, vector: Any) -> np.ndarray:
     positive = np.zeros(len(at), bool)
     for site in problem.space.sites:
         positive[where[site.name]] = is_half_line(site.support)
-    large = positive & (at > QUIET)
-    return np.where(large, at - (at.max(initial=QUIET, where=large) - QUIET), at)
+    large = positive & (at > EXACT)
+    return np.where(large, at - (at.max(initial=EXACT, where=large) - EXACT), at)
 
 
-def collapse_note_old(
-    model: Model,
-    problem: Problem,
-    vector: Any,
-    value: float,
-    slope: float,
-    status: int,
-    fixed: dict,
-) -> str:
+def collapse_note(solution: Solution, status: int) -> str:
     """Which observed site a fit goes through without error, and by which parameters ("": none).
 
     The density of a row is compared with the rounding of the row itself: a Normal whose scale is
@@ -203,56 +192,53 @@ def collapse_note_old(
     come to rest is one earlier, where its density is narrower than the data are wide by
     `CONCENTRATION`. Looked into only where something is extreme.
     """
-    sites = frozenset(s.name for s in problem.reading.observed if not _is_discrete(s))
+    target = solution.target
+    sites = frozenset(s.name for s in target.reading.observed if not _is_discrete(s))
     if not sites:
         return ""
-    at = np.asarray(vector, float)
-    eps = float(np.finfo(model.dtype).eps)
-    sound = bool(np.isfinite(value)) and status != Status.NOT_FINITE
-    moving = not slope <= MOVING
-    if sound and not moving and not _is_extreme(model, at, value, eps):
+    at = np.asarray(solution.vector, float)
+    eps = float(np.finfo(target.dtype).eps)
+    finite = bool(np.isfinite(solution.value)) and status != Status.NOT_FINITE
+    settled = solution.slope <= UNSETTLED
+    if finite and settled and not _is_extreme(target, at, solution.value, eps):
         return ""
-    lows = np.log(np.maximum(eps * _largest(model), 1e-300))
-    regular = sound and at.min(initial=0.0) > BOTTOM
+    lows = np.log(np.maximum(eps * _largest(target), 1e-300))
+    regular = finite and at.min(initial=0.0) > BOTTOM
     tried = [at] if regular else [np.maximum(at, BOTTOM), np.maximum(at, lows)]
     for point in tried:
-        for name, found in extremes_at(model, problem, point, model.data, fixed, sites).items():
-            if found.narrow > -np.log(ROUNDINGS * eps):
-                return _told(problem, name)
-            if not found.concentrated > np.log(CONCENTRATION):
+        for name, extreme in extremes_at(target, point, sites).items():
+            if extreme.narrow > -np.log(ROUNDINGS * eps):
+                return _without_error(target, name)
+            if not extreme.concentrated > np.log(CONCENTRATION):
                 continue
-            ended = sound and (status == Status.CONVERGED or not moving)
-            if not ended or _rises(model, problem, at, fixed):
-                return _told(problem, name)
+            ended = finite and (status == Status.CONVERGED or settled)
+            if not ended or _rises(target, at):
+                return _without_error(target, name)
     return ""
 
 
-def _rises(model: Model, problem: Problem, at: np.ndarray, fixed: dict) -> bool:
+def _rises(target: Target, at: np.ndarray) -> bool:
     """Whether the objective still rises along a coordinate."""
-    key = ("edge objective", frozenset(fixed), problem.with_prior)
-    evaluate = model.compiled(key, lambda: edge_objective(problem))
     steps = np.concatenate([np.eye(len(at)), -np.eye(len(at))])
-    found = objective_at(evaluate, at, [at, *(at + steps)], model.data, fixed)
-    return bool(np.any(found[1:] > found[0] + RISE))
+    values = objective_at(target, at, [at, *(at + steps)])
+    return bool(np.any(values[1:] > values[0] + RISE))
 
 
-def _is_extreme(model: Model, at: np.ndarray, value: float, eps: float) -> bool:
-    smallest = np.log(SMALL * eps * _largest(model))
-    return at.min(initial=np.inf) < smallest or value > STEEP * max(
-        float(model.n_observations), 1.0
-    )
+def _is_extreme(target: Target, at: np.ndarray, value: float, eps: float) -> bool:
+    smallest = np.log(SMALL * eps * _largest(target))
+    return bool(at.min(initial=np.inf) < smallest or value > STEEP * target.units)
 
 
-def _largest(model: Model) -> float:
+def _largest(target: Target) -> float:
     """The largest finite number among the data, at least 1."""
-    sizes = [np.abs(np.asarray(a)) for a in model.data.dynamic if np.size(a)]
+    sizes = [np.abs(np.asarray(a)) for a in target.data.dynamic if np.size(a)]
     return max([1.0, *(float(s.max(initial=0, where=np.isfinite(s))) for s in sizes)])
 
 
-def _told(problem: Problem, name: str) -> str:
-    reading = problem.reading
-    behind = frozenset().union(*reading.dependencies[name].values())
-    involved = [s for s in problem.space.sites if s.name in behind]
+def _without_error(target: Target, name: str) -> str:
+    """The sentence about a site that is fitted without error."""
+    behind = frozenset().union(*target.reading.dependencies[name].values())
+    involved = [s for s in target.space.sites if s.name in behind]
     scales = [s.name for s in involved if is_half_line(s.support) or is_matrix(s.support)]
     scales = scales or [s.name for s in involved]
     of = f", by {', '.join(scales)}" if scales else ""
@@ -260,17 +246,4 @@ def _told(problem: Problem, name: str) -> str:
         f"'{name}' is fitted without error, in all rows or some{of}: its density grows without "
         "bound there; give the scale a prior that is zero at zero (LogNormal) and use fit_map, or "
         "fix it"
-    )
-
-
-def collapse_note(solution, status):
-    class M:
-        pass
-
-    m = M()
-    tg = solution.target
-    m.dtype, m.n_observations, m.data = tg.dtype, tg.units, tg.data
-    m.compiled = tg.kept.once
-    return collapse_note_old(
-        m, tg.problem, solution.vector, solution.value, solution.slope, status, tg.fixed
     )

@@ -16,7 +16,7 @@ ELEMENTS = 720  # orders of a group that are enumerated
 
 @dataclass(frozen=True)
 class Group:
-    """Values of a latent that can be permuted, with the parameters, without changing the likelihood.
+    """Values of a latent that can be permuted, with parameters, without changing the likelihood.
 
     `axes` are (parameter, axis) pairs, all of length `size`, that are permuted as they stand;
     `latent` the latent whose values they index; `prior_symmetric` whether the posterior is
@@ -72,8 +72,8 @@ class Group:
             moved = np.moveaxis(draws, axes[0] + 1, 1)
         else:
             moved = np.moveaxis(draws, [a + 1 for a in axes], range(1, len(axes) + 1))
-            every = np.arange(self.size)
-            moved = moved[(slice(None), *([every] * len(axes)))]
+            diagonal: tuple[Any, ...] = (slice(None), *[np.arange(self.size)] * len(axes))
+            moved = moved[diagonal]
         return moved.reshape(len(draws), self.size, -1)
 
 
@@ -85,16 +85,16 @@ def elements(orders: tuple[Order, ...], size: int) -> dict[Order, tuple[Order, .
     words: dict[Order, tuple[Order, ...]] = {identity: ()}
     fresh = [identity]
     while fresh:
-        found = []
+        reached = []
         for order in fresh:
             for generator in orders:
                 new = tuple(order[i] for i in generator)
                 if new not in words:
                     words[new] = (*words[order], generator)
-                    found.append(new)
+                    reached.append(new)
         if len(words) > ELEMENTS:
             return None
-        fresh = found
+        fresh = reached
     return words
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.compiling import Effort, of_derivatives
 from pp_mlem.base.digits import written
-from pp_mlem.base.precision import working_precision
-from pp_mlem.diagnose.uncertainty import (
-    COLUMNS_AT_ONCE,
-    information_function,
-    light_jit,
-    natural_scale,
-    scalar_names,
-)
-from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem
+from pp_mlem.diagnose.uncertainty import COLUMNS_AT_ONCE, information, natural_scale, numbers_of
+from pp_mlem.program.space import scalar_names
+from pp_mlem.target.target import Target
 
 WALK = 60
 NUDGE = 1e-3
@@ -70,87 +62,76 @@ class MissingInformation:
         return head + "\n" + self.fractions.to_string(float_format=written)
 
 
-def complete_information_function(model: Model, problem: Problem) -> Any:
-    """Jitted (vector, data, fixed) -> minus the Hessian of Q(. | vector) at `vector`."""
+def _complete(target: Target, vector: jax.Array) -> jax.Array:
+    """Minus the Hessian of Q(. | vector) at `vector`. Traceable."""
+    _, statistics = target.expectation(vector)
+    gradient = jax.grad(lambda v: target.expected(v, statistics))
 
-    def information(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
-        _, statistics = problem.expectation(vector, data, fixed)
-        gradient = jax.grad(lambda v: problem.expected(v, statistics, data, fixed))
-        basis = jnp.eye(vector.shape[0], dtype=vector.dtype)
+    def column(direction: jax.Array) -> jax.Array:
+        return jax.jvp(gradient, (vector,), (direction,))[1]
 
-        def column(direction: jax.Array) -> jax.Array:
-            return jax.jvp(gradient, (vector,), (direction,))[1]
-
-        hessian = jax.lax.map(column, basis, batch_size=COLUMNS_AT_ONCE)
-        return -0.5 * (hessian + hessian.T)
-
-    return light_jit(information, model, problem.space.size)
+    basis = jnp.eye(vector.shape[0], dtype=vector.dtype)
+    hessian = jax.lax.map(column, basis, batch_size=COLUMNS_AT_ONCE)
+    return -0.5 * (hessian + hessian.T)
 
 
-def _walk_function(problem: Problem) -> Any:
-    """Jitted (vector, data, fixed) -> EM's iterates (WALK + 1, size)."""
+def _walk(target: Target, vector: jax.Array) -> jax.Array:
+    """EM's iterates (WALK + 1, size). Traceable."""
 
-    def walk(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
-        def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            following, _, _ = problem.em_step(v, data, fixed)
-            return following, following
+    def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        following = target.em_step(v)[0]
+        return following, following
 
-        return jnp.concatenate([vector[None], jax.lax.scan(step, vector, None, length=WALK)[1]])
-
-    return lean_jit(walk)
+    return jnp.concatenate([vector[None], jax.lax.scan(step, vector, None, length=WALK)[1]])
 
 
-def missing_information_at(
-    model: Model, problem: Problem, vector: np.ndarray, fixed: Mapping[str, Any], settled: bool
-) -> MissingInformation:
-    """Complete and observed information at an estimate, and EM's rate; see `MissingInformation`."""
-    with working_precision(model.dtype):
-        held = {k: jnp.asarray(v) for k, v in fixed.items()}
-        point = jnp.asarray(vector)
-        key = (frozenset(fixed), problem.with_prior)
-        observe = model.compiled(("information", key), lambda: information_function(model, problem))
-        complete = model.compiled(
-            ("complete", key), lambda: complete_information_function(model, problem)
-        )
-        walk = model.compiled(("walk", key), lambda: _walk_function(problem))
-        i_observed = np.asarray(observe(point, model.data, held)[1], float)
-        i_complete = np.asarray(complete(point, model.data, held), float)
-        _, jacobian = natural_scale(model, problem, vector)
-        noise = np.random.default_rng(0).choice([-1.0, 1.0], len(vector))
-        step = NUDGE / np.sqrt(np.maximum(np.diag(i_observed), 1e-12)) * noise
-        path = np.asarray(walk(point + jnp.asarray(step), model.data, held), float)
-    names = scalar_names(problem.space)
+def missing_information_at(target: Target, vector: np.ndarray, settled: bool) -> MissingInformation:
+    """Complete and observed information at an estimate, whose gradient is zero if `settled`, and
+    EM's rate; see `MissingInformation`."""
+    point = jnp.asarray(vector)
+    effort = of_derivatives(numbers_of(target), target.space.size)
+    _, observed = information(target, vector)
+    complete = np.asarray(target.compiled(_complete, effort=effort)(point), float)
+    _, jacobian = natural_scale(target, vector)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], len(vector))
+    step = NUDGE / np.sqrt(np.maximum(np.diag(observed), 1e-12)) * signs
+    walk = target.compiled(_walk, effort=Effort.LEAN)
+    path = np.asarray(walk(point + jnp.asarray(step)), float)
     reason = ""
     if not settled:
         reason = "the gradient is not zero, so the two informations do not belong together"
+    names, size = scalar_names(target.space), len(vector)
+    lost = np.full(len(names), np.nan)
     try:
-        root = np.linalg.cholesky(i_complete)
-        inner = np.linalg.solve(root, np.linalg.solve(root, i_complete - i_observed).T)
-        values, vectors = np.linalg.eigh(0.5 * (inner + inner.T))
-        direction = np.linalg.solve(root.T, vectors[:, -1])
-        before = jacobian @ np.linalg.solve(i_complete, jacobian.T)
-        with np.errstate(all="ignore"):
-            after = jacobian @ np.linalg.inv(i_observed) @ jacobian.T
-            fractions = 1.0 - np.diag(before) / np.diag(after)
-            fractions = np.where(np.diag(after) > 0, fractions, np.nan)
+        values, direction, fractions = _compared(complete, observed, jacobian)
     except np.linalg.LinAlgError:
-        size = len(vector)
         reason = reason or "an information matrix is singular: a boundary, or not identified"
-        values, direction = np.full(size, np.nan), np.full(size, np.nan)
-        fractions = np.full(len(names), np.nan)
-    if reason:
-        fractions = np.full(len(names), np.nan)
+        values, direction, fractions = np.full(size, np.nan), np.full(size, np.nan), lost
     order = np.argsort(-values)
     return MissingInformation(
-        fractions=pd.Series(fractions, index=list(names)),
+        fractions=pd.Series(lost if reason else fractions, index=list(names)),
         rate=float(values[order[0]]) if len(values) else 0.0,
         rates=values[order],
         direction=direction / max(float(np.abs(direction).max(initial=0.0)), 1e-300),
         observed_rate=_last_rate(path),
-        complete=i_complete,
-        observed=i_observed,
+        complete=complete,
+        observed=observed,
         reason=reason,
     )
+
+
+def _compared(complete: np.ndarray, observed: np.ndarray, jacobian: Any) -> tuple[np.ndarray, ...]:
+    """Eigenvalues of I_complete^-1 I_missing, the last one's direction, and the fraction of each
+    scalar's information that is missing."""
+    root = np.linalg.cholesky(complete)
+    inner = np.linalg.solve(root, np.linalg.solve(root, complete - observed).T)
+    values, vectors = np.linalg.eigh(0.5 * (inner + inner.T))
+    direction = np.linalg.solve(root.T, vectors[:, -1])
+    before = np.diag(jacobian @ np.linalg.solve(complete, jacobian.T))
+    with np.errstate(all="ignore"):
+        after = np.diag(jacobian @ np.linalg.inv(observed) @ jacobian.T)
+        fractions = np.where(after > 0, 1.0 - before / after, np.nan)
+    return values, direction, fractions
 
 
 def _last_rate(path: np.ndarray) -> float:

@@ -36,10 +36,10 @@ def climb_over_kinks(
         return -height, -gradient
 
     for _ in range(RESTARTS):
-        found = minimize(loss, best, jac=True, method="BFGS", options={"maxiter": 200})
-        gain = -found.fun - value
+        result = minimize(loss, best, jac=True, method="BFGS", options={"maxiter": 200})
+        gain = -result.fun - value
         if gain > 0:
-            best, value = found.x, -found.fun
+            best, value = result.x, -result.fun
         if not gain > 1e-9 * (1 + abs(value)):
             break
     return best, float(value)

@@ -6,16 +6,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.exchange import relabeller_of
 from pp_mlem.diagnose.groups import Group, elements, orbits, permute_axes, possible_orders
-from pp_mlem.diagnose.relabel import Relabeller
+from pp_mlem.diagnose.traits import traits
 from pp_mlem.model.model import Model
 
 
@@ -30,23 +27,6 @@ def _assignment(cost: np.ndarray, group: Group) -> np.ndarray:
     return np.stack([linear_sum_assignment(c)[1] for c in cost])
 
 
-def _vectors(model: Model, stacked: Mapping[str, Any]) -> np.ndarray:
-    """Unconstrained vectors of parameters stacked over lanes."""
-    unconstrain = model.compiled(
-        ("unconstrain", frozenset()), lambda: quick_jit(jax.vmap(model.space.unconstrain))
-    )
-    with working_precision(model.dtype):
-        free = {n: jnp.asarray(stacked[n]) for n in model.space.names}
-        return np.asarray(unconstrain(free), float)
-
-
-def _restored(model: Model, group: Group) -> Relabeller:
-    """The relabeller with this group's maps found: also where the group comes from a file."""
-    relabeller = relabeller_of(model)
-    relabeller.find(model, group.slots, list(group.orders))
-    return relabeller
-
-
 def _solve(
     stacked: Mapping[str, np.ndarray],
     group: Group,
@@ -56,27 +36,24 @@ def _solve(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The solved parameters of each lane with its components in its own order, and which lanes
     have them."""
-    relabeller = _restored(model, group)
-    vectors = _vectors(model, stacked)
-    close = (
-        None if near is None else _vectors(model, {k: np.asarray(v)[None] for k, v in near.items()})
-    )
-    words = elements(group.orders, group.size) or {}
-    done = np.ones(len(vectors), bool)
-    moved = np.array(vectors)
-    for order in set(map(tuple, orders)):
-        lanes = np.flatnonzero((orders == order).all(1))
-        key = tuple(int(i) for i in order)
-        moved[lanes], done[lanes] = relabeller.apply(
-            model, vectors[lanes], group.slots, key, words.get(key, ()),
-            None if close is None else close[0],
-        )  # fmt: skip
-    constrain = model.compiled(
-        "constrain lanes", lambda: quick_jit(jax.vmap(model.space.constrain))
-    )
     with working_precision(model.dtype):
-        found = jax.device_get(constrain(jnp.asarray(moved)))
-    return {p: found[p] for p in group.solved}, done
+        target, relabeller = model.target(), relabeller_of(model)
+        relabeller.find(target, group.slots, list(group.orders))  # it may come from a file
+        vectors = np.asarray(target.unconstrained(stacked), float)
+        close = None
+        if near is not None:
+            close = np.asarray(target.unconstrained(_one(near)), float)[0]
+        words = elements(group.orders, group.size) or {}
+        done = np.ones(len(vectors), bool)
+        moved = np.array(vectors)
+        for order in set(map(tuple, orders)):
+            lanes = np.flatnonzero((orders == order).all(1))
+            key = tuple(int(i) for i in order)
+            moved[lanes], done[lanes] = relabeller.apply(
+                target, vectors[lanes], group.slots, key, words.get(key, ()), close
+            )
+        params = target.constrained(moved)
+    return {p: np.asarray(params[p]) for p in group.solved}, done
 
 
 def permute(
@@ -93,11 +70,10 @@ def permute(
         return dict(params)
     new = dict(params)
     if group.solved:
-        stacked = {k: np.asarray(v)[None] for k, v in params.items()}
-        found, done = _solve(stacked, group, order[None], model, near)
+        solved, done = _solve(_one(params), group, order[None], _needed(model), near)
         if not done[0]:
             return new
-        new |= {p: np.asarray(v[0]) for p, v in found.items()}
+        new |= {p: np.asarray(v[0]) for p, v in solved.items()}
     return permute_axes(new, group, order)
 
 
@@ -109,8 +85,16 @@ def _features(
     if not group.solved:
         names = dict.fromkeys(name for name, _ in group.axes)
         return {p: group.features(np.asarray(stacked[p], float), p) for p in names}
-    vectors = _vectors(model, stacked)
-    return {"": relabeller_of(model).traits(model, vectors, group.slots)}
+    model = _needed(model)
+    with working_precision(model.dtype):
+        target = model.target()
+        return {"": traits(target, target.unconstrained(stacked), group.slots)}
+
+
+def _needed(model: Model | None) -> Model:
+    if model is None:
+        raise ValueError("relabelling what has to be solved for needs the model.")
+    return model
 
 
 def _one(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -225,7 +209,7 @@ def reorder_draws(
     lanes = np.flatnonzero((order != np.arange(group.size)).any(1))
     if group.solved and len(lanes):
         some = {k: np.asarray(v)[lanes] for k, v in draws.items()}
-        found, done = _solve(some, group, order[lanes], model, near)
+        solved, done = _solve(some, group, order[lanes], _needed(model), near)
         if not done.all():
             warnings.warn(
                 f"{(~done).sum()} draws keep their labels of '{group.latent}': no parameters were "
@@ -234,7 +218,7 @@ def reorder_draws(
             )
             order = order.copy()
             order[lanes[~done]] = np.arange(group.size)
-        for p, values in found.items():
+        for p, values in solved.items():
             new[p] = np.array(draws[p])
             new[p][lanes[done]] = values[done]
     for p in dict.fromkeys(name for name, _ in group.axes):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
-from pp_mlem.diagnose.uncertainty import SADDLE, information_function
+from pp_mlem.diagnose.uncertainty import SADDLE, information
 from pp_mlem.model.model import Model
-from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
+
+Params = dict[str, np.ndarray]
 
 SAME_OPTIMUM = 1e-6
 SAME_POINT = 1e-3
@@ -44,52 +45,48 @@ def label_optima(values: np.ndarray, status: np.ndarray) -> np.ndarray:
 
 
 def describe_optima(
-    model: Model,
-    problem: Problem,
-    fixed: dict[str, Any],
+    target: Target,
     starts: pd.DataFrame,
-    params: list[dict[str, np.ndarray]],
+    params: Sequence[Params],
     groups: tuple[Group, ...],
+    model: Model,
 ) -> pd.DataFrame:
-    """One row per distinct optimum, the best first; see `Fit.optima`."""
-    rows = []
-    names = [n for n in problem.space.names]
-    with working_precision(model.dtype):
-        held = {k: jnp.asarray(v) for k, v in fixed.items()}
-        key = ("information", (frozenset(fixed), problem.with_prior))
-        information = model.compiled(key, lambda: information_function(model, problem))
-        best = starts.loc[starts["optimum"] > 0, "objective"].max()
-        for label, members in starts[starts["optimum"] > 0].groupby("optimum"):
-            chosen = members.sort_values(["objective", "gradient"], ascending=[False, True])
-            # the representative: of those at the top, the one whose gradient is smallest
-            top = chosen[chosen["objective"] >= chosen["objective"].iloc[0] - 1e-7]
-            i = int(top["gradient"].idxmin())
-            smallest = float("nan")
-            if len(rows) < EXAMINED:
-                vector = problem.space.to_vector({n: params[i][n] for n in names})
-                _, matrix = information(vector, model.data, held)
-                smallest = _smallest_eigenvalue(np.asarray(matrix, float))
-            status = str(members.loc[i, "status"])
-            note = str(members.loc[i, "note"])
-            rows.append(
-                {
-                    "objective": float(members.loc[i, "objective"]),
-                    "below_best": _below(float(best), float(members.loc[i, "objective"])),
-                    "starts": len(members),
-                    "share": len(members) / len(starts),
-                    "kind": _kind(status, smallest, float(members.loc[i, "gradient"])),
-                    "status": status,
-                    "gradient": float(members.loc[i, "gradient"]),
-                    "smallest_eigenvalue": smallest,
-                    "points": _points([params[j] for j in members.index], names, groups, model),
-                    "start": i,
-                    "note": note,
-                    "label": int(label),
-                }
-            )
-    table = pd.DataFrame(rows).sort_values("label") if rows else pd.DataFrame(rows)
+    """One row per distinct optimum, the best first; see `PointFit.optima`. `params` are those of
+    every start; labels are aligned by the model."""
+    rows: list[dict[str, Any]] = []
+    reached = starts[starts["optimum"] > 0]
+    best = float(reached["objective"].max())
+    for label, members in reached.groupby("optimum"):
+        chosen = members.sort_values(["objective", "gradient"], ascending=[False, True])
+        # the representative: of those at the top, the one whose gradient is smallest
+        top = chosen[chosen["objective"] >= chosen["objective"].iloc[0] - 1e-7]
+        i = int(top["gradient"].idxmin())
+        objective, gradient = (float(members.loc[i, c]) for c in ("objective", "gradient"))
+        status = str(members.loc[i, "status"])
+        smallest = float("nan")
+        if len(rows) < EXAMINED:
+            vector = target.space.to_vector({n: params[i][n] for n in target.space.names})
+            smallest = _smallest_eigenvalue(information(target, vector)[1])
+        own = [params[j] for j in members.index]
+        rows.append(
+            {
+                "objective": objective,
+                "below_best": _below(best, objective),
+                "starts": len(members),
+                "share": len(members) / len(starts),
+                "kind": _kind(status, smallest, gradient),
+                "status": status,
+                "gradient": gradient,
+                "smallest_eigenvalue": smallest,
+                "points": _points(own, target.space.names, groups, model),
+                "start": i,
+                "note": str(members.loc[i, "note"]),
+                "label": int(label),
+            }
+        )
+    table = pd.DataFrame(rows)
     if len(table):
-        table = table.set_index("label")
+        table = table.sort_values("label").set_index("label")
         table.index.name = "optimum"
     return table
 
@@ -120,15 +117,13 @@ def _kind(status: str, smallest: float, gradient: float) -> str:
 
 
 def _points(
-    params: list[dict[str, np.ndarray]], names: list[str], groups: tuple, model: Model
+    params: Sequence[Params], names: tuple[str, ...], groups: tuple[Group, ...], model: Model
 ) -> int:
     """Distinct points among starts with the same objective, labels aligned."""
-    found: list[np.ndarray] = []
-    first = params[0]
+    points: list[np.ndarray] = []
     for own in params:
-        moved = align(dict(own), first, groups, model)
+        moved = align(dict(own), params[0], groups, model)
         flat = np.concatenate([np.ravel(moved[n]) for n in names] or [np.zeros(1)])
-        near = (np.allclose(flat, f, rtol=SAME_POINT, atol=SAME_POINT) for f in found)
-        if not any(near):
-            found.append(flat)
-    return len(found)
+        if not any(np.allclose(flat, p, rtol=SAME_POINT, atol=SAME_POINT) for p in points):
+            points.append(flat)
+    return len(points)

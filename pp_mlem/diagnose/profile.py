@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +12,13 @@ from scipy import optimize
 from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
-from pp_mlem.base.compiling import lean_jit
-from pp_mlem.base.precision import working_precision
-from pp_mlem.diagnose.uncertainty import flatten, scalar_names
+from pp_mlem.base.compiling import Effort
+from pp_mlem.diagnose.uncertainty import Covariance, flatten, natural_scale
 from pp_mlem.maximise.newton import newton_ascent
-from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.problem import Problem
+from pp_mlem.target.solution import Solution
+from pp_mlem.target.target import Target
 
 STEPS = 40
 TIGHT = (1e3, 1e9)  # penalty on the squared distance from the given values, in standard errors
@@ -56,30 +56,29 @@ class ProfileInterval:
         )
 
 
-def constrained_maximum(problem: Problem, targets: Callable) -> Callable:
-    """Traceable (start, wanted, scale, data, fixed) -> (point, objective), the maximum of the
-    objective where `targets`(constrained scalars) equals `wanted`.
+def constrained_maximum(
+    target: Target, which: Any, start: jax.Array, wanted: Any, scale: Any
+) -> tuple[jax.Array, jax.Array]:
+    """(vector, objective) of the maximum where the scalars of index `which` are as `wanted`;
+    `scale` is their unit. Traceable.
 
     By a quadratic penalty in two stages (Nocedal & Wright 2006, section 17.1): the values are met
     to 1e-9 of a standard error, far below what the objective can tell.
     """
+    space = target.space
 
-    def solve(start: jax.Array, wanted: Any, scale: Any, data: Any, fixed: Any) -> tuple:
-        def gap(v: jax.Array) -> jax.Array:
-            return (targets(flatten(problem.space, problem.space.constrain(v))) - wanted) / scale
+    def gap(v: jax.Array) -> jax.Array:
+        return (flatten(space, space.constrain(v))[which] - wanted) / scale
 
-        point = start
-        for tight in TIGHT:
+    point = start
+    for tight in TIGHT:
 
-            def penalised(v: jax.Array, tight: float = tight) -> jax.Array:
-                return problem.objective(v, data, fixed) - 0.5 * tight * jnp.sum(gap(v) ** 2)
+        def penalised(v: jax.Array, tight: float = tight) -> jax.Array:
+            return target.value(v) - 0.5 * tight * jnp.sum(gap(v) ** 2)
 
-            point = newton_ascent(penalised, point, STEPS).point
-        met = jnp.max(jnp.abs(gap(point))) < 1e-4
-        value = problem.objective(point, data, fixed)
-        return point, jnp.where(met, value, -jnp.inf)
-
-    return solve
+        point = newton_ascent(penalised, point, STEPS).point
+    met = jnp.max(jnp.abs(gap(point))) < 1e-4
+    return point, jnp.where(met, target.value(point), -jnp.inf)
 
 
 def scalar_index(problem: Problem, name: str, argument: str = "name") -> int:
@@ -93,104 +92,93 @@ def scalar_index(problem: Problem, name: str, argument: str = "name") -> int:
     return names.index(name)
 
 
-def profile_interval(
-    model: Model,
-    problem: Problem,
-    vector: np.ndarray,
-    fixed: Mapping[str, Any],
-    covariance: np.ndarray,
-    jacobian: np.ndarray,
-    best: float,
-    name: str,
-    level: float,
-) -> ProfileInterval:
-    """Where the profile falls by half a chi-squared quantile on either side of the estimate."""
-    check_level(level)
-    index = scalar_index(problem, name)
-    drop = scipy_stats.chi2.ppf(level, 1) / 2
-    with working_precision(model.dtype):
-        held = {k: jnp.asarray(v) for k, v in fixed.items()}
-        point = jnp.asarray(vector)
-        scalars = flatten(problem.space, problem.space.constrain(point))
-        estimate = float(scalars[index])
-        variance = float(jacobian[index] @ covariance @ jacobian[index])
-        scale = np.sqrt(variance) if np.isfinite(variance) and variance > 0 else np.nan
-        if not np.isfinite(scale):
-            scale = 0.1 * max(abs(estimate), 1.0)
-        lean = covariance @ jacobian[index]
-        lean = lean / variance if np.isfinite(variance) and variance > 0 else 0 * lean
-        key = ("profile", frozenset(fixed), problem.with_prior)
+class _Profile:
+    """The profile of one scalar about its estimate, remembered where it has been visited."""
 
-        def make() -> Callable:
-            def at(start: Any, wanted: Any, scale: Any, which: Any, data: Any, held: Any) -> tuple:
-                solve = constrained_maximum(problem, lambda scalars: scalars[which])
-                return solve(start, wanted, scale, data, held)
+    def __init__(self, solution: Solution, index: int, free: np.ndarray) -> None:
+        """`free` is the covariance of the unconstrained vector, for where to look."""
+        target, vector = solution.target, np.asarray(solution.vector)
+        self.solve = target.compiled(constrained_maximum, effort=Effort.LEAN)
+        self.index, self.top = index, solution.value
+        scalars = flatten(target.space, target.space.constrain(jnp.asarray(vector)))
+        self.estimate = float(scalars[index])
+        _, jacobian = natural_scale(target, vector)
+        variance = float(jacobian[index] @ free @ jacobian[index])
+        known = bool(np.isfinite(variance) and variance > 0)
+        self.scale = np.sqrt(variance) if known else 0.1 * max(abs(self.estimate), 1.0)
+        slope = free @ jacobian[index]
+        self.slope = slope / variance if known else 0 * slope  # of the vector along the profile
+        self.objective: dict[float, float] = {self.estimate: self.top}
+        self.points: dict[float, np.ndarray] = {self.estimate: vector}
 
-            return lean_jit(at)
+    def fall(self, value: float) -> float:
+        """How far the profile lies below its top at a value."""
+        near = min(self.points, key=lambda v: abs(v - value))
+        start = self.points[near] + self.slope * (value - near)
+        point, reached = self.solve(
+            self.index, jnp.asarray(start), jnp.asarray(value), jnp.asarray(self.scale)
+        )
+        objective = float(reached)
+        if not np.isfinite(objective):
+            return np.inf
+        self.objective[value], self.points[value] = objective, np.asarray(point)
+        return self.top - objective
 
-        solve = model.compiled(key, make)
-        seen: dict[float, float] = {estimate: best}
-        points: dict[float, np.ndarray] = {estimate: np.asarray(vector)}
-        notes: list[str] = []
-
-        def fall(value: float) -> float:
-            """How far the profile lies below its top at a value, less what is allowed."""
-            near = min(points, key=lambda v: abs(v - value))
-            start = points[near] + lean * (value - near)
-            found, objective = solve(
-                jnp.asarray(start), jnp.asarray(value), jnp.asarray(scale), index, model.data, held
-            )
-            objective = float(objective)
-            if not np.isfinite(objective):
-                return np.inf
-            seen[value], points[value] = objective, np.asarray(found)
-            return best - objective - drop
-
-        def limit(sign: float, side: str) -> float:
-            inner, step, outer = estimate, 1.0, None
-            while step <= FARTHEST:
-                value = estimate + sign * step * scale
-                excess = fall(value)
-                if excess >= 0:
-                    outer = value
-                    break
-                inner, step = value, step * 1.5
-            if outer is None:
-                notes.append(
+    def limit(self, sign: float, drop: float) -> tuple[float, str]:
+        """Where the profile has fallen by `drop` on one side, and a note ("" where there it is)."""
+        side = "below" if sign < 0 else "above"
+        inner, step = self.estimate, 1.0
+        outer = self.estimate + sign * self.scale
+        while self.fall(outer) < drop:
+            inner, step = outer, step * 1.5
+            outer = self.estimate + sign * step * self.scale
+            if step > FARTHEST:
+                return sign * np.inf, (
                     f"the likelihood does not fall enough within {FARTHEST:g} standard errors "
                     f"{side}"
                 )
-                return sign * np.inf
-            edge = not np.isfinite(fall(outer))
-            while edge and abs(outer - inner) > 1e-7 * scale:  # the support ends on the way
-                middle = 0.5 * (inner + outer)
-                excess = fall(middle)
-                if not np.isfinite(excess):
-                    outer = middle
-                elif excess < 0:
-                    inner = middle
-                else:
-                    outer, edge = middle, False
-            if edge:
-                notes.append(f"the limit {side} is the edge of the parameter's support")
-                return inner
-            if fall(inner) >= 0:
-                return inner
-            return float(optimize.brentq(fall, inner, outer, xtol=1e-8 * scale))
+        edge = not np.isfinite(self.fall(outer))
+        while edge and abs(outer - inner) > 1e-7 * self.scale:  # the support ends on the way
+            middle = 0.5 * (inner + outer)
+            fallen = self.fall(middle)
+            if not np.isfinite(fallen):
+                outer = middle
+            elif fallen < drop:
+                inner = middle
+            else:
+                outer, edge = middle, False
+        if edge:
+            return inner, f"the limit {side} is the edge of the parameter's support"
+        if self.fall(inner) >= drop:
+            return inner, ""
+        tight = 1e-8 * self.scale
+        return float(optimize.brentq(lambda v: self.fall(v) - drop, inner, outer, xtol=tight)), ""
 
-        limits, interrupted = [np.nan, np.nan], False
-        for i, (sign, side) in enumerate(((-1.0, "below"), (1.0, "above"))):
-            try:
-                limits[i] = limit(sign, side)
-            except KeyboardInterrupt:
-                interrupted = True
-                notes.append(f"stopped by the user before the limit {side} was found")
-                break
-    higher = max(seen.values()) - best
-    if higher > 1e-6 * (1 + abs(best)):
+
+def profile_interval(
+    solution: Solution, covariance: Covariance, name: str, level: float
+) -> ProfileInterval:
+    """Where the profile falls by half a chi-squared quantile on either side of the estimate; the
+    covariance tells how far away to look."""
+    check_level(level)
+    index = scalar_index(solution.target.problem, name)
+    drop = float(scipy_stats.chi2.ppf(level, 1) / 2)
+    profile = _Profile(solution, index, covariance.free)
+    limits, notes, interrupted = [np.nan, np.nan], [], False
+    for i, (sign, side) in enumerate(((-1.0, "below"), (1.0, "above"))):
+        try:
+            limits[i], note = profile.limit(sign, drop)
+        except KeyboardInterrupt:
+            interrupted = True
+            notes.append(f"stopped by the user before the limit {side} was found")
+            break
+        notes += [note] if note else []
+    higher = max(profile.objective.values()) - profile.top
+    if higher > 1e-6 * (1 + abs(profile.top)):
         notes.append(f"the profile rises {higher:.3g} nats above the fit: it is not the maximum")
-    visited = sorted(seen)
+    visited = sorted(profile.objective)
     return ProfileInterval(
-        name, estimate, float(limits[0]), float(limits[1]), level,
-        np.array(visited), np.array([seen[v] for v in visited]), tuple(notes), interrupted,
+        name, profile.estimate, float(limits[0]), float(limits[1]), level,
+        np.array(visited), np.array([profile.objective[v] for v in visited]), tuple(notes),
+        interrupted,
     )  # fmt: skip

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.diagnose.extremes import certain_sites, extremes_at
-from pp_mlem.diagnose.spurious import edge_objective, objective_at
-from pp_mlem.diagnose.uncertainty import Covariance, flatten, information_function, natural_scale
-from pp_mlem.model.model import Model
+from pp_mlem.diagnose.spurious import objective_at
+from pp_mlem.diagnose.uncertainty import Covariance, flatten, information, natural_scale
 from pp_mlem.program.space import base_support, is_half_line, scalar_names
-from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 DRAWN_BACK = tuple(0.5**i for i in range(1, 13))
 # Information left of what there was, as many directions as grow together first; then all.
@@ -48,62 +46,51 @@ class Separation:
         )
 
 
-def find_separation_old(
-    model: Model, problem: Problem, vector: Any, fixed: dict, data: Any = None
-) -> Separation | None:
-    """Which parameters grow without bound (None where all have their maximum), on the model's data
-    or on others of their shape.
+def find_separation(target: Target, vector: Any) -> Separation | None:
+    """Which parameters grow without bound (None where all have their maximum).
 
     Where some row's probability is one to rounding, directions are tried in which the information
     has vanished, next to that of the same parameters drawn back until the rows tell. One is told
     when the objective does not fall on the way out along it and falls on the way back (Albert &
     Anderson 1984, doi:10.1093/biomet/71.1.1). A ridge is flat both ways.
     """
-    real, positive, lines = _lines(problem)
-    sites = certain_sites(problem, real, positive)
+    real, positive, unbounded = _unbounded(target)
+    sites = certain_sites(target, real, positive)
     if not sites:
         return None
     at = np.asarray(vector, float)
-    data = model.data if data is None else data
-
-    def counts(point: np.ndarray) -> tuple[float, float]:
-        return _counts(model, problem, point, data, fixed, sites)
-
-    saturated, _ = counts(at)
+    saturated, _ = _counts(target, at, sites)
     if not saturated:
         return None
-    values, _ = _natural(model, problem, at)
-    move = _mover(problem, values)
-    whole = np.where(lines, values, 0.0)
-    least = counts(move((DRAWN_BACK[-1] - 1) * whole))
+    values, _ = _natural(target, at)
+    move = _mover(target, values)
+    whole = np.where(unbounded, values, 0.0)
+    least = _counts(target, move((DRAWN_BACK[-1] - 1) * whole), sites)
     if saturated <= least[0]:  # rows that are certain whatever the parameters
         return None
     points = (move((share - 1) * whole) for share in DRAWN_BACK)
-    back = next(p for p in points if counts(p)[1] <= least[1])
-    now, then = (_information(model, problem, p, lines, data, fixed) for p in (at, back))
+    back = next(p for p in points if _counts(target, p, sites)[1] <= least[1])
+    now, then = (_information(target, p, unbounded) for p in (at, back))
     directions, dual, left = _what_is_left(now, then)
-    key = (frozenset(fixed), problem.with_prior)
-    evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
     for limit in VANISHED:
         gone = directions[:, left < limit]
         if not gone.shape[1]:
             continue
         step = np.zeros(len(values))
-        step[lines] = gone @ (dual[left < limit] @ values[lines])
-        tried = [at, *(move(t * step) for t in (*OUT, *BACK))]
-        found = objective_at(evaluate, at, tried, data, fixed)
-        out, inward = found[1:3] - found[0], found[3:5] - found[0]
+        step[unbounded] = gone @ (dual[left < limit] @ values[unbounded])
+        reached = objective_at(target, at, [at, *(move(t * step) for t in (*OUT, *BACK))])
+        out, inward = reached[1:3] - reached[0], reached[3:5] - reached[0]
         if np.all(out >= -OUTWARD) and np.any(inward < -INWARD):
-            names = np.array(scalar_names(problem.space))[lines]
+            names = np.array(scalar_names(target.space))[unbounded]
             share = _share(directions, left, limit)
             return Separation(tuple(str(n) for n in names[share > OWN_SHARE]))
     return None
 
 
-def _lines(problem: Problem) -> tuple[set[str], set[str], np.ndarray]:
+def _unbounded(target: Target) -> tuple[set[str], set[str], np.ndarray]:
     """The real and the positive parameters, which can grow for ever, and which scalars they are."""
     real, positive, flags = set(), set(), []
-    for site in problem.space.sites:
+    for site in target.space.sites:
         if isinstance(base_support(site.support), _LINES):
             real.add(site.name)
         elif is_half_line(site.support):
@@ -112,48 +99,37 @@ def _lines(problem: Problem) -> tuple[set[str], set[str], np.ndarray]:
     return real, positive, np.concatenate(flags) if flags else np.zeros(0, bool)
 
 
-def _counts(
-    model: Model,
-    problem: Problem,
-    point: np.ndarray,
-    data: Any,
-    fixed: dict,
-    sites: frozenset[str],
-) -> tuple[float, float]:
+def _counts(target: Target, point: np.ndarray, sites: frozenset[str]) -> tuple[float, float]:
     """How many probabilities of rows are one to rounding, and how many come near."""
-    found = extremes_at(model, problem, point, data, fixed, sites).values()
-    return sum(e.saturated for e in found), sum(e.near for e in found)
+    extremes = extremes_at(target, point, sites).values()
+    return sum(e.saturated for e in extremes), sum(e.near for e in extremes)
 
 
-def _natural(model: Model, problem: Problem, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _natural(target: Target, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All scalars on their own scale, and their Jacobian."""
-    params, jacobian = natural_scale(model, problem, point)
-    return np.asarray(flatten(problem.space, params), float), jacobian
+    params, jacobian = natural_scale(target, point)
+    return np.asarray(flatten(target.space, params), float), jacobian
 
 
-def _mover(problem: Problem, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _mover(target: Target, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function step -> the unconstrained vector of `values` + step."""
-    sites = problem.space.sites
+    sites = target.space.sites
     ends = np.cumsum([0, *(int(np.prod(s.shape)) for s in sites)])
 
     def move(step: np.ndarray) -> np.ndarray:
         moved = values + step
         parts = {s.name: moved[i:j].reshape(s.shape)
                  for s, i, j in zip(sites, ends[:-1], ends[1:], strict=True)}  # fmt: skip
-        return np.asarray(problem.space.to_vector(parts), float)
+        return np.asarray(target.space.to_vector(parts), float)
 
     return move
 
 
-def _information(
-    model: Model, problem: Problem, point: np.ndarray, lines: np.ndarray, data: Any, fixed: dict
-) -> np.ndarray:
-    """Minus the Hessian with respect to the scalars that can grow, the others held."""
-    key = (frozenset(fixed), problem.with_prior)
-    inform = model.compiled(("information", key), lambda: information_function(model, problem))
-    matrix = np.asarray(inform(jnp.asarray(point), data, fixed)[1], float)
-    _, jacobian = _natural(model, problem, point)
-    inverse = np.linalg.pinv(jacobian)[:, lines]
+def _information(target: Target, point: np.ndarray, scalars: np.ndarray) -> np.ndarray:
+    """Minus the Hessian with respect to the chosen scalars, the others held."""
+    _, matrix = information(target, point)
+    _, jacobian = _natural(target, point)
+    inverse = np.linalg.pinv(jacobian)[:, scalars]
     return inverse.T @ matrix @ inverse
 
 
@@ -183,24 +159,10 @@ def _share(directions: np.ndarray, left: np.ndarray, limit: float) -> np.ndarray
     return np.nan_to_num(share)
 
 
-def without_errors(found: Covariance, scalars: tuple[str, ...], reason: str) -> Covariance:
+def without_errors(covariance: Covariance, scalars: tuple[str, ...], reason: str) -> Covariance:
     """The covariance, NaN with its reason for these scalars."""
-    lost = np.isin(found.names, scalars)
-    matrix = found.matrix.copy()
+    lost = np.isin(covariance.names, scalars)
+    matrix = covariance.matrix.copy()
     matrix[lost, :] = matrix[:, lost] = np.nan
-    told = {n: reason for n in found.names if n in scalars}
-    return replace(found, matrix=matrix, reasons={**found.reasons, **told})
-
-
-def find_separation(target, vector):
-    class M:
-        pass
-
-    m = M()
-    m.dtype, m.n_observations, m.data, m.compiled = (
-        target.dtype,
-        target.units,
-        target.data,
-        target.kept.once,
-    )
-    return find_separation_old(m, target.problem, vector, target.fixed)
+    reasons = {n: reason for n in covariance.names if n in scalars}
+    return replace(covariance, matrix=matrix, reasons={**covariance.reasons, **reasons})

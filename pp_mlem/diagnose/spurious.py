@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import lean_jit, quick_jit
+from pp_mlem.base.compiling import of_program
 from pp_mlem.base.status import Status
+from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
-from pp_mlem.program.space import is_half_line, is_simplex
+from pp_mlem.program.space import base_support, is_half_line, is_simplex
 from pp_mlem.target.priors import at_one_value
-from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
+Index = tuple[Any, ...]
 SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
 HATHAWAY_RATIO = 1e-3
 COLLAPSE_RATIO = 1e-6
@@ -27,138 +30,170 @@ NEAR_HALF_LINE = 1e-6
 AT_ONCE = 16
 
 
-def _component_scales(value: np.ndarray, name: str, latent_axis: int) -> np.ndarray:
-    """(values of the latent, others): smallest standard deviation of each distribution."""
-    if name in ("scale_tril", "covariance_matrix", "precision_matrix"):
-        matrix = value
-        if name == "scale_tril":
-            matrix = matrix @ np.swapaxes(matrix, -1, -2)
-        eigen = np.linalg.eigvalsh(np.where(np.isfinite(matrix), matrix, 0.0))
-        extreme = 1 / eigen[..., -1] if name == "precision_matrix" else eigen[..., 0]
-        value = np.sqrt(np.maximum(extreme, 0.0))
-        latent_axis += 2
-    moved = np.moveaxis(value, latent_axis, 0)
-    return moved.reshape(moved.shape[0], -1)
+@dataclass(frozen=True)
+class _Scaled:
+    """A factor whose scale `argument` each value of a latent has for itself."""
+
+    factor: Factor
+    latent: str
+    argument: str
+
+    @property
+    def is_matrix(self) -> bool:
+        return self.argument != "scale"
+
+    def parameters(self, target: Target) -> frozenset[str]:
+        """The free parameters behind the scale."""
+        behind = target.reading.dependencies[self.factor.site][f"argument {self.argument}"]
+        return behind & frozenset(target.space.names)
 
 
-def component_report(problem: Problem) -> Callable:
-    """A function (vector, data, fixed) -> (status or None, note) that judges the components.
+def _scaled_factors(target: Target) -> list[_Scaled]:
+    reading, free = target.reading, frozenset(target.space.names)
+    scaled = []
+    for factor in target.marginal.factors:
+        arguments = reading.dependencies[factor.site]
+        for latent in factor.latents:
+            site = reading.sites[latent]
+            if latent == factor.law_of or site.vmapped or site.role is not Role.LATENT:
+                continue
+            for name in SCALE_NAMES:
+                behind = arguments.get(f"argument {name}", frozenset())
+                if latent in behind and behind & free:
+                    scaled.append(_Scaled(factor, latent, name))
+                    break
+    return scaled
+
+
+def _scales_and_rows(
+    target: Target, sites: frozenset[str], vector: jax.Array
+) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """The arguments of these sites' distributions, and the expected number of units at each value
+    of the latents. Traceable."""
+    reading = target.reading
+    _, statistics = target.expectation(vector)
+    arguments = at_one_value(reading, target.params(vector), target.data, site_arguments, sites)
+    rows: dict[str, jax.Array] = {}
+    for law in target.marginal.factors:
+        if not law.law_of or reading.sites[law.law_of].vmapped:
+            continue
+        table = statistics[law.site]
+        own = table.ndim + reading.latent_dim(law.law_of)
+        counts = jnp.moveaxis(table, own, 0).reshape(table.shape[own], -1).sum(1)
+        rows[law.law_of] = rows.get(law.law_of, jnp.zeros(())) + counts
+    return arguments, rows
+
+
+def judge_components(target: Target, vector: Any) -> tuple[Status | None, str]:
+    """How a component rests on nothing at a vector, and which (None, "" where none does).
 
     A component is set aside when its effective rows, rounded, do not exceed the rows needed to
     determine a location and a scale (dimension + 1), or when its scale is below 1e-3 of the
     largest (the ratio of Hathaway 1985, doi:10.1214/aos/1176349557; below 1e-6 it has collapsed).
     Both hold only for components with a scale of their own: elsewhere the likelihood is bounded.
     """
-    reading = problem.reading
-    scaled = []
-    for factor in problem.marginal.factors:
-        arguments = reading.dependencies[factor.site]
-        names = [n for n in SCALE_NAMES if f"argument {n}" in arguments]
-        for latent in factor.latents:
-            site = reading.sites[latent]
-            if latent == factor.law_of or site.vmapped or site.role is not Role.LATENT:
-                continue
-            own = [
-                n
-                for n in names
-                if latent in arguments[f"argument {n}"]
-                and arguments[f"argument {n}"] & frozenset(problem.space.names)
-            ]
-            if own:
-                scaled.append((factor, latent, own[0]))
+    scaled = _scaled_factors(target)
     if not scaled:
-        return lambda vector, data, fixed: (None, "")
-    laws = [f for f in problem.marginal.factors if f.law_of]
-    sites = frozenset(f.site for f, _, _ in scaled)
-
-    @(lean_jit if reading.is_long else quick_jit)
-    def measure(vector: jax.Array, data: Any, fixed: Any) -> Any:
-        params = problem.params(vector, fixed)
-        _, statistics = problem.expectation(vector, data, fixed)
-        arguments = at_one_value(reading, params, data, site_arguments, sites)
-        rows: dict[str, jax.Array] = {}
-        for law in laws:
-            table = statistics[law.site]
-            if reading.sites[law.law_of].vmapped:
-                continue
-            own = table.ndim + reading.latent_dim(law.law_of)
-            counts = jnp.moveaxis(table, own, 0).reshape(table.shape[own], -1).sum(1)
-            rows[law.law_of] = rows.get(law.law_of, 0.0) + counts
-        return arguments, rows
-
-    def judge(vector: Any, data: Any, fixed: Any) -> tuple[Status | None, str]:
-        arguments, rows = jax.device_get(measure(jnp.asarray(vector), data, fixed))
-        # Sites that share their scale (a chain's first step and the others) share their rows.
-        shared: dict[tuple, np.ndarray] = {}
-        for factor, latent, name in scaled:
-            own = np.asarray(rows[latent]) * _observations_per_unit(problem, factor, latent)
-            key = _scale_parameters(problem, factor, name), own.size
-            shared[key] = shared.get(key, 0.0) + own
-        for factor, latent, name in scaled:
-            value = np.asarray(arguments[factor.site][name])
-            batch_ndim = value.ndim - (2 if name != "scale" else 0)
-            axis = batch_ndim - reading.sites[factor.site].columns + reading.latent_dim(latent)
-            if axis < 0 or value.shape[axis] != reading.sites[latent].size:
-                continue
-            axis_from_end = axis - value.ndim
-            scales = _component_scales(value, name, axis_from_end)
-            size = reading.sites[latent].size
-            effective = shared[_scale_parameters(problem, factor, name), size]
-            needed = factor.family.rows_needed(factor.event_size) if factor.family else 2
-            if factor.kind == "table":
-                inside = factor.parameters
-                needed = max(needed, _own_parameters(problem, inside, size))
-            ratio = scales / scales.max(0, keepdims=True)
-            k = int(ratio.min(1).argmin())
-            told = (
-                f"component {k} of '{latent}': {effective[k]:.1f} effective rows, scale "
-                f"{scales[k].min():.3g} against {scales.max():.3g}"
-            )
-            if ratio.min() < COLLAPSE_RATIO or not np.all(np.isfinite(scales)):
-                return Status.COLLAPSED, told
-            if ratio.min() < HATHAWAY_RATIO:
-                return Status.SPURIOUS, told + f" (ratio below {HATHAWAY_RATIO:g})"
-            few = np.flatnonzero(np.round(effective) <= needed)
-            empty = effective < 0.5
-            few = [j for j in few if not empty[j]]
-            if few:
-                k = int(few[0])
-                return Status.SPURIOUS, (
-                    f"component {k} of '{latent}' rests on {effective[k]:.1f} effective rows, not "
-                    f"more than the {needed} that its own parameters need"
-                )
         return None, ""
+    sites = frozenset(s.factor.site for s in scaled)
+    effort = of_program(target.reading.is_long)
+    measure = target.compiled(_scales_and_rows, sites, effort=effort)
+    arguments, rows = jax.device_get(measure(jnp.asarray(vector)))
+    # Sites that share their scale (a chain's first step and the others) share their rows.
+    shared: dict[tuple[frozenset[str], int], np.ndarray] = {}
+    for s in scaled:
+        own = np.asarray(rows[s.latent]) * _observations_per_unit(target, s)
+        key = s.parameters(target), own.size
+        shared[key] = shared.get(key, np.zeros(own.size)) + own
+    for s in scaled:
+        size = target.reading.sites[s.latent].size
+        value = np.asarray(arguments[s.factor.site][s.argument])
+        scales = _component_scales(target, s, value)
+        if scales is None:
+            continue
+        status, note = _judge(target, s, scales, shared[s.parameters(target), size])
+        if status is not None:
+            return status, note
+    return None, ""
 
-    return judge
+
+def _component_scales(target: Target, scaled: _Scaled, value: np.ndarray) -> np.ndarray | None:
+    """(values of the latent, others): smallest standard deviation of each distribution; None where
+    the argument has no axis of the latent."""
+    reading, name = target.reading, scaled.argument
+    batch_ndim = value.ndim - 2 * scaled.is_matrix
+    columns = reading.sites[scaled.factor.site].columns
+    axis = batch_ndim - columns + reading.latent_dim(scaled.latent)
+    if axis < 0 or value.shape[axis] != reading.sites[scaled.latent].size:
+        return None
+    if scaled.is_matrix:
+        if name == "scale_tril":
+            value = value @ np.swapaxes(value, -1, -2)
+        eigen = np.linalg.eigvalsh(np.where(np.isfinite(value), value, 0.0))
+        extreme = 1 / eigen[..., -1] if name == "precision_matrix" else eigen[..., 0]
+        value = np.sqrt(np.maximum(extreme, 0.0))
+    moved = np.moveaxis(value, axis, 0)
+    return moved.reshape(moved.shape[0], -1)
 
 
-def _scale_parameters(problem: Problem, factor: Any, name: str) -> frozenset[str]:
-    """The free parameters behind a scale argument of a site."""
-    behind = problem.reading.dependencies[factor.site][f"argument {name}"]
-    return behind & frozenset(problem.space.names)
+def _judge(
+    target: Target, scaled: _Scaled, scales: np.ndarray, effective: np.ndarray
+) -> tuple[Status | None, str]:
+    """The verdict on one factor: `scales` (values, others) and effective rows (values,)."""
+    factor, latent = scaled.factor, scaled.latent
+    ratio = scales / scales.max(0, keepdims=True)
+    k = int(ratio.min(1).argmin())
+    note = (
+        f"component {k} of '{latent}': {effective[k]:.1f} effective rows, scale "
+        f"{scales[k].min():.3g} against {scales.max():.3g}"
+    )
+    if ratio.min() < COLLAPSE_RATIO or not np.all(np.isfinite(scales)):
+        return Status.COLLAPSED, note
+    if ratio.min() < HATHAWAY_RATIO:
+        return Status.SPURIOUS, note + f" (ratio below {HATHAWAY_RATIO:g})"
+    needed = factor.family.rows_needed(factor.event_size) if factor.family else 2
+    if factor.kind == "table":
+        needed = max(needed, _own_parameters(target, factor.parameters, len(scales)))
+    few = np.flatnonzero((np.round(effective) <= needed) & (effective >= 0.5))  # or it is empty
+    if len(few):
+        k = int(few[0])
+        return Status.SPURIOUS, (
+            f"component {k} of '{latent}' rests on {effective[k]:.1f} effective rows, not "
+            f"more than the {needed} that its own parameters need"
+        )
+    return None, ""
 
 
-def _observations_per_unit(problem: Problem, factor: Any, latent: str) -> float:
+def _observations_per_unit(target: Target, scaled: _Scaled) -> float:
     """How many draws of the site hang on one unit of the latent."""
-    sizes = problem.reading.plates
-    steps = {p for s in problem.reading.scans.values() for p in (s.time, s.rest)}
-    extra = factor.plates - problem.reading.sites[latent].plates - steps
+    reading, factor = target.reading, scaled.factor
+    steps = {p for s in reading.scans.values() for p in (s.time, s.rest)}
+    extra = factor.plates - reading.sites[scaled.latent].plates - steps
     columns = {n for n, _, c in factor.layout if c}
-    return float(np.prod([sizes[p].size for p in extra - columns] or [1]))
+    return float(np.prod([reading.plates[p].size for p in extra - columns] or [1]))
 
 
-def _own_parameters(problem: Problem, names: frozenset[str], size: int) -> int:
+def _own_parameters(target: Target, names: frozenset[str], size: int) -> int:
     """Scalars that each value of a latent has for itself in these parameters."""
     total = 0
-    for site in problem.reading.space.sites:
+    for site in target.reading.space.sites:
         if site.name in names and size in site.shape:
             total += int(np.prod(site.shape)) // size
     return total
 
 
-def edge_masks_old(
-    problem: Problem, evaluate: Callable, vector: Any, params: dict[str, Any], data: Any, fixed: Any
-) -> dict[str, np.ndarray]:
+# --- edges of supports ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Entries that may be at an edge together, and the vector with them on it."""
+
+    entries: list[tuple[str, Index]]
+    vector: np.ndarray
+
+
+def edge_masks(target: Target, vector: Any, params: dict[str, Any]) -> dict[str, np.ndarray]:
     """Which entries of each free parameter are at an edge of its support.
 
     The rule is one of information, for every family and support: an entry is at an edge when it is
@@ -166,62 +201,66 @@ def edge_masks_old(
     `EDGE_COST` nats (a hundredth of one observation, where the entry is a probability or a rate).
     A probability of 1e-6 behind a thousand events is no edge: moving it to zero costs them all.
     Infinity is the other edge of a half-line, for one entry or for all that are far out in their
-    proportions: the concentration of counts that are not dispersed.
-    `evaluate` is a compiled `edge_objective`; it runs only where an entry is near an edge.
+    proportions: the concentration of counts that are not dispersed. The objective is evaluated only
+    where an entry is near an edge.
     """
-    space = problem.space
-    masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in space.sites}
-    where, proposals, owners = space.slices(), [], []
     vector = np.asarray(vector, float)
-    for site in space.sites:
-        value = np.asarray(params[site.name], float)
-        base = _base_support(site.support)
-        near = _near_edge(base, value)
-        for index, target, there in near:
-            if there:
-                masks[site.name][index] = True
-                continue
-            moved = value.copy()
-            moved[index] = target
-            if is_simplex(site.support):
-                moved /= moved.sum(-1, keepdims=True)
-            owners.append([(site.name, index)])
-            proposals.append(_with_values(problem, vector, {site.name: moved}))
-        for index, place, target in _near_coordinates(base, value, vector[where[site.name]]):
-            owners.append([(site.name, index)])
-            proposals.append(vector.copy())
-            proposals[-1][where[site.name].start + place] = target
-    for entries in _far_out(problem, params):
-        values = {n: np.array(params[n], float) for n, _ in entries}
-        for name, index in entries:
-            values[name][index] = min(OUTWARD * values[name][index], 1e300)
-        owners.append(entries)
-        proposals.append(_with_values(problem, vector, values))
-    if not proposals:
+    masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in target.space.sites}
+    moves = _moves_onto_edges(target, vector, params, masks)
+    if not moves:
         return masks
-    cost = objective_at(evaluate, vector, [vector], data, fixed)[0] - objective_at(
-        evaluate, vector, proposals, data, fixed
-    )
-    for entries, lost in zip(owners, cost, strict=True):
-        for name, index in entries if lost < EDGE_COST else ():
+    there = objective_at(target, vector, [m.vector for m in moves])
+    cost = objective_at(target, vector, [vector])[0] - there
+    for move, lost in zip(moves, cost, strict=True):
+        for name, index in move.entries if lost < EDGE_COST else ():
             masks[name][index] = True
     return masks
 
 
-def _with_values(problem: Problem, vector: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
+def _moves_onto_edges(
+    target: Target, vector: np.ndarray, params: dict[str, Any], masks: dict[str, np.ndarray]
+) -> list[_Move]:
+    """What is to be tried; entries that are on an edge already are marked in `masks`."""
+    moves, where = [], target.space.slices()
+    for site in target.space.sites:
+        value = np.asarray(params[site.name], float)
+        base = base_support(site.support)
+        for index, edge, there in _near_edge(base, value):
+            if there:
+                masks[site.name][index] = True
+                continue
+            moved = value.copy()
+            moved[index] = edge
+            if is_simplex(site.support):
+                moved /= moved.sum(-1, keepdims=True)
+            at_edge = _with_values(target, vector, {site.name: moved})
+            moves.append(_Move([(site.name, index)], at_edge))
+        for index, place, edge in _near_coordinates(base, value, vector[where[site.name]]):
+            at_edge = vector.copy()
+            at_edge[where[site.name].start + place] = edge
+            moves.append(_Move([(site.name, index)], at_edge))
+    for entries in _far_out(target, params):
+        values = {n: np.array(params[n], float) for n, _ in entries}
+        for name, index in entries:
+            values[name][index] = min(OUTWARD * values[name][index], 1e300)
+        moves.append(_Move(entries, _with_values(target, vector, values)))
+    return moves
+
+
+def _with_values(target: Target, vector: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
     """The vector with these parameters at these values."""
-    moved, where = vector.copy(), problem.space.slices()
+    moved, where = vector.copy(), target.space.slices()
     for name, value in values.items():
-        one = problem.space.only(frozenset({name}))
+        one = target.space.only(frozenset({name}))
         moved[where[name]] = np.asarray(one.to_vector({name: value}))
     return moved
 
 
-def _far_out(problem: Problem, params: dict[str, Any]) -> list[list[tuple[str, tuple]]]:
+def _far_out(target: Target, params: dict[str, Any]) -> list[list[tuple[str, Index]]]:
     """Entries of half-lines that may be on their way to infinity: each, and all together."""
-    entries = [
+    entries: list[tuple[str, Index]] = [
         (site.name, index)
-        for site in problem.space.sites
+        for site in target.space.sites
         if is_half_line(site.support)
         for index in np.ndindex(*np.shape(params[site.name]))
         if FAR_OUT < np.asarray(params[site.name], float)[index] < np.inf
@@ -229,33 +268,25 @@ def _far_out(problem: Problem, params: dict[str, Any]) -> list[list[tuple[str, t
     return [[e] for e in entries] + ([entries] if len(entries) > 1 else [])
 
 
-def edge_objective(problem: Problem) -> Callable:
-    """Jitted (vectors, data, fixed) -> the objective at each, one after the other."""
-
-    def evaluate(vectors: jax.Array, data: Any, fixed: Any) -> jax.Array:
-        return jax.lax.map(lambda v: problem.objective(v, data, fixed), vectors)
-
-    return quick_jit(evaluate)
+def _one_by_one(target: Target, vectors: jax.Array) -> jax.Array:
+    """The objective at each vector, one after the other. Traceable."""
+    return jax.lax.map(target.value, vectors)
 
 
-def objective_at(evaluate: Callable, fill: Any, vectors: list, data: Any, fixed: Any) -> np.ndarray:
-    """The objective at every vector by a compiled `edge_objective`; -inf where it is none."""
-    found = []
-    for first in range(0, len(vectors), AT_ONCE):
-        some = vectors[first : first + AT_ONCE]
-        padded = some + [np.asarray(fill)] * (AT_ONCE - len(some))
-        found.append(np.asarray(evaluate(jnp.asarray(np.stack(padded)), data, fixed))[: len(some)])
-    values = np.concatenate(found)
+def objective_at(target: Target, vector: Any, points: Sequence[Any]) -> np.ndarray:
+    """The objective at every point; -inf where it is none. `vector`, where it is known to be, fills
+    up the last block."""
+    evaluate = target.compiled(_one_by_one)
+    parts = []
+    for first in range(0, len(points), AT_ONCE):
+        some = list(points[first : first + AT_ONCE])
+        padded = some + [np.asarray(vector)] * (AT_ONCE - len(some))
+        parts.append(np.asarray(evaluate(jnp.asarray(np.stack(padded))))[: len(some)])
+    values = np.concatenate(parts)
     return np.where(np.isnan(values), -np.inf, values)
 
 
-def _base_support(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
-def _near_edge(base: Any, value: np.ndarray) -> list[tuple[tuple, float, bool]]:
+def _near_edge(base: Any, value: np.ndarray) -> list[tuple[Index, float, bool]]:
     """(index, value at the edge, whether it is there already) of the entries near an edge of a
     simplex, an interval or a half-line."""
     kind = type(base).__name__.lstrip("_")
@@ -266,7 +297,7 @@ def _near_edge(base: Any, value: np.ndarray) -> list[tuple[tuple, float, bool]]:
         return []
     else:
         width = 1.0 if upper is None else np.asarray(upper, float) - np.asarray(lower, float)
-    found = []
+    near: list[tuple[Index, float, bool]] = []
     limit = NEAR_HALF_LINE if upper is None and kind != "Simplex" else NEAR
     there = 1e-150 if upper is None and kind != "Simplex" else 1e-13 * np.asarray(width)
     for edge, sign in ((lower, 1.0), (upper, -1.0)):
@@ -277,11 +308,11 @@ def _near_edge(base: Any, value: np.ndarray) -> list[tuple[tuple, float, bool]]:
         on_it = np.broadcast_to(distance <= there, value.shape)
         for index in np.ndindex(*value.shape):
             if distance[index] < limit * np.broadcast_to(width, value.shape)[index]:
-                found.append((index, float(edge[index]), bool(on_it[index])))
-    return found
+                near.append((index, float(edge[index]), bool(on_it[index])))
+    return near
 
 
-def _near_coordinates(base: Any, value: np.ndarray, free: Any) -> list[tuple[Any, int, float]]:
+def _near_coordinates(base: Any, value: np.ndarray, free: Any) -> list[tuple[Index, int, float]]:
     """(entries, place among the coordinates, value near the edge) for correlations near plus or
     minus one and ordered values that almost touch."""
     kind, free = type(base).__name__.lstrip("_"), np.asarray(free, float)
@@ -312,19 +343,5 @@ def _near_coordinates(base: Any, value: np.ndarray, free: Any) -> list[tuple[Any
 
 def told_edges(masks: dict[str, np.ndarray]) -> str:
     """Names the parameters at an edge of a bounded support ("" when there is none)."""
-    found = [f"{n} ({int(m.sum())} of {m.size})" for n, m in masks.items() if m.any()]
-    return "at the boundary: " + ", ".join(found) if found else ""
-
-
-def judge_components(target, vector):
-    report = target.kept.once(
-        ("components", target.problem), lambda: component_report(target.problem)
-    )
-    return report(vector, target.data, target.fixed)
-
-
-def edge_masks(target, vector, params):
-    evaluate = target.kept.once(
-        ("edge objective", target.problem), lambda: edge_objective(target.problem)
-    )
-    return edge_masks_old(target.problem, evaluate, vector, params, target.data, target.fixed)
+    at_edge = [f"{n} ({int(m.sum())} of {m.size})" for n, m in masks.items() if m.any()]
+    return "at the boundary: " + ", ".join(at_edge) if at_edge else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,8 +13,8 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from pp_mlem.model.model import Model
-from pp_mlem.program.space import ParameterSpace, into_interior
-from pp_mlem.target.problem import Problem
+from pp_mlem.program.space import ParameterSpace, base_support, into_interior
+from pp_mlem.target.target import Target
 
 T = TypeVar("T")
 POSTERIOR_DRAWS = 100
@@ -39,12 +40,6 @@ def attempt(function: Callable[[], T], default: T, reasons: dict[str, str], what
         text = str(error).split("\n")[0]
         reasons[what] = f"{type(error).__name__}: {text}"
         return default
-
-
-def _bare(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
 
 
 def _mean_correlation_root(draws: np.ndarray) -> np.ndarray:
@@ -81,19 +76,19 @@ def mean_inside(
     mean direction, an angle the circular mean; all else the mean, or where that lies outside its
     support the image of the mean in unconstrained coordinates. Also why a parameter has none (NaN).
     """
-    found, reasons = {}, {}
+    means: dict[str, np.ndarray] = {}
+    reasons: dict[str, str] = {}
     for site in space.sites:
         values = np.asarray(draws[site.name], float)
+        mean = functools.partial(_mean_of, site.support, values)
         with np.errstate(all="ignore"):
-            found[site.name] = attempt(
-                lambda s=site, v=values: _mean_of(s.support, v),
-                np.full(values.shape[1:], np.nan), reasons, site.name,
-            )  # fmt: skip
-    return found, reasons
+            nowhere = np.full(values.shape[1:], np.nan)
+            means[site.name] = attempt(mean, nowhere, reasons, site.name)
+    return means, reasons
 
 
 def _mean_of(support: Any, draws: np.ndarray) -> np.ndarray:
-    special = _MEANS.get(type(_bare(support)))
+    special = _MEANS.get(type(base_support(support)))
     mean = draws.mean(0) if special is None else special(draws)
     on_host = jax.tree.map(np.asarray, support)
     if np.all(np.isfinite(mean)) and np.all(np.asarray(on_host.check(mean))):
@@ -107,15 +102,16 @@ def _mean_of(support: Any, draws: np.ndarray) -> np.ndarray:
 
 
 def summarise(
-    model: Model, problem: Problem, draws: Mapping[str, np.ndarray], reasons: dict[str, str]
+    model: Model, target: Target, draws: Mapping[str, np.ndarray], reasons: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, float, float]:
     """(means, their unconstrained vector, log-likelihood and log prior there) of draws
     (draws, ...), fixed parameters included; NaN where there is none, with its reason."""
-    mean, lost = mean_inside(problem.space, draws)
+    space = target.space
+    mean, lost = mean_inside(space, draws)
     reasons.update({f"mean of {n}": why for n, why in lost.items()})
     mean |= {n: np.asarray(v).mean(0) for n, v in draws.items() if n not in mean}
-    nowhere = np.full(problem.space.size, np.nan)
-    vector = attempt(lambda: np.asarray(problem.space.to_vector(mean)), nowhere, reasons, "vector")
+    nowhere = np.full(space.size, np.nan)
+    vector = attempt(lambda: np.asarray(space.to_vector(mean)), nowhere, reasons, "vector")
     if lost:
         return mean, vector, float("nan"), float("nan")
     likelihood = attempt(
@@ -137,7 +133,6 @@ def average_posterior(model: Model, draws: dict[str, np.ndarray]) -> dict[str, n
     chosen = np.linspace(0, count - 1, min(count, POSTERIOR_DRAWS)).astype(int)
     total: dict[str, np.ndarray] = {}
     for i in chosen:
-        found = model.posterior({k: v[i] for k, v in flat.items()})
-        for k, v in found.items():
+        for k, v in model.posterior({k: v[i] for k, v in flat.items()}).items():
             total[k] = total.get(k, 0.0) + v / len(chosen)
     return total

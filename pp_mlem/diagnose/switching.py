@@ -69,11 +69,11 @@ def _renamed(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
-def tell_switched(names: list[str], found: tuple[Group, ...]) -> str:
+def tell_switched(names: list[str], groups: tuple[Group, ...]) -> str:
     """The sentence about latents whose labels have switched."""
     parts = []
     for name in names:
-        known = [g for g in found if name == g.latent or name in g.slots]
+        known = [g for g in groups if name == g.latent or name in g.slots]
         why = (
             "the prior tells its values apart, so that they cannot be aligned"
             if known

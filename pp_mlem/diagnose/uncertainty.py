@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,10 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
-from pp_mlem.base.compiling import lean_jit, quick_jit
-from pp_mlem.base.precision import working_precision
-from pp_mlem.diagnose.spurious import edge_masks_old, edge_objective
-from pp_mlem.model.model import Model
+from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
+from pp_mlem.diagnose.spurious import edge_masks
 from pp_mlem.program.space import ParameterSpace, scalar_names
-from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
 
 KINDS = ("observed", "sandwich", "opg")
 COLUMNS_AT_ONCE = 16
@@ -30,7 +29,6 @@ NUDGED, NUDGES = 1e-13, 2
 STEADY = 0.02
 NOISE = 1e6
 STEP_LIMIT = 0.05
-LIGHT = 1e7
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,9 @@ class Estimate:
 
     def __repr__(self) -> str:
         if np.ndim(self.value):
-            table = pd.DataFrame({"value": np.ravel(self.value),
-                                  "std err": np.ravel(self.standard_error),
-                                  "low": np.ravel(self.low), "high": np.ravel(self.high)})  # fmt: skip
+            columns = {"value": self.value, "std err": self.standard_error,
+                       "low": self.low, "high": self.high}  # fmt: skip
+            table = pd.DataFrame({name: np.ravel(column) for name, column in columns.items()})
             return table.to_string() + (f"\n{self.reason}" if self.reason else "")
         note = f" ({self.reason})" if self.reason else ""
         return (
@@ -94,12 +92,10 @@ class Estimate:
 
 
 def delta_method(
-    model: Model,
-    problem: Problem,
+    target: Target,
     vector: np.ndarray,
-    fixed: dict[str, Any],
-    found: Covariance,
-    function: Any,
+    covariance: Covariance,
+    function: Callable[[dict[str, Any]], Any],
     level: float,
 ) -> Estimate:
     """Standard error of a function of the parameters from its gradient (delta method).
@@ -107,28 +103,26 @@ def delta_method(
     A function that leans on a scalar whose own standard error cannot be trusted has none either.
     """
     check_level(level)
-    space = problem.space
-    held = {k: jnp.asarray(v) for k, v in fixed.items()}
 
     def of(v: jax.Array) -> jax.Array:
-        value = jnp.asarray(function({**held, **space.constrain(v)}))
+        value = jnp.asarray(function(target.params(v)))
         return value.astype(v.dtype)
 
     point = jnp.asarray(vector)
     value = np.asarray(of(point))
     slope = np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
-    variance = np.einsum("ij,jk,ik->i", slope, found.free, slope)
-    _, jacobian = natural_scale(model, problem, vector)
+    variance = np.einsum("ij,jk,ik->i", slope, covariance.free, slope)
+    _, jacobian = natural_scale(target, vector)
     reason, bad = "", np.zeros(value.size, bool)
-    if found.reasons:
-        lost = np.array([n in found.reasons for n in found.names])
+    if covariance.reasons:
+        lost = np.array([n in covariance.reasons for n in covariance.names])
         # what of the function's slope lies along the scalars without a standard error
         inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
         touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
         bad = touches.any(1)
         if bad.any():
-            which = found.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
-            reason = f"it depends on {which}: {found.reasons[which]}"
+            which = covariance.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
+            reason = f"it depends on {which}: {covariance.reasons[which]}"
     error = np.where(bad | ~(variance >= 0), np.nan, np.sqrt(np.maximum(variance, 0.0)))
     half = scipy_stats.norm.ppf((1 + level) / 2) * error
     error, half = error.reshape(value.shape), half.reshape(value.shape)
@@ -136,75 +130,78 @@ def delta_method(
 
 
 def flatten(space: ParameterSpace, params: Any) -> jax.Array:
+    """All scalars of constrained parameters, in order."""
     parts = [jnp.ravel(jnp.asarray(params[s.name])) for s in space.sites]
     return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
 
-def natural_scale(model: Model, problem: Problem, vector: Any) -> tuple[dict, np.ndarray]:
+def _natural_scale(target: Target, vector: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    space = target.space
+    slope = jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(vector)
+    return space.constrain(vector), slope
+
+
+def natural_scale(target: Target, vector: Any) -> tuple[dict[str, Any], np.ndarray]:
     """Constrained free parameters at a vector, and their Jacobian (scalars, coordinates)."""
-    space = problem.space
-
-    def run(point: jax.Array) -> tuple[dict, jax.Array]:
-        return space.constrain(point), jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(
-            point
-        )
-
-    function = model.compiled(("natural scale", space.names), lambda: quick_jit(run))
-    values, jacobian = jax.device_get(function(jnp.asarray(vector)))
+    run = target.compiled(_natural_scale)
+    values, jacobian = jax.device_get(run(jnp.asarray(vector)))
     return values, np.asarray(jacobian, float)
 
 
-def light_jit(function: Any, model: Model, size: int) -> Any:
-    """jit with little optimisation where compiling would outlast the derivatives of small data."""
-    cells = sum(int(np.size(a)) for a in jax.tree.leaves(model.data))
-    return quick_jit(function) if cells * size**2 <= LIGHT else lean_jit(function)
+def numbers_of(target: Target) -> int:
+    """How many numbers the data are."""
+    return sum(int(np.size(a)) for a in jax.tree.leaves(target.data))
 
 
-def information_function(model: Model, problem: Problem) -> Any:
-    """(vector, data, fixed, basis) -> (gradient, minus the Hessian) of the objective, jitted; the
-    Hessian along the columns of `basis`, those of the identity where none is given. Columns share a
-    sweep, fewer of them along chains that are long."""
-    columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // max(problem.marginal.chain_entries, 1)))
+def _information(
+    target: Target, columns: int, vector: jax.Array, basis: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Gradient and minus the Hessian, `columns` of which share a sweep. Traceable."""
+    gradient = jax.grad(target.value)
 
-    def information(vector: jax.Array, data: Any, fixed: Any, basis: jax.Array) -> Any:
-        gradient = jax.grad(problem.objective)
+    def column(direction: jax.Array) -> jax.Array:
+        return jax.jvp(gradient, (vector,), (direction,))[1]
 
-        def column(direction: jax.Array) -> jax.Array:
-            return jax.jvp(lambda v: gradient(v, data, fixed), (vector,), (direction,))[1]
-
-        hessian = jax.lax.map(column, basis.T, batch_size=columns) @ basis
-        return gradient(vector, data, fixed), -0.5 * (hessian + hessian.T)
-
-    compiled = light_jit(information, model, problem.space.size)
-
-    def along(vector: Any, data: Any, fixed: Any, basis: Any = None) -> Any:
-        basis = np.eye(problem.space.size) if basis is None else basis
-        return compiled(vector, data, fixed, jnp.asarray(basis, jnp.result_type(float)))
-
-    return along
+    hessian = jax.lax.map(column, basis.T, batch_size=columns) @ basis
+    return gradient(vector), -0.5 * (hessian + hessian.T)
 
 
-def scores_function(problem: Problem) -> Any:
-    """Jitted (vector, data, fixed) -> (units, size): gradient of each unit's log Z."""
+def information(
+    target: Target, vector: Any, basis: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(gradient, minus the Hessian) of the objective, on the host; the Hessian along the columns of
+    `basis`, those of the identity where none is given. Fewer columns share a sweep along chains
+    that are long."""
+    entries = max(target.marginal.entries, 1)
+    columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // entries))
+    size = target.space.size
+    run = target.compiled(_information, columns, effort=of_derivatives(numbers_of(target), size))
+    basis = np.eye(size) if basis is None else basis
+    gradient, matrix = run(jnp.asarray(vector), jnp.asarray(basis, target.dtype))
+    return np.asarray(gradient, float), np.asarray(matrix, float)
 
-    def pointwise(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
-        eta = problem.marginal.natural(problem.params(vector, fixed), data)
-        return jnp.concatenate([t.array.ravel() for t in problem.marginal.unit_values(eta, data)])
 
-    def scores(vector: jax.Array, data: Any, fixed: Any) -> jax.Array:
-        def column(direction: jax.Array) -> jax.Array:
-            return jax.jvp(lambda v: pointwise(v, data, fixed), (vector,), (direction,))[1]
+def _scores(target: Target, vector: jax.Array) -> jax.Array:
+    def pointwise(v: jax.Array) -> jax.Array:
+        units = target.marginal.unit_values(target.natural(v), target.data)
+        return jnp.concatenate([t.array.ravel() for t in units])
 
-        return jax.lax.map(column, jnp.eye(vector.shape[0], dtype=vector.dtype)).T
+    def column(direction: jax.Array) -> jax.Array:
+        return jax.jvp(pointwise, (vector,), (direction,))[1]
 
-    return lean_jit(scores)
+    return jax.lax.map(column, jnp.eye(vector.shape[0], dtype=vector.dtype)).T
+
+
+def scores(target: Target, vector: Any) -> np.ndarray:
+    """(units, size): gradient of each unit's log Z, on the host."""
+    return np.asarray(target.compiled(_scores, effort=Effort.LEAN)(jnp.asarray(vector)), float)
 
 
 def invert_information(
     information: np.ndarray, gradient: np.ndarray, active: np.ndarray
 ) -> tuple[np.ndarray, str, np.ndarray]:
-    """Inverse over the active coordinates, a reason that spoils all, and flat directions, as long as
-    a unit of the coordinates that the diagonal would scale to one."""
+    """Inverse over the active coordinates, a reason that spoils all, and flat directions, as long
+    as a unit of the coordinates that the diagonal would scale to one."""
     size = len(gradient)
     inverse = np.zeros((size, size))
     flat = np.zeros((size, 0))
@@ -254,14 +251,14 @@ def closer_basis(information: np.ndarray, active: np.ndarray) -> np.ndarray | No
 
 
 def resolved_inverse(
-    inform: Any,
+    inform: Callable[[np.ndarray, np.ndarray], np.ndarray],
     information: np.ndarray,
     gradient: np.ndarray,
     active: np.ndarray,
     point: np.ndarray,
 ) -> tuple[np.ndarray, str, np.ndarray]:
-    """`invert_information`, after a closer look where coordinates are nearly one direction. `inform`
-    gives the information at a point along a basis. Curvature that changes when the point moves by
+    """`invert_information`, after a closer look where coordinates are nearly one direction.
+    `inform` gives the information at a point along a basis. Curvature that changes when the point moves by
     rounding is rounding itself, and its direction flat."""
     basis = closer_basis(information, active)
     if basis is None:
@@ -282,13 +279,7 @@ def resolved_inverse(
     return basis @ inverse @ basis.T, spoiled, flat / np.where(reach > 0, reach, 1.0)
 
 
-def covariance_at(
-    model: Model,
-    problem: Problem,
-    vector: np.ndarray,
-    fixed: dict[str, Any],
-    kind: str = "observed",
-) -> Covariance:
+def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") -> Covariance:
     """Covariance of the estimates at a point, on the natural scale by the delta method.
 
     kind: "observed" (inverse of minus the Hessian of the objective), "sandwich" (White 1982,
@@ -298,37 +289,21 @@ def covariance_at(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}.")
-    space = problem.space
-    names = scalar_names(space)
-    with working_precision(model.dtype):
-        values = {k: jnp.asarray(v) for k, v in fixed.items()}
-        point = jnp.asarray(vector)
-        key = (frozenset(fixed), problem.with_prior)
-        function = model.compiled(
-            ("information", key), lambda: information_function(model, problem)
-        )
-        gradient, information = (np.asarray(a, float) for a in function(point, model.data, values))
-        natural, jacobian = natural_scale(model, problem, vector)
-        evaluate = model.compiled(("edge objective", *key), lambda: edge_objective(problem))
-        masks = edge_masks_old(problem, evaluate, np.asarray(vector), natural, model.data, values)
-        edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
-        active = _active(space, natural, jacobian, edge)
+    point = np.asarray(vector, float)
+    gradient, curvature = information(target, vector)
+    natural, jacobian = natural_scale(target, vector)
+    masks = edge_masks(target, vector, natural)
+    edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
+    active = _active(target.space, natural, jacobian, edge)
 
-        def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
-            return np.asarray(function(jnp.asarray(at), model.data, values, basis)[1], float)
+    def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        return information(target, at, basis)[1]
 
-        inverse, spoiled, flat = resolved_inverse(
-            along, information, gradient, active, np.asarray(vector, float)
-        )
-        scores = None
-        if kind != "observed":
-            scorer = model.compiled(("scores", key), lambda: scores_function(problem))
-            scores = np.asarray(scorer(point, model.data, values), float)
-    if scores is not None and not spoiled:
-        weights = model.unit_weights()
-        meat = (scores / np.where(weights > 0, weights, 1.0)[:, None]).T @ scores
+    inverse, spoiled, flat = resolved_inverse(along, curvature, gradient, active, point)
+    if kind != "observed" and not spoiled:
+        meat = _outer_product(target, vector)
         if kind == "opg":
-            basis = closer_basis(information, active)
+            basis = closer_basis(curvature, active)
             basis = np.eye(len(gradient)) if basis is None else basis
             inverse, spoiled, flat = invert_information(
                 basis.T @ meat @ basis, gradient * 0, active
@@ -336,26 +311,30 @@ def covariance_at(
             inverse, flat = basis @ inverse @ basis.T, basis @ flat
         else:
             inverse = inverse @ meat @ inverse
+    names = scalar_names(target.space)
     matrix = jacobian @ inverse @ jacobian.T
-    reasons: dict[str, str] = {}
+    reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
-    reach = np.abs(jacobian * _scales(np.diag(information))).max(1, initial=0.0)
+    reasons: dict[str, str] = {}
     for i, name in enumerate(names):
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
             reasons[name] = spoiled
         elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
-            reasons[name] = "not identified: the likelihood is flat along " + _direction(
-                flat, jacobian, names
-            )
+            along_flat = _direction(flat, jacobian, names)
+            reasons[name] = f"not identified: the likelihood is flat along {along_flat}"
         elif not matrix[i, i] > 0:
             reasons[name] = "no curvature in this direction"
     bad = np.array([n in reasons for n in names], bool)
-    matrix = matrix.copy()
-    matrix[bad, :] = np.nan
-    matrix[:, bad] = np.nan
+    matrix[bad, :] = matrix[:, bad] = np.nan
     return Covariance(names, matrix, inverse, reasons, kind)
+
+
+def _outer_product(target: Target, vector: Any) -> np.ndarray:
+    """Sum over units of the outer product of each one's score, as often as it counts."""
+    own, weights = scores(target, vector), target.unit_weights
+    return (own / np.where(weights > 0, weights, 1.0)[:, None]).T @ own
 
 
 def _active(

@@ -8,8 +8,9 @@ So the same algorithm serves data in memory and data that come in pieces.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class State(NamedTuple):
     own: Any
 
 
-class Algorithm(Protocol):
+class Algorithm(abc.ABC):
     """How to begin, what to look at, and one step.
 
     `look` is a function of a module, compiled and mapped over the starts; `wanted` gives its arguments.
@@ -48,14 +49,22 @@ class Algorithm(Protocol):
 
     unit_free: bool
 
-    def begin(self, vectors: np.ndarray) -> State: ...
+    @abc.abstractmethod
+    def begin(self, vectors: np.ndarray) -> State:
+        """The states of starts at vectors (starts, size)."""
 
     @property
-    def look(self) -> Look: ...
+    @abc.abstractmethod
+    def look(self) -> Look:
+        """What one pass over the data gives: a function of a target and what one start wants."""
 
-    def wanted(self, state: State) -> tuple[Array, ...]: ...
+    @abc.abstractmethod
+    def wanted(self, state: State) -> tuple[Array, ...]:
+        """The arguments of `look` for every start."""
 
-    def step(self, state: State, seen: Any) -> tuple[State, Array]: ...
+    @abc.abstractmethod
+    def step(self, state: State, seen: Any) -> tuple[State, Array]:
+        """The states after what was seen, and the values that were accepted."""
 
 
 def at_start(vectors: np.ndarray, own: Any) -> State:

@@ -49,7 +49,7 @@ class Differences(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DifferenceNewton:
+class DifferenceNewton(Algorithm):
     """Safeguarded Newton steps with modified curvature (Nocedal & Wright 2006, section 3.4,
     doi:10.1007/978-0-387-40065-5) from where `first`, whose looks have a value and a gradient, ended.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, dot, eps, largest, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Look, State, at_start, first_of, rounding
+from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, first_of, rounding
 from pp_mlem.maximise.newton import settled
 from pp_mlem.maximise.step import NUMERIC_STEPS
 from pp_mlem.target.target import Target
@@ -31,6 +31,14 @@ def em_look(target: Target, vector: jax.Array, steps: jax.Array) -> EMLook:
     return EMLook(*target.em_step(vector, steps))
 
 
+def em_look_or_start(
+    target: Target, vector: jax.Array, steps: jax.Array, assigned: jax.Array
+) -> EMLook:
+    """The same; where `assigned` is true, the M-step from latents that the data's clamps assign: so
+    starting points compile nothing of their own."""
+    return EMLook(*target.em_step(vector, steps, assigned))
+
+
 class Patience(NamedTuple):
     """How many steps in a row gained nothing but rounding, and how many little."""
 
@@ -39,7 +47,7 @@ class Patience(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EM:
+class EM(Algorithm):
     """Dempster, Laird & Rubin (1977), doi:10.1111/j.2517-6161.1977.tb01600.x.
 
     `units` is the number of independent units, `tolerance` the largest gradient entry for each of
@@ -51,6 +59,7 @@ class EM:
     tolerance: float
     handover: float
     slow: int
+    starts_too: bool = False  # whether its looks are those of its starts as well
     unit_free: bool = True
 
     def begin(self, vectors: np.ndarray) -> State:
@@ -59,11 +68,10 @@ class EM:
 
     @property
     def look(self) -> Look:
-        return em_look
+        return em_look_or_start if self.starts_too else em_look
 
     def wanted(self, state: State) -> tuple[Array, ...]:
-        xp = namespace(state.vector)
-        return state.vector, xp.full(state.value.shape, NUMERIC_STEPS)
+        return em_wanted(state, NUMERIC_STEPS, self.starts_too)
 
     def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
         xp, at = namespace(state.vector), state.vector
@@ -91,6 +99,13 @@ class EM:
             own=Patience(still, slow),
         )
         return new, xp.where(kept, seen.value, xp.nan)
+
+
+def em_wanted(state: State, steps: int, starts_too: bool) -> tuple[Array, ...]:
+    """The arguments of EM's look."""
+    xp, starts = namespace(state.vector), state.value.shape
+    wanted = state.vector, xp.full(starts, steps)
+    return (*wanted, xp.full(starts, False)) if starts_too else wanted
 
 
 def slope_of(seen: EMLook, at: Array, units: float, tolerance: float) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 from pp_mlem.estimate.laplace import fit_laplace
 from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point_estimators import fit_em, fit_map, fit_mle
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 
 

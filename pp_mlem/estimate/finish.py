@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, largest, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Look, State, at_start, choose, first_of
+from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, choose, first_of
 from pp_mlem.maximise import newton
 from pp_mlem.maximise.newton import NewtonResult, NewtonState
 from pp_mlem.target.target import Target
@@ -46,7 +46,7 @@ class Finish(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Newton:
+class Newton(Algorithm):
     """Begins where another algorithm ended; begun anew where the curvature promises what no step
     keeps, since rounding of the last look may be to blame.
     """
@@ -109,14 +109,14 @@ def _begin(points: Array) -> NewtonState:
     """Newton's first state at every point (starts, size)."""
     xp, starts = namespace(points), points.shape[0]
     one = newton.begin(jnp.zeros(points.shape[1], points.dtype))
-    every = NewtonState(
+    leaves: Any = (
         *(
             _every(xp, leaf, starts) if not isinstance(leaf, tuple)
             else type(leaf)(*(_every(xp, part, starts) for part in leaf))
             for leaf in one
-        )
+        ),
     )  # fmt: skip
-    return every._replace(candidate=points, point=points)
+    return NewtonState(*leaves)._replace(candidate=points, point=points)
 
 
 def _every(xp: object, leaf: jax.Array, starts: int) -> Array:

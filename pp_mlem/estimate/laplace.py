@@ -21,12 +21,11 @@ from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.summary import attempt, summarise, told
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.nuts import climb
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
@@ -46,7 +45,7 @@ def fit_laplace(
     fixed: Mapping[str, Any] | None = None,
     draws: int = 1000,
     dtype: Any = None,
-) -> Fit:
+) -> DrawsFit:
     """Approximate the posterior by a Gaussian at its mode in unconstrained coordinates.
 
     The mode is that of log Z + log prior + log|Jacobian|, the density that NUTS samples (not the
@@ -61,7 +60,7 @@ def fit_laplace(
         draws: from the Gaussian.
 
     Returns:
-        a `Fit` with `draws` (1, draws, ...); `params` are their means, `vector` is the mode.
+        a `DrawsFit` with `draws` (1, draws, ...); `params` are their means, `vector` is the mode.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit the model.
@@ -160,24 +159,25 @@ def _drawn(target: Target, modes: _Modes, draws: int, seed: int) -> _Sample:
     return _Sample(vectors, weights, khat, effective, evidence, curved)
 
 
-def _told(modes: _Modes, sample: _Sample, lost: dict[str, str]) -> tuple[str, str, str]:
+def _told(modes: _Modes, sample: _Sample, lost: dict[str, str]) -> tuple[Status, str, str]:
     """(status, note, story): how good the approximation is."""
     draws = len(sample.vectors)
     story = f"Pareto k {sample.khat:.2f}, {sample.effective:.0f} effective of {draws} draws"
     if lost:
         story += f", {told(lost)}"
     at_mode = bool(modes.slopes[modes.best] <= TOLERANCE) and sample.curved
-    status = Status.CONVERGED.label if at_mode and sample.khat < GOOD_K else "poor approximation"
+    good = at_mode and sample.khat < GOOD_K
+    status = Status.CONVERGED if good else Status.POOR_APPROXIMATION
     note = story
     if not at_mode:
-        status = Status.FLAT.label
+        status = Status.FLAT
         note = "no mode with positive curvature was reached; " + story
     elif np.isnan(sample.khat):
         note = f"{draws} draws cannot tell how good the approximation is; ask for hundreds"
     elif sample.khat >= GOOD_K:
         note = f"the posterior is not Gaussian around its mode ({story}); use fit_nuts"
     if modes.stopped:
-        return Status.INTERRUPTED.label, f"{modes.stopped}; {note}", f"{modes.stopped}; {story}"
+        return Status.INTERRUPTED, f"{modes.stopped}; {note}", f"{modes.stopped}; {story}"
     return status, note, story
 
 
@@ -197,7 +197,7 @@ def _starts_table(modes: _Modes) -> pd.DataFrame:
 
 def _result(
     model: Model, target: Target, modes: _Modes, draws: int, seed: int, clock: float
-) -> Fit:
+) -> DrawsFit:
     best = modes.best
     groups = exchangeable_groups(model, frozenset(target.fixed))
     groups = tuple(g for g in groups if g.prior_symmetric)
@@ -213,7 +213,7 @@ def _result(
         "alignment of labels",
     )
     moved = target.unconstrained(aligned)
-    mean, _, likelihood, prior = summarise(model, target.problem, aligned, lost)
+    mean, _, likelihood, prior = summarise(model, target, aligned, lost)
     status, note, story = _told(modes, sample, lost)
     diagnostics: dict[str, Any] = {
         "khat": sample.khat,
@@ -224,11 +224,10 @@ def _result(
     }
     diagnostics |= {"interrupted": modes.stopped} if modes.stopped else {}
     diagnostics |= {"lost": lost} if lost else {}
-    return Fit(
+    return DrawsFit.from_draws(
+        target,
         model=model,
         method="LAPLACE",
-        objective="map",
-        fixed={k: np.asarray(v) for k, v in target.fixed.items()},
         params={n: mean[n] for n in model.space.names},
         vector=modes.points[best],
         log_likelihood=likelihood,
@@ -239,13 +238,10 @@ def _result(
         iterations=STEPS,
         history=np.zeros(0),
         starts=_starts_table(modes),
-        n_parameters=target.space.size,
-        n_observations=model.n_observations,
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=float("nan"),
-        scalar_names=scalar_names(target.space),
         draws={k: np.asarray(aligned[k])[None] for k in target.space.names},
         draw_vectors=moved[None],
         sample_stats={"log_weight": np.asarray(sample.log_weights)[None]},

@@ -10,7 +10,7 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, all_finite, dot, largest, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Look, State, at_start, choose, first_of, rounding
+from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, choose, first_of, rounding
 from pp_mlem.target.target import Target, value_and_gradient
 
 MEMORY = 15
@@ -59,7 +59,7 @@ class Search(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Algorithm):
     """Liu & Nocedal (1989), doi:10.1007/BF01589116, with backtracking by a quadratic through the last
     two values (Nocedal & Wright 2006, section 3.5); pairs without positive curvature are not learnt.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,6 +54,15 @@ class Driver:
     with_path: bool = False
     fused: bool = False
     progress: Progress = field(default_factory=lambda: Progress("", 0, False))
+
+    def ahead(self, vectors: Any) -> Future | None:
+        """Begin to compile the looks of as many starts, in another thread."""
+        if self.fused:
+            return None
+        some = _some(self.algorithm.begin(vectors), range(len(vectors)), self.group)
+        wanted = self.algorithm.wanted(some)
+        lanes = (0,) * len(wanted)
+        return self.target.ahead(self.algorithm.look, wanted, effort=self.effort, lanes=lanes)
 
     def run(self, state: State, whole: bool = False) -> Run:
         """Every start to its end; Ctrl-C returns those that had begun, or the `whole`."""

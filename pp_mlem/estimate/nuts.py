@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,17 +19,18 @@ from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
+from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
-from pp_mlem.diagnose.uncertainty import scalar_names
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
 from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
+from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 RHAT_LIMIT = 1.01
@@ -46,7 +48,8 @@ def climb(target: Target, vectors: jax.Array) -> jax.Array:
 
 
 def _ascend(target: Target, vector: jax.Array) -> jax.Array:
-    def step(_: int, v: jax.Array) -> jax.Array:
+    def step(i: int, v: jax.Array) -> jax.Array:
+        del i
         following, value, _ = target.em_step(v)
         sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
         return jnp.where(sound, following, v)
@@ -63,13 +66,14 @@ def fit_nuts(
     seed: int = 0,
     init: Any = "mixed",
     fixed: Mapping[str, Any] | None = None,
+    *,
     target_accept: float = 0.9,
     max_tree_depth: int = 10,
     chain_method: str = "auto",
     order_by: str | None = None,
     progress: bool | None = None,
     dtype: Any = None,
-) -> Fit:
+) -> DrawsFit:
     """Sample the posterior of the parameters with NumPyro's NUTS (Hoffman & Gelman 2014).
 
     The density is log Z + log prior + log|Jacobian| in unconstrained coordinates. The chains
@@ -91,7 +95,7 @@ def fit_nuts(
         progress: show a bar; by default only in a terminal.
 
     Returns:
-        a `Fit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
+        a `DrawsFit` with `draws`; `params` are posterior means, and `diagnostics` hold divergences,
         R-hat and effective sample sizes.
 
     Raises:
@@ -199,6 +203,38 @@ def _first_mass(target: Target, point: jax.Array, dense: bool) -> jax.Array:
     return jnp.asarray(inverse if dense else np.diagonal(inverse), point.dtype)
 
 
+def _aligned(
+    model: Model,
+    target: Target,
+    sample: Sample,
+    groups: tuple[Group, ...],
+    order_by: str | None,
+    lost: dict[str, str],
+) -> tuple[dict[str, np.ndarray], float]:
+    """Draws (draws, ...) with the labels of all in one order, and the share that had switched."""
+    flat = target.constrained(sample.vectors.reshape(-1, sample.vectors.shape[-1]))
+    if order_by is not None:
+        return order_draws(flat, groups, order_by, model)
+    best = int(np.argmin(sample.stats["potential_energy"].ravel()))
+    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
+    return attempt(
+        lambda: align_draws(flat, reference, groups, model),
+        (flat, 0.0),
+        lost,
+        "alignment of labels",
+    )
+
+
+def _status(sample: Sample, diagnostics: dict[str, Any]) -> Status:
+    """How the sampler ended; of one that was stopped the diagnostics say so."""
+    if sample.interrupted:
+        diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
+        diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
+        return Status.INTERRUPTED
+    clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
+    return Status.CONVERGED if clean else Status.NOT_MIXED
+
+
 def _result(
     model: Model,
     target: Target,
@@ -206,47 +242,30 @@ def _result(
     seed: int,
     clock: float,
     order_by: str | None,
-) -> Fit:
-    vectors, stats = sample.vectors, sample.stats
-    chains, draws = vectors.shape[:2]
-    flat = target.constrained(vectors.reshape(chains * draws, -1))
+) -> DrawsFit:
+    stats = sample.stats
+    chains, draws = sample.vectors.shape[:2]
+    lost: dict[str, str] = {}  # summaries that failed; the draws never do
     found = exchangeable_groups(model, frozenset(target.fixed))
     groups = tuple(g for g in found if g.prior_symmetric)
-    lost: dict[str, str] = {}  # summaries that failed; the draws never do
-    best = int(np.argmin(stats["potential_energy"].ravel()))
-    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
-    if order_by is None:
-        aligned, switched = attempt(
-            lambda: align_draws(flat, reference, groups, model),
-            (flat, 0.0),
-            lost,
-            "alignment of labels",
-        )
-    else:
-        aligned, switched = order_draws(flat, groups, order_by, model)
+    aligned, switched = _aligned(model, target, sample, groups, order_by, lost)
     points = target.unconstrained(aligned).reshape(chains, draws, -1)
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
-    mean, vector, likelihood, prior = summarise(model, target.problem, aligned, lost)
+    mean, vector, likelihood, prior = summarise(model, target, aligned, lost)
     diagnostics = _diagnose(target, shaped, stats, switched, len(found) - len(groups), lost)
     if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
-        names = attempt(
+        names: list[str] = attempt(
             lambda: switched_latents(model, shaped, -stats["potential_energy"], groups),
             [], lost, "check of labels",
         )  # fmt: skip
         if names:
             diagnostics["labels"] = tell_switched(names, found)
             diagnostics["story"] += f"; {diagnostics['labels']}"
-    clean = diagnostics["max_r_hat"] <= RHAT_LIMIT and diagnostics["divergences"] == 0
-    status = Status.CONVERGED.label if clean else "not mixed"
-    if sample.interrupted:
-        status = Status.INTERRUPTED.label
-        diagnostics |= {"interrupted": sample.interrupted, "warmup_only": sample.warm}
-        diagnostics["story"] = f"{sample.interrupted}; {diagnostics['story']}"
-    return Fit(
+    status = _status(sample, diagnostics)
+    return DrawsFit.from_draws(
+        target,
         model=model,
         method="NUTS",
-        objective="map",
-        fixed={k: np.asarray(v) for k, v in target.fixed.items()},
         params={n: mean[n] for n in model.space.names},
         vector=vector,
         log_likelihood=likelihood,
@@ -257,13 +276,10 @@ def _result(
         iterations=int(stats["num_steps"].sum()),
         history=-stats["potential_energy"],
         starts=pd.DataFrame(),
-        n_parameters=target.space.size,
-        n_observations=model.n_observations,
         groups=groups,
         seed=seed,
         seconds=time.perf_counter() - clock,
         compile_seconds=sample.first_seconds,
-        scalar_names=scalar_names(target.space),
         draws={k: shaped[k] for k in target.space.names},
         draw_vectors=points,
         sample_stats={
@@ -295,7 +311,7 @@ def _diagnose(
             return float(function(values, **options)) if np.ptp(values) else np.nan
 
         what = function.__name__
-        return {n: attempt(lambda i=i: one(i), np.nan, lost, what) for i, n in enumerate(names)}
+        return {n: attempt(partial(one, i), np.nan, lost, what) for i, n in enumerate(names)}
 
     found: dict[str, Any] = {
         "divergences": int(stats["diverging"].sum()),

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
 from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.differences import DifferenceNewton
+from pp_mlem.estimate.em import em_look_or_start
 from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
 from pp_mlem.estimate.squarem import Squarem
-from pp_mlem.estimate.starts import check_init, starting_vectors
-from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit
-from pp_mlem.fit.fit import Fit
+from pp_mlem.estimate.starts import SUBSET_ROWS, AssignedLook, check_init, starting_vectors
+from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
+from pp_mlem.fit.point import PointFit
+from pp_mlem.maximise.step import NUMERIC_STEPS
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 
@@ -33,6 +38,7 @@ FINISH_PARAMETERS = 200  # beyond so many there is no finish
 NEWTON_STEPS = 25  # of the finish by differences of gradients
 DIFFERENCES_WORK = 1e9  # of one start, beyond which exact second derivatives are compiled at once
 FINISH_STEPS = 60  # of one round of the quasi-Newton finish
+SHARED_WORK = 1e7  # of a sweep, beyond which starts have a function of their own
 HESSIAN_WORK = 2e7  # of a Hessian, beyond which the finish is a quasi-Newton method
 
 
@@ -58,14 +64,15 @@ class PointOptions:
 class Settings:
     """What an algorithm is made from: the number of units and the slope for each of them at which a
     start has converged; the gain of a look, in nats, below which a finish would be faster, after how
-    many such looks, and how many steps a quasi-Newton finish may take (0: there is none)."""
+    many such looks, how many steps a quasi-Newton finish may take (0: there is none), and whether EM's
+    looks serve its starts as well."""
 
     units: float
     tolerance: float
     handover: float
     slow: int
     finish_steps: int
-    quick: bool
+    starts_too: bool
 
 
 Make = Callable[[Settings], Algorithm]
@@ -102,7 +109,7 @@ def _check(model: Any, options: PointOptions) -> int:
 
 
 @takes_gradients
-def fit_point(model: Model, options: PointOptions, make: Make) -> Fit:
+def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
     """Run an algorithm from every start, finish by Newton, judge, and choose the best.
 
     `make` gives the algorithm for the problem's settings.
@@ -115,9 +122,23 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> Fit:
         record = Record(model, options.method, options.objective, options.seed, clock)
         if target.space.size == 0:
             return nothing_to_fit(record, target)
-        vectors = starting_vectors(model, target, starts, options.seed, options.init)
+        settings = settings_of(target, options, starts)
+        algorithm = make(settings)
+        looked_at, look = target, _assigned_look(target, algorithm, starts)
+        if look is not None:
+            looked_at = target.on(with_clamps(target))
+        driver = Driver(
+            target=looked_at,
+            algorithm=algorithm,
+            effort=target.work.loop(starts),
+            limit=options.max_iter,
+            group=starts if target.work.side_by_side else 1,
+            with_path=options.trace,
+        )
+        _prepare(model, target, driver, starts)
+        vectors = starting_vectors(model, looked_at, starts, options.seed, options.init, look)
         with Progress(options.method, starts, options.progress) as progress:
-            ends = _run(target, options, make, vectors, progress)
+            ends = _run(replace(driver, progress=progress), settings, vectors)
         return judge(record, target, refuse_extremes(target, ends))
 
 
@@ -138,26 +159,57 @@ def settings_of(target: Target, options: PointOptions, starts: int) -> Settings:
         handover=gain if finish else -np.inf,
         slow=SPARE if quick else 0 if large else 2 * size,
         finish_steps=FINISH_STEPS if finish else 0,
-        quick=quick,
+        starts_too=_starts_too(target),
     )
 
 
-def _run(
-    target: Target, options: PointOptions, make: Make, vectors: Any, progress: Progress
-) -> Ends:
+def _starts_too(target: Target) -> bool:
+    """Whether the looks of EM serve its starts as well: where all rows are looked at, and a look costs
+    less than compiling another function."""
+    return (
+        bool(target.reading.latents)
+        and target.marginal.rows.size <= 2 * SUBSET_ROWS
+        and target.work.sweep <= SHARED_WORK
+    )
+
+
+def with_clamps(target: Target) -> ProgramData:
+    """The data with clamps of every latent, those that are unknown free."""
+    reading, clamps = target.reading, dict(target.data.clamps)
+    for latent in reading.latents:
+        shape = (*reading.plate_shape(latent.dims), latent.size)
+        clamps.setdefault(latent.name, jnp.zeros(shape, target.dtype))
+    return replace(target.data, clamps=clamps)
+
+
+def _assigned_look(target: Target, algorithm: Algorithm, starts: int) -> AssignedLook | None:
+    """The algorithm's own look, at latents that clamps assign; None where it has no such look."""
+    if algorithm.look is not em_look_or_start:
+        return None
+    lanes = starts if target.work.side_by_side else 1
+
+    def assigned(target: Target, base: np.ndarray) -> np.ndarray:
+        look = target.compiled(algorithm.look, effort=target.work.loop(starts), lanes=(0, 0, 0))
+        every = np.broadcast_to(base, (lanes, base.shape[0]))
+        steps = np.full(lanes, NUMERIC_STEPS)
+        return np.asarray(look(every, steps, np.full(lanes, True)).following[0])
+
+    return assigned
+
+
+def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> None:
+    """Compile the looks in another thread, and what the verdict needs in this one."""
+    somewhere = np.zeros((starts, target.space.size), target.dtype)
+    looks = driver.ahead(somewhere)
+    if looks is None:
+        return
+    prepare_verdict(model, target, somewhere)
+    wait([looks])
+
+
+def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
     """The algorithm from every start, then the finish for those that have not come to rest."""
-    starts = len(vectors)
-    settings = settings_of(target, options, starts)
-    algorithm = make(settings)
-    driver = Driver(
-        target=target,
-        algorithm=algorithm,
-        effort=target.work.loop(starts),
-        limit=options.max_iter,
-        group=starts if target.work.side_by_side else 1,
-        with_path=options.trace,
-        progress=progress,
-    )
+    target, algorithm = driver.target, driver.algorithm
     run = driver.run(algorithm.begin(np.asarray(vectors)))
     ends = Ends.of(_looked_at(driver, run), settings.tolerance)
     verified = algorithm.unit_free

@@ -9,19 +9,22 @@ from pp_mlem.estimate.em import EM
 from pp_mlem.estimate.lbfgs import LBFGS
 from pp_mlem.estimate.point import PointOptions, Settings, fit_point
 from pp_mlem.estimate.squarem import Squarem
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
 
 
 def _em(settings: Settings) -> EM:
-    return EM(settings.units, settings.tolerance, settings.handover, settings.slow)
+    return EM(
+        settings.units, settings.tolerance, settings.handover, settings.slow, settings.starts_too
+    )
 
 
 def _squarem(settings: Settings) -> Squarem:
     slow = 0 if settings.finish_steps else settings.slow  # its finish is a sweep like the others
     return Squarem(
-        settings.units, settings.tolerance, settings.handover, slow, settings.finish_steps
-    )
+        settings.units, settings.tolerance, settings.handover, slow, settings.finish_steps,
+        settings.starts_too,
+    )  # fmt: skip
 
 
 def _lbfgs(settings: Settings) -> LBFGS:
@@ -43,7 +46,7 @@ def fit_em(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
-) -> Fit:
+) -> PointFit:
     """Fit by expectation-maximisation.
 
     The E-step is the gradient of the marginal log-likelihood with respect to the natural
@@ -72,7 +75,7 @@ def fit_em(
     holds the objective before each M-step.
 
     Returns:
-        a `Fit`; its `status` says how the chosen start ended.
+        a `PointFit`; its `status` says how the chosen start ended.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit the model.
@@ -97,7 +100,7 @@ def fit_mle(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
-) -> Fit:
+) -> PointFit:
     """Maximum likelihood: L-BFGS on the exact marginal log-likelihood, then Newton steps.
 
     Priors on parameters are dropped; their supports are kept. Arguments, result and errors as in
@@ -122,7 +125,7 @@ def fit_map(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
-) -> Fit:
+) -> PointFit:
     """Maximum a posteriori: the mode of log Z + log prior in the constrained space.
 
     No Jacobian is added, so the mode is that of the density as the program writes it; it changes

@@ -190,7 +190,7 @@ def _compiled(target: Target, settings: Settings) -> tuple[Callable, Callable]:
         begin, block = make_sampler(target.problem, settings)
         return quick_jit(begin), jit(block, target.work.steady)
 
-    return target.kept.once(("nuts", target.problem, settings), make)
+    return target.once(("nuts", target.problem, settings), make)
 
 
 def _show(bar: Progress, chains: list[_Chain], settings: Settings) -> None:

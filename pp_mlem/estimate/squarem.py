@@ -9,8 +9,17 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, all_finite, dot, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Look, State, always, at_start, choose, first_of, rounding
-from pp_mlem.estimate.em import EMLook, em_look, noise_of, slope_of
+from pp_mlem.estimate.algorithm import (
+    Algorithm,
+    Look,
+    State,
+    always,
+    at_start,
+    choose,
+    first_of,
+    rounding,
+)
+from pp_mlem.estimate.em import EMLook, em_look, em_look_or_start, em_wanted, noise_of, slope_of
 from pp_mlem.maximise import broyden
 from pp_mlem.maximise.broyden import Broyden
 
@@ -44,7 +53,7 @@ class Squares(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Squarem:
+class Squarem(Algorithm):
     """SQUAREM of Varadhan & Roland (2008), doi:10.1111/j.1467-9469.2007.00585.x, in unconstrained
     coordinates; when `slow` looks in a row gain less than `handover` nats, Broyden steps on EM's
     fixed point (`finish_steps` of them at most; zero: none).
@@ -57,6 +66,7 @@ class Squarem:
     handover: float
     slow: int
     finish_steps: int
+    starts_too: bool = False  # whether its looks are those of its starts as well
     unit_free: bool = True
 
     def begin(self, vectors: np.ndarray) -> State:
@@ -70,11 +80,10 @@ class Squarem:
 
     @property
     def look(self) -> Look:
-        return em_look
+        return em_look_or_start if self.starts_too else em_look
 
     def wanted(self, state: State) -> tuple[Array, ...]:
-        xp = namespace(state.vector)
-        return state.vector, xp.full(state.value.shape, FEW_STEPS)
+        return em_wanted(state, FEW_STEPS, self.starts_too)
 
     def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
         xp = namespace(state.vector)

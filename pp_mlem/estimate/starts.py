@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import tiny_log
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
-from pp_mlem.marginal.marginal import Marginal
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
 from pp_mlem.model.model import Model
+from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace
-from pp_mlem.program.trace import draw_from_program
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
+AssignedLook = Callable[[Target, np.ndarray], np.ndarray]  # (target with clamps, base) -> start
 KINDS = ("mixed", "random", "kmeans++", "prior")
 SUBSET_ROWS = 10_000
 MOST_COLUMNS = 64  # that are clustered
@@ -41,14 +40,25 @@ def check_init(problem: Problem, init: Any) -> tuple[str, dict[str, np.ndarray]]
     return init, {}
 
 
-def starting_vectors(model: Model, target: Target, starts: int, seed: int, init: Any) -> jax.Array:
-    """Unconstrained starting points (starts, size); the same seed gives the same points."""
+def starting_vectors(
+    model: Model,
+    target: Target,
+    starts: int,
+    seed: int,
+    init: Any,
+    look: AssignedLook | None = None,
+) -> jax.Array:
+    """Unconstrained starting points (starts, size); the same seed gives the same points.
+
+    `look` is the compiled look of the algorithm that follows, where it can assign latents too.
+    """
     kind, given = check_init(target.problem, init)
     if given and set(given) == set(target.space.names):
         vector = target.space.to_vector(given)
         return jnp.broadcast_to(vector, (starts, vector.shape[0]))
     rng = np.random.default_rng(seed)
-    assign = _Assignment.of(target, rng) if model.reading.latents and kind != "prior" else None
+    latent = bool(model.reading.latents) and kind != "prior"
+    assign = _Assignment.of(target, rng, look) if latent else None
     rows = [_one(model, target, kind, given, i, rng, assign) for i in range(starts)]
     return jnp.asarray(np.stack(rows), dtype=model.dtype)
 
@@ -66,7 +76,7 @@ def _one(
     if kind == "mixed":
         kind = "kmeans++" if i % 2 == 0 else "random"
     if kind == "prior":
-        vector = _prior_draw(model, target, int(rng.integers(2**31)))
+        vector: Any = _prior_draw(model, target, int(rng.integers(2**31)))
     else:
         # The first start is near the centre, where linear predictors are about zero whatever the
         # scale of their covariates; never exactly: symmetry is a saddle, and NumPyro's densities in
@@ -114,17 +124,17 @@ class _Assignment:
     data: ProgramData
     weight: float
     features: dict[str, np.ndarray | None]
+    look: AssignedLook | None
 
     @classmethod
-    def of(cls, target: Target, rng: np.random.Generator) -> _Assignment:
+    def of(cls, target: Target, rng: np.random.Generator, look: AssignedLook | None) -> _Assignment:
         marginal, data, weight = target.marginal, target.data, 1.0
-        if marginal.block_plate is not None:
-            total = target.reading.plates[marginal.block_plate].size
-            if total > 2 * SUBSET_ROWS:
-                rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
-                data, weight = _subset(target, rows), total / SUBSET_ROWS
+        total = marginal.rows.size
+        if total > 2 * SUBSET_ROWS:
+            rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
+            data, weight = _subset(target, rows), total / SUBSET_ROWS
         features = {s.name: _features(target, data, s) for s in target.reading.latents}
-        return cls(target, data, weight, features)
+        return cls(target, data, weight, features, look)
 
     def draw(self, base: Any, clustered: bool, rng: np.random.Generator) -> np.ndarray:
         """A start near `base`, whose parameters count where the assignment tells nothing."""
@@ -135,6 +145,8 @@ class _Assignment:
             hint = np.asarray(logs / -tiny + np.asarray(clamps.get(latent.name, 0.0)))
             clamps[latent.name] = hint.astype(self.target.dtype)
         hinted = replace(self.data, clamps=clamps)
+        if self.look is not None:
+            return self.look(self.target.on(hinted), np.asarray(base))
         whole = self.target.data if self.data is self.target.data else hinted
         run = self.target.compiled(_from_assignment)
         return np.asarray(run(jnp.asarray(base), hinted, whole, self.weight))
@@ -144,8 +156,8 @@ class _Assignment:
         reading, rows = self.target.reading, self.features[latent.name]
         shape = reading.plate_shape(latent.dims)
         if self.data is not self.target.data:
-            plate = reading.plates[self.target.marginal.block_plate]
-            shape = tuple(SUBSET_ROWS if n == plate.size else n for n in shape)
+            whole = self.target.marginal.rows.size
+            shape = tuple(SUBSET_ROWS if n == whole else n for n in shape)
         if clustered and rows is not None:
             labels = kmeans_labels(rows, latent.size, rng).reshape(shape)
             return np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
@@ -154,8 +166,11 @@ class _Assignment:
 
 
 def _subset(target: Target, rows: np.ndarray) -> ProgramData:
-    cut = target.kept(Marginal.subset, target.marginal, effort=Effort.QUICK)
-    return cut(target.data, jnp.asarray(rows))
+    return target.compiled(_cut)(jnp.asarray(rows))
+
+
+def _cut(target: Target, rows: jax.Array) -> ProgramData:
+    return target.marginal.rows.subset(target.data, rows)
 
 
 def _from_assignment(
@@ -164,11 +179,7 @@ def _from_assignment(
     """The M-step when the latents' posterior is that of `data`'s clamps, each row of `data` counting
     `weight` times."""
     # The assignment alone decides: what the base parameters say of the data depends on units.
-    laws = {f.site for f in target.marginal.factors if f.law_of}
-    lowest = 0.5 * tiny_log(jnp.result_type(float))  # outside of the support whatever the units
-    eta = target.on(data).natural(vector)
-    eta = {k: v if k in laws else jnp.where(v < lowest, v, 0.0) for k, v in eta.items()}
-    statistics = target.marginal.statistics_at(eta, data)
+    statistics = target.on(data).sweep(vector, jnp.asarray(True)).statistics
     statistics = jax.tree.map(lambda s: s * weight, statistics)
     return target.on(whole).maximise(vector, statistics)
 
@@ -178,18 +189,18 @@ def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | N
     of very many columns some random directions, which keep distances (Johnson & Lindenstrauss 1984).
     """
     columns = []
-    units = None
+    units = 0
     for factor in target.marginal.factors:
         if latent.name not in factor.latents or factor.site not in data.sites:
             continue
         if not set(factor.rows) or not latent.plates <= factor.plates:
             continue
         flat = _unit_columns(target, data, factor, latent)
-        if units is None or flat.shape[1] == units:
+        if not units or flat.shape[1] == units:
             units = flat.shape[1]
             columns.append(flat.T)
     sizes = target.reading.plate_shape(latent.dims)
-    whole = np.prod([units if n == _block_size(target) else n for n in sizes])
+    whole = np.prod([units if n == target.marginal.rows.size else n for n in sizes])
     if not columns or units != whole:
         return None
     features = np.concatenate(columns, 1)
@@ -199,11 +210,6 @@ def _features(target: Target, data: ProgramData, latent: Site) -> np.ndarray | N
         mix = np.random.default_rng(0).standard_normal((features.shape[1], MOST_COLUMNS))
         features = features @ mix / np.sqrt(MOST_COLUMNS)
     return features
-
-
-def _block_size(target: Target) -> int:
-    plate = target.marginal.block_plate
-    return -1 if plate is None else target.reading.plates[plate].size
 
 
 def _unit_columns(target: Target, data: ProgramData, factor: Factor, latent: Site) -> np.ndarray:

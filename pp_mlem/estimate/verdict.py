@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import edge_masks, judge_components, told_edges
 from pp_mlem.estimate.ends import Ends
-from pp_mlem.fit.fit import Fit, prior_of
+from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import off_the_edge
 from pp_mlem.target.solution import Solution
@@ -55,7 +56,7 @@ class Verdicts:
     notes: list[str]
 
 
-def judge(record: Record, target: Target, ends: Ends) -> Fit:
+def judge(record: Record, target: Target, ends: Ends) -> PointFit:
     """Recognise collapsed, spurious and boundary starts; choose the best of the sound ones."""
     model = record.model
     groups = exchangeable_groups(model, frozenset(target.fixed))
@@ -73,18 +74,17 @@ def judge(record: Record, target: Target, ends: Ends) -> Fit:
         # told is that of the parameters that are told.
         values[best] = model.log_likelihood(verdicts.params[best])
         if target.problem.with_prior:
-            values[best] += prior_of(model, verdicts.params[best], frozenset(target.space.names))
+            values[best] += prior_of(target, verdicts.params[best])
     table = _table(ends, values, verdicts)
     chosen = Status.INTERRUPTED if ends.interrupted else Status(int(verdicts.status[best]))
-    return Fit.from_point(
+    solution = Solution(
+        target, verdicts.points[best], float(values[best]), float(ends.slopes[best])
+    )
+    return PointFit.from_point(
+        solution,
         model=model,
         method=record.method,
-        objective=record.objective,
-        fixed={k: np.asarray(v) for k, v in target.fixed.items()},
         params=verdicts.params[best],
-        vector=verdicts.points[best],
-        value=float(values[best]),
-        slope=float(ends.slopes[best]),
         status=chosen,
         status_note=verdicts.notes[best],
         iterations=int(ends.iterations[best] + ends.newton_steps[best]),
@@ -100,8 +100,17 @@ def judge(record: Record, target: Target, ends: Ends) -> Fit:
     )
 
 
+def prepare_verdict(model: Model, target: Target, somewhere: np.ndarray) -> None:
+    """Let everything compile that a verdict on as many starts runs (starts, size)."""
+    exchangeable_groups(model, frozenset(target.fixed))
+    params = target.constrained(somewhere)
+    target.unconstrained(params)
+    judge_components(target, somewhere[0])
+    model.log_prior({k: v[0] for k, v in params.items()})
+
+
 def _verdicts(model: Model, target: Target, ends: Ends, groups: tuple[Group, ...]) -> Verdicts:
-    batch = target.constrained(ends.points)
+    batch: dict[str, Any] = target.constrained(ends.points)
     for site in target.space.sites:
         batch[site.name] = off_the_edge(site.support, batch[site.name])
     params = [
@@ -164,7 +173,9 @@ def _tell_separation(target: Target, verdicts: Verdicts, best: int, equal: list[
     if best not in ended:
         return
     separation = find_separation(target, verdicts.points[best])
-    for i in ended if separation else ():
+    if separation is None:
+        return
+    for i in ended:
         verdicts.status[i], verdicts.notes[i] = Status.SEPARATION, separation.note
 
 
@@ -188,11 +199,11 @@ def _path(target: Target, points: list[np.ndarray]) -> list[dict[str, np.ndarray
     """The parameters along the way, where they were kept."""
     if not points:
         return None
-    params = target.constrained(np.stack(points))
+    params: dict[str, Any] = target.constrained(np.stack(points))
     return [{k: v[i] for k, v in params.items()} for i in range(len(points))]
 
 
-def nothing_to_fit(record: Record, target: Target) -> Fit:
+def nothing_to_fit(record: Record, target: Target) -> PointFit:
     """The fit of a problem whose parameters are all fixed."""
     params = {k: np.asarray(v) for k, v in target.fixed.items()}
     value = record.model.log_likelihood(params)
@@ -203,10 +214,9 @@ def nothing_to_fit(record: Record, target: Target) -> Fit:
         }
     )  # fmt: skip
     table.index.name = "start"
-    return Fit.from_point(
-        model=record.model, method=record.method, objective=record.objective,
-        fixed=params, params=params, vector=np.zeros(0), value=value, slope=0.0,
-        status=Status.CONVERGED, status_note="every parameter is fixed", iterations=0,
+    return PointFit.from_point(
+        Solution(target, np.zeros(0), value, 0.0), model=record.model, method=record.method,
+        params=params, status=Status.CONVERGED, status_note="every parameter is fixed", iterations=0,
         history=np.zeros(0), histories=[np.zeros(0)], trace=None, starts=table,
         start_params=[params], groups=(), seed=record.seed,
         seconds=time.perf_counter() - record.clock, compile_seconds=0.0,

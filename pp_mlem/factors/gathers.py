@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import lean_jit, quick_jit
-from pp_mlem.factors.factor import Factor, log_table
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.tables import log_table
+from pp_mlem.program.errors import Refused, SiteValueError
 from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.trace import Refused
 
 Pair = tuple[str, str]  # child plate, parent plate
 
 
-def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) -> ValueError:
+def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) -> SiteValueError:
     """The refusal of a site that reads units of a latent in a way that no structure sums."""
     site, plates = factor.site, sorted(own)
     if not factor.plates:
@@ -27,15 +30,15 @@ def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) 
         how = (
             f"Write it inside plate {where} and leave out the sum: numpyro.factor adds up the rows of its "
             "plates."
-            if reading.sites[site].distribution == "Unit"
+            if reading.sites[site].is_factor
             else f"A site inside plate {where} that reads its own unit can be summed; a total, "
             f"product or list over all units cannot, but by observing '{latent}' (observe={{...}})."
         )
-        return ValueError(
+        return SiteValueError(
             f"latent '{latent}' of plate {where} enters '{site}', which is outside of it, with all its "
             f"units at once. {how}"
         )
-    return ValueError(
+    return SiteValueError(
         f"latent '{latent}' reaches '{site}' across plates {plates} and {sorted(factor.plates)}. Only "
         "one plate gathered into one other plate, as in g[group], can be summed. Give the units of a "
         "row one joint latent (a Categorical over their patterns), or a site each instead of a plate."
@@ -46,7 +49,7 @@ def gathered_factors(
     reading: Reading, factors: tuple[Factor, ...]
 ) -> dict[Pair, tuple[tuple[str, Factor], ...]]:
     """For each pair of plates, the latents gathered across them and the sites that read them."""
-    found: dict[Pair, list[tuple[str, Factor]]] = {}
+    members: dict[Pair, list[tuple[str, Factor]]] = {}
     steps = {p for scan in reading.scans.values() for p in (scan.time, scan.rest)}
     for factor in factors:
         for latent in factor.latents:
@@ -59,8 +62,23 @@ def gathered_factors(
             if len(own) != 1 or len(surplus) != 1:
                 raise _across(reading, latent, factor, own)
             pair = next(iter(surplus)), next(iter(missing))
-            found.setdefault(pair, []).append((latent, factor))
-    return {pair: tuple(members) for pair, members in found.items()}
+            members.setdefault(pair, []).append((latent, factor))
+    return {pair: tuple(readers) for pair, readers in members.items()}
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """Densities `at` codes of the latent's units: all at zero (`base`), or some at `value`."""
+
+    at: Callable[[np.ndarray], list[np.ndarray]]
+    base: list[np.ndarray]
+    value: int
+    size: int
+
+    def densities(self, bit: int, digit: int) -> list[np.ndarray]:
+        """With `value` at the units whose number has this digit at this place."""
+        own = ((np.arange(self.size) >> bit) & 1) == digit
+        return self.at(self.value * own)
 
 
 @dataclass(frozen=True)
@@ -96,14 +114,14 @@ class Gathers:
 
         def density(params: dict, dynamic: tuple, codes: dict[str, Any]) -> list[Any]:
             values = {n: jnp.asarray(reading.values[n])[codes[n]] for n in gathered}
-            found = reading.run(
+            tables = reading.run(
                 params,
                 dynamic,
                 lambda m: m.placed(log_table(m, reading.sites[m.name])),
                 values,
                 wanted=frozenset(sites),
             )
-            return [_rows_last(found[s], reading.sites[s].dims[pair[0]]) for s in sorted(sites)]
+            return [_rows_last(tables[s], reading.sites[s].dims[pair[0]]) for s in sorted(sites)]
 
         return self.keep(pair, density, lean_jit)
 
@@ -113,10 +131,8 @@ class Gathers:
         gathered = tuple(s.name for s in reading.latents if s.vmapped or s.name in own)
         run = self._density(pair, members, gathered)
         params = neutral_parameters(reading, 0)
-        units = np.arange(size)
         index = np.zeros(rows, int)
         unknown = np.ones(rows, bool)
-        values = max(reading.sites[n].size for n in own)
 
         def densities(code: np.ndarray, other: int) -> list[np.ndarray]:
             codes = {}
@@ -129,40 +145,49 @@ class Gathers:
 
         # Another gathered latent may hide this one at some of its values.
         others = range(max((reading.sites[n].size for n in gathered if n not in own), default=1))
-        for other in others:
-            for value in range(1, values):
-                base = densities(np.zeros(size, int), other)
-                found = _moved(base, densities(np.full(size, value), other), rows) & unknown
-                if not found.any():
-                    continue
-                number = np.zeros(rows, int)
-                for bit in range(int(size - 1).bit_length()):
-                    digit = (units >> bit) & 1
-                    with_one = densities(value * digit, other)
-                    with_zero = densities(value * (1 - digit), other)
-                    ones, zeros = _moved(base, with_one, rows), _moved(base, with_zero, rows)
-                    if (found & ones & zeros).any():
-                        row = int(np.argmax(found & ones & zeros))
-                        alone = [
-                            bool(_moved([b], [o], rows)[row] and _moved([b], [z], rows)[row])
-                            for b, o, z in zip(base, with_one, with_zero, strict=True)
-                        ]
-                        self._refuse(members, pair, row, alone)
-                    number += ones.astype(int) << bit
-                index = np.where(found, np.minimum(number, size - 1), index)
-                unknown &= ~found
-                if not unknown.any():
-                    return jnp.asarray(index)
+        values = range(1, max(reading.sites[n].size for n in own))
+        for other, value in itertools.product(others, values):
+            at = partial(densities, other=other)
+            base = at(np.zeros(size, int))
+            reads = _changed(base, at(np.full(size, value)), rows) & unknown
+            if not reads.any():
+                continue
+            number = self._numbers(pair, members, _Digits(at, base, value, size), reads)
+            index = np.where(reads, np.minimum(number, size - 1), index)
+            unknown &= ~reads
+            if not unknown.any():
+                break
         return jnp.asarray(index)
+
+    def _numbers(
+        self, pair: Pair, members: tuple, digits: _Digits, reads: np.ndarray
+    ) -> np.ndarray:
+        """The number of the unit that each row `reads`, digit by digit; refused where it is several."""
+        number = np.zeros(len(reads), int)
+        for bit in range(int(digits.size - 1).bit_length()):
+            with_one, with_zero = digits.densities(bit, 1), digits.densities(bit, 0)
+            ones = _changed(digits.base, with_one, len(reads))
+            several = reads & ones & _changed(digits.base, with_zero, len(reads))
+            if several.any():
+                row = int(np.argmax(several))
+                alone = [
+                    bool(
+                        _changed([b], [o], len(reads))[row] and _changed([b], [z], len(reads))[row]
+                    )
+                    for b, o, z in zip(digits.base, with_one, with_zero, strict=True)
+                ]
+                self._refuse(members, pair, row, alone)
+            number += ones.astype(int) << bit
+        return number
 
     def _refuse(self, members: tuple, pair: Pair, row: int, alone: list[bool]) -> None:
         """`alone` says of each site, in order, whether it reads several units by itself."""
         sites = sorted({f.site for _, f in members})
         where = f"of plate '{pair[1]}' at once (row {row} of '{pair[0]}')"
         if not any(alone):
-            told = " and ".join(f"'{s}'" for s in sites)
+            names = " and ".join(f"'{s}'" for s in sites)
             raise Refused(
-                f"the sites {told} in plate '{pair[0]}' read different units of plate '{pair[1]}' "
+                f"the sites {names} in plate '{pair[0]}' read different units of plate '{pair[1]}' "
                 f"(at row {row}), and the rows of one plate are taken to read one unit each. Put "
                 f"each site into a plate of its own name: numpyro.plate('{pair[0]} of {sites[-1]}', "
                 "...)."
@@ -170,9 +195,9 @@ class Gathers:
         site = sites[alone.index(True)]
         latents = sorted({latent for latent, f in members if f.site == site})
         if len(latents) > 1:
-            told = " and ".join(f"'{n}'" for n in latents)
+            names = " and ".join(f"'{n}'" for n in latents)
             raise Refused(
-                f"the latents {told} reach '{site}' from different units {where}. A sum over units "
+                f"the latents {names} reach '{site}' from different units {where}. A sum over units "
                 "that meet one another, as in a network, does not factorise; each row may read one "
                 "unit, with all its latents."
             )
@@ -190,10 +215,10 @@ def _rows_last(table: Any, dim: int) -> Any:
     return jnp.moveaxis(table, table.ndim + dim, -1).reshape(-1, table.shape[table.ndim + dim])
 
 
-def _moved(before: list[np.ndarray], after: list[np.ndarray], rows: int) -> np.ndarray:
+def _changed(before: list[np.ndarray], after: list[np.ndarray], rows: int) -> np.ndarray:
     """Which rows changed in any of the sites; NaN is equal to itself."""
-    changed = np.zeros(rows, bool)
+    rows_changed = np.zeros(rows, bool)
     for a, b in zip(before, after, strict=True):
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        changed |= ~same.all(0)
-    return changed
+        rows_changed |= ~same.all(0)
+    return rows_changed

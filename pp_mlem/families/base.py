@@ -30,7 +30,7 @@ class Entries:
     constant: Mapping[str, jax.Array]
     current: Mapping[str, jax.Array]
     prior: Mapping[str, tuple[jax.Array, jax.Array]]
-    shift: jax.Array | None
+    shift: Any  # an array, or None for a family without a reference
 
     def total(self, argument: str, values: jax.Array) -> jax.Array:
         """Sum (entries, ...) over the entries that share a value of `argument`."""
@@ -57,6 +57,7 @@ class Family(abc.ABC):
     known: ClassVar[tuple[str, ...]] = ()  # arguments that are statistics, not parameters
     natural_support: ClassVar[dict[str, tuple[Any, ...]]] = {}
     scale_arguments: ClassVar[tuple[str, ...]] = ()
+    coded: ClassVar[bool] = False  # values are codes; the statistics are their `indicator`
 
     @property
     def name(self) -> str:
@@ -68,9 +69,7 @@ class Family(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def statistics(
-        self, value: jax.Array, known: Mapping[str, jax.Array], shift: jax.Array | None
-    ) -> jax.Array:
+    def statistics(self, value: jax.Array, known: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         """T(x): (*event, *batch) to (F, *batch)."""
 
     def counted(
@@ -81,6 +80,10 @@ class Family(abc.ABC):
         every = jnp.broadcast_to(values, counts.shape)
         each = self.statistics(every, {k: v[:, None] for k, v in known.items()}, None)
         return (each * counts).sum(-1).T
+
+    def indicator(self, value: jax.Array, categories: int) -> jax.Array:
+        """Of a `coded` family: (F, *batch), one where a value is the code of a category."""
+        raise NotImplementedError(f"{self.name}: its values are no codes")
 
     def given(self, args: dict[str, Any]) -> dict[str, Any]:
         """The arguments without those that the distribution class derived from the others."""
@@ -100,12 +103,10 @@ class Family(abc.ABC):
         return 0
 
     @abc.abstractmethod
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         """Arguments of the distribution to natural parameters (*batch, F)."""
 
-    def direct_scores(
-        self, natural: jax.Array, value: jax.Array, shift: jax.Array | None
-    ) -> jax.Array | None:
+    def direct_scores(self, natural: jax.Array, value: jax.Array, shift: Any) -> jax.Array | None:
         """<natural, T(x)> of (distributions, F) and one column of data (*event, rows) without
         forming T(x), as (distributions, rows); None where multiplying T(x) is as fast."""
         del natural, value, shift

@@ -31,7 +31,7 @@ class Bernoulli(Family):
         value = value.astype(jnp.result_type(float))
         return jnp.stack([1 - value, value])
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         if "logits" in args:
             logits = args["logits"]
             return jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], -1)

@@ -22,13 +22,14 @@ class Categorical(Family):
     """x ~ Categorical(probs) or Categorical(logits).
 
     The statistic is an indicator; for many categories the scores are looked up instead of
-    multiplied (see `partition.factors`).
+    multiplied (see `factors.family`).
     """
 
     distributions = (CategoricalProbs, CategoricalLogits)
     arguments = {"probs": 1, "logits": 1}
     natural_support = {"probs": ("simplex",), "logits": ("real",)}
     normalised = True
+    coded = True
 
     def statistics(self, value, known, shift):
         raise NotImplementedError("the number of categories comes with the natural parameters")
@@ -41,7 +42,7 @@ class Categorical(Family):
     def counted(self, counts, values, known):
         return counts  # the indicators of the values themselves
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         if "logits" in args:
             return jax.nn.log_softmax(args["logits"])
         probs = args["probs"]
@@ -79,6 +80,7 @@ class Multinomial(Categorical):
     distributions = (MultinomialProbs, MultinomialLogits)
     known = ("total_count",)
     normalised = False
+    coded = False
 
     @property
     def event_dim(self) -> int:

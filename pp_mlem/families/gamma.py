@@ -23,7 +23,7 @@ class Gamma(Family):
     def statistics(self, value, known, shift):
         return jnp.stack([jnp.ones_like(value), jnp.log(value), value])
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         a, rate = jnp.broadcast_arrays(args["concentration"], args["rate"])
         return jnp.stack([a * jnp.log(rate) - gammaln(a), a - 1, -rate], -1)
 
@@ -54,7 +54,7 @@ class Beta(Family):
     def statistics(self, value, known, shift):
         return jnp.stack([jnp.ones_like(value), jnp.log(value), jnp.log1p(-value)])
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         a, b = jnp.broadcast_arrays(args["concentration1"], args["concentration0"])
         return jnp.stack([gammaln(a + b) - gammaln(a) - gammaln(b), a - 1, b - 1], -1)
 
@@ -72,7 +72,7 @@ class Dirichlet(Family):
     def statistics(self, value, known, shift):
         return jnp.concatenate([jnp.ones_like(value[:1]), jnp.log(value)])
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         a = args["concentration"]
         normaliser = gammaln(a.sum(-1)) - gammaln(a).sum(-1)
         return jnp.concatenate([normaliser[..., None], a - 1], -1)

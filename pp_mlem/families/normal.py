@@ -31,7 +31,7 @@ class Normal(Family):
         centred = self.measured(value) - shift
         return jnp.stack([jnp.ones_like(centred), centred, centred**2])
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         loc, scale = jnp.broadcast_arrays(args["loc"] - shift, args["scale"])
         precision = scale**-2
         normaliser = -0.5 * loc**2 * precision - jnp.log(scale) - 0.5 * jnp.log(2 * jnp.pi)

@@ -26,7 +26,7 @@ class Poisson(Family):
     def base(self, value: jax.Array, known: Mapping[str, jax.Array]) -> jax.Array:
         return -jax.scipy.special.gammaln(value + 1.0)
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         return jnp.stack([-args["rate"], safe_log(args["rate"])], -1)
 
     def closed_form(self, free: frozenset[str]) -> bool:
@@ -56,7 +56,7 @@ class Exponential(Poisson):
     def base(self, value: jax.Array, known: Mapping[str, jax.Array]) -> jax.Array:
         return jnp.zeros_like(value)
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         return jnp.stack([safe_log(args["rate"]), -args["rate"]], -1)
 
     def maximum(self, entries: Entries) -> dict[str, jax.Array]:

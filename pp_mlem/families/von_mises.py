@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ class VonMises(Family):
     def statistics(self, value, known, shift):
         return jnp.stack([jnp.ones_like(value), jnp.cos(value), jnp.sin(value)])
 
-    def natural(self, args: Mapping[str, jax.Array], shift: jax.Array | None) -> jax.Array:
+    def natural(self, args: Mapping[str, jax.Array], shift: Any) -> jax.Array:
         loc, kappa = jnp.broadcast_arrays(args["loc"], args["concentration"])
         normaliser = -jnp.log(2 * jnp.pi) - jnp.log(jax.scipy.special.i0e(kappa)) - kappa
         return jnp.stack([normaliser, kappa * jnp.cos(loc), kappa * jnp.sin(loc)], -1)

@@ -13,10 +13,16 @@ from typing import Any
 from urllib.parse import quote
 
 import arviz_base
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from pp_mlem.base.compiling import Effort
 from pp_mlem.base.files import verified, write_netcdf
+from pp_mlem.marginal.units import pointwise_values
+from pp_mlem.program.arguments import Arguments
+from pp_mlem.target.target import Target
 
 ASYMPTOTIC = (
     "draws from the asymptotic normal distribution of the estimate, in unconstrained coordinates; "
@@ -34,7 +40,7 @@ def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
     "chain", the dimension of another site) the name percent-encoded as in an address."""
     sites = list(sites)
     reserved = {"chain", "draw", *taken}
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for site in sites:
         if not site.isascii() and unicodedata.normalize("NFC", site) != site:
             name = quote(site, safe=" []().,:;+-=~@$&'!*")
@@ -48,8 +54,8 @@ def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str,
         if len(name.encode()) > LONGEST:
             name = f"{name.encode()[:LONGEST].decode(errors='ignore')}~" + hashlib.sha256(
                 site.encode()).hexdigest()[:16]  # fmt: skip
-        found[site] = name
-    return found
+        variables[site] = name
+    return variables
 
 
 def quote_all(text: str) -> str:
@@ -68,7 +74,7 @@ def kept_draws(chains: int, draws: int, units: int) -> np.ndarray | None:
     return np.arange(0, draws, -(-draws // most))
 
 
-def told_pointwise(kept: np.ndarray | None, draws: int, units: int) -> str:
+def pointwise_note(kept: np.ndarray | None, draws: int, units: int) -> str:
     """What the attributes say about a pointwise log-likelihood that is not whole ("" if it is)."""
     limit = f"the limit of {POINTWISE_CELLS:.0e} cells (draws x units)"
     if kept is None:
@@ -81,21 +87,49 @@ def told_pointwise(kept: np.ndarray | None, draws: int, units: int) -> str:
     return ""
 
 
-def build_tree(
-    draws: dict[str, np.ndarray],
-    pointwise: np.ndarray | None,
-    kept: np.ndarray | None,
-    observed: dict[str, np.ndarray],
+def tree_of(
+    target: Target,
+    arguments: Arguments,
+    vectors: np.ndarray,
+    draws: dict[str, np.ndarray] | None,
     stats: dict[str, np.ndarray] | None,
     attributes: dict[str, Any],
-    terms: str = "units",
 ) -> xr.DataTree:
-    """A tree with posterior, log_likelihood, observed_data and sample_stats.
+    """The tree of draws of the vector (chain, draw, size); `draws` are the parameters along them,
+    if they are known."""
+    chains, length = vectors.shape[:2]
+    units = len(target.unit_weights)
+    kept = kept_draws(chains, length, units)
+    pointwise = None
+    if kept is not None:
+        pointwise, params = _along(target, vectors[:, kept])
+        if draws is None and len(kept) == length:
+            draws = params
+    if draws is None:
+        flat = target.constrained(vectors.reshape(chains * length, -1))
+        draws = {k: _by_chain(v, vectors) for k, v in flat.items()}
+    note = pointwise_note(kept, length, units)
+    attributes = attributes | ({"log_likelihood": note} if note else {})
+    free = {k: v for k, v in draws.items() if k not in target.fixed}
+    tree = _with_groups(free, stats, observed_arguments(arguments.names, arguments.dynamic))
+    if pointwise is not None:
+        # The predictive terms of a single sequence are no independent units.
+        name = "one_step_ahead" if target.marginal.sequential else "units"
+        dims = ("chain", "draw", f"{name}_dim_0")
+        coords = {"chain": list(range(chains)), "draw": kept, dims[2]: list(range(units))}
+        tree["log_likelihood"] = xr.DataTree(xr.Dataset({name: (dims, pointwise)}, coords))
+    tree.attrs.update(attributes)
+    tree["posterior"].attrs.update(attributes)
+    return tree
 
-    `draws` are (chain, draw, ...); `pointwise` (chain, draws kept, units), whose variable is named
-    `terms`: "units", or "one_step_ahead" for the predictive terms of a single sequence; None where
-    it is left out.
-    """
+
+def _with_groups(
+    draws: dict[str, np.ndarray],
+    stats: dict[str, np.ndarray] | None,
+    observed: Mapping[str, np.ndarray],
+) -> xr.DataTree:
+    """A tree with posterior, sample_stats and observed_data, each variable under a name that netCDF
+    can have."""
     names = variable_names(draws)
     groups: dict[str, Any] = {"posterior": {names[k]: v for k, v in draws.items()}}
     if stats:
@@ -103,18 +137,32 @@ def build_tree(
     if observed:
         shown = variable_names(observed)
         groups["observed_data"] = {shown[k]: v for k, v in observed.items()}
-    tree = arviz_base.from_dict(groups)
-    if pointwise is not None:
-        chains = range(pointwise.shape[0])
-        dims, unit = ("chain", "draw", f"{terms}_dim_0"), range(pointwise.shape[2])
-        coords = {"chain": list(chains), "draw": kept, dims[2]: list(unit)}
-        tree["log_likelihood"] = xr.DataTree(xr.Dataset({terms: (dims, pointwise)}, coords))
+    tree: xr.DataTree = arviz_base.from_dict(groups)
     for site, name in names.items():
         if name != site:
             tree["posterior"][name].attrs["site"] = site
-    tree.attrs.update(attributes)
-    tree["posterior"].attrs.update(attributes)
     return tree
+
+
+def _units_and_params(target: Target, vectors: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def one(vector: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params = target.params(vector)
+        return pointwise_values(target.marginal, params, target.data), params
+
+    return jax.lax.map(one, vectors, batch_size=16)
+
+
+def _along(target: Target, vectors: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pointwise log-likelihood (chain, draw, units) and parameters along draws of the vector."""
+    chains, draws, size = vectors.shape
+    flat = jnp.asarray(vectors).reshape(chains * draws, size)
+    units, params = jax.device_get(target.compiled(_units_and_params, effort=Effort.LEAN)(flat))
+    return _by_chain(units, vectors), {k: _by_chain(v, vectors) for k, v in params.items()}
+
+
+def _by_chain(flat: Any, vectors: np.ndarray) -> np.ndarray:
+    """(chain, draw, ...), as the vectors are."""
+    return np.asarray(flat).reshape(*vectors.shape[:2], *flat.shape[1:])
 
 
 def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Path:
@@ -187,16 +235,16 @@ def _check_format(path: Path, form: Any, sealed: bool) -> None:
 
 def damaged(path: str | Path, error: BaseException | str) -> ValueError:
     """The error for a file whose record does not say what it must."""
-    told = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return ValueError(f"load: {path} is damaged or not a saved fit ({told}).")
+    reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return ValueError(f"load: {path} is damaged or not a saved fit ({reason}).")
 
 
 def observed_arguments(names: Iterable[str], arrays: Iterable[Any]) -> Mapping[str, np.ndarray]:
     """Data arrays by argument; those of one argument that holds several are numbered."""
-    names, found = list(names), {}
+    names, named = list(names), {}
     count: dict[str, int] = {}
     for name, array in zip(names, arrays, strict=True):
         place = count.get(name, 0)
         count[name] = place + 1
-        found[name if names.count(name) == 1 else f"{name}[{place}]"] = np.asarray(array)
-    return found
+        named[name if names.count(name) == 1 else f"{name}[{place}]"] = np.asarray(array)
+    return named

@@ -33,9 +33,9 @@ def check_record(path: str | Path, record: Mapping[str, Any]) -> None:
         if name not in record:
             raise damaged(path, f"'{name}' is missing")
 
-    def expect(name: str, kinds: Any, value: Any, told: str) -> None:
+    def expect(name: str, kinds: Any, value: Any, expected: str) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise damaged(path, f"'{name}' is {type(value).__name__}, expected {told}")
+            raise damaged(path, f"'{name}' is {type(value).__name__}, expected {expected}")
 
     for name in NUMBERS:
         expect(name, (int, float), record[name], "a number")
@@ -99,20 +99,20 @@ def check_model_of(path: str | Path, record: Mapping[str, Any], model: Any) -> N
         parts = changed(fingerprint, model.fingerprint)
         if fingerprint.get("python") != PYTHON:  # bytecode differs: the values decide below
             parts = [p for p in parts if p not in ("python", "program", "arguments")]
-    told = [WORDS.get(p, p) for p in parts]
-    if shapes != held and not told:
-        told = [f"parameters {held}, where the model has {shapes}"]
+    differences = [WORDS.get(p, p) for p in parts]
+    if shapes != held and not differences:
+        differences = [f"parameters {held}, where the model has {shapes}"]
     certain = isinstance(fingerprint, dict) and fingerprint.get("python") == PYTHON
-    if not told and not certain:
-        found, stored = _log_likelihood(model, record), float(record["log_likelihood"])
-        if not np.isclose(found, stored, rtol=1e-6, atol=1e-6, equal_nan=True):
-            told = [
-                f"log-likelihood {stored:.6f} at its estimates, where the model has {found:.6f}"
+    if not differences and not certain:
+        here, stored = _log_likelihood(model, record), float(record["log_likelihood"])
+        if not np.isclose(here, stored, rtol=1e-6, atol=1e-6, equal_nan=True):
+            differences = [
+                f"log-likelihood {stored:.6f} at its estimates, where the model has {here:.6f}"
             ]
-    if told:
+    if differences:
         raise ValueError(
-            f"load: {path} is a fit of {'; '.join(told)}. Pass the model that was fitted, or load "
-            "the fit without model=."
+            f"load: {path} is a fit of {'; '.join(differences)}. Pass the model that was fitted, "
+            "or load the fit without model=."
         )
 
 

@@ -74,17 +74,21 @@ def _forward(initial: Any, transition: Any, emission: Any, running: Any) -> _For
     ))  # fmt: skip
 
 
+class _Swept(NamedTuple):
+    """What the loop forward leaves: filtered probabilities and normalisers of all steps but the last, and
+    the last step's weights before they are normalised."""
+
+    alpha: jax.Array
+    total: jax.Array
+    last: jax.Array
+
+
 def _assemble(
-    weights: Any,
-    moves: Any,
-    shift: Any,
-    scale: Any,
-    last: Any,
-    alpha: Any,
-    total: Any,
-    running: Any,
+    swept: _Swept, weights: Any, moves: Any, shift: Any, scale: Any, running: Any
 ) -> _Forward:
-    """`scale` (steps, lanes) is what was taken out of the logs of each step before `total`."""
+    """`scale` (steps, lanes) and `shift` are what was taken out of the logs of each step's emission and
+    transition."""
+    alpha, total, last = swept
     lanes = alpha.shape[-1]
     end = last.sum(0)
     alpha = jnp.concatenate([alpha, (last / _positive(end))[None]])
@@ -119,7 +123,7 @@ def _forward_from_top(initial: Any, transition: Any, emission: Any, running: Any
     last, (alpha, total) = jax.lax.scan(step, begin, inputs)
     scale = jnp.broadcast_to(top[:, 0], (emission.shape[0], lanes))
     scale = jnp.concatenate([scale[:1] + base, scale[1:]])
-    return _assemble(weights, moves, shift, scale, last, alpha, total, running)
+    return _assemble(_Swept(alpha, total, last), weights, moves, shift, scale, running)
 
 
 def _forward_reachable(initial: Any, transition: Any, emission: Any, running: Any) -> _Forward:
@@ -155,7 +159,7 @@ def _forward_reachable(initial: Any, transition: Any, emission: Any, running: An
     last, (alpha, total, weights, tops) = jax.lax.scan(step, start * weight, inputs)
     scale = jnp.concatenate([(top + base[0])[None], tops])
     weights = jnp.concatenate([weight[None], weights])
-    return _assemble(weights, moves, shift, scale, last, alpha, total, running)
+    return _assemble(_Swept(alpha, total, last), weights, moves, shift, scale, running)
 
 
 def smooth(initial: Any, transition: Any, emission: Any, running: Any) -> Smoothed:
@@ -291,7 +295,8 @@ def _smooth_lanes_vmap(
     def back(array: jax.Array) -> jax.Array:
         return jnp.moveaxis(array.reshape(*array.shape[:-1], lanes, size), -1, 0)
 
-    return jax.tree.map(back, found), Smoothed(True, True, True)
+    every: Any = True
+    return jax.tree.map(back, found), Smoothed(every, every, every)
 
 
 @jax.custom_jvp
@@ -302,7 +307,11 @@ def _posterior(initial: Any, transition: Any, emission: Any, running: Any) -> Sm
 @_posterior.defjvp
 def _posterior_jvp(primals: tuple, tangents: tuple) -> tuple:
     *logs, running = primals
-    return jax.jvp(lambda *a: smooth(*a, running), tuple(logs), tuple(tangents[:3]))
+
+    def smoothed(initial: Any, transition: Any, emission: Any) -> Smoothed:
+        return smooth(initial, transition, emission, running)
+
+    return jax.jvp(smoothed, tuple(logs), tuple(tangents[:3]))
 
 
 @jax.custom_jvp

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
-from pp_mlem.maximise.blocks.base import Block, Group, No
+from pp_mlem.base.no import No
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
+from pp_mlem.maximise.blocks.base import Block, Group
 from pp_mlem.maximise.blocks.closed import plan_closed
 from pp_mlem.maximise.blocks.coefficients import plan_regression
 from pp_mlem.maximise.blocks.idle import plan_idle

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from pp_mlem.base.compiling import Effort, Kept
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.program.reading import Reading
 

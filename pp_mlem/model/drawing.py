@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.redraw import observed_cells, place, relaid
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.program.trace import drawing_function
 
 
 def drawing(bound: Bound, arguments: Arguments) -> Callable[..., tuple[dict, dict]]:

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
-from pp_mlem.marginal.semiring import MAX, SUM, Semiring, draw
 from pp_mlem.model.bound import Bound, Values
+from pp_mlem.potentials.modes import MAX, SUM, Draw, Mode
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.reading import Reading
 
@@ -40,14 +40,14 @@ def _named(reading: Reading, tables: Tables) -> dict[str, Table]:
 
 
 def marginals(
-    marginal: Marginal, semiring: Semiring, tables: Tables, params: Values, data: ProgramData
+    marginal: Marginal, mode: Mode, tables: Tables, params: Values, data: ProgramData
 ) -> Tables:
     """The derivative of the units' log Z with respect to a table on every latent. Traceable."""
 
     def value(tables: Tables) -> jax.Array:
         eta = marginal.natural(params, data)
         extra = _named(marginal.reading, tables)
-        units = marginal.unit_values(eta, data, semiring, weighted=False, extra=extra)
+        units = marginal.unit_values(eta, data, mode, with_weights=False, extra=extra)
         return sum((t.array.sum() for t in units), jnp.zeros(()))
 
     return jax.grad(value)(tables)
@@ -64,7 +64,7 @@ def _best(marginal: Marginal, tables: Tables, params: Values, data: ProgramData)
 def _drawn(
     marginal: Marginal, key: jax.Array, tables: Tables, params: Values, data: ProgramData
 ) -> Tables:
-    return marginals(marginal, draw(key), tables, params, data)
+    return marginals(marginal, Draw(key), tables, params, data)
 
 
 def posterior(bound: Bound, params: Values) -> dict[str, np.ndarray]:

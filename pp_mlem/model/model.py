@@ -14,10 +14,9 @@ import pandas as pd
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_seed
-from pp_mlem.base.compiling import Effort, Kept, quick_jit
+from pp_mlem.base.compiling import Effort, quick_jit
 from pp_mlem.base.copies import packed
 from pp_mlem.base.fingerprint import PYTHON, digest
-from pp_mlem.base.memory import note_shapes
 from pp_mlem.base.precision import (
     check_dtype,
     finite_or_minus_inf,
@@ -25,37 +24,24 @@ from pp_mlem.base.precision import (
     working_precision,
 )
 from pp_mlem.data.designs import alike
-from pp_mlem.data.layout import ProgramData, prepare_data
-from pp_mlem.factors.gathers import Gathers
-from pp_mlem.factors.verify import Verification, read_factors
-from pp_mlem.marginal.marginal import Marginal, build_marginal
-from pp_mlem.marginal.pointwise import pointwise_values
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.marginal.marginal import Marginal
+from pp_mlem.marginal.units import pointwise_values, unit_weights
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences
-from pp_mlem.model.bound import Bound, Values
+from pp_mlem.model.bound import Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
+from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
+from pp_mlem.model.residuals import pseudo_residuals
 from pp_mlem.program.arguments import Arguments, bind_arguments
-from pp_mlem.program.inputs import Unchecked, read_inputs
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.program.reading import Reading, read_program, thin
-from pp_mlem.program.sites import Role
+from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.problem import Problem, make_problem
 from pp_mlem.target.target import Target
 
 Params = Mapping[str, Any]
-
-
-def _names(argument: str, given: Collection[str] | str) -> frozenset[str]:
-    if isinstance(given, str):
-        return frozenset({given})
-    try:
-        return frozenset(given)
-    except TypeError:
-        raise TypeError(
-            f"{argument}: received {type(given).__name__}, expected a set of site names."
-        ) from None
 
 
 class Model:
@@ -95,8 +81,8 @@ class Model:
         self.dtype = check_dtype(dtype)
         self.program = program
         self.overrides = {
-            "latents": _names("latents", latents),
-            "parameters": _names("parameters", parameters),
+            "latents": names_of("latents", latents),
+            "parameters": names_of("parameters", parameters),
         }
         if observe is not None and not isinstance(observe, Mapping):
             raise TypeError(
@@ -107,24 +93,7 @@ class Model:
         self._program_digest = digest(program)
         with working_precision(self.dtype):
             arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
-            note_shapes(arguments.dynamic)
-            reading, dynamic = read_program(arguments, **self.overrides)
-            self._check_observe(reading)
-            inputs = read_inputs(reading)
-            # A mistake in the data is told as such, before all else.
-            arguments = inputs.check(reading.arguments)
-            if arguments is not reading.arguments:
-                reading = replace(reading, arguments=arguments)
-                dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
-            verification = read_factors(reading, dynamic)
-            if isinstance(inputs, Unchecked):
-                inputs.tell()
-            reading, factors = verification.reading, verification.factors
-            data = prepare_data(reading, factors, self.observe, self.dtype, verification.gathers)
-        self.arguments: Arguments = reading.arguments
-        self.bound = Bound(build_marginal(reading, factors), data, Kept())
-        self.bound.kept.once("verification", lambda: verification)
-        self.bound.kept.once("inputs", lambda: inputs)
+            self.arguments, self.bound = read_bound(arguments, self.overrides, self.observe)
 
     # --- what was read ----------------------------------------------------------------------
 
@@ -173,20 +142,6 @@ class Model:
     def __repr__(self) -> str:
         return verbs.describe(self)
 
-    def _check_observe(self, reading: Reading) -> None:
-        for name in self.observe:
-            site = reading.sites.get(name)
-            if site is None or site.role is not Role.LATENT:
-                known = [s.name for s in reading.latents]
-                hint = (
-                    " It is a parameter: pass fixed={...} to a fit instead."
-                    if site is not None and site.role is Role.PARAMETER
-                    else ""
-                )
-                raise ValueError(
-                    f"observe: '{name}' is no latent of the program; the latents are {known}.{hint}"
-                )
-
     def with_data(self, **values: Any) -> Model:
         """The same model on other data of the same shapes; compiled functions are shared.
 
@@ -198,12 +153,7 @@ class Model:
         if not same or not self._reads_alike(arguments):
             return self._anew(arguments)
         with working_precision(self.dtype):
-            inputs = self.bound.kept.once("inputs", lambda: read_inputs(self.reading))
-            arguments = inputs.check(arguments)
-            reading = replace(self.reading, arguments=arguments)
-            data = prepare_data(
-                reading, self.marginal.factors, self.observe, self.dtype, self._verification.gathers
-            )
+            data = other_data(self.bound, arguments, self.observe)
         if not alike(data.designs, self.data.designs):
             return self._anew(arguments)
         return self._on(data, arguments)
@@ -220,21 +170,10 @@ class Model:
             **kwargs,
         )
 
-    @property
-    def _verification(self) -> Verification:
-        def make() -> Verification:
-            return Verification(Gathers(self.reading, self.marginal.factors))
-
-        return self.bound.kept.once("verification", make)
-
     def _reads_alike(self, arguments: Arguments) -> bool:
         """Whether this reading is right for other data of the same shapes."""
         with working_precision(self.dtype):
-            dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
-            try:
-                return self._verification.difference(dynamic) is None
-            except ValueError:  # a gather that the new data make into something else
-                return False
+            return reads_alike(self.bound, arguments)
 
     def __reduce__(self) -> tuple:
         """For pickle and copy: the program, its arguments and its data; what is compiled stays."""
@@ -264,9 +203,6 @@ class Model:
         values = self.space.check(fixed or {}, "fixed", partial=True)
         held = {k: jnp.asarray(v) for k, v in values.items()}
         return Target(self.problem(held, with_prior), self.data, held, self.bound.kept)
-
-    def compiled(self, key: Any, make: Callable[[], Any]) -> Any:
-        return self.bound.kept.once(key, make)
 
     def check_params(self, params: Params, argument: str = "params") -> dict[str, jax.Array]:
         checked = self.space.check(params, argument)
@@ -381,7 +317,7 @@ class Model:
             a DataFrame for each site, one row per observation, with columns "lower", "upper" and
             "mid" (equal for a continuous site); standard normal if the model holds.
         """
-        return sequences.pseudo_residuals(self.bound, self.check_params(params))
+        return pseudo_residuals(self.bound, self.check_params(params))
 
     @in_model_precision
     def classification_log_likelihood(self, params: Params) -> float:
@@ -471,7 +407,7 @@ class Model:
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
-            return np.asarray(self.bound.compiled(Marginal.unit_weights)(self.data))
+            return np.asarray(self.bound.compiled(unit_weights)(self.data))
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:

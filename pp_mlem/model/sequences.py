@@ -6,23 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from scipy import stats
 
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor, log_table
-from pp_mlem.marginal.chain import Chain
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
-from pp_mlem.marginal.plates import Term
 from pp_mlem.marginal.recursions import filtered as filter_chain
 from pp_mlem.marginal.recursions import smooth
+from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.model.bound import Bound, Values
-from pp_mlem.program.trace import Message, is_discrete, unwrap
+from pp_mlem.potentials.term import Term
+from pp_mlem.program.distributions import unwrap
+from pp_mlem.program.messages import Message
 
 
-def _chains(bound: Bound) -> tuple[Chain, ...]:
+def chains_of(bound: Bound) -> tuple[Chain, ...]:
     chains = bound.marginal.chains
     if not chains:
         raise ValueError(
@@ -41,18 +38,18 @@ def _chains(bound: Bound) -> tuple[Chain, ...]:
 def _terms(marginal: Marginal, params: Values, data: ProgramData) -> list[Term]:
     """All terms, those inside the steps summed: what a recursion collects."""
     terms = marginal.terms(marginal.natural(params, data), data)
-    return marginal.inner.run(terms, data.maps)
+    return marginal.before_chains(terms, marginal.context(data))
 
 
 def _recursion(
     marginal: Marginal, chain: Chain, recursion: Callable, params: Values, data: ProgramData
 ) -> Any:
     terms = _terms(marginal, params, data)
-    found, _, _ = chain.along(terms, marginal.elimination, data.valid, marginal.reading, recursion)
+    found, _ = chain.along(terms, marginal.context(data), recursion)
     return found
 
 
-def _along(
+def along(
     bound: Bound, chain: Chain, values: Values, recursion: Callable
 ) -> tuple[Any, tuple[int, ...]]:
     """What a recursion gives along a chain, on the host, and the sizes of its lanes."""
@@ -61,7 +58,7 @@ def _along(
     def sizes(params: Values, data: ProgramData) -> int:
         nonlocal shape
         terms = _terms(bound.marginal, params, data)
-        shape = chain.collect(terms, bound.marginal.elimination, data.valid).shape
+        shape = chain.collect(terms, bound.marginal.context(data)).shape
         return 0
 
     jax.eval_shape(sizes, values, bound.data)
@@ -69,7 +66,7 @@ def _along(
     return jax.device_get(run(values, bound.data)), shape
 
 
-def _own(chain: Chain) -> int:
+def own_states(chain: Chain) -> int:
     """Number of joint states of one step."""
     return int(np.prod(chain.sizes))
 
@@ -81,13 +78,13 @@ def _law(bound: Bound, state: str) -> str:
 
 def _nearest(chain: Chain, table: np.ndarray) -> np.ndarray:
     """(steps, states of one or more steps, lanes) to those of the nearest step alone."""
-    return table.reshape(table.shape[0], _own(chain), -1, table.shape[-1]).sum(2)
+    return table.reshape(table.shape[0], own_states(chain), -1, table.shape[-1]).sum(2)
 
 
-def _of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
+def of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
     """Smoothed states of the recursion (steps, joint states, lanes) to those of every step: what
     it begins with spans the first ones."""
-    own, lanes = _own(chain), table.shape[-1]
+    own, lanes = own_states(chain), table.shape[-1]
     first = [
         table[:1].reshape(own**lag, own, -1, lanes).sum((0, 2))[None]
         for lag in range(chain.order - 1, 0, -1)
@@ -97,7 +94,7 @@ def _of_all_steps(chain: Chain, table: np.ndarray) -> np.ndarray:
 
 def _firsts(marginal: Marginal, chain: Chain, params: Values, data: ProgramData) -> list[jax.Array]:
     terms = _terms(marginal, params, data)
-    return chain.firsts(chain.collect(terms, marginal.elimination, data.valid))
+    return chain.firsts(chain.collect(terms, marginal.context(data)))
 
 
 def _first_filtered(bound: Bound, chain: Chain, values: Values) -> list[np.ndarray]:
@@ -129,8 +126,8 @@ def _in_order(chain: Chain, found: dict[str, np.ndarray]) -> dict[str, np.ndarra
 
 def filtered(bound: Bound, values: Values) -> dict[str, np.ndarray]:
     result: dict[str, np.ndarray] = {}
-    for chain in _chains(bound):
-        (_, alpha), shape = _along(bound, chain, values, filter_chain)
+    for chain in chains_of(bound):
+        (_, alpha), shape = along(bound, chain, values, filter_chain)
         alpha = _nearest(chain, np.asarray(alpha))
         first = [np.broadcast_to(a, alpha[:1].shape) for a in _first_filtered(bound, chain, values)]
         found = _marginals(chain, np.concatenate([*first, alpha]), shape)
@@ -144,9 +141,9 @@ def filtered(bound: Bound, values: Values) -> dict[str, np.ndarray]:
 
 def transition_counts(bound: Bound, values: Values) -> dict[str, np.ndarray]:
     result = {}
-    for chain in _chains(bound):
-        smoothed, shape = _along(bound, chain, values, smooth)
-        own, moves = _own(chain), np.asarray(smoothed.transitions).sum((0, -1))
+    for chain in chains_of(bound):
+        smoothed, shape = along(bound, chain, values, smooth)
+        own, moves = own_states(chain), np.asarray(smoothed.transitions).sum((0, -1))
         pairs = moves.reshape(own, -1, own, chain.size // own).sum((1, 3))
         pairs = pairs + _first_transitions(bound, chain, np.asarray(smoothed.states)[0], shape)
         pairs = pairs.reshape(*chain.sizes, *chain.sizes)
@@ -162,11 +159,9 @@ def _first_transitions(
 ) -> np.ndarray:
     """Expected transitions (states before, states) among the steps with which the recursion
     begins, from their joint probabilities (states, lanes)."""
-    own, lanes = _own(chain), begin.shape[-1]
+    own, lanes = own_states(chain), begin.shape[-1]
     pairs = np.zeros((own, own))
-    ahead = chain.running(
-        bound.data.valid, tuple(sorted(chain.plates)), shape, bound.reading, first=1
-    )
+    ahead = chain.running(bound.data.valid, tuple(sorted(chain.plates)), shape, first=1)
     for lag in range(chain.order - 1):
         both = begin.reshape(own**lag, own, own, -1, lanes).sum((0, 3))
         counted = np.ones(lanes) if ahead is None else np.asarray(ahead)[chain.order - 2 - lag]
@@ -178,7 +173,7 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"steps: received {steps!r}, expected a positive integer.")
     result: dict[str, Any] = {}
-    for chain in _chains(bound):
+    for chain in chains_of(bound):
         for state in chain.states:
             law = bound.reading.sites.get(_law(bound, state))
             if law is not None and law.hidden:
@@ -198,7 +193,7 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
                     "known after the last one. Extend the data with missing observations (NaN) and "
                     "use posterior()."
                 )
-        (_, alpha), shape = _along(bound, chain, values, filter_chain)
+        (_, alpha), shape = along(bound, chain, values, filter_chain)
         moves = _transition(bound, chain, values)
         current = np.asarray(alpha)[-1]
         ahead = []
@@ -273,121 +268,11 @@ def _predicted(
                 else moved.reshape(*chain.sizes, *((1,) * len(plates)), *event),
                 (*chain.sizes, *plates, *event),
             )
-            tables.append(wide.reshape(_own(chain), *plates, *event))
+            tables.append(wide.reshape(own_states(chain), *plates, *event))
         mean, variance = tables
-        probs = joint.reshape(joint.shape[0], _own(chain), *shape)
+        probs = joint.reshape(joint.shape[0], own_states(chain), *shape)
         probs = probs.reshape(*probs.shape[:2], *shape, *((1,) * (mean.ndim - 1 - len(shape))))
         first = (probs * mean).sum(1)
         second = (probs * (variance + mean**2)).sum(1)
         found[factor.site] = {"mean": first, "sd": np.sqrt(np.maximum(second - first**2, 0.0))}
     return found
-
-
-def _refuse_residuals(bound: Bound, factor: Factor, chains: tuple[Chain, ...]) -> None:
-    """Pseudo-residuals are of observations that meet nothing but the states of their step."""
-    site = bound.reading.sites[factor.site]
-    name = site.origin or factor.site
-    own = frozenset().union(*(c.states for c in chains))
-    others = sorted(bound.reading.sites[v].origin or v for v in set(factor.latents) - own)
-    reason = ""
-    if name in bound.reading.scans[site.scan].fed:
-        reason = "its distribution depends on earlier observations, which it therefore explains"
-    elif site.step is not None or any(bound.reading.sites[v].lag for v in factor.latents):
-        reason = "its distribution depends on the state before"
-    elif others:
-        reason = f"it depends on {', '.join(others)} besides the states of its chain"
-    elif site.distribution == "Unit":
-        reason = "a numpyro.factor is no distribution"
-    if reason:
-        raise ValueError(
-            f"pseudo_residuals: observed site '{name}' has none: {reason}. Use "
-            "pointwise_log_likelihood(), the one-step-ahead densities of a single sequence."
-        )
-
-
-def pseudo_residuals(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
-    reading = bound.reading
-    result: dict[str, pd.DataFrame] = {}
-    chains = _chains(bound)
-    posterior = {}
-    for chain in chains:
-        smoothed, shape = _along(bound, chain, values, smooth)
-        posterior[chain.states] = _log(_of_all_steps(chain, np.asarray(smoothed.states))), shape
-    for factor in bound.marginal.factors:
-        site = reading.sites[factor.site]
-        if factor.law_of or not site.scan:
-            continue
-        _refuse_residuals(bound, factor, chains)
-        chain = next((c for c in chains if set(factor.latents) == set(c.states)), None)
-        if chain is None or site.scan != chain.time:
-            continue
-        if site.columns or site.event_shape or any(s.vmapped for s in reading.slots):
-            continue
-
-        def extract(m: Message) -> Any:
-            bare = unwrap(m.fn)
-            value = jnp.asarray(m.value, jnp.result_type(float))
-            shown = jnp.where(jnp.isnan(value), 0.0, value)
-            density = log_table(m, reading.sites[m.name])
-            low, high = _cumulative(bare.fn, shown)
-            return m.placed(density), m.placed(low), m.placed(high), m.placed(value)
-
-        name = frozenset({factor.site})
-        found = reading.run(values, bound.data.dynamic, extract, wanted=name, wide=True)
-        density, low, high, value = (np.asarray(a) for a in found[factor.site])
-        logs, shape = posterior[chain.states]
-        steps = logs.shape[0]
-
-        def arranged(array: np.ndarray, chain: Chain = chain, steps: int = steps) -> np.ndarray:
-            """(steps, joint states, plates)"""
-            dims = [array.ndim + reading.latent_dim(s) for s in chain.states]
-            moved = np.moveaxis(array, dims, range(len(dims)))
-            inner = array.shape[array.ndim - reading.depth + 1 :]
-            moved = moved.reshape(*moved.shape[: len(dims)], -1, *inner)
-            wide = np.broadcast_to(moved, (*chain.sizes, steps, *inner))
-            return np.moveaxis(wide.reshape(_own(chain), steps, -1), 0, 1)
-
-        own = arranged(density)
-        logs = np.broadcast_to(logs.reshape(steps, _own(chain), -1), own.shape)
-        with np.errstate(invalid="ignore"):
-            weight = np.where(np.isfinite(logs), logs - own, -np.inf)
-        weight = np.exp(weight - weight.max(1, keepdims=True))
-        weight /= weight.sum(1, keepdims=True)
-        data = np.broadcast_to(value.reshape(steps, -1), (steps, own.shape[-1]))
-        bounds = []
-        for part in (low, high):
-            u = np.clip((weight * arranged(part)).sum(1), 0.0, 1.0)
-            bounds.append(np.where(np.isnan(data), np.nan, u))
-        if chain.reverse:
-            bounds = [b[::-1] for b in bounds]
-        lower, upper = (b.ravel() for b in bounds)
-        result[factor.site] = pd.DataFrame(
-            {
-                "lower": stats.norm.ppf(lower),
-                "upper": stats.norm.ppf(upper),
-                "mid": stats.norm.ppf((lower + upper) / 2),
-            }
-        )
-    return result
-
-
-def _log(table: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.log(table)
-
-
-def _cumulative(fn: Any, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """P(X < value) and P(X <= value)."""
-    if not is_discrete(fn):
-        at = fn.cdf(value)
-        return at, at
-    top = jax.lax.stop_gradient(value).max()
-
-    def step(i: jax.Array, carry: tuple) -> tuple:
-        low, high = carry
-        mass = jnp.exp(fn.log_prob(jnp.minimum(i, top).astype(int)))
-        mass = jnp.where(i <= top, mass, 0.0)
-        return low + jnp.where(i < value, mass, 0.0), high + jnp.where(i <= value, mass, 0.0)
-
-    zero = jnp.zeros(jnp.broadcast_shapes(value.shape, fn.batch_shape))
-    return jax.lax.fori_loop(0, top.astype(int) + 1, step, (zero, zero))

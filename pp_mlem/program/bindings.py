@@ -11,9 +11,10 @@ import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.families import family_of
+from pp_mlem.program.distributions import as_floating, is_factor, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, as_floating, is_factor, unwrap
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class Binding:
 
 def offsets(reading: Reading) -> dict[str, int]:
     """Where each parameter's entries start in the concatenation of all parameters."""
-    found, start = {}, 0
+    starts, start = {}, 0
     for site in reading.space.sites:
-        found[site.name] = start
+        starts[site.name] = start
         start += int(np.prod(site.shape))
-    return found
+    return starts
 
 
 def iota_parameters(reading: Reading) -> dict[str, np.ndarray]:
@@ -69,13 +70,13 @@ def site_arguments(
     family = family_of(bare.fn)
     events = {} if family is None else family.arguments
     rank = len(bare.fn.event_shape)
-    found = {}
+    arguments = {}
     for k, v in own_arguments(message).items():
         after = bare.columns + events.get(k, rank if jnp.ndim(v) >= rank else 0)
-        found[k] = message.placed(v, after)
+        arguments[k] = message.placed(v, after)
         if trailing is not None:
             trailing[message.name, k] = min(after, jnp.ndim(v))
-    return found
+    return arguments
 
 
 def given_arguments(family: Any, args: dict[str, Any]) -> dict[str, Any]:
@@ -103,24 +104,32 @@ def find_bindings(
     owner = np.concatenate(
         [np.full(int(np.prod(s.shape)), i) for i, s in enumerate(space.sites)] + [np.zeros(0)]
     )
-    found: dict[str, dict[str, Binding]] = {}
+    bindings: dict[str, dict[str, Binding]] = {}
     for name in names:
-        found[name] = {}
+        bindings[name] = {}
         for argument, value in a[name].items():
             depends = reading.dependencies[name].get(f"argument {argument}", frozenset())
             involved = tuple(n for n in space.names if n in depends & parameters)
             kind = "computed" if involved else "constant"
-            index = np.asarray(value, float)
-            if involved and np.all(np.isfinite(index)):
-                whole = np.all((index == np.round(index)) & (index >= 0) & (index < total))
-                if whole and np.array_equal(
-                    np.asarray(b[name][argument], float), shuffle[index.astype(int)]
-                ):
-                    used = np.unique(owner[index.astype(int)]).astype(int)
-                    if {space.names[i] for i in used} <= set(involved):
-                        kind, involved = "direct", tuple(space.names[i] for i in used)
-            found[name][argument] = Binding(kind, involved)
-    return found
+            entries = _entries(value, b[name][argument], shuffle) if involved else None
+            if entries is not None:
+                used = np.unique(owner[entries]).astype(int)
+                if {space.names[i] for i in used} <= set(involved):
+                    kind, involved = "direct", tuple(space.names[i] for i in used)
+            bindings[name][argument] = Binding(kind, involved)
+    return bindings
+
+
+def _entries(first: Any, second: Any, shuffle: np.ndarray) -> np.ndarray | None:
+    """The parameter entries that an argument's own are, by its values at both probes; None where
+    one of them is no such entry."""
+    index = np.asarray(first, float)
+    if not np.all(np.isfinite(index)):
+        return None
+    if not np.all((index == np.round(index)) & (index >= 0) & (index < len(shuffle))):
+        return None
+    entries = index.astype(int)
+    return entries if np.array_equal(np.asarray(second, float), shuffle[entries]) else None
 
 
 def closed_form_candidates(reading: Reading, messages_fn: dict[str, Any]) -> frozenset[str]:

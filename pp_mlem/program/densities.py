@@ -27,8 +27,9 @@ from numpyro.distributions.discrete import (
     Poisson,
 )
 
-from pp_mlem.program.arguments import observed_array
-from pp_mlem.program.trace import INTEGER_INTERVAL, innermost
+from pp_mlem.program.arrays import observed_array
+from pp_mlem.program.distributions import innermost
+from pp_mlem.program.domains import INTEGER_INTERVAL
 
 # The argument that a latent switches off: `z * p` is exactly zero where z is.
 _SWITCHED = {
@@ -93,10 +94,10 @@ def _beta_binomial(fn: Any, value: Any) -> jax.Array:
     n, a, b = fn.total_count, fn.concentration1, fn.concentration0
     ways = gammaln(n + 1.0) - gammaln(value + 1.0) - gammaln(n - value + 1.0)
     rest = jnp.maximum(n - value, 0)  # below zero only outside of the support
-    found = log_gamma_ratio(a, value) + log_gamma_ratio(b, rest) - log_gamma_ratio(a + b, n)
+    distant = log_gamma_ratio(a, value) + log_gamma_ratio(b, rest) - log_gamma_ratio(a + b, n)
     far = (a > FAR) | (b > FAR)
     a, b = jnp.where(far, 1.0, a), jnp.where(far, 1.0, b)
-    return ways + jnp.where(far, found, betaln(value + a, rest + b) - betaln(b, a))
+    return ways + jnp.where(far, distant, betaln(value + a, rest + b) - betaln(b, a))
 
 
 def _dirichlet_multinomial(fn: Any, value: Any) -> jax.Array:
@@ -115,9 +116,9 @@ def _gamma_poisson(fn: Any, value: Any) -> jax.Array:
 
 
 def _negative_binomial(fn: Any, value: Any) -> jax.Array:
-    found = log_gamma_ratio(fn.total_count, value) - gammaln(value + 1.0)
-    found = found - fn.total_count * jax.nn.softplus(fn.logits)
-    return found - value * jax.nn.softplus(-fn.logits)
+    ways = log_gamma_ratio(fn.total_count, value) - gammaln(value + 1.0)
+    density = ways - fn.total_count * jax.nn.softplus(fn.logits)
+    return density - value * jax.nn.softplus(-fn.logits)
 
 
 _RATIOS: dict[type, Callable[[Any, Any], jax.Array]] = {
@@ -203,7 +204,7 @@ def _is_off(argument: jax.Array) -> jax.Array:
     return (argument == 0) | (argument == jnp.finfo(argument.dtype).tiny)
 
 
-def _with(fn: Any, name: str, argument: jax.Array) -> Any:
+def _with(fn: Any, name: str, argument: Any) -> Any:
     other = copy.copy(fn)
     setattr(other, name, argument)
     return other

@@ -130,6 +130,9 @@ class TracedSeries(_Proxy):
     def var(self, ddof: int = 1) -> Any:
         return self._moment(jnp.nanvar, ddof=ddof)
 
+    def __neg__(self) -> TracedSeries:
+        return self._like(-self._array)
+
     def abs(self) -> TracedSeries:
         return self._like(abs(self._array))
 
@@ -154,7 +157,6 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "mod", "floordiv"):
     setattr(TracedSeries, f"__r{_name}__", _arithmetic(_name, reverse=True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(TracedSeries, f"__{_name}__", _arithmetic(_name))
-TracedSeries.__neg__ = lambda self: self._like(-self._array)  # type: ignore[attr-defined]
 TracedSeries.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 

@@ -31,22 +31,22 @@ def with_arrays(fn: Any) -> Any:
     """The distribution with arrays in place of the lists among its arguments; itself if none are."""
     if not isinstance(fn, dist.Distribution):
         return fn
-    found = {}
+    arrays: dict[str, Any] = {}
     for name, value in vars(fn).items():
         if isinstance(value, dist.Distribution):
             inner = with_arrays(value)
             if inner is not value:
-                found[name] = inner
+                arrays[name] = inner
         elif isinstance(value, (list, tuple)) and name in fn.arg_constraints:
-            found[name] = _as_array(fn, name, value)
-    if not found:
+            arrays[name] = _as_array(fn, name, value)
+    if not arrays:
         return fn
     made = copy.copy(fn)
-    vars(made).update(found)
+    vars(made).update(arrays)
     return made
 
 
-def settle_distribution(msg: dict[str, Any]) -> None:
+def prepare_distribution(msg: dict[str, Any]) -> None:
     """Give a sample site a distribution of arrays, as large as its draws: `sample_shape` is part of
     the batch, as a plate makes it."""
     msg["fn"] = with_arrays(msg["fn"])
@@ -61,4 +61,4 @@ class Literals(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample":
-            settle_distribution(msg)
+            prepare_distribution(msg)

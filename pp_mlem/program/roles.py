@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from pp_mlem.program.distributions import is_discrete, is_factor
+from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, is_discrete, is_factor
 
 
 def _check_names(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -18,12 +20,39 @@ def _check_names(argument: str, names: Iterable[str], known: Iterable[str]) -> N
 
 
 def _descendants(name: str, parents: dict[str, frozenset[str]]) -> set[str]:
-    found: set[str] = set()
+    below: set[str] = set()
     frontier = {name}
     while frontier:
-        frontier = {s for s, p in parents.items() if p & frontier} - found
-        found |= frontier
-    return found
+        frontier = {s for s, p in parents.items() if p & frontier} - below
+        below |= frontier
+    return below
+
+
+@dataclass(frozen=True)
+class _Program:
+    """The sites of a program, what they depend on, and what the user says of them."""
+
+    messages: dict[str, Message]
+    parents: dict[str, frozenset[str]]
+    latents: frozenset[str]
+    parameters: frozenset[str]
+    refusals: dict[str, str]
+
+    def is_observed_below(self, name: str) -> bool:
+        below = _descendants(name, self.parents)
+        return any(self.messages[n].observed for n in below)
+
+    def unit_of(self, name: str) -> str | None:
+        """An observed or discrete site with all the plates of this one, if it has any."""
+        own = {plate for plate, _, _ in self.messages[name].plates}
+        observed = sorted(n for n, m in self.messages.items() if m.observed)
+        discrete = sorted(n for n, m in self.messages.items() if not m.observed and _is_discrete(m))
+        plates = {n: {p for p, _, _ in self.messages[n].plates} for n in (*observed, *discrete)}
+        return next((n for n in plates if own and own == plates[n]), None)
+
+
+def _is_discrete(message: Message) -> bool:
+    return message.kind == "sample" and is_discrete(message.fn)
 
 
 def assign_roles(
@@ -38,81 +67,89 @@ def assign_roles(
     Raises ValueError for ambiguous sites, unknown names, contradictory overrides, a program
     without an observed site, and latents that no structure can sum.
     """
-    unobserved = {n for n, m in messages.items() if not m.observed}
-    _check_names("latents", latents, unobserved)
-    _check_names("parameters", parameters, unobserved)
-    both = sorted(latents & parameters)
+    program = _Program(messages, parents, latents, parameters, refusals)
+    _check_overrides(program)
+    roles: dict[str, tuple[Role, str]] = {}
+    ambiguous: dict[str, str] = {}  # with the site whose units it could be a latent of
+    for name, message in messages.items():
+        if message.observed:
+            reason = "numpyro.factor" if is_factor(message.fn) else "has a value"
+            roles[name] = (Role.OBSERVED, reason)
+        elif message.kind == "param":
+            roles[name] = _of_param(name, program)
+        elif is_discrete(message.fn):
+            roles[name] = _of_discrete(name, program)
+        else:
+            roles[name], unit = _of_continuous(name, program)
+            ambiguous |= {} if unit is None else {name: unit}
+    if ambiguous and not (latents or parameters):
+        _refuse_ambiguous(ambiguous)
+    side = Role.LATENT if parameters and not latents else Role.PARAMETER
+    word = "parameters=" if side is Role.LATENT else "latents="
+    for name in set(ambiguous) - latents - parameters:
+        roles[name] = (side, f"the other side of the choice made in {word}")
+    _refuse_unsummable(messages, roles, refusals)
+    return roles
+
+
+def _check_overrides(program: _Program) -> None:
+    """The names in latents= and parameters= are of unobserved sites, and there is data."""
+    unobserved = {n for n, m in program.messages.items() if not m.observed}
+    _check_names("latents", program.latents, unobserved)
+    _check_names("parameters", program.parameters, unobserved)
+    both = sorted(program.latents & program.parameters)
     if both:
         raise ValueError(f"site(s) {both} are named both in latents= and in parameters=.")
-    observed = {n for n, m in messages.items() if m.observed}
-    if not observed:
+    if len(unobserved) == len(program.messages):
         raise ValueError(
             "the program has no observed site. Pass data with obs=, as in "
             'numpyro.sample("x", dist.Normal(mu, 1), obs=x), or add a numpyro.factor.'
         )
-    discrete = [
-        n for n in unobserved if messages[n].kind == "sample" and is_discrete(messages[n].fn)
-    ]
-    units = [*sorted(observed), *sorted(discrete)]
-    roles: dict[str, tuple[Role, str]] = {}
-    ambiguous: dict[str, str] = {}
-    for name, message in messages.items():
-        if message.observed:
-            kind = "numpyro.factor" if is_factor(message.fn) else "has a value"
-            roles[name] = (Role.OBSERVED, kind)
-            continue
-        if message.kind == "param":
-            roles[name] = (Role.PARAMETER, "numpyro.param: flat on its support")
-            if name in latents:
-                raise ValueError(f"latents: '{name}' is a numpyro.param, always a parameter.")
-            continue
-        below = _descendants(name, parents)
-        random_parents = sorted(p for p in parents[name] if messages[p].kind == "sample")
-        if is_discrete(message.fn):
-            if name in parameters:
-                raise ValueError(
-                    f"parameters: '{name}' is discrete; only continuous sites can be parameters."
-                )
-            if not below & observed and name in refusals:
-                roles[name] = (Role.IGNORED, "no observation depends on it: it sums to one")
-            else:
-                roles[name] = (Role.LATENT, "discrete and unobserved: summed out")
-            continue
-        if name in parameters:
-            roles[name] = (Role.PARAMETER, "named in parameters=")
-        elif name in latents:
-            roles[name] = (Role.LATENT, "named in latents=")
-        elif random_parents and not below & observed:
-            roles[name] = (Role.IGNORED, "no observation depends on it: it integrates to one")
-        elif random_parents:
-            roles[name] = (
-                Role.LATENT,
-                f"continuous, and its distribution depends on {', '.join(random_parents)}",
-            )
-        else:
-            own = {plate for plate, _, _ in message.plates}
-            hosts = [n for n in units if own and own == {p for p, _, _ in messages[n].plates}]
-            if hosts:
-                ambiguous[name] = hosts[0]
-            roles[name] = (Role.PARAMETER, "continuous, depends on no other unobserved site")
-    if ambiguous and (latents or parameters):
-        side = Role.LATENT if parameters and not latents else Role.PARAMETER
-        word = "parameters=" if side is Role.LATENT else "latents="
-        for name in ambiguous:
-            if name not in latents | parameters:
-                roles[name] = (side, f"the other side of the choice made in {word}")
-    elif ambiguous:
-        name, host = next(iter(ambiguous.items()))
-        names = ", ".join(f'"{n}"' for n in ambiguous)
+
+
+def _of_param(name: str, program: _Program) -> tuple[Role, str]:
+    if name in program.latents:
+        raise ValueError(f"latents: '{name}' is a numpyro.param, always a parameter.")
+    return Role.PARAMETER, "numpyro.param: flat on its support"
+
+
+def _of_discrete(name: str, program: _Program) -> tuple[Role, str]:
+    if name in program.parameters:
         raise ValueError(
-            f"ambiguous site(s) {sorted(ambiguous)}: '{name}' is continuous, has no random "
-            f"parents and has the plates of '{host}', so it could be a "
-            f"latent of each unit or a parameter. Pass Model(..., parameters={{{names}}}) to "
-            f"estimate, or Model(..., latents={{{names}}}) to integrate out; naming one side "
-            "settles the other."
+            f"parameters: '{name}' is discrete; only continuous sites can be parameters."
         )
-    _refuse_unsummable(messages, roles, refusals)
-    return roles
+    if name in program.refusals and not program.is_observed_below(name):
+        return Role.IGNORED, "no observation depends on it: it sums to one"
+    return Role.LATENT, "discrete and unobserved: summed out"
+
+
+def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str | None]:
+    """The role of a continuous site; also, if it could be a latent as well, of which site's units."""
+    if name in program.parameters:
+        return (Role.PARAMETER, "named in parameters="), None
+    if name in program.latents:
+        return (Role.LATENT, "named in latents="), None
+    own = program.parents[name]
+    random_parents = sorted(p for p in own if program.messages[p].kind == "sample")
+    if not random_parents:
+        reason = "continuous, depends on no other unobserved site"
+        return (Role.PARAMETER, reason), program.unit_of(name)
+    if not program.is_observed_below(name):
+        return (Role.IGNORED, "no observation depends on it: it integrates to one"), None
+    reason = f"continuous, and its distribution depends on {', '.join(random_parents)}"
+    return (Role.LATENT, reason), None
+
+
+def _refuse_ambiguous(ambiguous: dict[str, str]) -> None:
+    name, host = next(iter(ambiguous.items()))
+    names = ", ".join(f'"{n}"' for n in ambiguous)
+    raise ValueError(
+        f"ambiguous site(s) {sorted(ambiguous)}: '{name}' is continuous, has no random "
+        f"parents and has the plates of '{host}', so it could be a "
+        f"latent of each unit or a parameter. Pass Model(..., parameters={{{names}}}) to "
+        f"estimate, or Model(..., latents={{{names}}}) to integrate out; naming one side "
+        "settles the other."
+    )
 
 
 def _refuse_unsummable(

@@ -63,5 +63,10 @@ class Site:
     lag: int = 0
 
     @property
+    def is_factor(self) -> bool:
+        """Whether it is a numpyro.factor, which NumPyro holds as a distribution of this name."""
+        return self.distribution == "Unit"
+
+    @property
     def plates(self) -> frozenset[str]:
         return frozenset(self.dims)

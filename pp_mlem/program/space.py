@@ -67,12 +67,12 @@ class ParameterSpace:
 
     def slices(self) -> dict[str, slice]:
         """Where each parameter's unconstrained coordinates lie in the vector."""
-        found, start = {}, 0
+        slices, start = {}, 0
         for name, shape in self.free_shapes().items():
             stop = start + int(np.prod(shape))
-            found[name] = slice(start, stop)
+            slices[name] = slice(start, stop)
             start = stop
-        return found
+        return slices
 
     def without(self, names: frozenset[str]) -> ParameterSpace:
         kept = tuple(s for s in self.sites if s.name not in names)
@@ -258,10 +258,10 @@ def _scalars(name: str, shape: tuple[int, ...]) -> list[str]:
 
 def renamed_rows(space: ParameterSpace) -> dict[str, str]:
     """The first row of every site that tables show under another name than its own."""
-    names, start, found = scalar_names(space), 0, {}
+    names, start, renamed = scalar_names(space), 0, {}
     for site in space.sites:
         size = int(np.prod(site.shape))
         if size and names[start] != _scalars(site.name, site.shape)[0]:
-            found[site.name] = names[start]
+            renamed[site.name] = names[start]
         start += size
-    return found
+    return renamed

@@ -22,7 +22,7 @@ from pp_mlem.comparison.compare import compare
 from pp_mlem.comparison.experiment import experiment
 from pp_mlem.comparison.selection import select
 from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import (
     Shelf,

@@ -14,8 +14,9 @@ import numpyro.distributions as dist
 from pp_mlem.base.compiling import lean_jit
 from pp_mlem.base.precision import working_precision
 from pp_mlem.model.model import Model
+from pp_mlem.program.distributions import is_discrete, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, is_discrete, unwrap
 
 
 @dataclass(frozen=True)

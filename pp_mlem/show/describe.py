@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pp_mlem.base.precision import working_precision
-from pp_mlem.marginal.recursions import in_sequence
 from pp_mlem.model.model import Model
-from pp_mlem.program.sites import Role, Site
+from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe, renamed_rows
-
-
-def _plates(model: Model, site: Site) -> str:
-    order = sorted(site.dims, key=lambda p: site.dims[p])
-    plates = model.reading.plates
-    return ", ".join(
-        f"{p}[{plates[p].size}]" if not plates[p].implicit else f"{plates[p].size} values"
-        for p in order
-    )
 
 
 def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
@@ -26,7 +16,7 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
     for site in model.reading.sites.values():
         if site.role in (Role.LAW, Role.BEFORE):
             continue  # parts of a state's own line
-        where = _plates(model, site)
+        where = model.reading.told_plates(site)
         if site.role is Role.PARAMETER:
             where = f"{tuple(site.shape)} {describe(site.support)}"
         role = site.role.value
@@ -44,44 +34,12 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
 
 def factor_rows(model: Model) -> list[tuple[str, str]]:
     """(site, how it enters log Z and why)."""
-    rows = []
-    for factor in model.marginal.factors:
-        if factor.kind == "family":
-            text = f"{factor.family.name} family: {factor.reason}"
-        elif factor.varies_by_row:
-            text = f"table over values and rows: {factor.reason}"
-        else:
-            text = f"table over values: {factor.reason}"
-        rows.append((factor.site, text))
-    return rows
+    return [(factor.site, factor.told()) for factor in model.marginal.factors]
 
 
 def sum_rows(model: Model) -> list[str]:
     """One sentence for each latent that is summed out, in order."""
-    elimination = model.marginal.elimination
-    found = []
-    for name in (*model.marginal.inner.order, *elimination.order):
-        site = model.reading.sites[name]
-        plates = _plates(model, site)
-        how = ", gathered into other plates" if site.gathered else ""
-        each = f"for each of {plates}" if plates else "once"
-        found.append(f"{name}: {site.size} values, {each}{how}")
-    for chain in model.marginal.chains:
-        sizes = " x ".join(str(n) for n in chain.sizes)
-        joint = f" ({sizes} joint states)" if len(chain.sizes) > 1 else f" ({sizes} states)"
-        if chain.order > 1:
-            joint = f" ({sizes}, of {chain.order} steps together: {chain.size} joint states)"
-        text = f"{', '.join(chain.states)}{joint}: forward-backward over {chain.length} steps"
-        sites = model.reading.sites
-        if any(sites[n].timed for n in sites if sites[n].law_of in chain.states):
-            text += ", transitions of every step their own"
-        if chain.plates:
-            text += f", for each of {', '.join(sorted(chain.plates))}"
-        if chain.above:
-            text += f" and each value of {', '.join(chain.above)}"
-        how = "one step after the other" if in_sequence(chain.size) else "all steps in parallel"
-        found.append(f"{text}; scaled, {how}")
-    return found
+    return [line for step in model.marginal.steps for line in step.told(model.reading)]
 
 
 def step_rows(model: Model, with_prior: bool = False, fixed: dict | None = None) -> list:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pp_mlem.comparison.compare import Comparison
     from pp_mlem.comparison.experiment import Calibration
     from pp_mlem.comparison.selection import Selection
-    from pp_mlem.fit.fit import Fit
+    from pp_mlem.fit.base import Fit
 
 SCALARS = 30
 PREDICTIVE_CELLS = 4000  # of a data set, evenly spread, that a predictive check draws

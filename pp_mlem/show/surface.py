@@ -11,8 +11,9 @@ import numpy as np
 from pp_mlem.base.compiling import lean_jit
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.profile import constrained_maximum, scalar_index
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit, not_a_point
 from pp_mlem.program.space import ParameterSpace, is_simplex
+from pp_mlem.target.target import Target
 
 BATCH = 64
 
@@ -69,7 +70,9 @@ def surface(
     """The objective on a grid, (points of b, points of a); NaN outside the parameters' support."""
     if kind not in ("slice", "profile"):
         raise ValueError(f"kind: received {kind!r}, expected 'slice' or 'profile'.")
-    model, problem = fit._point_only("a surface"), fit.problem()
+    if fit.has_draws:
+        raise not_a_point("a surface", fit.method)
+    model, problem = fit.model_for("a surface"), fit.problem()
     i, j = scalar_index(problem, a, "a"), scalar_index(problem, b, "b")
     if i == j:
         raise ValueError(f"a, b: both are {a!r}; expected two different scalars.")
@@ -91,12 +94,11 @@ def surface(
             key = ("surface", kind, i, j, frozenset(held), problem.with_prior)
 
             def make() -> Any:
-                solve = constrained_maximum(problem, lambda s: jnp.stack([s[i], s[j]]))
-
                 def at(start: Any, wanted: Any, scale: Any, data: Any, held: Any) -> Any:
+                    target = Target(problem, data, held)
                     if kind == "slice":
-                        return problem.objective(start, data, held)
-                    return solve(start, wanted, scale, data, held)[1]
+                        return target.value(start)
+                    return constrained_maximum(target, np.array([i, j]), start, wanted, scale)[1]
 
                 def every(starts: Any, wanted: Any, scale: Any, data: Any, held: Any) -> Any:
                     return jax.lax.map(
@@ -106,7 +108,7 @@ def surface(
 
                 return lean_jit(every)
 
-            function = model.compiled(key, make)
+            function = model.bound.kept.once(key, make)
             values[inside] = np.asarray(function(starts, wanted, scale, model.data, held))
     values = np.where(np.isfinite(values) & (values > -1e100), values, np.nan)
     return values.reshape(len(over_b), len(over_a))

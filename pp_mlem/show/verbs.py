@@ -9,7 +9,7 @@ from pp_mlem.base.verbs import describe, plot
 from pp_mlem.comparison.compare import Comparison
 from pp_mlem.comparison.experiment import Calibration
 from pp_mlem.comparison.selection import Selection
-from pp_mlem.fit.fit import Fit
+from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.describe import describe_model
 

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import own_density
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.tables import own_density
+from pp_mlem.program.distributions import as_floating, unwrap
+from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
-from pp_mlem.program.trace import Message, as_floating, unwrap
 
 Params = dict[str, jax.Array]
 

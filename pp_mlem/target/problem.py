@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import Work
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.maximise.blocks.base import Block
 from pp_mlem.maximise.registry import plan_blocks

@@ -15,8 +15,9 @@ from pp_mlem.target.target import Target
 
 @dataclass(frozen=True)
 class Solution:
-    """`vector` (size,) of the free, unconstrained parameters, the objective there in nats (`value`), and
-    the largest entry of its gradient per independent unit (`slope`); all on the host."""
+    """`vector` (size,) of the free, unconstrained parameters, the objective there in nats
+    (`value`), and the largest entry of its gradient per independent unit (`slope`); all on the
+    host."""
 
     target: Target
     vector: np.ndarray

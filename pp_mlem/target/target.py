@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort, Kept, Work, after
-from pp_mlem.data.layout import ProgramData
+from pp_mlem.base.compiling import Effort, Kept, Work, after, compile_ahead
+from pp_mlem.base.precision import working_precision
+from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
+from pp_mlem.marginal.units import unit_weights
 from pp_mlem.maximise.blocks.base import Context, Prior, expected_log_joint
 from pp_mlem.maximise.step import NUMERIC_STEPS, maximise
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import Params, log_prior, prior_distributions
 from pp_mlem.target.problem import Problem
+
+T = TypeVar("T")
 
 
 class Sweep(NamedTuple):
@@ -70,18 +76,55 @@ class Target:
     ) -> Callable[..., Any]:
         """`function(target, *static, *arrays)`, compiled, as a function of the arrays; `lanes` are
         their axes along which it is mapped. It serves every target of this problem's structure."""
-        if self.kept is None:
-            raise RuntimeError("this target is part of what is being compiled.")
-        axes = None if lanes is None else (None, None, *lanes)
-        run = self.kept(
-            _on_target, function, self.problem, static, effort=effort, lanes=axes,
-            name=function.__name__,
-        )  # fmt: skip
+        run = self._jitted(function, static, effort, lanes)
 
         def call(*arrays: Any) -> Any:
             return run(self.data, self.fixed, *arrays)
 
         return call
+
+    def _jitted(
+        self,
+        function: Callable[..., Any],
+        static: tuple[Hashable, ...],
+        effort: Effort,
+        lanes: tuple[int | None, ...] | None,
+    ) -> Any:
+        """(data, fixed, *arrays) -> `function`."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        axes = None if lanes is None else (None, None, *lanes)
+        return self.kept(
+            _on_target, function, self.problem, static, effort=effort, lanes=axes,
+            name=function.__name__,
+        )  # fmt: skip
+
+    def ahead(
+        self,
+        function: Callable[..., Any],
+        arrays: tuple,
+        effort: Effort = Effort.QUICK,
+        lanes: tuple[int | None, ...] | None = None,
+    ) -> Future | None:
+        """Begin to compile `function` for such arrays in another thread; None if that was done before.
+        Wait for it before the function is called, or both compile it."""
+        run = self._jitted(function, (), effort, lanes)
+        shapes = tuple((np.shape(a), str(jnp.result_type(a))) for a in jax.tree.leaves(arrays))
+        arguments = (self.data, self.fixed, *arrays)
+
+        def begin() -> list[Future | None]:
+            inside = functools.partial(working_precision, self.dtype)
+            return [compile_ahead(run, arguments, inside)]
+
+        begun = self.once(("ahead", function, self.problem, effort, lanes, shapes), begin)
+        future, begun[0] = begun[0], None
+        return future
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made under this key before, or now."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        return self.kept.once(key, make)
 
     def on(self, data: ProgramData) -> Target:
         """The same problem on other data of the same shapes."""
@@ -92,7 +135,7 @@ class Target:
         """Case weight of each independent unit, on the host; 0 where all its data are missing."""
         if self.kept is None:
             raise RuntimeError("this target is part of what is being compiled.")
-        run = self.kept(Marginal.unit_weights, self.marginal, effort=Effort.LEAN)
+        run = self.kept(unit_weights, self.marginal, effort=Effort.LEAN)
         return np.asarray(run(self.data))
 
     @property
@@ -137,13 +180,14 @@ class Target:
         """E-step: log Z and the expected sufficient statistics."""
         return self.marginal.log_z_and_statistics(self.natural(vector), self.data)
 
-    def sweep(self, vector: jax.Array) -> Sweep:
+    def sweep(self, vector: jax.Array, assigned: jax.Array | None = None) -> Sweep:
         """Objective, gradient and statistics from one pass over the data.
 
-        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta.
+        By Fisher's identity the gradient of log Z is that of <eta(theta), S> at the same theta. Where
+        `assigned` is true, the statistics are those of latents that the data's clamps assign.
         """
         eta, pull = jax.vjp(self.natural, vector)
-        value, statistics = self.marginal.log_z_and_statistics(eta, self.data)
+        value, statistics = self.marginal.log_z_and_statistics(eta, self.data, assigned)
         (gradient,) = pull(statistics)
         if self.problem.with_prior:
             prior, slope = jax.value_and_grad(self.log_prior)(vector)
@@ -185,10 +229,13 @@ class Target:
         return self.space.unconstrain(new)
 
     def em_step(
-        self, vector: jax.Array, steps: int | jax.Array = NUMERIC_STEPS
+        self,
+        vector: jax.Array,
+        steps: int | jax.Array = NUMERIC_STEPS,
+        assigned: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(next vector of EM, objective and its gradient at `vector`), from one sweep."""
-        value, gradient, statistics = self.sweep(vector)
+        value, gradient, statistics = self.sweep(vector, assigned)
         return self.maximise(vector, statistics, steps), value, gradient
 
     # --- what is compiled -------------------------------------------------------------------
@@ -198,12 +245,12 @@ class Target:
         value, gradient = self.compiled(value_and_gradient)(jnp.asarray(vector))
         return float(value), np.asarray(gradient, float)
 
-    def constrained(self, vectors: Any) -> Params:
+    def constrained(self, vectors: Any) -> dict[str, Any]:
         """All parameters at vectors (lanes, size), on the host."""
         run = self.compiled(Target.params, lanes=(0,))
         return jax.device_get(run(jnp.asarray(vectors)))
 
-    def unconstrained(self, params: Params) -> np.ndarray:
+    def unconstrained(self, params: Mapping[str, Any]) -> np.ndarray:
         """Vectors (lanes, size) of free parameters (lanes, ...)."""
         free = {name: params[name] for name in self.space.names}
         return np.array(self.compiled(_unconstrain, lanes=(0,))(free))
@@ -227,26 +274,3 @@ def _unconstrain(target: Target, params: Params) -> jax.Array:
 def value_and_gradient(target: Target, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The objective and its gradient. Traceable."""
     return jax.value_and_grad(target.value)(vector)
-
-
-def _shim() -> None:
-    """For what still speaks of problem, data and fixed apart."""
-    for old, new in {
-        "objective": "value", "log_likelihood": "log_likelihood", "log_prior": "log_prior",
-        "log_posterior": "density", "expectation": "expectation",
-    }.items():  # fmt: skip
-
-        def method(self, v, d, f, new=new):  # type: ignore
-            return getattr(Target(self, d, f), new)(v)
-
-        setattr(Problem, old, method)
-    Problem.expected = lambda self, v, s, d, f: Target(self, d, f).expected(v, s)
-    Problem.maximisation = lambda self, v, s, d, f, steps=NUMERIC_STEPS: Target(
-        self, d, f
-    ).maximise(v, s, steps)
-    Problem.em_step = lambda self, v, d, f, steps=NUMERIC_STEPS: Target(self, d, f).em_step(
-        v, steps
-    )
-
-
-_shim()

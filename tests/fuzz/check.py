@@ -18,9 +18,9 @@ import pp_mlem
 from pp_mlem import Model
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
-from pp_mlem.marginal.pointwise import pointwise_values
-from pp_mlem.marginal.semiring import MAX, SUM
+from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.model import latents
+from pp_mlem.potentials.modes import MAX, SUM
 from pp_mlem.target.target import Target
 
 PACKAGE = str(Path(pp_mlem.__file__).parent)

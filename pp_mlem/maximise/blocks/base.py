@@ -10,19 +10,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.base.no import No
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.program.reading import Reading
 
 Params = dict[str, jax.Array]
-
-
-@dataclass(frozen=True)
-class No:
-    """Why a kind of block does not take a group of parameters; nothing where it is not concerned."""
-
-    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from pp_mlem.data.designs import LINKS, Design, aligned, drop_outer
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Context, Params
 from pp_mlem.program.densities import log_density
-from pp_mlem.program.trace import Message, unwrap
+from pp_mlem.program.distributions import unwrap
+from pp_mlem.program.messages import Message
 
 # A probability that is expit(u) as one with logits u: nothing is lost where it is 0 or 1.
 LOGITS: dict[type, type] = {

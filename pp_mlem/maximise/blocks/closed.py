@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.base.no import No
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
 from pp_mlem.families import Entries, Family
-from pp_mlem.families.categorical import Categorical
 from pp_mlem.marginal.marginal import Natural
-from pp_mlem.maximise.blocks.base import Block, Context, Group, No, Params, Prior
+from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
 from pp_mlem.maximise.blocks.roles import argument_rows, find_roles, lookup_table, nested, ties
 from pp_mlem.program.bindings import site_arguments
 
@@ -235,7 +235,7 @@ def _row_statistics(
     lead = max(statistic.ndim - n_rows, 0)
     latent_shape = statistic.shape[:lead]
     responsibility = jnp.broadcast_to(statistic, latent_shape + sizes[:n_rows])
-    if isinstance(family, Categorical) and not family.event_dim:
+    if family.coded:
         categories = next(iter(data.index[factor.site].values())).shape[-1]
         values = family.indicator(site.value, categories)
     else:

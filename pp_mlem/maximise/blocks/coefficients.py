@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpyro.distributions as dist
 
+from pp_mlem.base.no import No
 from pp_mlem.data.designs import Design, NoDesign
-from pp_mlem.factors.factor import Factor
+from pp_mlem.factors.base import Factor
 from pp_mlem.families.normal import Normal
-from pp_mlem.maximise.blocks.base import Block, Group, No
+from pp_mlem.maximise.blocks.base import Block, Group
 from pp_mlem.maximise.blocks.regression import NormalRegression, ReweightedRegression
 from pp_mlem.maximise.blocks.roles import is_natural
 from pp_mlem.program.bindings import offsets
@@ -20,7 +21,7 @@ def plan_regression(group: Group) -> Block | No:
     """A block of coefficients, perhaps with the scales of Normal sites; or why there is none."""
     designs: dict[str, Design] = {}
     if not any(m.site in group.data.designs for m in group.members):
-        return No()
+        return No("")
     for member in group.members:
         design = group.data.designs.get(member.site)
         if isinstance(design, NoDesign):

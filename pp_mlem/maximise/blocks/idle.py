@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pp_mlem.base.no import No
 from pp_mlem.marginal.marginal import Natural
-from pp_mlem.maximise.blocks.base import Block, Context, Group, No, Params, Prior
+from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,5 +27,5 @@ class Idle(Block):
 
 def plan_idle(group: Group) -> Block | No:
     if group.members or group.priors is not None:
-        return No()
+        return No("")
     return Idle(group.names, (), "no factor depends on it: kept as it is")

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optimistix as optx
 
+from pp_mlem.base.no import No
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import (
     Block,
     Context,
     Group,
-    No,
     Params,
     Prior,
     expected_log_joint,

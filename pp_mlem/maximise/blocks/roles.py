@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import constraints
 
-from pp_mlem.data.layout import ProgramData
-from pp_mlem.factors.factor import Factor
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
 from pp_mlem.families import Family, natural_supports
 from pp_mlem.maximise.blocks.base import Group
 from pp_mlem.program.bindings import offsets

@@ -1,0 +1,58 @@
+"""Latents that are observed: labels as log-indicators of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.data.masks import shown_units
+from pp_mlem.data.raw import Raw
+from pp_mlem.program.reading import Reading
+
+
+def clamps_of(reading: Reading, observe: Mapping[str, Any], raw: Raw) -> dict[str, jax.Array]:
+    """(*plates, values) for each latent that is observed: 0 where a value is possible, -1 where not."""
+    return {name: jnp.asarray(_clamp(reading, name, given, raw)) for name, given in observe.items()}
+
+
+def _clamp(reading: Reading, name: str, given: Any, raw: Raw) -> np.ndarray:
+    """NaN and -1 are unknown, and so is the label of a masked unit, which does not count."""
+    support = np.asarray(reading.values[name], float)
+    site = reading.sites[name]
+    labels = _in_shape(name, given, reading.plate_shape(site.dims), support)
+    unknown = np.isnan(labels) | ((labels == -1) & ~np.isin(-1, support))
+    match = labels[..., None] == support
+    bad = ~unknown & ~match.any(-1)
+    if bad.any():
+        raise ValueError(
+            f"observe: '{name}' received {np.unique(labels[bad])[:5]}, expected values in "
+            f"{support.tolist()}, or NaN or -1 where unknown."
+        )
+    logs = np.where(unknown[..., None] | match, 0.0, -1.0)
+    scan = reading.scans.get(site.scan)
+    logs = logs[::-1] if scan is not None and scan.reverse else logs
+    shown = shown_units(reading, site, raw)
+    return logs if shown is None else np.where(shown[..., None], logs, 0.0)
+
+
+def _in_shape(name: str, given: Any, shape: tuple[int, ...], support: np.ndarray) -> np.ndarray:
+    """The labels as numbers in the shape of the latent."""
+    try:
+        labels = np.asarray(given, float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"observe: '{name}' received labels that are no numbers, expected values in "
+            f"{support.tolist()}, or NaN or -1 where unknown."
+        ) from None
+    if labels.shape == tuple(n for n in shape if n > 1):
+        return labels.reshape(shape)
+    try:
+        return np.broadcast_to(labels, shape)
+    except ValueError:
+        raise ValueError(
+            f"observe: labels of '{name}' have shape {np.shape(given)}, expected {shape}."
+        ) from None

@@ -1,0 +1,38 @@
+"""All that a fit needs of the data, in one pytree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from pp_mlem.data.designs import Designs
+from pp_mlem.factors.laid import Laid
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ProgramData:
+    """All that a fit needs of the data, in one pytree.
+
+    `weights[site]` are case weights (broadcast over the site's plates, right-aligned); `clamps`
+    log-indicators (*plates, values) of latents that are observed; `index[site][argument]` the
+    global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
+    to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
+    `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
+    predictor of a site that varies by row, or why it has none.
+    """
+
+    dynamic: tuple
+    sites: dict[str, Laid]
+    weights: dict[str, Any]
+    clamps: dict[str, Any]
+    index: dict[str, dict[str, Any]]
+    maps: dict[tuple[str, str], Any]
+    valid: dict[str, Any]
+    designs: Designs = field(default_factory=dict)
+
+    @property
+    def shifts(self) -> dict[str, Any]:
+        return {name: d.shift for name, d in self.sites.items()}

@@ -1,0 +1,111 @@
+"""Rows that are processed in blocks: what adds up over independent rows, summed block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
+from pp_mlem.program.reading import Reading
+
+BLOCK_ROWS = 2048
+BLOCK_ELEMENTS = 2**17
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a program that can be cut: those of one `plate`, in which every factor lives.
+
+    `dims` is the dimension of the plate in each site and latent. Without a plate the data are whole.
+    """
+
+    plate: str = ""
+    size: int = 0
+    dims: Mapping[str, int] = field(default_factory=dict)
+    factors: tuple[str, ...] = ()
+
+    def per_block(self, data: ProgramData) -> int:
+        """Rows per block: small enough that a block's statistics stay in cache."""
+        if not self.plate:
+            return 0
+        width = max((int(np.prod(s.value.shape[:-1])) for s in data.sites.values()), default=1)
+        size = min(BLOCK_ROWS, max(BLOCK_ELEMENTS // (8 * width), 256))
+        return self.size if self.size <= 4 * size else size
+
+    def blocks(self, data: ProgramData) -> int:
+        # A weight on some factors alone is none of the rows' units, which blocks weigh.
+        if not self.plate or 0 < len(data.weights) < len(self.factors):
+            return 1
+        return -(-self.size // self.per_block(data))
+
+    def fold(self, function: Callable[[ProgramData], T], data: ProgramData, zero: T) -> T:
+        """The sum of function(part) over parts of the data that hold every row once, from `zero`."""
+        count = self.blocks(data)
+        if count == 1:
+            return function(data)
+
+        def step(total: T, i: jax.Array) -> tuple[T, None]:
+            part = function(self.block(data, i))
+            return jax.tree.map(jnp.add, total, part), None
+
+        return jax.lax.scan(step, zero, jnp.arange(count))[0]
+
+    def block(self, data: ProgramData, i: jax.Array) -> ProgramData:
+        """Block i of the rows; the last block overlaps and its repeated rows weigh nothing."""
+        size = self.per_block(data)
+        start = jnp.minimum(i * size, self.size - size)
+
+        def cut(array: Any, axis: int) -> Any:
+            return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
+
+        fresh = (start + jnp.arange(size) >= i * size).astype(jnp.result_type(float))
+        return self._cut(data, cut, fresh)
+
+    def subset(self, data: ProgramData, rows: jax.Array) -> ProgramData:
+        """The data of some rows, each with its own case weight."""
+
+        def cut(array: Any, axis: int) -> Any:
+            return jnp.take(array, rows, axis)
+
+        return self._cut(data, cut, jnp.ones(rows.shape[0]))
+
+    def _cut(
+        self, data: ProgramData, cut: Callable[[Any, int], Any], fresh: jax.Array
+    ) -> ProgramData:
+        """`fresh` is a factor of every row's weight."""
+        weights = {}
+        for site in self.factors:
+            given, dim = data.weights.get(site), self.dims[site]
+            shape = (fresh.shape[0],) + (1,) * (-dim - 1)
+            if given is None or given.size == 1:
+                given = jnp.ones(()) if given is None else given.reshape(())
+                weights[site] = fresh.reshape(shape) * given
+            else:
+                weights[site] = cut(given, given.ndim + dim) * fresh.reshape(shape)
+        clamps = {n: cut(c, c.ndim - 1 + self.dims[n]) for n, c in data.clamps.items()}
+        sites = {name: site.cut(cut) for name, site in data.sites.items()}
+        return replace(data, sites=sites, weights=weights, clamps=clamps)
+
+
+def plan_rows(reading: Reading, factors: tuple[Factor, ...], gathers: Any) -> Rows:
+    """The one plate of all factors, when none of them holds a table over its rows."""
+    if gathers or not factors or reading.scans:
+        return Rows()
+    shared = {f.plates - {n for n, _, c in f.layout if c} for f in factors}
+    plates = next(iter(shared))
+    if len(shared) != 1 or len(plates) != 1:
+        return Rows()
+    if any(f.kind == "table" and f.varies_by_row for f in factors):
+        return Rows()
+    (plate,) = plates
+    names = (*(f.site for f in factors), *(s.name for s in reading.latents))
+    dims = {n: reading.sites[n].dims[plate] for n in names}
+    return Rows(plate, reading.plates[plate].size, dims, tuple(f.site for f in factors))

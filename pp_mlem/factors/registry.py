@@ -1,0 +1,184 @@
+"""The kinds of factors, asked in order: a new one is a file of its own and a line here, or a call of
+`register`; and how the factors of a program are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from pp_mlem.base.no import No
+from pp_mlem.factors.axes import positions
+from pp_mlem.factors.base import Factor, Probe
+from pp_mlem.factors.family import FamilyFactor
+from pp_mlem.factors.table import TableFactor
+from pp_mlem.families import Family, family_of
+from pp_mlem.program.bindings import Binding, closed_form_candidates, find_bindings, given_arguments
+from pp_mlem.program.distributions import is_factor, unwrap
+from pp_mlem.program.errors import SiteValueError
+from pp_mlem.program.messages import Message
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.sites import Role, Site
+
+KINDS: list[type[Factor]] = [FamilyFactor, TableFactor]
+
+
+def register(kind: type[Factor]) -> None:
+    """Add a kind of factor, asked before those that are there."""
+    KINDS.insert(0, kind)
+
+
+def argument_batch(family: Family, args: dict[str, Any]) -> tuple[int, ...]:
+    """Broadcast batch shape of a family's arguments."""
+    shapes = [
+        jnp.shape(v)[: jnp.ndim(v) - family.arguments[k]]
+        for k, v in args.items()
+        if k in family.arguments
+    ]
+    return tuple(jnp.broadcast_shapes(*shapes))
+
+
+_CONSTRAINTS = {
+    "positive": "positive",
+    "unit": "unit_interval",
+    "simplex": "simplex",
+    "covariance": "positive_definite",
+    "cholesky": "lower_cholesky",
+}
+
+
+def _check_supports(
+    reading: Reading, site: Site, family: Family, bindings: dict[str, Binding]
+) -> None:
+    """A numpyro.param without a constraint that is a probability or a scale is told."""
+    params = {s.name: s for s in reading.space.sites if not s.prior}
+    for argument, binding in bindings.items():
+        kinds = family.natural_support.get(argument, ("real",))
+        if binding.kind != "direct" or "real" in kinds:
+            continue
+        for name in binding.parameters:
+            if name in params and params[name].support is constraints.real:
+                who = f"latent '{site.law_of}'" if site.law_of else f"observed site '{site.name}'"
+                raise SiteValueError(
+                    f"{who}: its {argument} is numpyro.param '{name}', which has no constraint and "
+                    f"may take any real value. Declare numpyro.param('{name}', ..., "
+                    f"constraint=dist.constraints.{_CONSTRAINTS[kinds[0]]})."
+                )
+
+
+def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
+    """Every observed site and every law of a latent as a factor of the first kind that takes it."""
+    return tuple(_first(probe) for probe in _probes(reading, dynamic))
+
+
+def _first(probe: Probe) -> Factor:
+    declined = ""
+    for kind in KINDS:
+        factor = kind.read(probe)
+        if isinstance(factor, Factor):  # the last one tells why the others declined
+            return factor if not declined else replace(factor, reason=declined)
+        declined = factor.reason
+    raise ValueError(f"site '{probe.site.name}' cannot be a factor of log Z: {declined}.")
+
+
+def _probes(reading: Reading, dynamic: tuple) -> list[Probe]:
+    static: dict[str, Any] = {}
+
+    def extract(m: Message) -> dict[str, Any]:
+        if m.kind != "sample":
+            return {}
+        bare = unwrap(m.fn)
+        family = None if is_factor(m.fn) else family_of(bare.fn)
+        columns = tuple(m.fn.event_shape[: bare.columns])
+        static[m.name] = (family, m.fn, tuple(bare.fn.event_shape), columns)
+        shapes = {"weight": m.placed(jnp.ones(() if m.scale is None else jnp.shape(m.scale)))}
+        if family is not None:
+            batch = argument_batch(family, given_arguments(family, bare.fn.get_args()))
+            shapes["batch"] = m.placed(jnp.ones(batch), bare.columns)
+        return shapes
+
+    params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
+    shapes = jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
+    candidates = closed_form_candidates(reading, {n: s[1] for n, s in static.items()})
+    bindings = find_bindings(reading, dynamic, candidates) if candidates else {}
+    for name, found in bindings.items():
+        _check_supports(reading, reading.sites[name], static[name][0], found)
+    return [
+        _probe(reading, site, static[site.name], shapes[site.name], bindings.get(site.name, {}))
+        for site in (*reading.laws, *reading.observed)
+    ]
+
+
+def _probe(
+    reading: Reading,
+    site: Site,
+    static: tuple,
+    shapes: dict[str, Any],
+    bindings: dict[str, Binding],
+) -> Probe:
+    family, fn, event, columns = static
+    depends = reading.dependencies[site.name]
+    touched = frozenset().union(*depends.values()) | {site.law_of}
+    latents = tuple(s.name for s in reading.slots if s.name in touched)
+    keep = frozenset().union(*(reading.sites[v].plates for v in latents))
+    if any(reading.sites[v].scan for v in latents):
+        keep |= {p for p, d in site.dims.items() if d == -reading.depth}
+    batch = tuple(shapes["batch"].shape) if family is not None else ()
+    varying = tuple(
+        n
+        for axis, kind, n in positions(reading, site, len(batch))
+        if kind == "plate" and batch[axis] > 1
+    )
+    candidates = closed_form_candidates(reading, {site.name: fn})
+    return Probe(
+        reading=reading,
+        site=site,
+        family=family,
+        batch=batch,
+        weight=tuple(shapes["weight"].shape),
+        depends=depends,
+        varying=varying,
+        latents=latents,
+        keep=keep,
+        columns=columns,
+        event_size=int(np.prod(event)) if event else 1,
+        bound=site.name in candidates,
+        bindings=bindings,
+    )
+
+
+def natural_parameters(
+    reading: Reading,
+    factors: tuple[Factor, ...],
+    params: dict[str, Any],
+    dynamic: tuple,
+    shifts: dict[str, Any],
+    sites: frozenset[str] | None = None,
+) -> dict[str, jax.Array]:
+    """Natural parameters of every factor (of the named sites) at `params`; see `Factor.natural`."""
+    wanted = [f for f in factors if sites is None or f.site in sites]
+    by_name = {f.site: f for f in wanted}
+
+    def extract(message: Message) -> Any:
+        factor = by_name[message.name]
+        return factor.natural(reading, message, shifts.get(factor.site))
+
+    wide = frozenset(
+        f.site for f in wanted if f.by_step and reading.sites[f.site].role is Role.OBSERVED
+    )
+    values = reading.run(params, dynamic, extract, wanted=frozenset(by_name), wide=wide)
+    outer = [s for s in reading.slots if s.vmapped]
+    for factor in wanted:  # drop the axes of gathered latents on which a factor does not depend
+        for i in reversed(range(len(outer))):
+            if outer[i].name not in factor.latents:
+                values[factor.site] = jax.lax.index_in_dim(
+                    values[factor.site], 0, axis=i, keepdims=False
+                )
+    return values
+
+
+__all__ = ["KINDS", "No", "natural_parameters", "plan_factors", "register"]

@@ -1,0 +1,410 @@
+"""What both kinds of fit have: estimates, a verdict, uncertainty, latents."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pp_mlem.base import verbs
+from pp_mlem.base.checks import check_level
+from pp_mlem.base.digits import written
+from pp_mlem.base.precision import working_precision
+from pp_mlem.base.status import Status
+from pp_mlem.diagnose.groups import Group
+from pp_mlem.diagnose.labels import alignment, permute
+from pp_mlem.diagnose.uncertainty import Covariance, Estimate
+from pp_mlem.fit.datatree import tree_of
+from pp_mlem.model.model import Model
+from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
+
+T = TypeVar("T")
+Params = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds of a fit that only its model could compute again: the ArviZ tree, the
+    model's fingerprint, the observed covariance, and max over latents of log p(data, latents)."""
+
+    tree: xr.DataTree
+    fingerprint: dict[str, str] | None
+    covariance: Covariance
+    classification: float | None
+
+
+def not_a_point(what: str, method: str) -> ValueError:
+    """The error for a question that only a point estimate can answer."""
+    return ValueError(
+        f"{what} belongs to a point estimate; {method} has posterior draws instead. "
+        "Call it on the result of fit_em, fit_mle or fit_map."
+    )
+
+
+def params_of(row: np.ndarray, params: Params, fixed: Params) -> Params:
+    """All parameters, with the free scalars as in a row; `params` have their shapes."""
+    values, start = {}, 0
+    for name, value in params.items():
+        if name in fixed:
+            values[name] = np.asarray(value)
+            continue
+        size = int(np.size(value))
+        values[name] = row[start : start + size].reshape(np.shape(value))
+        start += size
+    return values
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Fit(abc.ABC):
+    """A fitted model: a `PointFit` (EM, MLE, MAP) or a `DrawsFit` (NUTS, Laplace).
+
+    Attributes:
+        params: estimates by name, constrained (of draws their means, after label alignment).
+        log_likelihood: marginal log-likelihood at `params`, nats. log_prior: apart from it.
+        status: how the chosen start, or the sample, ended: the label of a `Status`; `status_note`
+            says more.
+        iterations, history: of the chosen start; `history` is the objective before each M-step
+            (EM) or after each step (MLE, MAP).
+        starts: a DataFrame with every start: objective, status, iterations, gradient, optimum.
+        seconds: wall time, compilation included.
+    """
+
+    model: Model | None
+    method: str
+    objective: str
+    fixed: Params
+    params: Params
+    vector: np.ndarray
+    log_likelihood: float
+    log_prior: float
+    slope: float
+    status: str
+    status_note: str
+    iterations: int
+    history: np.ndarray
+    starts: pd.DataFrame
+    n_parameters: int
+    n_observations: int | float
+    groups: tuple[Group, ...]
+    seed: int
+    seconds: float
+    compile_seconds: float
+    scalar_names: tuple[str, ...]
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    stored: Stored | None = None
+    _cache: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    @abc.abstractmethod
+    def has_draws(self) -> bool:
+        """Whether this is a sample of a posterior (NUTS, Laplace) rather than a point estimate."""
+
+    @property
+    def outcome(self) -> Status:
+        """How the chosen start, or the sample, ended."""
+        return Status.of_label(self.status)
+
+    @property
+    def converged(self) -> bool:
+        """True only when the gradient of the objective, in unconstrained coordinates and per
+        observation, is within tolerance (NUTS: R-hat below 1.01 and no divergences)."""
+        return self.outcome is Status.CONVERGED
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user stopped it: what was finished is here, and it was not all."""
+        return self.outcome is Status.INTERRUPTED or "interrupted" in self.diagnostics
+
+    def model_for(self, what: str) -> Model:
+        """The model, which `what` needs; refused where the fit came from a file alone."""
+        if self.model is None:
+            raise ValueError(
+                f"{what} needs the model, which a file does not hold. Load the fit with "
+                "load(path, model=Model(program, data))."
+            )
+        return self.model
+
+    @contextmanager
+    def computing(self, what: str) -> Iterator[Target]:
+        """What was maximised or sampled, in the model's precision."""
+        model = self.model_for(what)
+        with working_precision(model.dtype):
+            yield model.target(self.fixed, self.objective == "map")
+
+    def problem(self) -> Problem:
+        with self.computing("this") as target:
+            return target.problem
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._cache:
+            self._cache[key] = make()
+        value: T = self._cache[key]
+        return value
+
+    @abc.abstractmethod
+    def relabelled(self, reference: Mapping[str, Any]) -> Fit:
+        """The same fit with its exchangeable components ordered as in `reference`."""
+
+    def _relabelling(
+        self, reference: Mapping[str, Any]
+    ) -> tuple[Params, np.ndarray, list[tuple[Group, np.ndarray]]]:
+        """The parameters and their vector with components as in `reference`, and the order of each
+        group's components."""
+        model = self.model_for("relabelling")
+        params, orders = dict(self.params), []
+        for group in self.groups:
+            order = alignment(params, dict(reference), group, model=model)
+            params = permute(params, group, order, model, reference)
+            orders.append((group, order))
+        with self.computing("relabelling") as target:
+            vector = np.asarray(target.space.to_vector(params))
+        return params, vector, orders
+
+    # --- scores -----------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def aic(self) -> float:
+        """-2 log L + 2 df (Akaike 1974); NaN for draws, which have no maximum."""
+
+    @property
+    @abc.abstractmethod
+    def bic(self) -> float:
+        """-2 log L + df log n (Schwarz 1978), n independent units; smaller is better. NaN for
+        draws."""
+
+    @property
+    @abc.abstractmethod
+    def icl(self) -> float:
+        """BIC with the complete-data likelihood at the decoded latents, ICL-BIC of Biernacki,
+        Celeux & Govaert (2000), doi:10.1109/34.865189, as in mclust and flexmix (smaller is
+        better); equals BIC when nothing is latent. NaN for draws."""
+
+    @property
+    @abc.abstractmethod
+    def classification(self) -> float | None:
+        """max over latents of log p(data, latents) at the estimates; None where neither the model
+        nor a file tells it, and for draws."""
+
+    @property
+    @abc.abstractmethod
+    def story(self) -> str:
+        """What the starts or the chains came to, in a sentence."""
+
+    # --- uncertainty ------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def covariance_details(self, kind: str = "observed") -> Covariance:
+        """The covariance with its names and the reason of every NaN."""
+
+    def covariance(self, kind: str = "observed") -> pd.DataFrame:
+        """Covariance matrix of the free scalars on their natural scale.
+
+        kind: "observed", "sandwich", "opg" or "bootstrap" (that of the last call of `bootstrap`,
+        or 200 parametric replicates). Rows of a scalar whose standard error
+        cannot be trusted are NaN; `covariance_details(kind).reasons` says why.
+        """
+        details = self.covariance_details(kind)
+        return pd.DataFrame(details.matrix, index=details.names, columns=details.names)
+
+    def standard_errors(self, kind: str = "observed") -> pd.Series:
+        """Square roots of the covariance's diagonal."""
+        details = self.covariance_details(kind)
+        with np.errstate(invalid="ignore"):
+            return pd.Series(np.sqrt(np.diag(details.matrix)), index=list(details.names))
+
+    def estimates(self) -> pd.Series:
+        """Every free scalar by name."""
+        free = [n for n in self.params if n not in self.fixed]
+        flat = np.concatenate([np.ravel(self.params[n]) for n in free] or [np.zeros(0)])
+        return pd.Series(flat, index=list(self.scalar_names))
+
+    @abc.abstractmethod
+    def summary(self, kind: str = "observed") -> pd.DataFrame:
+        """One row per scalar: coef, std err, z, P>|z|, [0.025, 0.975]; `note` where a standard
+        error is NaN. Of draws: posterior mean, sd, central interval, ESS and R-hat."""
+
+    @abc.abstractmethod
+    def draw_table(self) -> pd.DataFrame:
+        """Posterior draws as a table (chains x draws, scalars), labels aligned."""
+
+    @abc.abstractmethod
+    def estimate(
+        self, function: Callable[[dict[str, Any]], ArrayLike], kind: str = "observed",
+        level: float = 0.95,
+    ) -> Estimate:  # fmt: skip
+        """Any smooth function of the parameters, with its standard error by the delta method.
+
+        Args:
+            function: takes the dictionary of constrained parameters, returns a scalar or an array;
+                written with jax.numpy where it does more than arithmetic.
+            kind: of covariance, as in `covariance` ("bootstrap" evaluates the function at every
+                refit).
+            level: of the interval.
+
+        Of draws: posterior mean, standard deviation and central interval.
+
+        >>> fit.estimate(lambda p: p["mu"][1] - p["mu"][0])  # doctest: +SKIP
+        """
+
+    def intervals(
+        self, kind: str = "wald", names: Iterable[str] | None = None, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Confidence intervals of free scalars: columns low and high.
+
+        kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
+        few), "bootstrap" (percentiles of the last bootstrap). Of draws: central posterior
+        intervals.
+        """
+        check_level(level)
+        every = list(self.scalar_names)
+        chosen = every if names is None else [names] if isinstance(names, str) else list(names)
+        unknown = [n for n in chosen if n not in every]
+        if unknown:
+            raise ValueError(f"names: {unknown} are no free scalars; these are {every[:8]} ...")
+        return self._limits(kind, chosen, level).loc[chosen]
+
+    @abc.abstractmethod
+    def _limits(self, kind: str, names: list[str], level: float) -> pd.DataFrame:
+        """Intervals of these scalars at least."""
+
+    # --- latents ----------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def posterior(self) -> dict[str, np.ndarray]:
+        """p(latent | data) at the estimates: (*plates, values); of draws: averaged over them."""
+
+    def decode(self) -> dict[str, np.ndarray]:
+        """The jointly most probable latents at the estimates."""
+        return self.model_for("decode").decode(self.params)
+
+    def _on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
+        model = self.model_for("predict")
+        roles: dict[str, Any] = model.overrides
+        new = Model(model.program, *args, **roles, dtype=model.dtype, **kwargs)
+        there = {s.name: s for s in new.space.sites}
+        for site in model.space.sites:
+            other = there.get(site.name)
+            if other is None or other.shape != site.shape:
+                raise ValueError(
+                    f"predict: parameter '{site.name}' has shape {site.shape} in the fit and "
+                    f"{other.shape if other else 'no place'} on the new data; its size must not "
+                    "depend on the data."
+                )
+        return new
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """The jointly most probable latents on new data (arguments of the program)."""
+        return self._on(args, kwargs).decode(self.params)
+
+    def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Posterior probabilities of the latents on new data (arguments of the program)."""
+        return self._on(args, kwargs).posterior(self.params)
+
+    # --- pictures ---------------------------------------------------------------------------
+
+    def plot_surface(
+        self,
+        a: str,
+        b: str,
+        kind: str = "slice",
+        others: Mapping[str, Fit] | None = None,
+        points: int = 41,
+        width: float = 4.0,
+        axes: Any = None,
+    ) -> Any:
+        """Contours of the objective over two free scalars, such as "mu[0]" and "mu[1]".
+
+        Args:
+            a, b: the scalars on the two axes.
+            kind: "slice" (the others stay at the estimate; the rest of a simplex is rescaled) or
+                "profile" (the others are maximised anew at every point).
+            others: more fits by name: their estimates, their paths (fits made with trace=True) and
+                their posterior draws are drawn on it. This fit's own path is drawn too.
+            points: per axis. width: of each axis to either side, in standard errors.
+            axes: matplotlib axes to draw on.
+
+        Returns:
+            the matplotlib figure. Surrounding contours are nats below the best value drawn.
+        """
+        return verbs.plot(self, a, b, kind, dict(others or {}), points, width, axes)
+
+    # --- ArviZ, disk ------------------------------------------------------------------------
+
+    def to_datatree(self) -> xr.DataTree:
+        """An ArviZ DataTree: posterior, log_likelihood (pointwise marginal), observed_data.
+
+        The variable of the log_likelihood group is "units"; for a single sequence
+        "one_step_ahead", since its terms are predictions given the past, not independent units.
+
+        For point fits the posterior group holds draws of the asymptotic normal distribution in
+        unconstrained coordinates, and says so in its attributes. The pointwise log-likelihood keeps
+        at most 5e7 cells (draws x units, 400 MB): beyond it draws are thinned evenly, and below 100
+        draws the group is left out; the attribute `log_likelihood` then says so. A site whose
+        name netCDF cannot have ("a/b") is percent-encoded, with its own name in the attribute
+        `site`.
+        """
+        if self.stored is not None:
+            return self.stored.tree
+        return self._once("tree", self._tree)
+
+    def _tree(self) -> xr.DataTree:
+        model = self.model_for("to_datatree")
+        vectors, draws, stats, kind = self._drawn()
+        attributes = {
+            "method": self.method,
+            "draws": kind,
+            "inference_library": "pp_mlem",
+            "status": self.status,
+        }
+        with self.computing("to_datatree") as target:
+            return tree_of(target, model.arguments, vectors, draws, stats, attributes)
+
+    @abc.abstractmethod
+    def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
+        """For a tree: draws of the vector (chain, draw, size); the parameters along them, if they
+        are known; statistics of the sampler; what the draws are."""
+
+    @property
+    def fingerprint(self) -> dict[str, str] | None:
+        """Of the program, its data and options: of the model, or as it was saved; None for a file
+        of an older pp_mlem."""
+        if self.model is not None:
+            return self.model.fingerprint
+        return None if self.stored is None else self.stored.fingerprint
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fit as netCDF (an ArviZ tree plus a group of its own), whole or not at all.
+
+        Raises:
+            OSError: naming the file, when it cannot be written (a full disk, a read-only folder).
+        """
+        written_to: Path = verbs.save(self, path)
+        return written_to
+
+    def __repr__(self) -> str:
+        sequential = self.model is not None and self.model.marginal.sequential
+        lines = [
+            f"{self.method} fit: log-likelihood {written(self.log_likelihood)}, "
+            f"{self.n_parameters} parameters, {self.n_observations} "
+            f"{'steps' if sequential else 'units'}, status {self.status} ({self.status_note}), "
+            f"{self.iterations} iterations, {self.seconds:.2f} s"
+        ]
+        if self.story:
+            lines.append(self.story)
+        if self.model is not None or self.stored is not None:
+            lines.append(
+                self.summary().to_string(
+                    float_format=written, formatters={"P>|z|": "{:.4f}".format}, max_rows=40
+                )
+            )
+        return "\n".join(lines)

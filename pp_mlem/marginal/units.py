@@ -1,0 +1,148 @@
+"""log Z taken apart: one value for each independent unit, or for each step of a single sequence; and the
+case weights of the units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.base import Factor
+from pp_mlem.marginal.marginal import Marginal, Natural
+from pp_mlem.marginal.recursions import filtered
+from pp_mlem.potentials.modes import FIRST
+from pp_mlem.potentials.table import Table
+from pp_mlem.potentials.term import Term
+
+
+def pointwise_values(marginal: Marginal, params: Any, data: ProgramData) -> jax.Array:
+    """(units,) of `Model.pointwise_log_likelihood`, as a pure function. Traceable."""
+    eta = marginal.natural(params, data)
+    if marginal.sequential:
+        return step_values(marginal, eta, data)
+    return jnp.concatenate([t.array.ravel() for t in marginal.unit_values(eta, data)])
+
+
+def step_values(marginal: Marginal, eta: Natural, data: ProgramData) -> jax.Array:
+    """log p(x_t | x_1, ..., x_{t-1}) of a single sequence, shape (steps,)."""
+    (chain,) = marginal.chains
+    context = marginal.context(data)
+    terms = marginal.before_chains(marginal.terms(eta, data), context)
+    (increments, _), found = chain.along(terms, context, filtered)
+    first = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in chain.starts(found)]
+    totals = jnp.concatenate([*first, increments.cumsum(0)])
+    prefix = Table(totals.reshape(-1, *found.shape), (chain.time, *found.lanes))
+    terms = [t for t in terms if not t.latents & chain.own]
+    terms.append(Term(prefix, frozenset(found.lanes), frozenset()))
+    for step in marginal.steps[marginal.steps.index(chain) + 1 :]:
+        terms = step.run(terms, context)
+    total = jnp.zeros(())
+    for term in terms:
+        if chain.time in term.table.axes and chain.time not in term.plates:
+            total = total + term.table.array
+        else:
+            total = total + marginal.layout.total([term])
+    return jnp.diff(jnp.broadcast_to(total, (chain.length,)), prepend=0.0)
+
+
+def unit_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
+    """Case weight of each unit, zero where every observation of the unit is missing."""
+    if marginal.sequential:
+        return _step_weights(marginal, data)
+    observed = {s.name for s in marginal.reading.observed}
+    zero = Table(jnp.zeros(()), ())
+    seen, counts = [], []
+    for factor in marginal.factors:
+        latents = frozenset(factor.latents)
+        if factor.site in observed:
+            seen.append(Term(_shown(marginal, factor, data), latents, factor.plates))
+        counts.append(Term(zero, latents, factor.plates, marginal.weight(factor, data)))
+    context, layout = marginal.context(data, FIRST), marginal.layout
+    units = layout.units(marginal.run(seen + counts, context), context, with_weights=False)
+    shown = jnp.concatenate([(t.array > 0).astype(float).ravel() for t in units])
+    final = marginal.run(counts, context)
+    given = [f.weight for f in final if f.weight is not None]
+    weights = []
+    for table in layout.units(final, context, with_weights=False):
+        own = next((w.table for w in given if w.plates <= set(table.axes)), None)
+        own = Table(jnp.ones(()), ()) if own is None else own
+        weights.append(jnp.broadcast_to(own.aligned(table.axes), table.array.shape).ravel())
+    return shown * jnp.concatenate(weights)
+
+
+def _shown(marginal: Marginal, factor: Factor, data: ProgramData) -> Table:
+    """Where something of an observed site is seen, over its rows."""
+    laid = data.sites.get(factor.site)
+    if laid is None or laid.mask is None:
+        return Table(jnp.ones(()), ())
+    sizes = [marginal.layout.sizes[p] for p in factor.rows]
+    mask = laid.mask.any(tuple(range(laid.mask.ndim - 1)))
+    return Table(mask.reshape(sizes).astype(float), factor.rows)
+
+
+def _step_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
+    """How many observed sites were seen at each step of a single sequence, at most one; what
+    lies before the scan counts with its first step."""
+    (chain,) = marginal.chains
+    inside, before_it = jnp.zeros(chain.length), jnp.zeros(())
+    for factor in marginal.factors:
+        if factor.law_of:
+            continue
+        site = marginal.reading.sites[factor.site]
+        over = [p for p in (chain.time, chain.rest) if p in factor.plates]
+        seen = jnp.ones(chain.length if over else 1)
+        laid = data.sites.get(factor.site)
+        if laid is not None and laid.mask is not None:
+            mask = laid.mask.any(tuple(range(laid.mask.ndim - 1)))
+            sizes = [n for _, n, c in factor.layout if not c]
+            seen = mask.reshape(sizes[0] if over else 1, -1).any(1).astype(float)
+        scan = marginal.reading.scans.get(site.scan)
+        if scan is None:
+            before_it = before_it + seen.max()
+            continue
+        start = site.step if site.step is not None else scan.start if scan.rest in over else 0
+        seen = seen[: chain.length - start]
+        inside = inside.at[start : start + seen.size].max(seen)
+    return inside.at[0].add(before_it)
+
+
+def unit_layout(
+    marginal: Marginal, data: ProgramData
+) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """(plates, sizes) of each set of independent units, in the order of `unit_weights`."""
+    zero = Table(jnp.zeros(()), ())
+    terms = [Term(zero, frozenset(f.latents), f.plates) for f in marginal.factors]
+    context = marginal.context(data, FIRST)
+    units = marginal.layout.units(marginal.run(terms, context), context, with_weights=False)
+    return [(t.axes, t.array.shape) for t in units]
+
+
+def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> ProgramData:
+    """The data with these case weights (units,) in place of their own.
+
+    Raises ValueError where the units are not the rows of one set of plates that all factors
+    share.
+    """
+    layout = unit_layout(marginal, data)
+    axes, shape = layout[0]
+    alone = [f.site for f in marginal.factors if not set(axes) <= f.plates]
+    if marginal.sequential or axes == ("program",) or len(layout) > 1 or alone:
+        what = "one sequence" if marginal.sequential else f"units {[a for a, _ in layout]}"
+        raise ValueError(
+            f"units cannot be resampled in a program of {what}"
+            + (f" with sites {alone} outside of them" if alone else "")
+            + ": there is no one set of independent units. Use the parametric bootstrap."
+        )
+    placed = {}
+    for factor in marginal.factors:
+        dims = marginal.reading.sites[factor.site].dims
+        full = [1] * max(-dims[p] for p in axes)
+        order = sorted(axes, key=dims.__getitem__)
+        for p, n in zip(axes, shape, strict=True):
+            full[dims[p]] = n
+        moved = jnp.transpose(weights.reshape(shape), [axes.index(p) for p in order])
+        placed[factor.site] = moved.reshape(full)
+    return replace(data, weights=placed)

@@ -1,0 +1,101 @@
+"""From a program and its arguments to log Z and its data; and what of that holds for other data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from pp_mlem.base.compiling import Kept
+from pp_mlem.base.memory import note_shapes
+from pp_mlem.data.prepare import prepare_data
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.gathers import Gathers
+from pp_mlem.factors.verify import Verification, read_factors
+from pp_mlem.marginal.marginal import build_marginal
+from pp_mlem.model.bound import Bound
+from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.read_program import read_program
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.rows import thin
+from pp_mlem.program.sites import Role
+
+
+def names_of(argument: str, given: Collection[str] | str) -> frozenset[str]:
+    if isinstance(given, str):
+        return frozenset({given})
+    try:
+        return frozenset(given)
+    except TypeError:
+        raise TypeError(
+            f"{argument}: received {type(given).__name__}, expected a set of site names."
+        ) from None
+
+
+def read_bound(
+    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+) -> tuple[Arguments, Bound]:
+    """The arguments as they were read, and log Z with the data.
+
+    Raises TypeError, ValueError for a program or data that cannot be read.
+    """
+    note_shapes(arguments.dynamic)
+    reading, dynamic = read_program(arguments, **overrides)
+    _check_observe(reading, observe)
+    inputs = read_inputs(reading)
+    # A mistake in the data is told as such, before all else.
+    arguments = inputs.check(reading.arguments)
+    if arguments is not reading.arguments:
+        reading = replace(reading, arguments=arguments)
+        dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+    verification = read_factors(reading, dynamic)
+    if isinstance(inputs, Unchecked):
+        inputs.tell()
+    reading, factors = verification.reading, verification.factors
+    data = prepare_data(reading, factors, observe, verification.gathers)
+    bound = Bound(build_marginal(reading, factors), data, Kept())
+    bound.kept.once("verification", lambda: verification)
+    bound.kept.once("inputs", lambda: inputs)
+    return reading.arguments, bound
+
+
+def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:
+    for name in observe:
+        site = reading.sites.get(name)
+        if site is None or site.role is not Role.LATENT:
+            known = [s.name for s in reading.latents]
+            hint = (
+                " It is a parameter: pass fixed={...} to a fit instead."
+                if site is not None and site.role is Role.PARAMETER
+                else ""
+            )
+            raise ValueError(
+                f"observe: '{name}' is no latent of the program; the latents are {known}.{hint}"
+            )
+
+
+def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -> ProgramData:
+    """Other arguments of the same shapes, checked and laid out."""
+    reading = bound.reading
+    inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
+    reading = replace(reading, arguments=inputs.check(arguments))
+    return prepare_data(reading, bound.marginal.factors, observe, _verification(bound).gathers)
+
+
+def reads_alike(bound: Bound, arguments: Arguments) -> bool:
+    """Whether a reading is right for other data of the same shapes."""
+    dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+    try:
+        return _verification(bound).difference(dynamic) is None
+    except ValueError:  # a gather that the new data make into something else
+        return False
+
+
+def _verification(bound: Bound) -> Verification:
+    def make() -> Verification:
+        return Verification(Gathers(bound.reading, bound.marginal.factors))
+
+    return bound.kept.once("verification", make)

@@ -1,0 +1,1 @@
+"""What data may not do to a program, checked before anything is compiled."""

@@ -1,0 +1,131 @@
+"""Draws from a program: new values for its sites, observed ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from numpyro import handlers
+from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
+
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import alone
+from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.distributions import is_factor
+from pp_mlem.program.literals import Literals
+from pp_mlem.program.scans.body import same_form
+from pp_mlem.program.trace import no_outer_handlers
+
+
+class _Unobserve(Literals):
+    """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those."""
+
+    def __init__(self, drawn: dict[str, Any], seen: dict[str, Any]) -> None:
+        super().__init__()
+        self.drawn, self.seen = drawn, seen
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
+            msg["value"], values, seen = _drawn_scan(msg, numpyro.prng_key())
+            self.drawn.update(values)
+            self.seen.update(seen)
+            return
+        super().process_message(msg)
+        if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
+            return
+        data = jnp.shape(msg["value"])
+        fn = msg["fn"]
+        batch = data[: len(data) - len(fn.event_shape)]
+        shape = jnp.broadcast_shapes(tuple(fn.batch_shape), tuple(batch))
+        if shape != tuple(fn.batch_shape):
+            msg["fn"] = fn.expand(shape)
+        self.seen[msg["name"]] = jnp.broadcast_to(msg["value"], (*shape, *fn.event_shape))
+        msg["value"], msg["is_observed"] = None, False
+
+
+def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample" and not is_factor(site["fn"])
+    }
+
+
+def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Run a scan with every site of its body drawn; also the draws, and the data in their place,
+    stacked over the steps. The first steps, until the carry has its form, are run one by one."""
+    f, init, xs, length, reverse = msg["args"]
+    sizes = [a.shape[0] for a in jax.tree.leaves(xs)]
+    steps = sizes[0] if sizes else int(length)
+    given = msg["kwargs"].get("substitute_stack", [])
+
+    def step(carry: Any, inputs: Any) -> Any:
+        own, t, x = inputs
+        seen: dict[str, Any] = {}
+        body = f
+        for kind, values in given:
+            handler = handlers.condition if kind == "condition" else handlers.substitute
+            body = handler(body, **{f"{kind}_fn": partial(_subs_wrapper, values, t, steps)})
+        with (
+            handlers.block(),
+            handlers.trace() as sites,
+            handlers.seed(rng_seed=own),
+            _Unobserve({}, seen),
+        ):
+            new, y = body(carry, x)
+        return new, (_drawn_sites(sites), seen, y)
+
+    every = (jax.random.split(key, steps), jnp.arange(steps), xs)
+    if reverse:
+        every = (*every[:2], jax.tree.map(lambda a: jnp.asarray(a)[::-1], xs))
+    carry, pieces, begin = jax.tree.map(jnp.asarray, init), [], 0
+    while begin < steps:
+        start = jax.tree.map(lambda a, t=begin: a[t], every)
+        after, _ = jax.eval_shape(step, carry, start)
+        if same_form(after, carry):
+            carry = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), carry, after)
+            rest = jax.tree.map(lambda a, t=begin: a[t:], every)
+            carry, drawn = jax.lax.scan(step, carry, rest)
+            pieces.append(drawn)
+            break
+        carry, drawn = step(carry, start)
+        pieces.append(jax.tree.map(lambda a: jnp.asarray(a)[None], drawn))
+        begin += 1
+    values, seen, ys = jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
+    if reverse:
+        values, seen, ys = jax.tree.map(lambda a: a[::-1], (values, seen, ys))
+    return ((steps, None, carry), (PytreeTrace({}), ys)), values, seen
+
+
+def drawing_function(arguments: Arguments) -> Callable[..., tuple[dict, dict]]:
+    """(arrays, given values, key) -> every site that is not given, drawn, observed ones included;
+    and the data of the observed ones, in the same shapes. Traceable."""
+
+    @alone
+    def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> tuple[dict, dict]:
+        inside: dict[str, Any] = {}
+        seen: dict[str, Any] = {}
+        with (
+            no_outer_handlers(),
+            handlers.trace() as sites,
+            handlers.seed(rng_seed=key),
+            _Unobserve(inside, seen),
+        ):
+            arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
+        drawn = _drawn_sites(sites) | inside
+        return {n: v for n, v in drawn.items() if n not in given}, seen
+
+    return draw
+
+
+def draw_from_program(
+    arguments: Arguments, values: dict[str, Any], key: jax.Array
+) -> dict[str, Any]:
+    """Sample every site that `values` does not give, observed sites included."""
+    draw = drawing_function(arguments)
+    run = quick_jit(draw) if arguments.traced else draw
+    return run(arguments.device_arrays(), values, key)[0]
