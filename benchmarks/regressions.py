@@ -21,8 +21,9 @@ import numpyro
 import numpyro.distributions as dist
 
 K, COVARIATES = 3, 5
-FEW, MORE = 4, 12
-ROUNDS = 3
+FEW = 2  # iterations of the shorter fit
+LONG = 3.0  # seconds that the longer takes more, roughly
+ROUNDS = 2  # of alternate measurements
 
 
 def program(x, y, kind):
@@ -74,7 +75,9 @@ def seconds(kind, n):
         return time.perf_counter() - clock
 
     fit(FEW)
-    return min((fit(MORE) - fit(FEW)) / (MORE - FEW) for _ in range(2))
+    pilot = max((fit(FEW + 2) - fit(FEW)) / 2, 0.02)
+    more = int(np.clip(LONG / pilot, 2, 60))
+    return min((fit(FEW + more) - fit(FEW)) / more for _ in range(2))
 
 
 def measure(folder, kind, n):
@@ -101,7 +104,7 @@ def main():
     print(
         f"{options.rows} rows, {K} components, {COVARIATES} covariates: seconds of an EM iteration"
     )
-    print("kind      " + "".join(f"{str(f):>28}" for f in folders))
+    print(f"{'':10}" + "".join(f"{str(f):>28}" for f in folders))
     for kind in ("normal", "poisson", "logistic"):
         times = [[] for _ in folders]
         for _ in range(ROUNDS if len(folders) > 1 else 1):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.designs import (
     LINKS,
     Design,
@@ -31,6 +32,8 @@ from pp_mlem.program.sites import Role
 
 PROBED = 2**25  # numbers in the derivatives that are looked at to find a design
 KEPT = 2**26  # numbers in a design
+LOGIT_FAR = 5.0  # times a moderate predictor, from where a probability is one to all digits
+FARTHER = (LOGIT_FAR, 10.0, 150.0)
 
 Keep = Callable[[Any, Callable], Callable]  # (key, function) -> the function, compiled once
 
@@ -84,6 +87,7 @@ def find_designs(
     if not sites:
         return found
     traced = reading.arguments.traced
+    keep = keep if traced else lambda _, function: quick_jit(function)
     few = tuple(jnp.asarray(a) for a in thin(reading.arguments)) if traced else ()
     for given in (few, dynamic):  # all rows where the first say less than all
         planned, point = _planned(reading, sites, _disturbed(given), keep)
@@ -145,17 +149,26 @@ def _planned(
     probe = keep(("designs", tuple(jnp.shape(a) for a in dynamic)), probe)
     zero = neutral.copy()
     zero[involved] = 0.0
-    rest = jax.device_get(probe(zero, dynamic))
+    try:
+        rest = jax.device_get(probe(zero, dynamic))
+    except (NotImplementedError, TypeError, ValueError) as error:  # a function of the user's own
+        why = str(error).splitlines()[0]
+        told = {f.site: NoDesign(f"'{f.site}' has no forward derivative ({why})") for f in sites}
+        return {**told}, neutral
     rng = np.random.default_rng(22)
-    points = [zero.copy(), zero.copy()]
-    for p in points:
-        size = _moderate(rest[1], neutral[involved])
-        p[involved] = size * rng.uniform(0.5, 1.5, len(involved))
+    size = _moderate(rest[1], neutral[involved]) * rng.choice([-1.0, 1.0], len(involved))
+    points = []
+    for sign in (1.0, -1.0):  # of opposite signs: |b| is linear on either side of zero
+        points.append(zero.copy())
+        points[-1][involved] = sign * size * rng.uniform(0.5, 1.5, len(involved))
     looks = [jax.device_get(probe(p, dynamic)) for p in points]
     change = (points[0] - points[1])[involved]
+    far = {k: jax.device_get(probe(zero + k * (points[0] - zero), dynamic))[0] for k in FARTHER}
     found: dict[str, Any] = {}
     for f in sites:
-        seen = _Seen(rest[0][f.site], *((u[f.site], d[f.site]) for u, d in looks), change)
+        first, second = ((u[f.site], d[f.site]) for u, d in looks)
+        beyond = {k: u[f.site] for k, u in far.items()}
+        seen = _Seen(rest[0][f.site], first, second, change, beyond)
         found[f.site] = _affine(reading, f, arguments[f.site], seen)
     plans = {n: p for n, p in found.items() if isinstance(p, _Plan)}
     return {**found, **_coloured(reading, plans, involved)}, points[0]
@@ -174,13 +187,15 @@ def _moderate(slopes: Any, neutral: np.ndarray) -> np.ndarray:
 
 
 class _Seen(NamedTuple):
-    """Of one site: the arrays of `_inverses` with all coefficients at zero, and at two points, with
-    their derivatives (coefficients, ...); and the change of the coefficients between the two."""
+    """Of one site: the arrays of `inverses` with all coefficients at zero, and at two points, with
+    their derivatives (coefficients, ...); the change of the coefficients between the two; and the
+    arrays at multiples of the first."""
 
     rest: dict[str, np.ndarray]
     first: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     second: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
     change: np.ndarray
+    far: dict[float, dict[str, np.ndarray]]
 
     def is_affine(self, key: str) -> bool:
         (u, d), (v, e) = (
@@ -191,7 +206,20 @@ class _Seen(NamedTuple):
         moved, size = np.tensordot(self.change, d, 1), np.abs(d).max(initial=0.0)
         large = np.abs(u).max() + np.abs(v).max() + np.abs(moved).max()
         straight = np.abs(u - v - moved).max() <= _tolerance() * large
-        return bool(straight and np.abs(d - e).max(initial=0.0) <= _tolerance() * size)
+        same = np.abs(d - e).max(initial=0.0) <= _tolerance() * size
+        return bool(straight and same and self._goes_on(key))
+
+    def _goes_on(self, key: str) -> bool:
+        """Whether the predictor is the same function far out, too, where a program may have cut it
+        (jnp.clip) or bounded it away from zero. What has overflowed tells nothing."""
+        rest, link = self.rest[key], key.split(" ")[-1]
+        for k, arrays in self.far.items():
+            expected = rest + k * (self.first[0][key] - rest)
+            apart = np.abs(arrays[key] - expected) > 1e-3 * (1.0 + np.abs(expected))
+            if k <= LOGIT_FAR or link != "expit":
+                if np.any(apart & np.isfinite(arrays[key])):
+                    return False
+        return True
 
 
 @dataclass(frozen=True)
