@@ -32,8 +32,8 @@ from pp_mlem.program.sites import Role
 
 PROBED = 2**25  # numbers in the derivatives that are looked at to find a design
 KEPT = 2**26  # numbers in a design
-LOGIT_FAR = 5.0  # times a moderate predictor, from where a probability is one to all digits
-FARTHER = (LOGIT_FAR, 10.0, 150.0)
+FARTHER = (6.0, -15.0, 45.0, -150.0)  # times a moderate predictor
+LARGEST_LOGIT = 27.0  # whose probability is told from one
 
 Keep = Callable[[Any, Callable], Callable]  # (key, function) -> the function, compiled once
 
@@ -216,9 +216,11 @@ class _Seen(NamedTuple):
         for k, arrays in self.far.items():
             expected = rest + k * (self.first[0][key] - rest)
             apart = np.abs(arrays[key] - expected) > 1e-3 * (1.0 + np.abs(expected))
-            if k <= LOGIT_FAR or link != "expit":
-                if np.any(apart & np.isfinite(arrays[key])):
-                    return False
+            known = np.isfinite(arrays[key])
+            if link == "expit":
+                known = known & (expected < LARGEST_LOGIT)
+            if np.any(apart & known):
+                return False
         return True
 
 
