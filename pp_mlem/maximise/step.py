@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from pp_mlem.base.compiling import after
 from pp_mlem.marginal.marginal import Natural
-from pp_mlem.maximise.blocks.base import Block, Context, Params, Prior
+from pp_mlem.maximise.blocks.base import NUMERIC_STEPS, Block, Context, Params, Prior
 from pp_mlem.maximise.blocks.closed import Closed
 
-NUMERIC_STEPS = 30
+__all__ = ["NUMERIC_STEPS", "maximise"]
 
 
 def maximise(
@@ -19,11 +18,10 @@ def maximise(
     params: Params,
     statistics: Natural,
     prior: Prior | None,
-    steps: int | jax.Array = NUMERIC_STEPS,
 ) -> Params:
     """argmax over theta of <eta(theta), S> (+ log p(theta)), starting from `params`.
 
-    Blocks that go by steps take at most `steps` of them, each of which raises it.
+    Blocks that go by steps take at most `context.steps` of them, each of which raises it.
     """
     found = dict(params)
     for block in sorted(blocks, key=lambda b: not isinstance(b, Closed)):
@@ -32,5 +30,5 @@ def maximise(
             # jaxlib 0.10 locks up when two batched factorisations run at once on two threads.
             done = sum((jnp.sum(found[p]) for b in blocks for p in b.parameters), jnp.zeros(()))
             here = {name: after(value, done) for name, value in params.items()}
-        found.update(block.step(context, here, statistics, prior, steps))
+        found.update(block.step(context, here, statistics, prior))
     return found

@@ -223,9 +223,9 @@ class Target:
         self, vector: jax.Array, statistics: Natural, steps: int | jax.Array = NUMERIC_STEPS
     ) -> jax.Array:
         """M-step from a vector."""
-        context = Context(self.marginal, self.data)
+        context = Context(self.marginal, self.data, steps)
         params, blocks = self.params(vector), self.problem.blocks
-        new = maximise(context, blocks, params, statistics, self.prior, steps)
+        new = maximise(context, blocks, params, statistics, self.prior)
         return self.space.unconstrain(new)
 
     def em_step(

@@ -16,6 +16,8 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.program.reading import Reading
 
+NUMERIC_STEPS = 30
+
 Params = dict[str, jax.Array]
 
 
@@ -42,10 +44,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Context:
-    """The structure and the data of an M-step."""
+    """The structure and the data of an M-step; a block that goes by steps takes at most `steps`, which
+    may be traced."""
 
     marginal: Marginal
     data: ProgramData
+    steps: int | jax.Array = NUMERIC_STEPS
 
     @property
     def reading(self) -> Reading:
@@ -94,16 +98,10 @@ class Block(abc.ABC):
         """The block's parameters at the maximum; does not touch the rows."""
 
     def step(
-        self,
-        context: Context,
-        params: Params,
-        statistics: Natural,
-        prior: Prior | None,
-        steps: int | jax.Array,
+        self, context: Context, params: Params, statistics: Natural, prior: Prior | None
     ) -> Params:
-        """The block's parameters after an M-step from `params` that never lowers <eta, S> (+ log
-        prior). A block that goes by steps takes at most `steps` of them."""
-        del steps
+        """The block's parameters after an M-step from `params`, which never lowers <eta, S> (+ log
+        prior)."""
         return self.maximise(context, params, self.collect(context, params, statistics), prior)
 
 

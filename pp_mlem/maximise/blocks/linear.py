@@ -16,6 +16,7 @@ import numpy as np
 from pp_mlem.base.compiling import after
 from pp_mlem.data.designs import Design
 
+AT_ONCE = 2**24  # numbers in the weighted columns of all lanes; of more one lane after the other
 FLAT = 100.0  # times rounding, of the largest direction: below it nothing is known along one
 
 
@@ -49,12 +50,18 @@ def sums(design: Design, gradient: jax.Array, weight: jax.Array) -> Sums:
     """Q' gradient and Q' diag(weight) Q of arrays (lanes, rows)."""
     columns = design.columns
     if not design.is_shared:
-        scaled = columns * weight[:, None, :]
         first = jnp.einsum("lr,lqr->lq", gradient, columns)
-        return Sums(first, jnp.einsum("lqr,lpr->lqp", scaled, columns))
+        return Sums(first, jax.lax.map(lambda own: _square(*own), (columns, weight)))
+    first = gradient @ columns.T
+    if weight.size * len(columns) > AT_ONCE:
+        return Sums(first, jax.lax.map(lambda own: _square(columns, own), weight))
     scaled = (columns * weight[:, None, :]).reshape(-1, columns.shape[1])
-    second = (scaled @ columns.T).reshape(-1, len(columns), len(columns))
-    return Sums(gradient @ columns.T, second)
+    return Sums(first, (scaled @ columns.T).reshape(-1, len(columns), len(columns)))
+
+
+def _square(columns: jax.Array, weight: jax.Array) -> jax.Array:
+    """Q' diag(weight) Q of one lane, from (q, rows) and (rows,)."""
+    return (columns * weight) @ columns.T
 
 
 def _root(found: Sums) -> tuple[jax.Array, jax.Array]:

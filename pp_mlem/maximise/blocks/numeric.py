@@ -47,27 +47,6 @@ class Numeric(Block):
     def maximise(
         self, context: Context, params: Params, collected: Natural, prior: Prior | None
     ) -> Params:
-        return self._climb(context, params, collected, prior, None)
-
-    def step(
-        self,
-        context: Context,
-        params: Params,
-        statistics: Natural,
-        prior: Prior | None,
-        steps: int | jax.Array,
-    ) -> Params:
-        collected = self.collect(context, params, statistics)
-        return self._climb(context, params, collected, prior, steps)
-
-    def _climb(
-        self,
-        context: Context,
-        params: Params,
-        collected: Natural,
-        prior: Prior | None,
-        steps: int | jax.Array | None,
-    ) -> Params:
         names, sites = frozenset(self.parameters), frozenset(self.sites)
         space = context.reading.space.only(names)
 
@@ -78,8 +57,7 @@ class Numeric(Block):
 
         start = space.unconstrain(params)
         if space.size <= NEWTON_LIMIT:
-            steps = QUASI_NEWTON_STEPS if steps is None else steps
-            return space.constrain(newton_ascent(objective, start, steps).point)
+            return space.constrain(newton_ascent(objective, start, context.steps).point)
         solver: Any = (
             optx.BFGS(rtol=1e-10, atol=1e-10)
             if space.size <= BFGS_LIMIT

@@ -8,13 +8,13 @@ is climbed by iteratively reweighted least squares, a pass for each step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.data.designs import Design, flat_entries
+from pp_mlem.data.designs import Design, flat_entries, total_entries
 from pp_mlem.families.normal import Normal
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Params, Prior
@@ -44,32 +44,29 @@ class Regression(Block):
 
     def pull(self, context: Context, params: Params, prior: Prior | None) -> Pull:
         """The Normal priors of the coefficients."""
-        total = sum(int(np.prod(s.shape)) for s in context.reading.space.sites)
+        total = total_entries(context.reading)
         precision, mean = jnp.zeros(total), jnp.zeros(total)
-        priors = {} if prior is None else prior.distributions(params)
-        start = offsets(context.reading)
-        for site in context.reading.space.sites:
-            if site.name in self.parameters and site.name in priors and self._moves(start, site):
-                own = slice(start[site.name], start[site.name] + int(np.prod(site.shape)))
-                spread = lambda a, shape=site.shape: jnp.broadcast_to(a, shape).ravel()
-                law = priors[site.name]
-                precision = precision.at[own].set(spread(law.scale**-2))
-                mean = mean.at[own].set(spread(law.loc))
+        laws = {} if prior is None else prior.distributions(params)
+        for name, (own, shape) in self._places(context).items():
+            if name in laws and np.isin(np.arange(own.start, own.stop), self.coefficients).any():
+                law = laws[name]
+                precision = precision.at[own].set(jnp.broadcast_to(law.scale**-2, shape).ravel())
+                mean = mean.at[own].set(jnp.broadcast_to(law.loc, shape).ravel())
         return Pull(precision[self.coefficients], mean[self.coefficients])
 
-    def _moves(self, start: dict[str, int], site: Any) -> bool:
-        first = start[site.name]
-        inside = (self.coefficients >= first) & (self.coefficients < first + np.prod(site.shape))
-        return bool(inside.any())
+    def _places(self, context: Context) -> dict[str, tuple[slice, tuple[int, ...]]]:
+        """Where among all entries each parameter of the block is, and its shape."""
+        start = offsets(context.reading)
+        return {
+            s.name: (slice(start[s.name], start[s.name] + int(np.prod(s.shape))), s.shape)
+            for s in context.reading.space.sites
+            if s.name in self.parameters
+        }
 
     def unflattened(self, context: Context, entries: jax.Array) -> Params:
         """The block's parameters out of the entries (total,) of all."""
-        start = offsets(context.reading)
-        sites = [s for s in context.reading.space.sites if s.name in self.parameters]
-        return {
-            s.name: entries[start[s.name] : start[s.name] + int(np.prod(s.shape))].reshape(s.shape)
-            for s in sites
-        }
+        places = self._places(context).items()
+        return {name: entries[own].reshape(shape) for name, (own, shape) in places}
 
 
 # --- Normal ---------------------------------------------------------------------------------
@@ -77,7 +74,7 @@ class Regression(Block):
 
 class Residuals(NamedTuple):
     """Of one site: its sums with the responsibilities for weights, and by lane the responsibilities
-    themselves, the squares of the residuals y - u, and those of y about its centre."""
+    themselves, the squares of the residuals y - u, and those of y about the data's centre."""
 
     sums: Sums
     weight: jax.Array
@@ -131,7 +128,7 @@ class NormalRegression(Regression):
                 raise TypeError(f"'{site}' is no Normal.")
             y = family.measured(cells.value)
             rest = jnp.where(weight != 0, y - cells.design.predictor(entries), 0.0)
-            centre = (weight * y).sum() / jnp.maximum(weight.sum(), 1e-30)
+            centre = jnp.mean(context.data.sites[site].shift)
             found[site] = Residuals(
                 sums(cells.design, weight * rest, weight),
                 weight.sum(1),
@@ -232,11 +229,10 @@ class NormalRegression(Regression):
         prior: Prior,
     ) -> jax.Array:
         """`entries` with the scales at their mode given the residuals, found from where they are."""
-        start = offsets(context.reading)
         names = frozenset(
-            s.name
-            for s in context.reading.space.sites
-            if np.isin(start[s.name] + np.arange(int(np.prod(s.shape))), self.scales).any()
+            name
+            for name, (own, _) in self._places(context).items()
+            if np.isin(np.arange(own.start, own.stop), self.scales).any()
         )
         if not names & prior.distributions(params).keys():
             return entries
@@ -301,12 +297,7 @@ class ReweightedRegression(Regression):
         return self.unflattened(context, new)
 
     def step(
-        self,
-        context: Context,
-        params: Params,
-        statistics: Natural,
-        prior: Prior | None,
-        steps: int | jax.Array,
+        self, context: Context, params: Params, statistics: Natural, prior: Prior | None
     ) -> Params:
         designs = self.designs(context)
         cells = lay_cells(context, params, statistics, designs)
@@ -327,7 +318,9 @@ class ReweightedRegression(Regression):
         seen = look(start)
         step, length = following(seen, start)
         zero = jnp.zeros((), int)
-        going = jnp.isfinite(seen.value) & (step.decrement > settled(seen.value)) & (steps > 0)
+        going = (
+            jnp.isfinite(seen.value) & (step.decrement > settled(seen.value)) & (context.steps > 0)
+        )
         state = Climb(start, seen.value, step, length, zero, zero, going)
 
         def body(state: Climb) -> Climb:
@@ -339,7 +332,7 @@ class ReweightedRegression(Regression):
             step, length = following(seen, candidate)
             new = Climb(
                 candidate, seen.value, step, length, state.steps + 1, zero,
-                (state.steps + 1 < steps) & (step.decrement > settled(seen.value)),
+                (state.steps + 1 < context.steps) & (step.decrement > settled(seen.value)),
             )  # fmt: skip
             cut = state._replace(
                 length=0.5 * state.length,
