@@ -1,17 +1,9 @@
 """pp_mlem: latent-variable models declared once in NumPyro, fitted by EM, MLE, MAP and NUTS."""
 
-from pp_mlem.comparison.compare import Comparison, compare
-from pp_mlem.comparison.experiment import calibrate, experiment
-from pp_mlem.comparison.selection import likelihood_ratio_test, select
-from pp_mlem.estimate.laplace import fit_laplace
-from pp_mlem.estimate.nuts import fit_nuts
-from pp_mlem.estimate.point_estimators import fit_em, fit_map, fit_mle
-from pp_mlem.fit.base import Fit
-from pp_mlem.fit.draws import DrawsFit
-from pp_mlem.fit.point import PointFit
-from pp_mlem.fit.saving import load
-from pp_mlem.model.model import Model
-from pp_mlem.show import verbs as _verbs  # noqa: F401  teaches results their pictures
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pp_mlem.show.public import *
 
 __all__ = [
     "Comparison",
@@ -31,3 +23,18 @@ __all__ = [
     "load",
     "select",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, loaded with JAX and NumPyro when it is first asked for: until then nothing is,
+    so that the command line answers at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pp_mlem.show import public
+
+    globals()[name] = found = getattr(public, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -26,7 +26,7 @@ from pp_mlem import (
     select,
 )  # fmt: skip
 from pp_mlem.show.components import component_densities, component_sites
-from pp_mlem.show.plots import comparison_figures
+from pp_mlem.show.plots.comparison import comparison_figures
 from pp_mlem.show.report import write_report
 from pp_mlem.show.surface import surface
 

@@ -23,6 +23,7 @@ import pytest
 from pp_mlem import Model, compare, experiment, fit_em, fit_mle, select
 from pp_mlem.base.files import write_table
 from pp_mlem.base.fingerprint import digest
+from pp_mlem.comparison.folder import Folder
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.show.report import write_report
 from pp_mlem.target.target import Target
@@ -143,7 +144,8 @@ def test_every_label_has_a_file_of_its_own(tmp_path):
     again = select(program, X, kind=kinds[:5], out=tmp_path, **QUICK)
     assert found.table["log_likelihood"].equals(again.table["log_likelihood"])
     assert len(list(tmp_path.glob("*.nc"))) == 5
-    names = {SELECTION._file_of(tmp_path, f"kind={SELECTION._told(k, kinds)} em") for k in kinds}
+    folder = Folder(tmp_path)
+    names = {folder.file(f"kind={SELECTION._shown(k, kinds)} em") for k in kinds}
     assert len(names) == len(kinds) and all(n.parent == tmp_path for n in names)
 
 
@@ -271,13 +273,13 @@ def test_a_profile_that_is_stopped(monkeypatch):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    count, brentq = [0], PROFILE.optimize.brentq
+    count, brentq = [0], PROFILE.scipy_optimize.brentq
 
     def second(*args, **kwargs):
         count[0] += 1
         return brentq(*args, **kwargs) if count[0] == 1 else stopped()
 
-    monkeypatch.setattr(PROFILE.optimize, "brentq", second)
+    monkeypatch.setattr("scipy.optimize.brentq", second)
     found = fit.profile("mu")
     assert found.interrupted and found.low == whole.low and np.isnan(found.high)
     assert "stopped by the user" in repr(found)

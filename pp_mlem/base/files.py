@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import xarray as xr
+from pp_mlem.base.lazy import pd, xr
 
 MARK = b"\npp_mlem-sha256:"
 FOOTER = len(MARK) + 64 + 1

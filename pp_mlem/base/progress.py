@@ -6,11 +6,8 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as RichProgress
-
 from pp_mlem.base.digits import written
+from pp_mlem.base.lazy import rich_console, rich_progress
 
 
 class Progress:
@@ -20,17 +17,16 @@ class Progress:
         shown = sys.stderr.isatty() if enabled is None else enabled
         self.total = total
         self.clock = time.perf_counter()
-        self.bar: RichProgress | None = None
+        self.bar: rich_progress.Progress | None = None
         if shown:
-            self.bar = RichProgress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<5}", markup=False),
-                BarColumn(bar_width=24),
-                TextColumn(
-                    "{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}", markup=False
-                ),
-                TextColumn("{task.fields[detail]}", markup=False),
-                console=Console(stderr=True),
+            text = rich_progress.TextColumn
+            self.bar = rich_progress.Progress(
+                rich_progress.SpinnerColumn(),
+                text("{task.description:<5}", markup=False),
+                rich_progress.BarColumn(bar_width=24),
+                text("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}", markup=False),
+                text("{task.fields[detail]}", markup=False),
+                console=rich_console.Console(stderr=True),
             )
             self.task = self.bar.add_task(title, total=total, unit="starts", detail="compiling")
 

@@ -1,38 +1,29 @@
 """Simulation studies: data drawn from the program, fitted by each method, errors and coverage
-counted; and simulation-based calibration of the posterior."""
+counted."""
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import pandas as pd
-import xarray as xr
-from scipy import stats as scipy_stats
 
-from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_level, check_seed
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.digits import written
-from pp_mlem.base.files import verified, write_netcdf
-from pp_mlem.base.fingerprint import PYTHON, changed, digest
+from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
-from pp_mlem.diagnose.labels import align, sort_labels
+from pp_mlem.comparison.compare import towards
+from pp_mlem.comparison.study import STATUS, Study, fingerprint
 from pp_mlem.estimate.estimators import check_methods, fit_by
-from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point import check_model
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
-from pp_mlem.program.draw import drawing_function
-from pp_mlem.program.sites import Role
 from pp_mlem.program.space import scalar_names
 
 SAVE_EVERY = 15.0  # seconds between writes of an unfinished study
@@ -59,35 +50,12 @@ class Experiment:
         """One row per method and scalar: truth, bias and its Monte Carlo error, sd, RMSE, mean
         standard error, coverage of the intervals and its Monte Carlo error, and how many
         replicates had an interval."""
-        rows = []
-        for method in self.results["method"].values:
-            found = self.results.sel({"method": method})
-            for name in self.truth.index:
-                value = found["estimate"].sel(scalar=name).values
-                seen = np.isfinite(value)
-                error = value[seen] - self.truth[name]
-                low, high = (found[k].sel(scalar=name).values for k in ("low", "high"))
-                told = np.isfinite(low) & np.isfinite(high)
-                inside = (low[told] <= self.truth[name]) & (self.truth[name] <= high[told])
-                n, m = max(int(seen.sum()), 1), max(int(told.sum()), 1)
-                cover = float(inside.mean()) if told.any() else np.nan
-                rows.append(
-                    {
-                        "method": str(method),
-                        "scalar": name,
-                        "truth": self.truth[name],
-                        "bias": error.mean() if seen.any() else np.nan,
-                        "bias_mcse": error.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan,
-                        "sd": error.std(ddof=1) if n > 1 else np.nan,
-                        "rmse": np.sqrt((error**2).mean()) if seen.any() else np.nan,
-                        "mean_se": np.nanmean(found["error"].sel(scalar=name).values)
-                        if told.any()
-                        else np.nan,
-                        "coverage": cover,
-                        "coverage_mcse": np.sqrt(max(cover * (1 - cover), 0) / m),
-                        "intervals": int(told.sum()),
-                    }
-                )
+        rows = [
+            {"method": str(method), "scalar": name, "truth": truth}
+            | _errors(truth, self.results.sel({"method": method, "scalar": name}))
+            for method in self.results["method"].values
+            for name, truth in self.truth.items()
+        ]
         return pd.DataFrame(rows).set_index(["method", "scalar"])
 
     @property
@@ -95,11 +63,11 @@ class Experiment:
         """How the fits ended, and seconds a fit, by method."""
         rows = {}
         for method in self.results["method"].values:
-            found = self.results.sel({"method": method})
-            counts = pd.Series(found["status"].values.astype(str)).value_counts()
+            results = self.results.sel({"method": method})
+            counts = pd.Series(results["status"].values.astype(str)).value_counts()
             rows[str(method)] = {
                 **{k: int(v) for k, v in counts.items() if k},
-                "median seconds": float(np.nanmedian(found["seconds"].values)),
+                "median seconds": float(np.nanmedian(results["seconds"].values)),
             }
         return pd.DataFrame(rows).T
 
@@ -114,9 +82,26 @@ class Experiment:
         )
 
 
-def _fingerprint(model: Model, truth: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    at = {f"truth {k}": digest(np.asarray(v, float)) for k, v in truth.items()}
-    return {"format": 2, **model.fingerprint, **at, **settings}
+def _errors(truth: float, results: xr.Dataset) -> dict[str, float]:
+    """Errors of one scalar's estimates and of its intervals, over the replicates."""
+    estimate = results["estimate"].values
+    error = estimate[np.isfinite(estimate)] - truth
+    low, high = results["low"].values, results["high"].values
+    has_interval = np.isfinite(low) & np.isfinite(high)
+    inside = (low[has_interval] <= truth) & (truth <= high[has_interval])
+    intervals = int(has_interval.sum())
+    coverage = float(inside.mean()) if intervals else np.nan
+    n, m = max(len(error), 1), max(intervals, 1)
+    return {
+        "bias": error.mean() if len(error) else np.nan,
+        "bias_mcse": error.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan,
+        "sd": error.std(ddof=1) if n > 1 else np.nan,
+        "rmse": np.sqrt((error**2).mean()) if len(error) else np.nan,
+        "mean_se": np.nanmean(results["error"].values) if intervals else np.nan,
+        "coverage": coverage,
+        "coverage_mcse": np.sqrt(max(coverage * (1 - coverage), 0) / m),
+        "intervals": intervals,
+    }
 
 
 def experiment(
@@ -126,6 +111,7 @@ def experiment(
     methods: Iterable[str] | str = ("em",),
     starts: int = 5,
     seed: int = 0,
+    *,
     level: float = 0.95,
     chains: int = 2,
     draws: int = 500,
@@ -162,261 +148,51 @@ def experiment(
     if "nuts" in chosen:
         settings |= {"chains": chains, "draws": draws}
     path = None if out is None else Path(out)
-    results = _resumed(path, _fingerprint(model, truth, **settings), chosen, replicates, names)
-    written, interrupted = time.perf_counter(), False
+    record = fingerprint(model, truth, **settings)
+    study = Study(path, record, chosen, replicates, names)
+    saved, interrupted = time.perf_counter(), False
     try:
         with Progress("study", replicates, progress) as bar:
             for i in range(replicates):
-                todo = [m for m in chosen if not np.isfinite(
-                    results["seconds"].sel({"method": m}).values[i])]  # fmt: skip
-                if todo:
-                    drawn = model.redraw(truth, seed + i)
+                todo = study.missing(chosen, i)
+                drawn = model.redraw(truth, seed + i) if todo else model
                 for method in todo:
-                    _record(
-                        results, method, i, drawn, truth, starts, seed + i, level, chains, draws
-                    )
+                    fit = functools.partial(
+                        fit_by, method, drawn, starts=starts, seed=seed + i, chains=chains,
+                        draws=draws, progress=False,
+                    )  # fmt: skip
+                    study.put(method, i, _cells(fit, truth, level))
                 bar.advance(i + 1, "data sets", ", ".join(chosen))
-                if path is not None and todo and time.perf_counter() - written > SAVE_EVERY:
-                    write_netcdf(path, results, "out")
-                    written = time.perf_counter()
+                if todo and time.perf_counter() - saved > SAVE_EVERY:
+                    study.save()
+                    saved = time.perf_counter()
     except KeyboardInterrupt:
         interrupted = True
         warnings.warn("experiment: stopped by the user; what was finished is kept", stacklevel=2)
     finally:
-        if path is not None:
-            write_netcdf(path, results, "out")
-    shown = results.sel({"method": list(chosen)}).isel(replicate=slice(replicates))
-    return Experiment(flat, shown, level, interrupted)
+        study.save()
+    return Experiment(flat, study.of(chosen, replicates), level, interrupted)
 
 
-def _table_of_results(methods: list[str], replicates: int, names: list[str]) -> xr.Dataset:
-    shape = (len(methods), replicates, len(names))
-    cells = ("method", "replicate", "scalar")
-    return xr.Dataset(
-        {
-            **{k: (cells, np.full(shape, np.nan)) for k in ("estimate", "error", "low", "high")},
-            **{k: (cells[:2], np.full(shape[:2], np.nan)) for k in ("log_likelihood", "seconds")},
-            "status": (cells[:2], np.full(shape[:2], "", dtype="<U24")),
-        },
-        coords={"method": methods, "scalar": names},
-    )
-
-
-def _resumed(
-    path: Path | None,
-    mark: dict[str, Any],
-    methods: tuple[str, ...],
-    replicates: int,
-    names: list[str],
-) -> xr.Dataset:
-    """A table of results for what is asked and what the file already holds, filled with that."""
-    held, old = _held(path)
-    for key in ("chains", "draws"):  # they concern NUTS only, which either run may have left out
-        mark |= {key: old[key]} if key in old and key not in mark else {}
-        old |= {key: mark[key]} if key in mark and key not in old and old else {}
-    differs = changed(old, mark) if old else []
-    if differs:
-        if "format" in differs:
-            differs = ["the version of pp_mlem"]
-        elif "python" in differs:
-            differs = [f"Python {old['python']}, where this is {PYTHON}"]
-        raise ValueError(
-            f"out: {path} holds another study (it differs in {', '.join(differs)}). Choose "
-            "another file."
-        )
-    if held is None:
-        results = _table_of_results(list(methods), replicates, names)
-    else:
-        every = list(dict.fromkeys([*map(str, held["method"].values), *methods]))
-        results = _table_of_results(every, max(replicates, held.sizes["replicate"]), names)
-        for method in map(str, held["method"].values):
-            for name in results.data_vars:
-                found = held[name].sel({"method": method}).values
-                results[name].loc[{"method": method}][: len(found)] = found
-    results.attrs["fingerprint"] = json.dumps(mark)
-    return results
-
-
-def _held(path: Path | None) -> tuple[xr.Dataset | None, dict[str, Any]]:
-    """What a file of an unfinished study holds, and the fingerprint of that study."""
-    if path is None or not path.exists():
-        return None, {}
-    try:
-        sealed = verified(path, "out")
-        with xr.open_dataset(path, engine="netcdf4") as opened:
-            held = opened.load()
-        mark = json.loads(held.attrs["fingerprint"]) if sealed else {"format": 1}
-        if not isinstance(mark, dict):
-            raise ValueError("its fingerprint is no record")
-    except Exception as error:
-        raise ValueError(
-            f"out: {path} cannot be read as a study ({type(error).__name__}: {error}). Remove it, "
-            "or choose another file."
-        ) from error
-    if not sealed and "fingerprint" not in held.attrs:
-        raise ValueError(f"out: {path} holds no study. Choose another file.")
-    return held, mark
-
-
-def _record(
-    results: xr.Dataset,
-    method: str,
-    i: int,
-    model: Model,
-    truth: dict,
-    starts: int,
-    seed: int,
-    level: float,
-    chains: int,
-    draws: int,
-) -> None:
+def _cells(fit: Callable[[], Fit], truth: dict[str, Any], level: float) -> dict[str, Any]:
+    """What the results hold of one fit of one data set."""
     clock = time.perf_counter()
-    at: dict[str, Any] = {"method": method, "replicate": i}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = fit_by(
-                method, model, starts=starts, seed=seed, chains=chains, draws=draws, progress=False
-            )
-            if fit.interrupted:
+            fitted = fit()
+            if fitted.interrupted:
                 raise KeyboardInterrupt
-            fit = _towards(fit, truth)
-            limits, errors = fit.intervals(level=level), fit.standard_errors().to_numpy()
-        results["estimate"].loc[at] = fit.estimates().to_numpy()
-        results["error"].loc[at] = errors
-        results["low"].loc[at] = limits["low"].to_numpy()
-        results["high"].loc[at] = limits["high"].to_numpy()
-        results["log_likelihood"].loc[at] = fit.log_likelihood
-        results["status"].loc[at] = fit.status
+            fitted = towards(fitted, truth)
+            limits = fitted.intervals(level=level)
+            cells = {
+                "estimate": fitted.estimates().to_numpy(),
+                "error": fitted.standard_errors().to_numpy(),
+                "low": limits["low"].to_numpy(),
+                "high": limits["high"].to_numpy(),
+                "log_likelihood": fitted.log_likelihood,
+                "status": fitted.status,
+            }
     except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
-        results["status"].loc[at] = f"failed: {error}"[:24]
-    results["seconds"].loc[at] = time.perf_counter() - clock
-
-
-def _towards(fit: Fit, truth: dict) -> Fit:
-    """The fit with its labels aligned to the truth."""
-    if not fit.groups:
-        return fit
-    moved = align(fit.params, truth, fit.groups, fit.model)
-    same = all(np.array_equal(moved[k], fit.params[k]) for k in moved)
-    return fit if same else fit.relabelled(truth)
-
-
-# --- simulation-based calibration -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Ranks of the true values among posterior draws (Talts et al. 2018, arXiv:1804.06788).
-
-    Attributes:
-        ranks: DataFrame (replicates, scalars), whole numbers from 0 to `draws`.
-        draws: how many (thinned) draws each rank is among.
-        divergences: of each replicate.
-        interrupted: the user stopped it; the replicates that were finished are here.
-    """
-
-    ranks: pd.DataFrame
-    draws: int
-    divergences: np.ndarray
-    interrupted: bool = False
-
-    def uniformity(self, bins: int | None = None) -> pd.DataFrame:
-        """Chi-squared test that the ranks are uniform, per scalar: statistic and p-value."""
-        n = len(self.ranks)
-        levels = self.draws + 1
-        bins = int(np.clip(n // 10, 2, 20)) if bins is None else bins
-        edges = np.linspace(0, levels, bins + 1)
-        expected = np.diff(np.ceil(edges)) / levels * n
-        rows = {}
-        for name, ranks in self.ranks.items():
-            counts = np.histogram(ranks, np.ceil(edges) - 0.5)[0]
-            statistic, p = scipy_stats.chisquare(counts, expected)
-            rows[name] = {"chi2": statistic, "p": p}
-        return pd.DataFrame(rows).T
-
-    def plot(self, scalars: int = 12) -> Any:
-        """Rank histograms with the band that uniform ranks stay in 99% of the time."""
-        return verbs.plot(self, scalars)
-
-    def __repr__(self) -> str:
-        head = "! stopped by the user: " if self.interrupted else ""
-        head += f"{len(self.ranks)} data sets, ranks among {self.draws} draws"
-        return head + "\n" + self.uniformity().to_string(float_format=written)
-
-
-def calibrate(
-    model: Model,
-    replicates: int = 200,
-    warmup: int = 300,
-    draws: int = 495,
-    thin: int = 5,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> Calibration:
-    """Simulation-based calibration of `fit_nuts`: parameters from the prior, data from the
-    program, and the rank of each parameter among the draws of its posterior.
-
-    Exchangeable components are put in one order, truth and draws alike, so that ranks do not
-    depend on labels. Two chains are run and thinned by `thin`.
-
-    Raises:
-        ValueError: when a parameter has no prior, or data cannot be drawn.
-    """
-    check_model(model, None)
-    check_counts(replicates=replicates, warmup=warmup, draws=draws, thin=thin)
-    check_seed(seed)
-    flat = [s.name for s in model.reading.with_role(Role.PARAMETER) if not s.prior]
-    if flat:
-        raise ValueError(f"calibrate: parameters {flat} have no prior to draw from.")
-    names = list(scalar_names(model.space))
-    ranks, divergences = [], []
-    kept, interrupted = 0, False
-    draw = drawing_function(model.arguments)
-    draw = quick_jit(draw) if model.arguments.traced else draw
-
-    def one(i: int) -> tuple[np.ndarray, int, int]:
-        with working_precision(model.dtype):
-            arrays = model.arguments.device_arrays()
-            drawn, _ = draw(arrays, {}, jax.random.key(seed + i))
-        truth = {n: np.asarray(drawn[n]) for n in model.space.names}
-        fit = fit_nuts(
-            model.redraw(truth, seed + i), 2, warmup, draws, seed + i, init=truth, progress=False
-        )
-        if fit.interrupted:
-            raise KeyboardInterrupt
-        truth = sort_labels(truth, fit.groups, fit.model)
-        thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in fit.draws.items()}
-        ordered = _in_order(thinned, fit.groups, fit.model)
-        count = len(next(iter(ordered.values())))
-        row = [
-            (ordered[n].reshape(count, -1) < np.ravel(truth[n])).sum(0) for n in model.space.names
-        ]
-        return np.concatenate(row), fit.diagnostics["divergences"], count
-
-    with Progress("calibrate", replicates, progress) as bar:
-        for i in range(replicates):
-            try:
-                row, divergent, kept = one(i)
-            except KeyboardInterrupt:
-                if not ranks:
-                    raise
-                interrupted = True
-                warnings.warn(
-                    "calibrate: stopped by the user; what was finished is here", stacklevel=2
-                )
-                break
-            ranks.append(row)
-            divergences.append(divergent)
-            bar.advance(i + 1, "data sets", f"{sum(divergences)} divergences")
-    table = pd.DataFrame(np.array(ranks), columns=names)
-    return Calibration(table, kept, np.array(divergences), interrupted)
-
-
-def _in_order(draws: dict[str, np.ndarray], groups: tuple, model: Model) -> dict[str, np.ndarray]:
-    """Every draw with its components in the canonical order of `sort_labels`."""
-    if not groups:
-        return draws
-    count = len(next(iter(draws.values())))
-    rows = [sort_labels({k: v[i] for k, v in draws.items()}, groups, model) for i in range(count)]
-    return {k: np.stack([r[k] for r in rows]) for k in draws}
+        cells = {"status": f"failed: {error}"[:STATUS]}
+    return {**cells, "seconds": time.perf_counter() - clock}

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base.checks import check_counts, check_level, check_seed
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.digits import written
+from pp_mlem.base.lazy import pd
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.data.program_data import ProgramData

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base.compiling import Effort, of_derivatives
 from pp_mlem.base.digits import written
+from pp_mlem.base.lazy import pd
 from pp_mlem.diagnose.uncertainty import COLUMNS_AT_ONCE, information, natural_scale, numbers_of
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
+
+from pp_mlem.base.lazy import scipy_optimize
 
 NOTE = (
     "the log-likelihood has kinks (absolute values), where it has its maximum and no gradient that "
@@ -36,7 +37,9 @@ def climb_over_kinks(
         return -height, -gradient
 
     for _ in range(RESTARTS):
-        result = minimize(loss, best, jac=True, method="BFGS", options={"maxiter": 200})
+        result = scipy_optimize.minimize(
+            loss, best, jac=True, method="BFGS", options={"maxiter": 200}
+        )
         gain = -result.fun - value
         if gain > 0:
             best, value = result.x, -result.fun

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from pp_mlem.base.lazy import scipy_optimize
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.exchange import relabeller_of
 from pp_mlem.diagnose.groups import Group, elements, orbits, permute_axes, possible_orders
@@ -24,7 +24,7 @@ def _assignment(cost: np.ndarray, group: Group) -> np.ndarray:
         return np.array(possible)[totals.argmin(1)]
     if group.orders:
         cost = np.where(orbits(group), cost, 1e12 + np.abs(cost).sum((1, 2), keepdims=True))
-    return np.stack([linear_sum_assignment(c)[1] for c in cost])
+    return np.stack([scipy_optimize.linear_sum_assignment(c)[1] for c in cost])
 
 
 def _solve(
@@ -168,7 +168,7 @@ def alignment(
         cost += (((a[:, None] - b[None]) / spread[:, None]) ** 2).sum(-1)
     if group.orders:
         return _assignment(cost[None], group)[0]
-    return linear_sum_assignment(cost)[1]
+    return scipy_optimize.linear_sum_assignment(cost)[1]
 
 
 def align(

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
-from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort
+from pp_mlem.base.lazy import scipy_optimize, scipy_stats
 from pp_mlem.diagnose.uncertainty import Covariance, flatten, natural_scale
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.program.space import scalar_names
@@ -152,7 +151,9 @@ class _Profile:
         if self.fall(inner) >= drop:
             return inner, ""
         tight = 1e-8 * self.scale
-        return float(optimize.brentq(lambda v: self.fall(v) - drop, inner, outer, xtol=tight)), ""
+        return float(
+            scipy_optimize.brentq(lambda v: self.fall(v) - drop, inner, outer, xtol=tight)
+        ), ""
 
 
 def profile_interval(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from pp_mlem.base.lazy import scipy_optimize
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.model.model import Model
 
@@ -62,7 +62,7 @@ def _renamed(a: np.ndarray, b: np.ndarray) -> bool:
     a, b = (p.reshape(-1, p.shape[-1]) for p in (a, b))
     whole = 0.5 * ((a * a).sum() + (b * b).sum())
     overlap = a.T @ b / max(whole, 1e-300)
-    rows, columns = linear_sum_assignment(-overlap)
+    rows, columns = scipy_optimize.linear_sum_assignment(-overlap)
     return bool(
         overlap[rows, columns].sum() > AGREE
         and overlap[rows, columns].sum() > np.trace(overlap) + GAIN

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from scipy import stats as scipy_stats
 
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
+from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.diagnose.spurious import edge_masks
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target

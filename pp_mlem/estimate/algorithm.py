@@ -113,5 +113,6 @@ def _choose(condition: Array, yes: Any, no: Any) -> Any:
     if yes is None:
         return None
     if isinstance(yes, tuple):
-        return type(yes)(*(_choose(condition, a, b) for a, b in zip(yes, no, strict=True)))
+        parts = [_choose(condition, a, b) for a, b in zip(yes, no, strict=True)]
+        return type(yes)(*parts) if hasattr(yes, "_fields") else tuple(parts)
     return arrays.where(condition, yes, no)

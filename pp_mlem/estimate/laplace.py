@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from arviz_stats.base import array_stats
 
 from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.compiling import Effort
+from pp_mlem.base.lazy import arviz_stats_base, pd
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
@@ -127,7 +126,7 @@ def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
     if len(ratios) < FEWEST:
         ratios = ratios - np.logaddexp.reduce(ratios)
         return ratios, float("nan")
-    weights, khat = array_stats.psislw(ratios - ratios.max())
+    weights, khat = arviz_stats_base.array_stats.psislw(ratios - ratios.max())
     return np.asarray(weights), float(khat)
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from arviz_stats import ess, rhat
 
 from pp_mlem.base.checks import check_counts, check_seed, check_share
+from pp_mlem.base.lazy import arviz_stats, pd
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
@@ -316,11 +315,11 @@ def _diagnose(
     found: dict[str, Any] = {
         "divergences": int(stats["diverging"].sum()),
         "switched": switched,
-        "ess_bulk": each(ess, method="bulk"),
-        "ess_tail": each(ess, method="tail", prob=(0.05, 0.95)),
+        "ess_bulk": each(arviz_stats.ess, method="bulk"),
+        "ess_tail": each(arviz_stats.ess, method="tail", prob=(0.05, 0.95)),
     }
     several = stacked.shape[0] > 1
-    found["r_hat"] = each(rhat) if several else dict.fromkeys(names, float("nan"))
+    found["r_hat"] = each(arviz_stats.rhat) if several else dict.fromkeys(names, float("nan"))
     for name, of, worst in (("max_r_hat", "r_hat", np.max), ("min_ess", "ess_bulk", np.min)):
         values = np.array(list(found[of].values()))
         known = values[~np.isnan(values)]

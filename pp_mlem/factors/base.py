@@ -71,6 +71,9 @@ class Factor(abc.ABC):
     reason: str
 
     kind: ClassVar[str]
+    of_family: ClassVar[bool] = (
+        False  # whether S holds its family's statistics, or responsibilities
+    )
     by_step: ClassVar[bool]  # whether its natural parameters are taken at every step of a scan
 
     @property

@@ -29,6 +29,7 @@ class FamilyFactor(Factor):
 
     family: Family
     kind = "family"
+    of_family = True
     by_step = False
 
     @classmethod

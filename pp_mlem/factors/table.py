@@ -22,6 +22,7 @@ class TableFactor(Factor):
     """Any site with finite latents, and the law of a latent itself: its table is its natural parameters."""
 
     kind = "table"
+    of_family = True
     by_step = True
 
     @classmethod

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 from numpy.typing import ArrayLike
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.digits import written
+from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
@@ -336,7 +335,9 @@ class Fit(abc.ABC):
         Returns:
             the matplotlib figure. Surrounding contours are nats below the best value drawn.
         """
-        return verbs.plot(self, a, b, kind, dict(others or {}), points, width, axes)
+        return verbs.plot(
+            self, a, b, kind=kind, others=dict(others or {}), points=points, width=width, axes=axes
+        )
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 

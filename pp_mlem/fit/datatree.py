@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import arviz_base
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.files import verified, write_netcdf
+from pp_mlem.base.lazy import arviz_base, xr
 from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.target.target import Target

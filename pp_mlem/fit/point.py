@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats as scipy_stats
 
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.digits import written
+from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.bootstrap import Bootstrap, Refits, as_covariance, bootstrap_point
 from pp_mlem.diagnose.information import MissingInformation, missing_information_at

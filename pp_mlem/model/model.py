@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.compiling import Effort, quick_jit
 from pp_mlem.base.copies import packed
 from pp_mlem.base.fingerprint import PYTHON, digest
+from pp_mlem.base.lazy import pd
 from pp_mlem.base.precision import (
     check_dtype,
     finite_or_minus_inf,

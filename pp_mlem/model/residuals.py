@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from scipy import stats
 
+from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.tables import log_table
 from pp_mlem.marginal.recursions import smooth
@@ -90,9 +89,9 @@ class _Observed:
         lower, upper = bounds
         return pd.DataFrame(
             {
-                "lower": stats.norm.ppf(lower),
-                "upper": stats.norm.ppf(upper),
-                "mid": stats.norm.ppf((lower + upper) / 2),
+                "lower": scipy_stats.norm.ppf(lower),
+                "upper": scipy_stats.norm.ppf(upper),
+                "mid": scipy_stats.norm.ppf((lower + upper) / 2),
             }
         )
 

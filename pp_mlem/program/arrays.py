@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
+from pp_mlem.base.lazy import pd
 from pp_mlem.program.errors import SiteTypeError
 from pp_mlem.program.frames import column_values
 

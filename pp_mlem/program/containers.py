@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
+from pp_mlem.base.lazy import pd
 from pp_mlem.program.frames import TracedSeries, numeric_columns, traced_frame
 
 AS_GIVEN = object()  # in place of a leaf: see `Container`

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from pandas.api import types
+
+from pp_mlem.base.lazy import pd
 
 
 class NeedsValues(TypeError):
@@ -26,13 +26,13 @@ def column_values(series: pd.Series) -> np.ndarray | None:
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return None
-    if not (types.is_bool_dtype(dtype) or types.is_numeric_dtype(dtype)):
+    if not (pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype)):
         return None
     if isinstance(dtype, np.dtype):
         return series.to_numpy()
     if series.isna().any():
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
-    kind = "bool" if types.is_bool_dtype(dtype) else dtype.numpy_dtype
+    kind = "bool" if pd.api.types.is_bool_dtype(dtype) else dtype.numpy_dtype
     return series.to_numpy(dtype=kind)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 
+from pp_mlem.base.lazy import pd
 from pp_mlem.program.arrays import array_of, numbers_of, numeric
 from pp_mlem.program.containers import (
     Column,

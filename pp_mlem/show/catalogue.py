@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+from pp_mlem.base.lazy import pd
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,6 @@ def model_names() -> list[str]:
 
 def first_line(path: Path) -> str:
     """The first line of a model file's docstring, without running the file."""
-    import ast
-
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return text.splitlines()[0] if text else ""
 
@@ -113,7 +113,7 @@ def arguments_from_table(
     matrix) to an argument.
     """
     parameters = inspect.signature(program).parameters
-    found = {}
+    arguments = {}
     for name, parameter in parameters.items():
         columns = mapping.get(name, [name] if name in table.columns else [])
         if not columns:
@@ -139,11 +139,11 @@ def arguments_from_table(
                     f"{table[column].iloc[0]!r}). Encode it as numbers first."
                 )
         values = table[columns].to_numpy()
-        found[name] = values[:, 0] if len(columns) == 1 else values
+        arguments[name] = values[:, 0] if len(columns) == 1 else values
     unknown = sorted(set(mapping) - set(parameters))
     if unknown:
         raise ValueError(
             f"--column: the program has no argument(s) {unknown}; its arguments are "
             f"{list(parameters)}."
         )
-    return found
+    return arguments

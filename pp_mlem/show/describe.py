@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pp_mlem.base.precision import working_precision
@@ -49,7 +51,7 @@ def step_rows(model: Model, with_prior: bool = False, fixed: dict | None = None)
     return [(", ".join(b.parameters), b.method, b.reason) for b in problem.blocks]
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     cells = [header, *rows]
     widths = [max(len(str(r[i])) for r in cells) for i in range(len(header))]
     return [

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base.files import write_text
+from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison
-from pp_mlem.show.plots import comparison_figures
+from pp_mlem.fit.base import Fit
+from pp_mlem.fit.point import PointFit
+from pp_mlem.show.plots.comparison import comparison_figures
 
 PACKAGES = ("pp-mlem", "jax", "numpyro", "optax", "optimistix", "numpy", "scipy", "xarray",
             "arviz-base", "arviz-stats", "arviz-plots")  # fmt: skip
@@ -28,6 +30,7 @@ CAPTIONS = {
     "components": "The fitted components over the data.",
     "predictive_check": "Data drawn from the fit against the data.",
 }
+OF_OPTIMA = ("objective", "below_best", "starts", "share", "kind", "smallest_eigenvalue", "note")
 STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2730; max-width: 72rem; margin: 2rem auto;
@@ -63,25 +66,48 @@ def _table(frame: pd.DataFrame) -> str:
     return f'<div class="wide">{shown}</div>'
 
 
-def _estimates(found: Comparison) -> pd.DataFrame:
+def _estimates(comparison: Comparison) -> list[str]:
     def cell(estimate: float, error: float) -> str:
         if pd.isna(estimate):
             return "–"
         return f"{estimate:.5g} ± {error:.2g}" if np.isfinite(error) else f"{estimate:.5g} ± –"
 
-    return pd.DataFrame(
-        {
-            name: [
-                cell(
-                    found.estimates.loc[s, (name, "estimate")],
-                    found.estimates.loc[s, (name, "error")],
-                )
-                for s in found.estimates.index
-            ]
-            for name in found.fits
-        },
-        index=found.estimates.index,
-    )
+    table = comparison.estimates
+    cells = {
+        name: [cell(*pair) for pair in table[name][["estimate", "error"]].to_numpy()]
+        for name in comparison.fits
+    }
+    parts = [
+        "<h2>Estimates</h2>",
+        "<p>± standard error from the observed information, or posterior standard deviation where "
+        "there are draws.</p>",
+        _table(pd.DataFrame(cells, index=table.index)),
+    ]
+    if len(comparison.fits) > 1:
+        reference = html.escape(next(iter(comparison.fits)))
+        parts += [
+            f"<p>Differences from {reference}, in its standard errors:</p>",
+            _table(comparison.differences.round(3)),
+        ]
+    coverage = comparison.coverage
+    if len(coverage.columns):
+        coverage.columns = [f"{point} in {sampled}" for sampled, point in coverage.columns]
+        parts += [
+            "<p>Share of the posterior's draws below each point estimate (outside 0.025 to 0.975 "
+            "the two disagree):</p>",
+            _table(coverage.round(3)),
+        ]
+    return parts
+
+
+def _warnings(comparison: Comparison) -> list[str]:
+    if not comparison.warnings:
+        return []
+    items = "".join(f"<li>{html.escape(w)}</li>" for w in comparison.warnings)
+    return [
+        "<h2>Warnings, the most important first</h2>",
+        f'<ul class="warnings">{items}</ul>',
+    ]
 
 
 def _picture(name: str, source: bytes, caption: str) -> str:
@@ -92,44 +118,34 @@ def _picture(name: str, source: bytes, caption: str) -> str:
     )
 
 
-def _versions() -> pd.DataFrame:
-    rows = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            rows[package] = version(package)
-        except PackageNotFoundError:
-            rows[package] = "not installed as a package"
-    return pd.DataFrame({"version": rows})
-
-
-def _optima(found: Comparison) -> list[str]:
+def _pictures(comparison: Comparison, more: Iterable[tuple[str, Path]]) -> list[str]:
     parts = []
-    for name, fit in found.fits.items():
-        if fit.has_draws or fit.model is None or not fit.start_params or not len(fit.starts):
+    for name, figure in comparison_figures(comparison).items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=110, format="png")
+        parts.append(_picture(name, buffer.getvalue(), CAPTIONS[name]))
+    return parts + [_picture(path.stem, path.read_bytes(), caption) for caption, path in more]
+
+
+def _optima(comparison: Comparison) -> list[str]:
+    parts = []
+    for name, fit in comparison.fits.items():
+        if not isinstance(fit, PointFit) or fit.model is None:
             continue
-        columns = [
-            "objective",
-            "below_best",
-            "starts",
-            "share",
-            "kind",
-            "smallest_eigenvalue",
-            "note",
-        ]
-        table = fit.optima[columns].head(12)
+        if not fit.start_params or not len(fit.starts):
+            continue
         parts += [
             f"<h3>{html.escape(name)}</h3>",
             f"<p>{html.escape(fit.story)}</p>",
-            _table(table),
+            _table(fit.optima[list(OF_OPTIMA)].head(12)),
         ]
-    return parts
+    return ["<h2>Optima</h2>", *(parts or ["<p>Only draws here.</p>"])]
 
 
-def _missing(found: Comparison) -> list[str]:
-    fit = next(
-        (f for f in found.fits.values() if not f.has_draws and f.model and f.model.latent_names),
-        None,
-    )
+def _missing(comparison: Comparison) -> list[str]:
+    """The missing information of the first point fit with latents."""
+    points = (f for f in comparison.fits.values() if isinstance(f, PointFit))
+    fit = next((f for f in points if f.model and f.model.latent_names), None)
     if fit is None:
         return []
     info = fit.missing_information()
@@ -144,8 +160,33 @@ def _missing(found: Comparison) -> list[str]:
     ]
 
 
+def _versions() -> pd.DataFrame:
+    rows = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed as a package"
+    return pd.DataFrame({"version": rows})
+
+
+def _repeat(fit: Fit, command: str, settings: Mapping[str, Any] | None) -> list[str]:
+    """How the program was read, and what it takes to do it again."""
+    parts = []
+    if fit.model is not None:
+        parts += [
+            "<h2>How the program was read</h2>",
+            f"<pre>{html.escape(repr(fit.model))}</pre>",
+        ]
+    parts.append("<h2>To repeat it</h2>")
+    if command:
+        parts.append(f"<pre>{html.escape(command)}</pre>")
+    shown = {"seed": fit.seed, **(settings or {})}
+    return [*parts, _table(pd.DataFrame({"setting": shown})), _table(_versions())]
+
+
 def write_report(
-    found: Comparison,
+    comparison: Comparison,
     path: str | Path,
     title: str = "Comparison",
     command: str = "",
@@ -155,59 +196,27 @@ def write_report(
     """Write the comparison as one HTML file that needs no network.
 
     Args:
-        found: the comparison.
+        comparison: what is reported.
         path: of the file.
         title: its heading.
         command: how to repeat it.
         settings: anything else to record, such as seeds and options.
         pictures: more PNG files with their captions, to be embedded.
     """
-    first = next(iter(found.fits.values()))
+    first = next(iter(comparison.fits.values()))
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="lead">{html.escape(", ".join(found.fits))}; {first.n_observations} observations; written '
-        f"{datetime.now():%Y-%m-%d %H:%M}</p>",
+        f'<p class="lead">{html.escape(", ".join(comparison.fits))}; {first.n_observations} '
+        f"observations; written {datetime.now():%Y-%m-%d %H:%M}</p>",
+        *_warnings(comparison),
+        *_estimates(comparison),
+        "<h2>Scores</h2>",
+        _table(comparison.scores),
+        *_pictures(comparison, pictures),
+        *_optima(comparison),
+        *_missing(comparison),
+        *_repeat(first, command, settings),
     ]
-    if found.warnings:
-        items = "".join(f"<li>{html.escape(w)}</li>" for w in found.warnings)
-        parts += [
-            "<h2>Warnings, the most important first</h2>",
-            f'<ul class="warnings">{items}</ul>',
-        ]
-    parts += ["<h2>Estimates</h2>", "<p>± standard error from the observed information, or "
-              "posterior standard deviation where there are draws.</p>", _table(_estimates(found))]  # fmt: skip
-    if len(found.fits) > 1:
-        parts += [
-            f"<p>Differences from {html.escape(next(iter(found.fits)))}, in its standard errors:</p>",
-            _table(found.differences.round(3)),
-        ]
-    coverage = found.coverage
-    if len(coverage.columns):
-        coverage.columns = [f"{point} in {sampled}" for sampled, point in coverage.columns]
-        parts += [
-            "<p>Share of the posterior's draws below each point estimate (outside 0.025 to 0.975 "
-            "the two disagree):</p>",
-            _table(coverage.round(3)),
-        ]
-    parts += ["<h2>Scores</h2>", _table(found.scores)]
-    for name, figure in comparison_figures(found).items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110, format="png")
-        parts.append(_picture(name, buffer.getvalue(), CAPTIONS[name]))
-    for caption, picture in pictures:
-        parts.append(_picture(picture.stem, picture.read_bytes(), caption))
-    parts += ["<h2>Optima</h2>", *(_optima(found) or ["<p>Only draws here.</p>"])]
-    parts += _missing(found)
-    if first.model is not None:
-        parts += [
-            "<h2>How the program was read</h2>",
-            f"<pre>{html.escape(repr(first.model))}</pre>",
-        ]
-    parts.append("<h2>To repeat it</h2>")
-    if command:
-        parts.append(f"<pre>{html.escape(command)}</pre>")
-    told = {"seed": first.seed, **(settings or {})}
-    parts += [_table(pd.DataFrame({"setting": told})), _table(_versions())]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

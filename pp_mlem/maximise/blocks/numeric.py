@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 
+from pp_mlem.base.lazy import optx
 from pp_mlem.base.no import No
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import (

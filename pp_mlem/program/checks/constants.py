@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 
 from pp_mlem.base.fingerprint import in_library
+from pp_mlem.base.lazy import pd
 
 MOST_OBJECTS = 2000
 DEEPEST = 4  # functions that call functions, dictionaries of arrays, ...

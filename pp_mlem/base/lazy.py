@@ -1,0 +1,70 @@
+"""Libraries that are loaded where they are first used: importing pp_mlem waits for JAX and NumPyro only.
+
+Tables, pictures, files, scores and tests each need a library that takes longer to load than all of
+pp_mlem. A file takes it from here, `from pp_mlem.base.lazy import pd`, and uses it as if imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "Lazy", "arviz_base", "arviz_plots", "arviz_stats", "arviz_stats_base", "optx", "pd",
+    "rich_console", "rich_progress", "scipy_optimize", "scipy_stats", "xr",
+]  # fmt: skip
+
+
+class Lazy(ModuleType):
+    """Stands for a module, which is loaded when an attribute is first asked for.
+
+    The module itself is found anew each time, so that threads, pickles and a test that puts
+    something in its place see the one that Python has.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_loaded(self.__name__), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(_loaded(self.__name__))
+
+    def __reduce__(self) -> tuple:
+        return Lazy, (self.__name__,)
+
+
+def _loaded(name: str) -> ModuleType:
+    if name in sys.modules:
+        return importlib.import_module(name)  # waits for a thread that is loading it
+    jax = sys.modules.get("jax")
+    # Under trace a library's constants would become tracers that outlive it.
+    with jax.ensure_compile_time_eval() if jax else contextlib.nullcontext():
+        return importlib.import_module(name)
+
+
+if TYPE_CHECKING:
+    import arviz_base
+    import arviz_plots
+    import arviz_stats
+    import arviz_stats.base as arviz_stats_base
+    import optimistix as optx
+    import pandas as pd
+    import rich.console as rich_console
+    import rich.progress as rich_progress
+    import scipy.optimize as scipy_optimize
+    import scipy.stats as scipy_stats
+    import xarray as xr
+else:
+    arviz_base = Lazy("arviz_base")
+    arviz_plots = Lazy("arviz_plots")
+    arviz_stats = Lazy("arviz_stats")
+    arviz_stats_base = Lazy("arviz_stats.base")
+    optx = Lazy("optimistix")
+    pd = Lazy("pandas")
+    rich_console = Lazy("rich.console")
+    rich_progress = Lazy("rich.progress")
+    scipy_optimize = Lazy("scipy.optimize")
+    scipy_stats = Lazy("scipy.stats")
+    xr = Lazy("xarray")
