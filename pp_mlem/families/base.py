@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
 from pp_mlem.base.precision import tiny_log
@@ -25,11 +26,11 @@ class Entries:
     that was subtracted from the data.
     """
 
-    statistics: jax.Array
-    index: Mapping[str, jax.Array]
-    constant: Mapping[str, jax.Array]
-    current: Mapping[str, jax.Array]
-    prior: Mapping[str, tuple[jax.Array, jax.Array]]
+    statistics: Float[Array, "entries F"]
+    index: Mapping[str, Int[Array, " entries"]]
+    constant: Mapping[str, Array]
+    current: Mapping[str, Float[Array, "values ..."]]
+    prior: Mapping[str, tuple[Array, Array]]
     shift: Any  # an array, or None for a family without a reference
 
     def total(self, argument: str, values: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
 
 PARALLEL_STATES = 32
 
@@ -26,9 +27,9 @@ class Smoothed(NamedTuple):
     """log Z (lanes,), p(state | data) (steps, states, lanes), and expected transitions
     (steps - 1 or 1, states, states, lanes), summed over the steps that share a transition."""
 
-    log_z: jax.Array
-    states: jax.Array
-    transitions: jax.Array
+    log_z: Float[Array, " lanes"]
+    states: Float[Array, "steps states lanes"]
+    transitions: Float[Array, "moves states states lanes"]
 
 
 def _scaled(logs: jax.Array, axis: Any) -> tuple[jax.Array, jax.Array]:
@@ -280,7 +281,7 @@ def _smooth_lanes_vmap(
     arrays = [initial, transition, emission, running]
     lanes = _width(*arrays)
 
-    def spread(array: Any, is_batched: bool) -> Any:
+    def spread(array: Any, is_batched: bool | None) -> Any:
         if array is None:
             return None
         if not is_batched:

@@ -21,7 +21,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.show.plots.comparison import comparison_figures
 
-PACKAGES = ("pp-mlem", "jax", "numpyro", "optax", "optimistix", "numpy", "scipy", "xarray",
+PACKAGES = ("pp-mlem", "jax", "numpyro", "optimistix", "jaxtyping", "numpy", "scipy", "xarray",
             "arviz-base", "arviz-stats", "arviz-plots")  # fmt: skip
 CAPTIONS = {
     "comparison": "Estimates by method with 95% intervals; the objective's way to its end; the "

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from pp_mlem.base.compiling import Effort, Kept, Work, after, compile_ahead
 from pp_mlem.base.precision import working_precision
@@ -32,8 +33,8 @@ class Sweep(NamedTuple):
     """What one pass over the data gives at a vector: the objective, its gradient, and the expected
     sufficient statistics of every factor."""
 
-    value: jax.Array
-    gradient: jax.Array
+    value: Float[Array, ""]
+    gradient: Float[Array, " size"]
     statistics: Natural
 
 
