@@ -24,6 +24,7 @@ from pp_mlem.data.designs import (
 )
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.table import TableFactor
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
@@ -42,7 +43,7 @@ def _candidate(reading: Reading, factor: Factor) -> str | None:
     """Why a site that varies by row has no linear predictor before it is probed; None: it is not
     concerned; "": it may have one."""
     site, depends = reading.sites[factor.site], reading.dependencies[factor.site]
-    by_row = factor.kind == "table" and factor.varies_by_row and not factor.law_of
+    by_row = isinstance(factor, TableFactor) and factor.varies_by_row and not factor.law_of
     if not by_row or site.role is not Role.OBSERVED or not factor.parameters:
         return None
     bound = factor.family is not None and factor.bindings

@@ -12,6 +12,7 @@ import numpy as np
 from pp_mlem.base.no import No
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.family import FamilyFactor
 from pp_mlem.families import Entries, Family
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
@@ -105,14 +106,14 @@ class Closed(Block):
     ) -> Collected:
         """Statistics, indices, constants and shift of one site's distributions."""
         family, data = self.family, context.data
-        if factor.kind == "family":
+        if isinstance(factor, FamilyFactor):
             laid = _laid_statistics(family, factor, statistic, data)
         elif factor.law_of:
             laid = _counts(context, factor, statistic)
         else:
             laid = _row_statistics(family, factor, statistic, data)
         flat = laid.statistics
-        if factor.kind != "family" and factor.law_of:
+        if factor.law_of and not isinstance(factor, FamilyFactor):
             known = {a: laid.spread(v, 0) for a, v in constants.items() if a in family.known}
             flat = family.counted(flat, jnp.asarray(context.reading.values[factor.law_of]), known)
         index = {}

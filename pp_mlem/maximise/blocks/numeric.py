@@ -79,6 +79,6 @@ def plan_numeric(group: Group) -> Block | No:
     """Takes every group."""
     size = group.reading.space.only(frozenset(group.names)).size
     how = "Newton" if size <= NEWTON_LIMIT else "BFGS" if size <= BFGS_LIMIT else "L-BFGS"
-    passes = any(m.kind == "table" and m.varies_by_row for m in group.members)
+    passes = any(m.varies_by_row for m in group.members)
     where = "each step passes over the rows" if passes else "free of the data"
     return Numeric(group.names, group.sites, f"{how}, {where}")

@@ -13,6 +13,8 @@ from numpyro.distributions import constraints
 
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.family import FamilyFactor
+from pp_mlem.factors.table import TableFactor
 from pp_mlem.families import Family, natural_supports
 from pp_mlem.maximise.blocks.base import Group
 from pp_mlem.program.bindings import offsets
@@ -71,7 +73,9 @@ def _unfit(group: Group, member: Factor, family: Family) -> str:
         return f"'{member.site}': {single}"
     if site.timed:
         return f"the arguments of '{member.site}' vary with the step"
-    if member.kind != "table" or site.role is not Role.OBSERVED:
+    if not isinstance(member, (FamilyFactor, TableFactor)):
+        return f"'{member.site}' is a {member.kind} factor, with statistics of another kind"
+    if isinstance(member, FamilyFactor) or site.role is not Role.OBSERVED:
         return ""
     if member.site not in data.sites:
         return f"'{member.site}' has no statistics of its own"
