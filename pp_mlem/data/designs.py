@@ -95,12 +95,12 @@ class NoDesign:
 Designs = dict[str, Design | NoDesign]
 
 
-def laid(cells: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def laid(cells: Any, axes: tuple[int, ...]) -> Any:
     """(lanes, rows) of an array over the cells of which these axes are lanes."""
     lanes = [cells.ndim + a for a in axes]
     rows = [i for i in range(cells.ndim) if i not in lanes]
     count = int(np.prod([cells.shape[i] for i in lanes]))
-    return jnp.transpose(cells, [*lanes, *rows]).reshape(count, -1)
+    return cells.transpose([*lanes, *rows]).reshape(count, -1)
 
 
 def flat_entries(reading: Reading, params: dict[str, Any]) -> jax.Array:
@@ -221,13 +221,14 @@ def laid_designs(
         directions = directions.at[jnp.arange(width), d.owner].set(1.0)
     first = {n: jnp.argmax(d.owner < total, 0) for n, d in designs.items()}
 
+    at_zero, slope = jax.linearize(lambda e: predict(e, dynamic), zero)
+
     def column(given: tuple[jax.Array, Any]) -> dict[str, jax.Array]:
         direction, lane = given
-        slope = jax.jvp(lambda e: predict(e, dynamic), (zero,), (direction[:total],))[1]
-        return {n: slope[n][lane[n]] if d.is_shared else slope[n] for n, d in designs.items()}
+        slopes = slope(direction[:total])
+        return {n: slopes[n][lane[n]] if d.is_shared else slopes[n] for n, d in designs.items()}
 
     slopes = jax.lax.map(column, (directions, first))
-    at_zero = predict(zero, dynamic)
     found: dict[str, Design] = {}
     for n, d in designs.items():
         x = jnp.where(jnp.isfinite(slopes[n]), slopes[n], 0.0)

@@ -144,8 +144,8 @@ def _planned(
         basis = (
             jnp.zeros((len(involved), len(entries))).at[np.arange(len(involved)), involved].set(1.0)
         )
-        slope = jax.vmap(lambda t: jax.jvp(lambda e: run(e, given), (entries,), (t,))[1])
-        return run(entries, given), slope(basis)
+        values, slope = jax.linearize(lambda e: run(e, given), entries)
+        return values, jax.vmap(slope)(basis)
 
     probe = keep(("designs", tuple(jnp.shape(a) for a in dynamic)), probe)
     zero = neutral.copy()
@@ -259,10 +259,10 @@ def _affine(
         slopes = seen.first[1][key]
         slopes = np.where(np.abs(slopes) > 1e-14 * np.abs(slopes).max(), slopes, 0.0)
         axes = _lane_axes(reading, factor, slopes.shape[1:])
-        rows = np.stack([np.asarray(laid(d, axes)) for d in slopes])
+        rows = np.stack([laid(d, axes) for d in slopes])
         alone = len(arguments) == 1 and np.any(rows != 0)
         if alone or np.any(rows != rows[..., :1]):
-            rest = np.asarray(laid(seen.rest[key], axes))
+            rest = laid(seen.rest[key], axes)
             direct = {k: _entry(seen, k, axes) for k in arguments if k != argument}
             known = {k: v for k, v in direct.items() if v is not None}
             return _Plan(factor, argument, link, axes, own, rows, rest, known)
@@ -280,7 +280,7 @@ def _entry(seen: _Seen, argument: str, axes: tuple[int, ...]) -> np.ndarray | No
     slopes = seen.first[1][key]
     if not seen.is_affine(key) or not np.all((slopes == 0) | (slopes == 1)):
         return None
-    rows = np.stack([np.asarray(laid(d, axes)) for d in slopes])
+    rows = np.stack([laid(d, axes) for d in slopes])
     if np.any(rows.sum(0) != 1) or np.any(rows != rows[..., :1]) or np.any(seen.rest[key] != 0):
         return None
     return rows[..., 0].argmax(0)
