@@ -79,6 +79,9 @@ def _unfit(group: Group, member: Factor, family: Family) -> str:
         return ""
     if member.site not in data.sites:
         return f"'{member.site}' has no statistics of its own"
+    hidden = [k for k in family.known if reading.dependencies[member.site].get(f"argument {k}")]
+    if hidden:
+        return f"{', '.join(hidden)} of '{member.site}' depends on unobserved sites"
     cells = data.sites[member.site].value.size
     cells *= int(np.prod([reading.sites[v].size for v in member.latents] or [1]))
     event = member.event_size
