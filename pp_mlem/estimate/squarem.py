@@ -29,6 +29,7 @@ FEW_STEPS = 2
 STILL = 10  # cycles in a row that gain nothing, after which SQUAREM has stopped
 LONGEST = 4.0  # first bound on the length of a leap
 ROUNDS, AGAIN_SLOW = 2, 30  # times that Broyden steps may take over; looks between them
+NEARLY = 1e-4  # slope per unit beyond which nothing is at rest, whatever rounding
 START, SECOND, LEAP, FINISH = range(4)  # what the next look is for
 
 
@@ -110,8 +111,9 @@ class Squarem(Algorithm):
         leaping = own.phase == LEAP
         finite = xp.isfinite(seen.value) & xp.isfinite(slope)
         fell = seen.value < state.value - noise
-        sound = all_finite(seen.following) & (seen.value >= state.value)
-        kept = finite & xp.where(leaping, sound, ~fell)
+        sound = finite & all_finite(seen.following) & (seen.value >= state.value)
+        # A value without a slope is kept: it tells what the start has collapsed onto.
+        kept = xp.where(leaping, sound, xp.isfinite(seen.value) & ~fell)
         best = xp.where(kept, seen.value, state.value)
         gain = best - own.before
         patience = xp.where(own.rounds > 0, AGAIN_SLOW, self.slow)
@@ -154,7 +156,7 @@ class Squarem(Algorithm):
         slope = xp.where(better, slope, state.slope)
         # Where the units put the tolerance below what float64 resolves, the objective stops rising
         # first; what EM's own step still promises knows no units.
-        settled = found.stuck & ~found.promised()
+        settled = found.stuck & ~found.promised() & (slope <= NEARLY)
         failed = found.stuck | (found.steps >= self.finish_steps)
         rounds = state.own.rounds + xp.where(failed, 1, 0)
         status = first_of(
