@@ -455,3 +455,19 @@ def test_a_kind_of_block_from_outside(monkeypatch):
     new, _ = m_step(model, np.full(model.space.size, 0.5))
     np.testing.assert_array_equal(new[:6], 0.0)
     assert "zero" in repr(model) and "for a test" in repr(model)
+
+
+def test_totals_that_are_latent_have_no_closed_form():
+    """The statistics of a Binomial with a latent total count differ by its value."""
+
+    def program(y):
+        p = numpyro.sample("p", dist.Beta(1.0, 1.0))
+        with numpyro.plate("sites", 6, dim=-2):
+            total = numpyro.sample("total", dist.Binomial(6, 0.5))
+            with numpyro.plate("visits", 2, dim=-1):
+                numpyro.sample("y", dist.Binomial(total, p), obs=y)
+
+    model = Model(program, np.array([[1, 2], [0, 1], [3, 2], [1, 0], [2, 2], [0, 0]]))
+    new, climb = m_step(model, np.array([-1.0]))
+    assert "total_count of 'y' depends on unobserved sites" in numeric_reason(model)
+    assert np.abs(climb(new)[1]).max() < 1e-6 and climb(new)[0] > climb(np.array([-1.0]))[0]
