@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-RUN = '''
+RUN = """
 import sys, numpy as np, numpyro, numpyro.distributions as dist
 from pp_mlem import Model, experiment, select
 print("begun", flush=True)
@@ -35,7 +35,7 @@ else:
     model = Model(program, x)
     found = experiment(model, {"mu": 1.0}, 60, starts=1, out=sys.argv[2], progress=False)
     print(found.results.drop_vars("seconds").to_dataframe().to_json(orient="records"))
-'''
+"""
 
 
 def whole(kind: str, out: Path) -> str:

@@ -13,6 +13,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.labels import clamps_of
 from pp_mlem.data.masks import check_masks, valid_steps
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
+from pp_mlem.data.predictors import find_designs
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.raw import Raw, read_raw
 from pp_mlem.data.weights import weights_of
@@ -60,6 +61,7 @@ def prepare_data(
         index=raw.index,
         maps=maps,
         valid={name: jnp.asarray(mask) for name, mask in valid.items()},
+        designs=find_designs(reading, factors, dynamic, gathers.keep),
     )
 
 

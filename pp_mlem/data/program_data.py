@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
+from pp_mlem.data.designs import Designs
 from pp_mlem.factors.laid import Laid
 
 
@@ -19,7 +20,8 @@ class ProgramData:
     log-indicators (*plates, values) of latents that are observed; `index[site][argument]` the
     global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
-    `valid[state]` (steps, *plates) where a masked sequence still runs.
+    `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
+    predictor of a site that varies by row, or why it has none.
     """
 
     dynamic: tuple
@@ -29,6 +31,7 @@ class ProgramData:
     index: dict[str, dict[str, Any]]
     maps: dict[tuple[str, str], Any]
     valid: dict[str, Any]
+    designs: Designs = field(default_factory=dict)
 
     @property
     def shifts(self) -> dict[str, Any]:

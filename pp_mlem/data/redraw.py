@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.data.designs import Design, laid_designs
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
@@ -110,7 +111,8 @@ def relaid(
     dynamic: tuple,
     labels: Mapping[str, Any],
 ) -> ProgramData:
-    """`data` with other argument arrays of the same shapes. Masks, weights and indices stay.
+    """`data` with other argument arrays of the same shapes. Masks, weights and indices stay, and so does
+    what is known of the structure of linear predictors.
 
     `labels` (*plates) are new values of the latents that were observed; unknown ones stay so.
     """
@@ -129,7 +131,12 @@ def relaid(
         unknown = (clamps[name] >= 0).all(-1, keepdims=True)
         match = jnp.asarray(value)[..., None] == jnp.asarray(reading.values[name])
         clamps[name] = jnp.where(unknown | match, 0.0, -1.0)
-    return replace(data, dynamic=dynamic, sites={**data.sites, **sites}, clamps=clamps)
+    designs = dict(data.designs)
+    kept = {n: d for n, d in designs.items() if isinstance(d, Design)}
+    if kept:  # observations may be covariates, too: those of the step before
+        designs |= laid_designs(reading, factors, kept, dynamic)
+    sites = {**data.sites, **sites}
+    return replace(data, dynamic=dynamic, sites=sites, clamps=clamps, designs=designs)
 
 
 def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:

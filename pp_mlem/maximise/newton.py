@@ -198,9 +198,8 @@ def step(
     failed = ~better & unsettled & (state.again > 0) & jnp.isfinite(value)
     again = (better & advice.look) | failed
     going = (better & (steep | unsettled)) | again
-    candidate = _line_search(
-        function, point, value, gradient @ advice.direction, advice, grain, going & ~again, halvings
-    )
+    search = _Search(advice, value, gradient @ advice.direction, grain, going & ~again)
+    candidate = _line_search(function, point, search, halvings)
     return NewtonState(
         candidate, point, value, gradient, decrement, grain, advice.frame,
         state.kinked | advice.kinked, state.steps + jnp.where(again, 0, 1),
@@ -219,29 +218,32 @@ def _is_better(
     return (better | state.looking) & jnp.isfinite(seen.value)
 
 
-def _line_search(
-    function: Function,
-    point: jax.Array,
-    value: jax.Array,
-    slope: jax.Array,
-    advice: _Advice,
-    grain: jax.Array,
-    wanted: jax.Array,
-    halvings: int,
-) -> jax.Array:
+class _Search(NamedTuple):
+    """Where to search a point: along the advice, from a value in nats with that slope and what rounding
+    of the coordinates makes of it; whether one is wanted at all."""
+
+    advice: _Advice
+    value: jax.Array
+    slope: jax.Array
+    grain: jax.Array
+    wanted: jax.Array
+
+
+def _line_search(function: Function, point: jax.Array, search: _Search, halvings: int) -> jax.Array:
     """The first point along the direction that gains enough; the point itself where none is wanted."""
-    eps = jnp.finfo(point.dtype).eps
+    value, kinked = search.value, search.advice.kinked
+    slack = 4 * jnp.finfo(point.dtype).eps * jnp.abs(value)
 
-    def too_long(search: tuple) -> jax.Array:
-        _, trial, count, t = search
-        enough = trial >= value + 1e-4 * t * slope - 4 * eps * jnp.abs(value) - grain
-        left = count < jnp.where(advice.kinked.any(), FEW, halvings)
-        return wanted & left & ~(enough & jnp.isfinite(trial))
+    def too_long(state: tuple) -> jax.Array:
+        _, trial, count, t = state
+        enough = trial >= value + 1e-4 * t * search.slope - slack - search.grain
+        left = count < jnp.where(kinked.any(), FEW, halvings)
+        return search.wanted & left & ~(enough & jnp.isfinite(trial))
 
-    def shorten(search: tuple) -> tuple:
-        _, _, count, t = search
+    def shorten(state: tuple) -> tuple:
+        _, _, count, t = state
         t = jnp.where(count == 0, 1.0, t * 0.4)
-        proposed = point + t * advice.direction
+        proposed = point + t * search.advice.direction
         return proposed, function(proposed), count + 1, t
 
     start = (point, jnp.full_like(value, -jnp.inf), 0, jnp.ones_like(value))

@@ -23,6 +23,7 @@ from pp_mlem.base.precision import (
     in_model_precision,
     working_precision,
 )
+from pp_mlem.data.designs import alike
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.units import pointwise_values, unit_weights
@@ -150,17 +151,24 @@ class Model:
         arguments = self.arguments.replace(values).in_precision(self.dtype)
         same = arguments.shares_structure(self.arguments) and not self.reading.sized
         if not same or not self._reads_alike(arguments):
-            args, kwargs = arguments.values()
-            return Model(
-                self.program,
-                *args,
-                **self.overrides,
-                observe=self.observe,
-                dtype=self.dtype,
-                **kwargs,
-            )
+            return self._anew(arguments)
         with working_precision(self.dtype):
-            return self._on(other_data(self.bound, arguments, self.observe), arguments)
+            data = other_data(self.bound, arguments, self.observe)
+        if not alike(data.designs, self.data.designs):
+            return self._anew(arguments)
+        return self._on(data, arguments)
+
+    def _anew(self, arguments: Arguments) -> Model:
+        """The program read again, with other arguments."""
+        args, kwargs = arguments.values()
+        return Model(
+            self.program,
+            *args,
+            **self.overrides,
+            observe=self.observe,
+            dtype=self.dtype,
+            **kwargs,
+        )
 
     def _reads_alike(self, arguments: Arguments) -> bool:
         """Whether this reading is right for other data of the same shapes."""

@@ -12,7 +12,8 @@ import numpy as np
 from pp_mlem.base.compiling import Work
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
-from pp_mlem.maximise.blocks import Block, plan_blocks
+from pp_mlem.maximise.blocks.base import Block
+from pp_mlem.maximise.registry import plan_blocks
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import Params, prior_distributions

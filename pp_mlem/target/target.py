@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pp_mlem.base.compiling import Effort, Kept, Work, compile_ahead
+from pp_mlem.base.compiling import Effort, Kept, Work, after, compile_ahead
 from pp_mlem.base.precision import working_precision
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.units import unit_weights
-from pp_mlem.maximise.step import NUMERIC_STEPS, expected_log_joint, maximise
+from pp_mlem.maximise.blocks.base import Context, Prior, expected_log_joint
+from pp_mlem.maximise.step import NUMERIC_STEPS, maximise
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import Params, log_prior, prior_distributions
@@ -195,32 +196,37 @@ class Target:
         # jaxlib 0.10 locks up when two batched factorisations run at once on two threads.
         for factor in self.marginal.factors:
             if factor.family is not None and factor.family.event_dim:
-                statistics[factor.site] = _after(statistics[factor.site], gradient)
+                statistics[factor.site] = after(statistics[factor.site], gradient)
         return Sweep(value, gradient, statistics)
 
     def expected(self, vector: jax.Array, statistics: Natural) -> jax.Array:
         """Q(theta) = <eta(theta), S> (+ log prior), up to a constant."""
         sites = frozenset(f.site for f in self.marginal.factors)
-        q = expected_log_joint(self.marginal, self.params(vector), statistics, self.data, sites)
+        context = Context(self.marginal, self.data)
+        q = expected_log_joint(context, self.params(vector), statistics, sites)
         return q + self.log_prior(vector) if self.problem.with_prior else q
+
+    @property
+    def prior(self) -> Prior | None:
+        """What an M-step knows of the priors; nothing for maximum likelihood."""
+        if not self.problem.with_prior:
+            return None
+
+        def density(params: Params, names: frozenset[str]) -> jax.Array:
+            return log_prior(self.reading, params, self.data, names)
+
+        def distributions(params: Params) -> dict[str, Any]:
+            return prior_distributions(self.reading, params, self.data)
+
+        return Prior(density, distributions)
 
     def maximise(
         self, vector: jax.Array, statistics: Natural, steps: int | jax.Array = NUMERIC_STEPS
     ) -> jax.Array:
         """M-step from a vector."""
-        prior = priors = None
-        if self.problem.with_prior:
-
-            def prior(params: Params, names: frozenset[str]) -> jax.Array:
-                return log_prior(self.reading, params, self.data, names)
-
-            def priors(params: Params) -> dict[str, Any]:
-                return prior_distributions(self.reading, params, self.data)
-
-        new = maximise(
-            self.marginal, self.problem.blocks, self.params(vector), statistics, self.data, prior,
-            priors, steps,
-        )  # fmt: skip
+        context = Context(self.marginal, self.data, steps)
+        params, blocks = self.params(vector), self.problem.blocks
+        new = maximise(context, blocks, params, statistics, self.prior)
         return self.space.unconstrain(new)
 
     def em_step(
@@ -269,8 +275,3 @@ def _unconstrain(target: Target, params: Params) -> jax.Array:
 def value_and_gradient(target: Target, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The objective and its gradient. Traceable."""
     return jax.value_and_grad(target.value)(vector)
-
-
-def _after(array: jax.Array, other: jax.Array) -> jax.Array:
-    """The same values, computed after `other`: in a way that the compiler cannot see through."""
-    return array * jnp.where(jnp.abs(other).sum() < -1.0, 0.0, 1.0).astype(array.dtype)

@@ -1,0 +1,1 @@
+"""The kinds of M-step blocks: one file each, listed in `maximise/registry.py`."""
