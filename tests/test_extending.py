@@ -69,10 +69,12 @@ def classes(y):
     with numpyro.plate("parts", 2):
         p = numpyro.sample("p", dist.Beta(1, 1))
         q = numpyro.sample("q", dist.Beta(1, 1))
+        r = numpyro.sample("r", dist.Beta(1, 1))
     with numpyro.plate("rows", len(y)):
         z = numpyro.sample("z", dist.Bernoulli(w))
         numpyro.sample("first", dist.Bernoulli(p[z]), obs=y[:, 0])
         numpyro.sample("second", dist.Bernoulli(q[z]), obs=y[:, 1])
+        numpyro.sample("third", dist.Bernoulli(r[z]), obs=y[:, 2])
 
 
 def test_a_family(skeletons):

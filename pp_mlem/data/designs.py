@@ -134,8 +134,9 @@ def aligned(message: Message, arrays: dict[str, Any]) -> dict[str, Any]:
 
 def _scalars(fn: Any, argument: str, batch: tuple[int, ...]) -> jax.Array:
     """An argument with one number for each cell; NaN where it is a vector, or no array."""
-    constraint, given = fn.arg_constraints.get(argument), fn.get_args()[argument]
-    if not is_array(given) or getattr(constraint, "event_dim", 0):
+    constraint: Any = fn.arg_constraints.get(argument)
+    given = fn.get_args()[argument]
+    if not is_array(given) or (constraint is not None and constraint.event_dim):
         return jnp.full((), jnp.nan)
     own = jnp.asarray(given, jnp.result_type(float))
     try:
@@ -248,7 +249,8 @@ def laid_designs(
 
 def alike(one: Designs, other: Designs) -> bool:
     """Whether two sets of designs have the same structure."""
-    if jax.tree.structure(one) != jax.tree.structure(other):
+    structures: list[Any] = [jax.tree.structure(d) for d in (one, other)]
+    if structures[0] != structures[1]:
         return False
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     if any(a.shape != b.shape for a, b in pairs):

@@ -309,7 +309,7 @@ def _coloured(reading: Reading, plans: dict[str, _Plan], involved: np.ndarray) -
     for p in np.flatnonzero(stacked.any(0)):
         open_to = np.flatnonzero(~(used & stacked[:, p]).any(1))
         if not open_to.size:
-            used, open_to = np.concatenate([used, np.zeros((1, len(stacked)), bool)]), [len(used)]
+            used, open_to = np.concatenate([used, np.zeros((1, len(stacked)), bool)]), np.array([len(used)])
         colour[p] = open_to[0]
         used[colour[p]] |= stacked[:, p]
     found: Designs = {}
@@ -355,7 +355,7 @@ def _computed(
     reading: Reading,
     factors: tuple[Factor, ...],
     designs: dict[str, Design],
-    point: np.ndarray,
+    point: Any,
     dynamic: tuple,
     keep: Keep,
 ) -> tuple[dict[str, Design], dict[str, float]]:

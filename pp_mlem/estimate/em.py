@@ -11,8 +11,8 @@ import numpy as np
 from pp_mlem.base.arrays import Array, dot, eps, largest, namespace, where
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, first_of, rounding
+from pp_mlem.maximise.blocks.base import NUMERIC_STEPS
 from pp_mlem.maximise.newton import settled
-from pp_mlem.maximise.step import NUMERIC_STEPS
 from pp_mlem.target.target import Target
 
 STILL = 20  # steps in a row that gain nothing, after which EM has stopped

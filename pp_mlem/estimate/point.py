@@ -27,7 +27,7 @@ from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import SUBSET_ROWS, AssignedLook, check_init, starting_vectors
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
 from pp_mlem.fit.point import PointFit
-from pp_mlem.maximise.step import NUMERIC_STEPS
+from pp_mlem.maximise.blocks.base import NUMERIC_STEPS
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 

@@ -19,8 +19,8 @@ from pp_mlem.base.precision import working_precision
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.units import unit_weights
-from pp_mlem.maximise.blocks.base import Context, Prior, expected_log_joint
-from pp_mlem.maximise.step import NUMERIC_STEPS, maximise
+from pp_mlem.maximise.blocks.base import NUMERIC_STEPS, Context, Prior, expected_log_joint
+from pp_mlem.maximise.step import maximise
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.priors import Params, log_prior, prior_distributions

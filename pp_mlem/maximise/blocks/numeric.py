@@ -11,14 +11,7 @@ import jax.numpy as jnp
 from pp_mlem.base.lazy import optx
 from pp_mlem.base.no import No
 from pp_mlem.marginal.marginal import Natural
-from pp_mlem.maximise.blocks.base import (
-    Block,
-    Context,
-    Group,
-    Params,
-    Prior,
-    expected_log_joint,
-)
+from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior, expected_log_joint
 from pp_mlem.maximise.newton import newton_ascent
 
 NEWTON_LIMIT = 64  # parameters up to which second derivatives are taken
