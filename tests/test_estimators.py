@@ -270,3 +270,35 @@ def test_rounding_errors_never_win():
     fit = fit_em(Model(program, x, False), **options)
     normal = stats.norm.logpdf(x, 0, float(fit.params["s"])).sum()
     assert fit.log_likelihood == pytest.approx(normal, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_loop_on_the_host_and_the_compiled_one_agree():
+    """Looks and steps in one compiled loop, as on an accelerator, give what the host's loop gives."""
+    from pp_mlem.base.compiling import Effort
+    from pp_mlem.base.precision import working_precision
+    from pp_mlem.estimate.lbfgs import LBFGS
+    from pp_mlem.estimate.loop import Driver
+    from pp_mlem.estimate.squarem import Squarem
+    from pp_mlem.estimate.starts import starting_vectors
+
+    shelf = find_model("galaxies")
+    model = Model(shelf.program, **shelf.data())
+    with working_precision(model.dtype):
+        target = model.target()
+        vectors = np.asarray(starting_vectors(model, target, 3, 0, "kmeans++"))
+        for algorithm in (
+            Squarem(target.units, 1e-8, 1e-3, 30, 60),
+            LBFGS(target.units, 1e-8, 1e-3, 100),
+        ):
+            runs = [
+                Driver(target, algorithm, Effort.QUICK, 300, 3, fused=fused).run(
+                    algorithm.begin(vectors)
+                )
+                for fused in (False, True)
+            ]
+            host, compiled = (run.state for run in runs)
+            np.testing.assert_array_equal(host.status, compiled.status)
+            np.testing.assert_allclose(host.value, compiled.value, rtol=1e-10)
+            for mine, theirs in zip(runs[0].history, runs[1].history, strict=True):
+                np.testing.assert_allclose(mine[:20], theirs[:20], rtol=1e-6)

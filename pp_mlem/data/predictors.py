@@ -309,7 +309,10 @@ def _coloured(reading: Reading, plans: dict[str, _Plan], involved: np.ndarray) -
     for p in np.flatnonzero(stacked.any(0)):
         open_to = np.flatnonzero(~(used & stacked[:, p]).any(1))
         if not open_to.size:
-            used, open_to = np.concatenate([used, np.zeros((1, len(stacked)), bool)]), np.array([len(used)])
+            used, open_to = (
+                np.concatenate([used, np.zeros((1, len(stacked)), bool)]),
+                np.array([len(used)]),
+            )
         colour[p] = open_to[0]
         used[colour[p]] |= stacked[:, p]
     found: Designs = {}

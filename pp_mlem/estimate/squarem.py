@@ -124,7 +124,7 @@ class Squarem(Algorithm):
             still=xp.where(leaping, xp.where(gain <= noise, own.still + 1, 0), own.still),
             slow=xp.where(leaping, xp.where(gain < self.handover, own.slow + 3, 0), own.slow),
         )
-        if self.finish_steps:
+        if self.finish_steps and not always(~late):
             finish = broyden.begin(at, seen.following, seen.value, seen.gradient)
             own = own._replace(
                 phase=xp.where(late, FINISH, own.phase), finish=choose(late, finish, own.finish)
