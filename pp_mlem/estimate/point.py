@@ -135,10 +135,11 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             group=starts if target.work.side_by_side else 1,
             with_path=options.trace,
         )
-        _prepare(model, target, driver, starts)
+        compiling = _prepare(model, target, driver, starts)
         vectors = starting_vectors(model, looked_at, starts, options.seed, options.init, look)
         with Progress(options.method, starts, options.progress) as progress:
             ends = _run(replace(driver, progress=progress), settings, vectors)
+        ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends))
 
 
@@ -197,14 +198,15 @@ def _assigned_look(target: Target, algorithm: Algorithm, starts: int) -> Assigne
     return assigned
 
 
-def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> None:
-    """Compile the looks in another thread, and what the verdict needs in this one."""
+def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> float:
+    """Compile the looks in another thread, and what the verdict needs in this one; the seconds it took."""
+    clock = time.perf_counter()
     somewhere = np.zeros((starts, target.space.size), target.dtype)
     looks = driver.ahead(somewhere)
-    if looks is None:
-        return
-    prepare_verdict(model, target, somewhere)
-    wait([looks])
+    if looks is not None:
+        prepare_verdict(model, target, somewhere)
+        wait([looks])
+    return time.perf_counter() - clock
 
 
 def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.lazy import scipy_cluster
+from pp_mlem.base.lazy import scipy_cluster, scipy_optimize
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
@@ -163,6 +163,7 @@ class _Assignment:
             shape = tuple(SUBSET_ROWS if n == whole else n for n in shape)
         if clustered and rows is not None:
             labels = kmeans_labels(rows, latent.size, rng).reshape(shape)
+            labels = _named_alike(labels, self.data.clamps.get(latent.name))
             return np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
         weights = rng.gamma(0.3, size=(*shape, latent.size)) + 1e-3
         return np.log(weights / weights.sum(-1, keepdims=True))
@@ -170,6 +171,18 @@ class _Assignment:
 
 def _subset(target: Target, rows: np.ndarray) -> ProgramData:
     return target.compiled(_cut)(jnp.asarray(rows))
+
+
+def _named_alike(labels: np.ndarray, clamps: Any) -> np.ndarray:
+    """Clusters numbered as the known labels are, where some are known; `clamps` are (..., values)."""
+    possible = np.asarray(clamps) >= 0 if clamps is not None else np.ones((1,), bool)
+    known = possible.sum(-1) == 1
+    if not known.any():
+        return labels
+    size = possible.shape[-1]
+    counts = np.zeros((size, size))
+    np.add.at(counts, (labels[known], possible.argmax(-1)[known]), 1)
+    return scipy_optimize.linear_sum_assignment(-counts)[1][labels]
 
 
 def _cut(target: Target, rows: jax.Array) -> ProgramData:
