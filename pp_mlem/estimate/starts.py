@@ -175,7 +175,9 @@ def _subset(target: Target, rows: np.ndarray) -> ProgramData:
 
 def _named_alike(labels: np.ndarray, clamps: Any) -> np.ndarray:
     """Clusters numbered as the known labels are, where some are known; `clamps` are (..., values)."""
-    possible = np.asarray(clamps) >= 0 if clamps is not None else np.ones((1,), bool)
+    if clamps is None:
+        return labels
+    possible = np.asarray(clamps) >= 0
     known = possible.sum(-1) == 1
     if not known.any():
         return labels
