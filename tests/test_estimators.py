@@ -54,6 +54,20 @@ def test_galaxies_interior_maximum(galaxies, galaxies_em):
     assert "reached by" in fit.story and len(fit.starts) == 20
 
 
+def test_a_finish_counts_its_steps_not_its_looks(galaxies, galaxies_em):
+    """Cut off early, EM leaves a few Newton steps to the finish: fewer than a Hessian takes looks."""
+    fit = fit_em(galaxies, init=_nudged(galaxies_em.params), accelerate=False, max_iter=1)
+    start = fit.starts.iloc[0]
+    assert fit.converged
+    assert fit.log_likelihood == pytest.approx(galaxies_em.log_likelihood, abs=1e-8)
+    assert start["iterations"] == 1 and 1 < start["newton_steps"] <= fit.n_parameters
+    assert fit.iterations == start["iterations"] + start["newton_steps"]
+
+
+def _nudged(params):
+    return {name: value * 1.02 if name != "w" else value for name, value in params.items()}
+
+
 def test_same_seed_same_result(galaxies, galaxies_em):
     again = fit_em(galaxies, starts=20, seed=0)
     np.testing.assert_array_equal(again.vector, galaxies_em.vector)

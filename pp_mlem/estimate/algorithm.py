@@ -39,6 +39,14 @@ class State(NamedTuple):
     own: Any
 
 
+class Unkept(NamedTuple):
+    """At the end of every start: what numbers of this precision cannot tell from zero, in nats, and
+    whether more was promised that no step kept."""
+
+    resolution: np.ndarray
+    vain: np.ndarray
+
+
 class Algorithm(abc.ABC):
     """How to begin, what to look at, and one step.
 
@@ -65,6 +73,11 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def step(self, state: State, seen: Any) -> tuple[State, Array]:
         """The states after what was seen, and the values that were accepted."""
+
+    def unkept(self, state: State) -> Unkept:
+        """What an algorithm that promises a gain, and none kept, knows of its end; most promise none."""
+        starts = len(state.status)
+        return Unkept(np.zeros(starts), np.zeros(starts, bool))
 
 
 def at_start(vectors: np.ndarray, own: Any) -> State:

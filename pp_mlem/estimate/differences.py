@@ -52,6 +52,7 @@ class Differences(NamedTuple):
 class DifferenceNewton(Algorithm):
     """Safeguarded Newton steps with modified curvature (Nocedal & Wright 2006, section 3.4,
     doi:10.1007/978-0-387-40065-5) from where `first`, whose looks have a value and a gradient, ended.
+    A step that is tried is an iteration; a look along a coordinate is none.
     """
 
     first: Algorithm
@@ -127,7 +128,6 @@ class DifferenceNewton(Algorithm):
         own = own._replace(hessian=hessian, index=index)
         state = state._replace(
             vector=where(index < size, _beside(state.point, index), state.point),
-            iterations=state.iterations + 1,
             own=own,
         )
         last = index == size

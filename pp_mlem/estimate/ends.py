@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.kinks import at_kink, climb_over_kinks
+from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.loop import Run
 from pp_mlem.program.space import is_half_line
 from pp_mlem.target.target import Target, value_and_gradient
@@ -24,8 +25,9 @@ EXTREME = 20.0  # unconstrained coordinate of a positive parameter; exp(20) is 5
 @dataclass(frozen=True)
 class Ends:
     """Of every start: the last accepted point, the objective there, the largest gradient entry per unit,
-    the status, and how many steps each part took; how the values went. `vain`: the finish promised what
-    no step kept; `kinked`: it stands on a kink; `noisy`: the density there is rounding error.
+    the status, how many iterations the algorithm and how many steps its finishes took; how the values
+    went. `kinked`: it stands on a kink; `noisy`: the density there is rounding error; `slopeless`: every
+    start failed at a finite density.
     """
 
     points: np.ndarray
@@ -63,11 +65,10 @@ class Ends:
             noisy=none,
         )
 
-    def finished(self, target: Target, run: Run, skipped: np.ndarray) -> Ends:
+    def finished(self, target: Target, finish: Algorithm, run: Run, skipped: np.ndarray) -> Ends:
         """After a finish, where it ended higher (or where rounding hides that it did)."""
         state = run.state
-        resolution = getattr(state.own, "resolution", np.zeros(len(skipped)))
-        vain = np.asarray(getattr(state.own, "vain", np.zeros(len(skipped), bool)), bool)
+        resolution, vain = finish.unkept(state)
         noise = (
             1e3 * np.finfo(self.values.dtype).eps * (np.abs(self.values) + target.units)
             + resolution
@@ -89,7 +90,7 @@ class Ends:
             values=np.where(better, state.value, self.values),
             slopes=np.where(better, state.slope, self.slopes),
             status=status,
-            newton_steps=np.where(better, state.iterations, 0),
+            newton_steps=self.newton_steps + np.where(skipped, 0, state.iterations),
             history=history,
             interrupted=run.interrupted,
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, largest, namespace, where
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, choose, first_of
+from pp_mlem.estimate.algorithm import Algorithm, Look, State, Unkept, at_start, choose, first_of
 from pp_mlem.maximise import newton
 from pp_mlem.maximise.newton import NewtonResult, NewtonState
 from pp_mlem.target.target import Target
@@ -103,6 +103,9 @@ class Newton(Algorithm):
             own=Finish(own, left, result.resolution, vain),
         )
         return new, xp.where(result.value > state.value, result.value, xp.nan)
+
+    def unkept(self, state: State) -> Unkept:
+        return Unkept(np.asarray(state.own.resolution), np.asarray(state.own.vain, bool))
 
 
 def _begin(points: Array) -> NewtonState:

@@ -225,7 +225,7 @@ def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
         status = np.where(waiting, int(Status.RUNNING), int(Status.CONVERGED))
         second = replace(driver, algorithm=finish, limit=limit, with_path=False)
         ran = second.run(begun._replace(status=status), whole=True)
-        ends = ends.finished(target, ran, ~waiting)
+        ends = ends.finished(target, finish, ran, ~waiting)
         verified = True
     return ends
 
@@ -233,7 +233,7 @@ def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
 def _finishes(
     target: Target, settings: Settings, algorithm: Algorithm
 ) -> list[tuple[Algorithm, int]]:
-    """How starts that have not come to rest go on, one way after the other, and for how many looks."""
+    """How starts that have not come to rest go on, one way after the other, and for how many steps."""
     if not settings.finish_steps:
         return []
     units, tolerance, endless = settings.units, settings.tolerance, int(np.iinfo(np.int32).max)
@@ -243,7 +243,7 @@ def _finishes(
     finishes: list[tuple[Algorithm, int]] = []
     looks = NEWTON_STEPS * (target.space.size + 2)
     if looks * target.work.sweep <= DIFFERENCES_WORK:
-        finishes.append((DifferenceNewton(algorithm, units, tolerance), looks))
+        finishes.append((DifferenceNewton(algorithm, units, tolerance), NEWTON_STEPS))
     return [*finishes, (Newton(units, tolerance), endless)]
 
 

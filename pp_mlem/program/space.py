@@ -17,7 +17,6 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.program.sites import Site
 
 _SIMPLEX = type(constraints.simplex)
-_UNIT = type(constraints.unit_interval)
 _MATRICES = (type(constraints.positive_definite), type(constraints.lower_cholesky))
 
 
