@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.show.catalogue import find_model
 
 
@@ -66,6 +67,21 @@ def test_a_finish_counts_its_steps_not_its_looks(galaxies, galaxies_em):
 
 def _nudged(params):
     return {name: value * 1.02 if name != "w" else value for name, value in params.items()}
+
+
+@pytest.mark.parametrize("accelerate", [True, False])
+def test_a_loose_tolerance_ends_early_and_tells_the_gradient_there(galaxies, accelerate):
+    plain = {"starts": 3, "seed": 1, "polish": False, "accelerate": accelerate}
+    loose = fit_em(galaxies, tol=5e-3, **plain)
+    tight = fit_em(galaxies, tol=1e-7, max_iter=20000, **plain)
+    assert set(loose.starts["status"]) == set(tight.starts["status"]) == {"converged"}
+    assert loose.starts["iterations"].sum() < 0.8 * tight.starts["iterations"].sum()
+    assert loose.log_likelihood == pytest.approx(tight.log_likelihood, abs=82 * 5e-3**2)
+    assert (loose.starts["gradient"] <= 5e-3).all()
+    with jax.enable_x64(True):
+        slopes = quick_jit(jax.grad(galaxies.target().value))(jnp.asarray(loose.vector))
+    ended = int(loose.starts["objective"].argmax())
+    assert loose.starts["gradient"][ended] == pytest.approx(np.abs(slopes).max() / 82, rel=1e-4)
 
 
 def test_same_seed_same_result(galaxies, galaxies_em):

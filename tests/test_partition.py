@@ -10,11 +10,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpyro import handlers
 
-from pp_mlem import Model
+from pp_mlem import Model, fit_mle
 
 
 def log_joint(program, args, params, latents):
@@ -64,7 +65,9 @@ def check(program, args, params, latents, **options):
     model = Model(program, *args, **options)
     log_z, posterior, best = brute_force(program, args, params, latents)
     np.testing.assert_allclose(model.log_likelihood(params), log_z, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(model.pointwise_log_likelihood(params).sum(), log_z, rtol=1e-9)
+    own = model.pointwise_log_likelihood(params)
+    assert own.shape == model.unit_weights().shape
+    np.testing.assert_allclose(own.sum(), log_z, rtol=1e-9)
     found = model.posterior(params)
     for name, table in posterior.items():
         np.testing.assert_allclose(found[name], table.reshape(found[name].shape), atol=1e-9)
@@ -226,6 +229,25 @@ def test_mask_removes_units(rows):
     model = Model(mixture, x, None, mask)
     np.testing.assert_allclose(model.pointwise_log_likelihood(params), mask * each, atol=1e-12)
     assert model.n_observations == mask.sum()
+
+
+def test_rows_with_a_law_for_every_column_are_units_of_their_own():
+    def columns(y):
+        loc = numpyro.sample("loc", dist.Normal(0, 1).expand([2]))
+        seen = jnp.isfinite(jnp.log(y))
+        numpyro.sample("y", dist.LogNormal(loc, 1.0).mask(seen), obs=y)
+
+    y = np.exp(np.random.default_rng(8).normal(size=(6, 2)))
+    y[2], y[4, 1] = np.nan, np.nan
+    model = Model(columns, y)
+    loc = np.array([0.3, -0.2])
+    expected = np.nansum(scipy.stats.lognorm(1.0, scale=np.exp(loc)).logpdf(y), 1)
+    own = model.pointwise_log_likelihood({"loc": loc})
+    np.testing.assert_allclose(own, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(model.unit_weights(), [1, 1, 0, 1, 1, 1])
+    assert model.n_observations == 5
+    fit = fit_mle(model, starts=1, progress=False)
+    assert fit.to_datatree()["log_likelihood"]["units"].shape[2:] == (6,)
 
 
 def test_missing_values_are_integrated_out(rows):

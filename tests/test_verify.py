@@ -54,9 +54,9 @@ def check(program, args, params, latents, **options):
     model = Model(program, *args, **options)
     log_z, prior = by_numpyro(program, args, params, latents)
     np.testing.assert_allclose(model.log_likelihood(params), log_z, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(
-        model.pointwise_log_likelihood(params).sum(), log_z, rtol=1e-9, atol=1e-9
-    )
+    own = model.pointwise_log_likelihood(params)
+    assert own.shape == model.unit_weights().shape
+    np.testing.assert_allclose(own.sum(), log_z, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(model.log_prior(params), prior, rtol=1e-9, atol=1e-9)
     return model
 

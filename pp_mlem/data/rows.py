@@ -99,7 +99,7 @@ def plan_rows(reading: Reading, factors: tuple[Factor, ...], gathers: Any) -> Ro
     """The one plate of all factors, when none of them holds a table over its rows."""
     if gathers or not factors or reading.scans:
         return Rows()
-    shared = {f.plates - {n for n, _, c in f.layout if c} for f in factors}
+    shared = {f.term_plates for f in factors}
     plates = next(iter(shared))
     if len(shared) != 1 or len(plates) != 1:
         return Rows()

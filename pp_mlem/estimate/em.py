@@ -75,7 +75,7 @@ class EM(Algorithm):
 
     def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
         xp, at = namespace(state.vector), state.vector
-        slope = slope_of(seen, at, self.units, self.tolerance)
+        slope = largest(seen.gradient) / self.units
         noise = noise_of(seen, at, self.units)
         gain = seen.value - state.value
         still = xp.where(gain <= noise, state.own.still + 1, 0)
@@ -85,7 +85,7 @@ class EM(Algorithm):
         status = first_of(
             (~finite, Status.NOT_FINITE),
             (fell, Status.DECREASED),
-            (slope <= self.tolerance, Status.CONVERGED),
+            (at_rest(seen, at, self.units, self.tolerance), Status.CONVERGED),
             ((still >= STILL) | (slow > self.slow), Status.FLAT),
         )
         kept = finite & ~fell
@@ -108,14 +108,15 @@ def em_wanted(state: State, steps: int, starts_too: bool) -> tuple[Array, ...]:
     return (*wanted, xp.full(starts, False)) if starts_too else wanted
 
 
-def slope_of(seen: EMLook, at: Array, units: float, tolerance: float) -> Array:
-    """The largest gradient entry per unit. Where the scale of a coordinate hides what is still to be
-    gained, gradient times EM's own step shows it (it is the decrement of the complete data, in
-    nats): then what is above tolerance says so."""
+def at_rest(seen: EMLook, at: Array, units: float, tolerance: float) -> Array:
+    """Whether the largest gradient entry per unit is within `tolerance`, and EM's own step promises no
+    gain. Where the scale of a coordinate hides what is still to be gained, gradient times step shows it
+    (it is the decrement of the complete data, in nats). None is what rounding hides, or what a slope of
+    `tolerance` in a coordinate of unit scale would promise."""
     xp = namespace(at)
-    slope = largest(seen.gradient) / units
-    hidden = dot(seen.gradient, seen.following - at) > settled(seen.value)
-    return xp.where(hidden, xp.maximum(slope, 2 * tolerance), slope)
+    promised = dot(seen.gradient, seen.following - at)
+    none = xp.maximum(settled(seen.value), units * tolerance**2)
+    return (largest(seen.gradient) <= tolerance * units) & ~(promised > none)
 
 
 def noise_of(seen: EMLook, at: Array, units: float) -> Array:

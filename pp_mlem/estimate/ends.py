@@ -45,11 +45,9 @@ class Ends:
     slopeless: bool = False
 
     @classmethod
-    def of(cls, run: Run, tolerance: float) -> Ends:
+    def of(cls, run: Run) -> Ends:
         state = run.state
         status, none = np.array(state.status), np.zeros(len(state.status), bool)
-        cut = np.isin(status, (Status.MAX_ITER, Status.INTERRUPTED))
-        status[cut & (state.slope <= tolerance)] = Status.CONVERGED
         return cls(
             points=np.array(state.point),
             values=np.array(state.value),

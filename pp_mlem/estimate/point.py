@@ -213,7 +213,7 @@ def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
     """The algorithm from every start, then the finish for those that have not come to rest."""
     target, algorithm = driver.target, driver.algorithm
     run = driver.run(algorithm.begin(np.asarray(vectors)))
-    ends = Ends.of(_looked_at(driver, run), settings.tolerance)
+    ends = Ends.of(_looked_at(driver, run))
     verified = algorithm.unit_free
     for finish, limit in _finishes(target, settings, algorithm):
         waiting = ends.status != Status.NOT_FINITE
@@ -262,4 +262,6 @@ def _looked_at(driver: Driver, run: Run) -> Run:
         )
         for name in ("point", "value", "slope")
     }
+    rests = better & (seen.status == Status.CONVERGED)
+    keep["status"] = np.where(rests, Status.CONVERGED, run.state.status)
     return replace(run, state=run.state._replace(**keep))

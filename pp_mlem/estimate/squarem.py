@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pp_mlem.base.arrays import Array, all_finite, dot, namespace, where
+from pp_mlem.base.arrays import Array, all_finite, dot, largest, namespace, where
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.algorithm import (
     Algorithm,
@@ -19,7 +19,7 @@ from pp_mlem.estimate.algorithm import (
     first_of,
     rounding,
 )
-from pp_mlem.estimate.em import EMLook, em_look, em_look_or_start, em_wanted, noise_of, slope_of
+from pp_mlem.estimate.em import EMLook, at_rest, em_look, em_look_or_start, em_wanted, noise_of
 from pp_mlem.maximise import broyden
 from pp_mlem.maximise.broyden import Broyden
 
@@ -88,26 +88,25 @@ class Squarem(Algorithm):
 
     def step(self, state: State, seen: EMLook) -> tuple[State, Array]:
         xp = namespace(state.vector)
-        slope = slope_of(seen, state.vector, self.units, self.tolerance)
         finishing = state.own.phase == FINISH
         if always(finishing):
-            finished, better = self._finish(state, seen, slope)
+            finished, better = self._finish(state, seen)
             return finished, xp.where(better, seen.value, xp.nan)
-        cycled, accepted = self._cycle(state, seen, slope)
+        cycled, accepted = self._cycle(state, seen)
         if self.finish_steps and always(~finishing):
             return cycled, accepted
         if not self.finish_steps:
             late = (cycled.own.slow > self.slow) & (cycled.status == Status.RUNNING)
             status = xp.where(late, int(Status.FLAT), cycled.status)
             return cycled._replace(status=status), accepted
-        finished, better = self._finish(state, seen, slope)
+        finished, better = self._finish(state, seen)
         accepted = xp.where(finishing, xp.where(better, seen.value, xp.nan), accepted)
         return choose(finishing, finished, cycled), accepted
 
-    def _cycle(self, state: State, seen: EMLook, slope: Array) -> tuple[State, Array]:
+    def _cycle(self, state: State, seen: EMLook) -> tuple[State, Array]:
         """One of the three looks of a cycle: at its start, at EM's step from it, at the leap."""
         xp, at, own = namespace(state.vector), state.vector, state.own
-        noise = noise_of(seen, at, self.units)
+        noise, slope = noise_of(seen, at, self.units), largest(seen.gradient) / self.units
         leaping = own.phase == LEAP
         finite = xp.isfinite(seen.value) & xp.isfinite(slope)
         fell = seen.value < state.value - noise
@@ -132,7 +131,7 @@ class Squarem(Algorithm):
         status = first_of(
             (~leaping & ~finite, Status.NOT_FINITE),
             (~leaping & fell, Status.DECREASED),
-            (kept & (slope <= self.tolerance), Status.CONVERGED),
+            (kept & at_rest(seen, at, self.units, self.tolerance), Status.CONVERGED),
             (own.still >= STILL, Status.FLAT),
         )
         new = State(
@@ -146,21 +145,22 @@ class Squarem(Algorithm):
         )
         return new, xp.where(kept, seen.value, xp.nan)
 
-    def _finish(self, state: State, seen: EMLook, slope: Array) -> tuple[State, Array]:
+    def _finish(self, state: State, seen: EMLook) -> tuple[State, Array]:
         """A Broyden step; its first look is EM's own step from where SQUAREM stood."""
         xp = namespace(state.vector)
         slack = rounding(state.own.finish.value, self.units)
         found, better = broyden.learn(
             state.own.finish, seen.following, seen.value, seen.gradient, slack
         )
-        slope = xp.where(better, slope, state.slope)
+        slope = xp.where(better, largest(seen.gradient) / self.units, state.slope)
         # Where the units put the tolerance below what float64 resolves, the objective stops rising
         # first; what EM's own step still promises knows no units.
+        rest = at_rest(seen, state.vector, self.units, self.tolerance)
         settled = found.stuck & ~found.promised() & (slope <= NEARLY)
         failed = found.stuck | (found.steps >= self.finish_steps)
         rounds = state.own.rounds + xp.where(failed, 1, 0)
         status = first_of(
-            ((better & (slope <= self.tolerance)) | settled, Status.CONVERGED),
+            ((better & rest) | settled, Status.CONVERGED),
             (failed & (rounds >= ROUNDS), Status.FLAT),
         )
         # SQUAREM goes on from EM's own step where Broyden steps lead nowhere.

@@ -86,6 +86,11 @@ class Factor(abc.ABC):
         return tuple(size for _, size, column in self.layout if column)
 
     @property
+    def term_plates(self) -> Plates:
+        """The plates of its term: a factor sums its columns itself."""
+        return self.plates - {name for name, _, column in self.layout if column}
+
+    @property
     def width(self) -> int:
         """Multiplications for each row and value of the latents, roughly."""
         event = self.event_size

@@ -125,8 +125,7 @@ def _scores(
         : len(shape.latents)
     ]
     table = Table.of(total.reshape(shape.latents + total.shape[1:]), names + rows)
-    gone = {n for n, _, c in factor.layout if c} | {factor.rows[i] for i in shape.surplus}
-    return table, factor.plates - gone
+    return table, factor.term_plates - {factor.rows[i] for i in shape.surplus}
 
 
 def _shape(

@@ -58,8 +58,8 @@ def unit_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
     for factor in marginal.factors:
         latents = frozenset(factor.latents)
         if factor.site in observed:
-            seen.append(Term(_shown(marginal, factor, data), latents, factor.plates))
-        counts.append(Term(zero, latents, factor.plates, marginal.weight(factor, data)))
+            seen.append(Term(_shown(marginal, factor, data), latents, factor.term_plates))
+        counts.append(Term(zero, latents, factor.term_plates, marginal.weight(factor, data)))
     context, layout = marginal.context(data, FIRST), marginal.layout
     units = layout.units(marginal.run(seen + counts, context), context, with_weights=False)
     shown = jnp.concatenate([(t.array > 0).astype(float).ravel() for t in units])
@@ -114,7 +114,7 @@ def unit_layout(
 ) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
     """(plates, sizes) of each set of independent units, in the order of `unit_weights`."""
     zero = Table(jnp.zeros(()), ())
-    terms = [Term(zero, frozenset(f.latents), f.plates) for f in marginal.factors]
+    terms = [Term(zero, frozenset(f.latents), f.term_plates) for f in marginal.factors]
     context = marginal.context(data, FIRST)
     units = marginal.layout.units(marginal.run(terms, context), context, with_weights=False)
     return [(t.axes, t.array.shape) for t in units]
@@ -128,7 +128,7 @@ def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> Pro
     """
     layout = unit_layout(marginal, data)
     axes, shape = layout[0]
-    alone = [f.site for f in marginal.factors if not set(axes) <= f.plates]
+    alone = [f.site for f in marginal.factors if not set(axes) <= f.term_plates]
     if marginal.sequential or axes == ("program",) or len(layout) > 1 or alone:
         what = "one sequence" if marginal.sequential else f"units {[a for a, _ in layout]}"
         raise ValueError(
