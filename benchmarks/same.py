@@ -1,10 +1,10 @@
 """Whether two versions of the code give the same numbers.
 
-    python benchmarks/same.py record FILE [--fits] [--only WORD]    # of the code that is imported
+    python benchmarks/same.py record FILE [--fits] [--starts OTHER] [--only WORD]  # of the code that is imported
     python benchmarks/same.py compare OLD NEW
 
 Recorded are, of every program of the shelf and of the tests: log Z and its gradient
-at two random points of the parameters, its information at the second, and with --fits the ends of fit_em and fit_mle. To record
+at two random points of the parameters, its information at the second, and with --fits the ends of fit_em and fit_mle from one start (that of another record where it is given). To record
 an old version, run its checkout's package: PYTHONPATH=<old checkout> python benchmarks/same.py ...
 Compared are numbers to 1e-10 of their size, log-likelihoods of fits to 1e-9, estimates to 1e-5 of a
 standard error, and statuses.
@@ -27,7 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem import Model, fit_em, fit_mle
-from pp_mlem.show.catalogue import find_model, model_names
+
+try:
+    from pp_mlem.show.catalogue import find_model, model_names
+except ModuleNotFoundError:  # of the code before it had floors
+    from pp_mlem.catalogue import find_model, model_names
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 RANDOM = 60
@@ -43,13 +47,12 @@ def cases() -> Iterator[tuple[str, Callable[[], Model]]]:
     import scan_programs
     from numpyro_programs import PROGRAMS
     from test_numpyro_programs import build
-    from test_scans import OPTIONS
 
     for name in model_names():
         shelf = find_model(name)
         yield f"shelf/{name}", lambda s=shelf: Model(s.program, **s.data())
     for program, data in scan_programs.PROGRAMS:
-        options = OPTIONS.get(program, {})
+        options = scan_programs.OPTIONS.get(program, {})
         yield f"scan/{program.__name__}", lambda p=program, d=data, o=options: Model(p, d, **o)
     for program in chain_programs.SINGLE:
         yield f"chain/{program.__name__}", lambda p=program: Model(p, chain_programs.X)
@@ -102,11 +105,18 @@ def values(model: Model) -> dict[str, Any]:
     return found
 
 
-def fits(model: Model) -> dict[str, Any]:
-    found = {}
+def fits(model: Model, start: dict[str, Any] | None) -> dict[str, Any]:
+    """The ends of both estimators from `start`; by default from beside the maximum that EM finds."""
+    if start is None:
+        first = fit_em(model, starts=1, max_iter=500, progress=False)
+        with jax.enable_x64(True):
+            vector = model.space.unconstrain(first.params)
+            moved = vector + 0.1 * np.random.default_rng(0).normal(size=vector.shape)
+            start = {k: np.asarray(v) for k, v in model.space.constrain(moved).items()}
+    found: dict[str, Any] = {"start": start}
     for name, fit_by in (("EM", fit_em), ("MLE", fit_mle)):
         clock = time.perf_counter()
-        fit = fit_by(model, starts=2, max_iter=500, progress=False)
+        fit = fit_by(model, init=start, max_iter=500, progress=False)
         found[name] = {
             "log likelihood": fit.log_likelihood,
             "estimates": np.asarray(fit.estimates()),
@@ -117,9 +127,10 @@ def fits(model: Model) -> dict[str, Any]:
     return found
 
 
-def record(path: Path, with_fits: bool, only: str) -> None:
+def record(path: Path, with_fits: bool, starts: Path | None, only: str) -> None:
     """Write what every program gives; what cannot be built is kept as its error."""
     kept: dict[str, Any] = {}
+    others = pickle.loads(starts.read_bytes()) if starts else {}
     for name, build in cases():
         if only not in name:
             continue
@@ -130,7 +141,7 @@ def record(path: Path, with_fits: bool, only: str) -> None:
                 model = build()
                 kept[name] = values(model)
                 if with_fits:
-                    kept[name] |= fits(model)
+                    kept[name] |= fits(model, others.get(name, {}).get("start"))
         except Exception as error:
             kept[name] = {"error": f"{type(error).__name__}: {error}"}
         print(f"{name}: {time.perf_counter() - clock:.1f} s", flush=True)
@@ -156,6 +167,8 @@ def different(old: dict, new: dict) -> Iterator[str]:
         elif key == "error":
             if old[key] != new[key]:
                 yield f"error: {old[key][:80]} -> {new[key][:80]}"
+        elif key == "start":
+            continue
         elif key in ("EM", "MLE"):
             a, b = old[key], new[key]
             if a["status"] != b["status"]:
@@ -192,12 +205,13 @@ if __name__ == "__main__":
     one = commands.add_parser("record")
     one.add_argument("file", type=Path)
     one.add_argument("--fits", action="store_true")
+    one.add_argument("--starts", type=Path)
     one.add_argument("--only", default="")
     two = commands.add_parser("compare")
     two.add_argument("old", type=Path)
     two.add_argument("new", type=Path)
     given = parser.parse_args()
     if given.command == "record":
-        record(given.file, given.fits, given.only)
+        record(given.file, given.fits, given.starts, given.only)
     else:
         sys.exit(bool(compare(given.old, given.new)))

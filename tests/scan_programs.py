@@ -863,3 +863,4 @@ PROGRAMS = [
     (first_state_kept, X), (row_of_a_state, X), (total_of_a_row, X), (branches, X),
     (matrix_of_a_state, PAIRS), (array_of_a_state, PAIRS), (logits_of_a_state, X),
 ]  # fmt: skip
+OPTIONS = {survival_of_each_step: {"parameters": {"phi"}}, increments: {"parameters": {"step"}}}

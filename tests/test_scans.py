@@ -15,10 +15,6 @@ from scipy import stats
 from pp_mlem import Model, fit_em, fit_map
 from pp_mlem.base.compiling import quick_jit
 
-OPTIONS = {
-    programs.survival_of_each_step: {"parameters": {"phi"}},
-    programs.increments: {"parameters": {"step"}},
-}
 QUICK = {
     programs.none_in_carry, programs.second_order_sequences, programs.waiting,
     programs.class_and_states, programs.law_by_factor, programs.previous_state,
@@ -47,7 +43,7 @@ def draw(model: Model, seed: int) -> dict:
 
 
 def check_against_enumeration(program, data):
-    model = Model(program, data, **OPTIONS.get(program, {}))
+    model = Model(program, data, **programs.OPTIONS.get(program, {}))
     params = draw(model, 3)
     with jax.enable_x64(True):
         total, marginals, best = programs.enumerated(program, (data,), params)
@@ -96,7 +92,7 @@ LABELLED = {programs.gap, programs.waiting, programs.second_order_padded}
     ],
 )
 def test_labels_count_where_states_are_not_masked(program):
-    data, options = DATA[program], OPTIONS.get(program, {})
+    data, options = DATA[program], programs.OPTIONS.get(program, {})
     hidden = Model(program, data, **options)
     params = draw(hidden, 3)
     rng = np.random.default_rng(1)
