@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
@@ -332,3 +333,36 @@ def test_the_loop_on_the_host_and_the_compiled_one_agree():
             np.testing.assert_allclose(host.value, compiled.value, rtol=1e-10)
             for mine, theirs in zip(runs[0].history, runs[1].history, strict=True):
                 np.testing.assert_allclose(mine[:20], theirs[:20], rtol=1e-6)
+
+
+def test_starts_at_edges_come_to_rest_without_exact_second_derivatives(monkeypatch):
+    """A start whose first and last states have become one ends with probabilities of zero in the first
+    step and in a transition, and with a slope just above the tolerance."""
+
+    def hidden_chain(x):
+        first = numpyro.sample("first", dist.Dirichlet(jnp.ones(3)))
+        moves = numpyro.sample("moves", dist.Dirichlet(jnp.ones((3, 3))))
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0, 1).expand([3]))
+
+        def step(z, x):
+            z = numpyro.sample("z", dist.Categorical(moves[z]))
+            numpyro.sample("x", dist.Normal(mu[z], sigma[z]), obs=x)
+            return z, None
+
+        z = numpyro.sample("z0", dist.Categorical(first))
+        numpyro.sample("x0", dist.Normal(mu[z], sigma[z]), obs=x[0])
+        scan(step, z, x[1:])
+
+    rng, states = np.random.default_rng(0), np.zeros(1000, int)
+    for t in range(1, len(states)):
+        states[t] = states[t - 1] if rng.random() < 0.9 else rng.integers(3)
+    model = Model(hidden_chain, rng.normal(np.array([-2.0, 0.0, 3.0])[states], 1.0))
+
+    def refuse(*_):
+        raise AssertionError("exact second derivatives are compiled")
+
+    monkeypatch.setattr("pp_mlem.estimate.finish.newton_look", refuse)
+    fit = fit_em(model, starts=5, progress=False)
+    assert set(fit.starts["status"]) == {"boundary"} and fit.starts["newton_steps"].max() > 1
+    assert fit.starts["gradient"].max() <= 1e-8

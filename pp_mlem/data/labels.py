@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.data.masks import shown_units
@@ -16,7 +15,9 @@ from pp_mlem.program.reading import Reading
 
 def clamps_of(reading: Reading, observe: Mapping[str, Any], raw: Raw) -> dict[str, jax.Array]:
     """(*plates, values) for each latent that is observed: 0 where a value is possible, -1 where not."""
-    return {name: jnp.asarray(_clamp(reading, name, given, raw)) for name, given in observe.items()}
+    return {
+        name: jax.device_put(_clamp(reading, name, given, raw)) for name, given in observe.items()
+    }
 
 
 def _clamp(reading: Reading, name: str, given: Any, raw: Raw) -> np.ndarray:

@@ -89,7 +89,7 @@ def find_designs(
         return found
     traced = reading.arguments.traced
     keep = keep if traced else lambda _, function: quick_jit(function)
-    few = tuple(jnp.asarray(a) for a in thin(reading.arguments)) if traced else ()
+    few = tuple(jax.device_put(a) for a in thin(reading.arguments)) if traced else ()
     for given in (few, dynamic):  # all rows where the first say less than all
         planned, point = _planned(reading, sites, _disturbed(given), keep)
         plans = {n: d for n, d in planned.items() if isinstance(d, Design)}
@@ -118,7 +118,7 @@ def _disturbed(dynamic: tuple) -> tuple:
         if host.dtype.kind != "f":
             return array
         factor, more = rng.uniform(0.7, 1.3, host.shape), rng.uniform(0.1, 0.2, host.shape)
-        return jnp.asarray(np.where(host == 0, more, host * factor).astype(host.dtype))
+        return jax.device_put(np.where(host == 0, more, host * factor).astype(host.dtype))
 
     return tuple(move(a) for a in without_missing(dynamic))
 

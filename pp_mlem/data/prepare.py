@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
@@ -60,7 +60,7 @@ def prepare_data(
         clamps=clamps_of(reading, observe, raw),
         index=raw.index,
         maps=maps,
-        valid={name: jnp.asarray(mask) for name, mask in valid.items()},
+        valid={name: jax.device_put(mask) for name, mask in valid.items()},
         designs=find_designs(reading, factors, dynamic, gathers.keep),
     )
 
@@ -145,7 +145,7 @@ def _refuse_no_data(reading: Reading, raw: Raw, seen: dict[str, np.ndarray]) -> 
 
 def _check_support(name: str, kind: str, support: Any, value: Any, missing: Any) -> None:
     filled = np.where(missing, 0, value) if missing.any() else value
-    inside = np.asarray(quick_jit(support.check)(jnp.asarray(filled)))
+    inside = np.asarray(quick_jit(support.check)(filled))
     event = support.event_dim
     hidden = missing.all(tuple(range(missing.ndim - event, missing.ndim))) if event else missing
     # Along the values of latents that move the support, one that contains the datum is enough.

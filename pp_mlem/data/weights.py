@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.data.raw import Raw
@@ -62,7 +61,7 @@ def weights_of(
                     "other. A case weight multiplies the log-likelihood of a whole unit: put "
                     "the latent and its observations under the same scale."
                 )
-    return {name: jnp.asarray(scale, float) for name, scale in scales.items()}
+    return {name: jax.device_put(np.asarray(scale, float)) for name, scale in scales.items()}
 
 
 def _scale(reading: Reading, name: str, scale: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
 from pp_mlem.diagnose.separation import find_separation
-from pp_mlem.diagnose.spurious import judge_components
+from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.diagnose.uncertainty import Covariance, numbers_of
 from pp_mlem.marginal.units import reweighted
 from pp_mlem.maximise.broyden import quasi_newton_em
@@ -268,7 +268,7 @@ def bootstrap_point(
     run = target.compiled(
         _refit, source.make, source.static, effort=Effort.LEAN, lanes=(0, None, None, None)
     )
-    arrays = source.given, jnp.asarray(vector), (jnp.asarray(target.units), jnp.asarray(tolerance))
+    arrays = source.given, np.asarray(vector), (np.asarray(target.units), np.asarray(tolerance))
     wanted = refits.replicates
     lanes = int(np.clip(LANE_NUMBERS / (numbers_of(target) + 1), 1, min(LANES, wanted)))
     keys = jax.random.split(jax.random.key(refits.seed), -(-wanted // lanes) * lanes)
@@ -314,7 +314,7 @@ def _failure(target: Target, source: _Replicates, key: jax.Array, ends: _Ends, i
     if not (np.isfinite(ends.values[i]) and np.all(np.isfinite(point))):
         return Status.NOT_FINITE.label
     own = target.on(source.data(target, key))
-    flag, _ = judge_components(own, point)
+    flag, _ = judge_components(own, Scales.at(own, point), rows_at(own, point))
     if flag is not None:
         return flag.label
     return Status.SEPARATION.label if find_separation(own, point) else ""

@@ -131,8 +131,8 @@ class Entries:
         values, slopes = [], []
         for first in range(0, len(vectors), self.lanes):
             some = vectors[first : first + self.lanes]
-            lanes = jnp.asarray(padded(some, self.lanes))
-            slope, value = run(lanes, jnp.asarray(index))
+            lanes = np.asarray(padded(some, self.lanes))
+            slope, value = run(lanes, np.asarray(index))
             values.append(np.asarray(value, float)[: len(some)])
             slopes.append(np.asarray(slope, float)[: len(some)])
         return np.concatenate(values), np.concatenate(slopes)

@@ -62,7 +62,7 @@ def _densities(model: Model) -> Densities:
     marginal, data = model.marginal, model.data
     if marginal.rows.size > MANY_ROWS:
         some = np.linspace(0, marginal.rows.size - 1, FEW_ROWS).astype(int)
-        data = model.bound.compiled(_subset, effort=Effort.QUICK)(data, jnp.asarray(some))
+        data = model.bound.compiled(_subset, effort=Effort.QUICK)(data, some)
     names = frozenset(model.space.names)
     effort = of_program(model.reading.is_long)
     run = model.bound.compiled(_log_densities, names, effort=effort)
@@ -183,7 +183,7 @@ def _group_of(orders: _Orders, target: Target, at: Densities) -> Group | None:
             for name, axis in plain
             if np.allclose(np.take(old[name], order, axis + 1), new[name], rtol=1e-6, atol=1e-7)
         }
-        points, images = jnp.asarray(known.points), jnp.asarray(known.images)
+        points, images = np.asarray(known.points), np.asarray(known.images)
         lifted = np.asarray(volume(images)) - np.asarray(volume(points)) + known.log_volumes
         for i in range(len(points)):
             before, after = (at({k: np.asarray(v[i]) for k, v in p.items()}) for p in (old, new))

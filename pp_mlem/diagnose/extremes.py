@@ -74,7 +74,7 @@ def _is_discrete(site: Site) -> bool:
 def extremes_at(target: Target, vector: Any, sites: frozenset[str]) -> dict[str, Extreme]:
     """The extremes of these sites at a vector of free parameters."""
     measure = target.compiled(_measure, sites)
-    numbers = jax.device_get(measure(jnp.asarray(vector)))
+    numbers = jax.device_get(measure(np.asarray(vector)))
     return {name: Extreme(*map(float, values)) for name, values in numbers.items()}
 
 

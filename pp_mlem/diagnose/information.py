@@ -88,7 +88,7 @@ def _walk(target: Target, vector: jax.Array) -> jax.Array:
 def missing_information_at(target: Target, vector: np.ndarray, settled: bool) -> MissingInformation:
     """Complete and observed information at an estimate, whose gradient is zero if `settled`, and
     EM's rate; see `MissingInformation`."""
-    point = jnp.asarray(vector)
+    point = np.asarray(vector)
     effort = of_derivatives(numbers_of(target), target.space.size)
     _, observed = information(target, vector)
     complete = np.asarray(target.compiled(_complete, effort=effort)(point), float)
@@ -96,7 +96,7 @@ def missing_information_at(target: Target, vector: np.ndarray, settled: bool) ->
     signs = np.random.default_rng(0).choice([-1.0, 1.0], len(vector))
     step = NUDGE / np.sqrt(np.maximum(np.diag(observed), 1e-12)) * signs
     walk = target.compiled(_walk, effort=Effort.LEAN)
-    path = np.asarray(walk(point + jnp.asarray(step)), float)
+    path = np.asarray(walk(point + step), float)
     reason = ""
     if not settled:
         reason = "the gradient is not zero, so the two informations do not belong together"

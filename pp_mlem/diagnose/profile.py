@@ -99,7 +99,7 @@ class _Profile:
         target, vector = solution.target, np.asarray(solution.vector)
         self.solve = target.compiled(constrained_maximum, effort=Effort.LEAN)
         self.index, self.top = index, solution.value
-        scalars = flatten(target.space, target.space.constrain(jnp.asarray(vector)))
+        scalars = flatten(target.space, target.space.to_params(vector))
         self.estimate = float(scalars[index])
         _, jacobian = natural_scale(target, vector)
         variance = float(jacobian[index] @ free @ jacobian[index])
@@ -115,7 +115,7 @@ class _Profile:
         near = min(self.points, key=lambda v: abs(v - value))
         start = self.points[near] + self.slope * (value - near)
         point, reached = self.solve(
-            self.index, jnp.asarray(start), jnp.asarray(value), jnp.asarray(self.scale)
+            self.index, np.asarray(start), np.asarray(value), np.asarray(self.scale)
         )
         objective = float(reached)
         if not np.isfinite(objective):

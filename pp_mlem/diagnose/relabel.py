@@ -169,7 +169,7 @@ class Relabeller:
         parts = []
         for first in range(0, len(vectors), LANES):
             some = vectors[first : first + LANES]
-            moved = run(jnp.asarray(padded(some, LANES)), jnp.asarray(order))
+            moved = run(np.asarray(padded(some, LANES)), np.asarray(order))
             parts.append(np.asarray(moved, float)[: len(some)])
         moved = np.concatenate(parts)
         return np.where(np.all(np.isfinite(moved), 1, keepdims=True), moved, vectors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import base_support, is_half_line, is_simplex
 from pp_mlem.target.priors import at_one_value
-from pp_mlem.target.target import Target
+from pp_mlem.target.target import Natural, Params, Target
 
 Index = tuple[Any, ...]
+ValueAt = Callable[[np.ndarray], np.ndarray]  # (count, size) -> the objective at each
 SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
 HATHAWAY_RATIO = 1e-3
 COLLAPSE_RATIO = 1e-6
@@ -65,15 +66,32 @@ def _scaled_factors(target: Target) -> list[_Scaled]:
     return scaled
 
 
-def _scales_and_rows(
+@dataclass(frozen=True)
+class Scales:
+    """All parameters at a vector, and the arguments of distributions there whose scale each value of a
+    latent has for itself, by site."""
+
+    params: Params
+    arguments: dict[str, Any]
+
+    @classmethod
+    def at(cls, target: Target, vector: np.ndarray) -> Scales:
+        sites = frozenset(s.factor.site for s in _scaled_factors(target))
+        return cls(*jax.device_get(target.compiled(_params_and_scales, sites)(vector)))
+
+
+def _params_and_scales(
     target: Target, sites: frozenset[str], vector: jax.Array
-) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-    """The arguments of these sites' distributions, and the expected number of units at each value
-    of the latents. Traceable."""
-    reading = target.reading
-    _, statistics = target.expectation(vector)
-    arguments = at_one_value(reading, target.params(vector), target.data, site_arguments, sites)
-    rows: dict[str, jax.Array] = {}
+) -> tuple[Params, dict[str, Any]]:
+    params = target.params(vector)
+    if not sites:
+        return params, {}
+    return params, at_one_value(target.reading, params, target.data, site_arguments, sites)
+
+
+def rows_of(target: Target, statistics: Natural) -> dict[str, jax.Array]:
+    """The expected number of units at each value of the latents, of expected statistics. Traceable."""
+    reading, rows = target.reading, dict[str, jax.Array]()
     for law in target.marginal.factors:
         if not law.law_of or reading.sites[law.law_of].vmapped:
             continue
@@ -81,11 +99,27 @@ def _scales_and_rows(
         own = table.ndim + reading.latent_dim(law.law_of)
         counts = jnp.moveaxis(table, own, 0).reshape(table.shape[own], -1).sum(1)
         rows[law.law_of] = rows.get(law.law_of, jnp.zeros(())) + counts
-    return arguments, rows
+    return rows
 
 
-def judge_components(target: Target, vector: Any) -> tuple[Status | None, str]:
-    """How a component rests on nothing at a vector, and which (None, "" where none does).
+def rows_at(target: Target, vector: np.ndarray) -> dict[str, np.ndarray]:
+    """The same at a vector, on the host; nothing where no component has a scale of its own."""
+    if not _scaled_factors(target):
+        return {}
+    run = target.compiled(_rows_at, effort=of_program(target.reading.is_long))
+    rows: dict[str, np.ndarray] = jax.device_get(run(vector))
+    return rows
+
+
+def _rows_at(target: Target, vector: jax.Array) -> dict[str, jax.Array]:
+    return rows_of(target, target.expectation(vector)[1])
+
+
+def judge_components(
+    target: Target, scales: Scales, rows: Mapping[str, Any]
+) -> tuple[Status | None, str]:
+    """How a component rests on nothing, and which (None, "" where none does): of its scale and the
+    expected number of units at each value of the latents.
 
     A component is set aside when its effective rows, rounded, do not exceed the rows needed to
     determine a location and a scale (dimension + 1), or when its scale is below 1e-3 of the
@@ -95,23 +129,19 @@ def judge_components(target: Target, vector: Any) -> tuple[Status | None, str]:
     scaled = _scaled_factors(target)
     if not scaled:
         return None, ""
-    sites = frozenset(s.factor.site for s in scaled)
-    effort = of_program(target.reading.is_long)
-    measure = target.compiled(_scales_and_rows, sites, effort=effort)
-    arguments, rows = jax.device_get(measure(jnp.asarray(vector)))
     # Sites that share their scale (a chain's first step and the others) share their rows.
     shared: dict[tuple[frozenset[str], int], np.ndarray] = {}
     for s in scaled:
-        own = np.asarray(rows[s.latent]) * _observations_per_unit(target, s)
-        key = s.parameters(target), own.size
-        shared[key] = shared.get(key, np.zeros(own.size)) + own
+        count = np.asarray(rows[s.latent]) * _observations_per_unit(target, s)
+        key = s.parameters(target), count.size
+        shared[key] = shared.get(key, np.zeros(count.size)) + count
     for s in scaled:
         size = target.reading.sites[s.latent].size
-        value = np.asarray(arguments[s.factor.site][s.argument])
-        scales = _component_scales(target, s, value)
-        if scales is None:
+        value = np.asarray(scales.arguments[s.factor.site][s.argument])
+        own = _component_scales(target, s, value)
+        if own is None:
             continue
-        status, note = _judge(target, s, scales, shared[s.parameters(target), size])
+        status, note = _judge(target, s, own, shared[s.parameters(target), size])
         if status is not None:
             return status, note
     return None, ""
@@ -193,7 +223,9 @@ class _Move:
     vector: np.ndarray
 
 
-def edge_masks(target: Target, vector: Any, params: dict[str, Any]) -> dict[str, np.ndarray]:
+def edge_masks(
+    target: Target, vector: Any, params: dict[str, Any], value_at: ValueAt | None = None
+) -> dict[str, np.ndarray]:
     """Which entries of each free parameter are at an edge of its support.
 
     The rule is one of information, for every family and support: an entry is at an edge when it is
@@ -202,15 +234,19 @@ def edge_masks(target: Target, vector: Any, params: dict[str, Any]) -> dict[str,
     A probability of 1e-6 behind a thousand events is no edge: moving it to zero costs them all.
     Infinity is the other edge of a half-line, for one entry or for all that are far out in their
     proportions: the concentration of counts that are not dispersed. The objective is evaluated only
-    where an entry is near an edge.
+    where an entry is near an edge; `value_at` does it where such a function is compiled already.
     """
     vector = np.asarray(vector, float)
     masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in target.space.sites}
     moves = _moves_onto_edges(target, vector, params, masks)
     if not moves:
         return masks
-    there = objective_at(target, vector, [m.vector for m in moves])
-    cost = objective_at(target, vector, [vector])[0] - there
+    points = [vector, *(m.vector for m in moves)]
+    if value_at is None:
+        values = objective_at(target, vector, points)
+    else:
+        values = _known(value_at(np.stack(points)))
+    cost = values[0] - values[1:]
     for move, lost in zip(moves, cost, strict=True):
         for name, index in move.entries if lost < EDGE_COST else ():
             masks[name][index] = True
@@ -281,8 +317,11 @@ def objective_at(target: Target, vector: Any, points: Sequence[Any]) -> np.ndarr
     for first in range(0, len(points), AT_ONCE):
         some = list(points[first : first + AT_ONCE])
         padded = some + [np.asarray(vector)] * (AT_ONCE - len(some))
-        parts.append(np.asarray(evaluate(jnp.asarray(np.stack(padded))))[: len(some)])
-    values = np.concatenate(parts)
+        parts.append(np.asarray(evaluate(np.stack(padded)))[: len(some)])
+    return _known(np.concatenate(parts))
+
+
+def _known(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), -np.inf, values)
 
 

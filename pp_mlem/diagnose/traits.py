@@ -24,7 +24,7 @@ def traits(target: Target, vectors: np.ndarray, slots: tuple[str, ...]) -> np.nd
     several axes of them (a transition)."""
     run = target.compiled(_traits, slots, lanes=(0,))
     parts = [
-        np.asarray(run(jnp.asarray(vectors[i : i + TRAIT_LANES])), float)
+        np.asarray(run(np.asarray(vectors[i : i + TRAIT_LANES])), float)
         for i in range(0, len(vectors), TRAIT_LANES)
     ]
     return np.concatenate(parts)

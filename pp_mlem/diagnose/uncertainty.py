@@ -143,7 +143,7 @@ def _natural_scale(target: Target, vector: jax.Array) -> tuple[dict[str, jax.Arr
 def natural_scale(target: Target, vector: Any) -> tuple[dict[str, Any], np.ndarray]:
     """Constrained free parameters at a vector, and their Jacobian (scalars, coordinates)."""
     run = target.compiled(_natural_scale)
-    values, jacobian = jax.device_get(run(jnp.asarray(vector)))
+    values, jacobian = jax.device_get(run(np.asarray(vector)))
     return values, np.asarray(jacobian, float)
 
 
@@ -176,7 +176,7 @@ def information(
     size = target.space.size
     run = target.compiled(_information, columns, effort=of_derivatives(numbers_of(target), size))
     basis = np.eye(size) if basis is None else basis
-    gradient, matrix = run(jnp.asarray(vector), jnp.asarray(basis, target.dtype))
+    gradient, matrix = run(np.asarray(vector), np.asarray(basis, target.dtype))
     return np.asarray(gradient, float), np.asarray(matrix, float)
 
 
@@ -193,7 +193,7 @@ def _scores(target: Target, vector: jax.Array) -> jax.Array:
 
 def scores(target: Target, vector: Any) -> np.ndarray:
     """(units, size): gradient of each unit's log Z, on the host."""
-    return np.asarray(target.compiled(_scores, effort=Effort.LEAN)(jnp.asarray(vector)), float)
+    return np.asarray(target.compiled(_scores, effort=Effort.LEAN)(np.asarray(vector)), float)
 
 
 def invert_information(

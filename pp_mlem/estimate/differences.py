@@ -53,11 +53,15 @@ class DifferenceNewton(Algorithm):
     """Safeguarded Newton steps with modified curvature (Nocedal & Wright 2006, section 3.4,
     doi:10.1007/978-0-387-40065-5) from where `first`, whose looks have a value and a gradient, ended.
     A step that is tried is an iteration; a look along a coordinate is none.
+
+    `unit_of_its_own` says which coordinates have one, as log-odds and logarithms do: there a slope and
+    a curvature that are nothing mean that nothing is left to gain, as at the edge of a simplex.
     """
 
     first: Algorithm
     units: float
     tolerance: float
+    unit_of_its_own: tuple[bool, ...]
     unit_free: bool = True
 
     def begin(self, vectors: np.ndarray) -> State:
@@ -136,8 +140,9 @@ class DifferenceNewton(Algorithm):
     def _propose(self, state: State) -> State:
         """The step of the whole Hessian, or the end where it promises nothing."""
         own = state.own
-        direction, decrement, sound = _newton(own.hessian, own.gradient, _widths(state.point))
         resolution = settled(state.value)
+        left = self._left(own, resolution)
+        direction, decrement, sound = _newton(own.hessian, own.gradient, _widths(state.point), left)
         small = state.slope <= self.tolerance
         # Where the units put the tolerance below float64's rounding, the objective stops rising first.
         spent = decrement <= 8 * eps(state.value) * abs(state.value)
@@ -149,6 +154,13 @@ class DifferenceNewton(Algorithm):
             direction=direction, decrement=decrement, index=0 * own.index + CANDIDATE
         )
         return state._replace(vector=state.point + direction, status=status, own=own)
+
+    def _left(self, own: Differences, resolution: Array) -> Array:
+        """The coordinates along which there may be something to gain."""
+        xp = namespace(resolution)
+        curvature = abs(xp.diagonal(own.hessian, axis1=-2, axis2=-1))
+        idle = (abs(own.gradient) <= resolution[:, None]) & (curvature <= resolution[:, None])
+        return ~(idle & xp.asarray(self.unit_of_its_own))
 
 
 def _width(point: Array, index: Array) -> Array:
@@ -168,11 +180,16 @@ def _beside(point: Array, index: Array) -> Array:
     return point + _widths(point) * here
 
 
-def _newton(hessian: Array, gradient: Array, widths: Array) -> tuple[Array, Array, Array]:
-    """(step |H|^-1 g, decrement g' |H|^-1 g, whether the Hessian can be trusted). Columns are scaled to
-    unit curvature; directions without curvature are left alone, and trusted only where they have no
-    slope either."""
+def _newton(
+    hessian: Array, gradient: Array, widths: Array, left: Array
+) -> tuple[Array, Array, Array]:
+    """(step |H|^-1 g, decrement g' |H|^-1 g, whether the Hessian can be trusted), along the coordinates
+    that are `left`. Columns are scaled to unit curvature; directions without curvature are left alone,
+    and not trusted."""
     xp = namespace(hessian)
+    one = xp.eye(hessian.shape[-1], dtype=hessian.dtype)
+    both = left[..., :, None] & left[..., None, :]
+    hessian, gradient = xp.where(both, hessian, -one), xp.where(left, gradient, 0.0)
     hessian = -0.5 * (hessian + xp.swapaxes(hessian, -1, -2))
     finite = xp.isfinite(hessian).all((-2, -1))
     hessian = where(finite, hessian, xp.zeros_like(hessian))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pp_mlem.base.arrays import Array, dot, eps, largest, namespace, where
 from pp_mlem.base.status import Status
+from pp_mlem.diagnose.spurious import rows_of
 from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, first_of, rounding
 from pp_mlem.maximise.blocks.base import NUMERIC_STEPS
 from pp_mlem.maximise.newton import settled
@@ -19,16 +20,22 @@ STILL = 20  # steps in a row that gain nothing, after which EM has stopped
 
 
 class EMLook(NamedTuple):
-    """EM's step from a vector, and the objective and its gradient there."""
+    """EM's step from a vector, the objective and its gradient there, and the expected number of units at
+    each value of the latents."""
 
     following: Array
     value: Array
     gradient: Array
+    rows: dict[str, Array]
 
 
-def em_look(target: Target, vector: jax.Array, steps: jax.Array) -> EMLook:
+def em_look(
+    target: Target, vector: jax.Array, steps: jax.Array, assigned: jax.Array | None = None
+) -> EMLook:
     """One sweep and one M-step; blocks without a closed form take at most `steps` Newton steps."""
-    return EMLook(*target.em_step(vector, steps))
+    value, gradient, statistics = target.sweep(vector, assigned)
+    following = target.maximise(vector, statistics, steps)
+    return EMLook(following, value, gradient, rows_of(target, statistics))
 
 
 def em_look_or_start(
@@ -36,7 +43,7 @@ def em_look_or_start(
 ) -> EMLook:
     """The same; where `assigned` is true, the M-step from latents that the data's clamps assign: so
     starting points compile nothing of their own."""
-    return EMLook(*target.em_step(vector, steps, assigned))
+    return em_look(target, vector, steps, assigned)
 
 
 class Patience(NamedTuple):

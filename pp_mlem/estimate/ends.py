@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.status import Status
@@ -118,7 +117,7 @@ def refuse_extremes(target: Target, ends: Ends) -> Ends:
 def _look(target: Target, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Objective and largest gradient entry per unit at points (lanes, size)."""
     run = target.compiled(value_and_gradient, effort=target.work.once, lanes=(0,))
-    values, gradients = (np.asarray(a) for a in run(jnp.asarray(points)))
+    values, gradients = (np.asarray(a) for a in run(points))
     return values, np.abs(gradients).max(1, initial=0.0) / target.units
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.arrays import Array, largest, namespace, where
@@ -111,7 +110,7 @@ class Newton(Algorithm):
 def _begin(points: Array) -> NewtonState:
     """Newton's first state at every point (starts, size)."""
     xp, starts = namespace(points), points.shape[0]
-    one = newton.begin(jnp.zeros(points.shape[1], points.dtype))
+    one = newton.begin(xp.zeros(points.shape[1], dtype=points.dtype))
     leaves: Any = (
         *(
             _every(xp, leaf, starts) if not isinstance(leaf, tuple)

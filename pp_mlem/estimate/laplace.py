@@ -108,7 +108,7 @@ def _modes(target: Target, vectors: jax.Array) -> _Modes:
     stopped = ""
     try:
         for vector in np.asarray(vectors):
-            ended = run(jnp.asarray(vector))
+            ended = run(vector)
             found.append(tuple(np.asarray(a, float) for a in ended))
     except KeyboardInterrupt:
         if not found:
@@ -150,7 +150,7 @@ def _drawn(target: Target, modes: _Modes, draws: int, seed: int) -> _Sample:
     noise = np.random.default_rng(seed).standard_normal((draws, len(eigenvalues)))
     vectors = modes.points[best] + (noise / np.sqrt(safe)) @ axes.T
     density = target.compiled(Target.density, lanes=(0,))
-    exact = np.asarray(density(jnp.asarray(vectors)), float)
+    exact = np.asarray(density(vectors), float)
     ratios = np.where(np.isfinite(exact), exact, -np.inf) + 0.5 * (noise**2).sum(1)
     weights, khat = _smoothed(ratios)
     effective = float(np.exp(-np.logaddexp.reduce(2 * weights)))
@@ -230,7 +230,7 @@ def _result(
         params={n: mean[n] for n in model.space.names},
         vector=modes.points[best],
         log_likelihood=likelihood,
-        log_prior=prior,
+        prior=prior,
         slope=float(modes.slopes[best]),
         status=status,
         status_note=note,

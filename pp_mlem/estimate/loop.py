@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.algorithm import Algorithm, State, always, choose
 from pp_mlem.target.target import Target
+
+T = TypeVar("T")
 
 BLOCK_STEPS = 32
 BLOCK_SECONDS = 0.5  # how long Ctrl-C may have to wait, where a step is shorter
@@ -100,6 +102,16 @@ class Driver:
         new = jax.tree.map(lambda *a: np.concatenate(a), *pieces)
         return new._replace(iterations=state.iterations)
 
+    def at(self, points: np.ndarray) -> Any:
+        """What the algorithm's look sees at points (count, size)."""
+        state, pieces = self.algorithm.begin(points), []
+        for first in range(0, len(points), self.group):
+            index = range(first, min(first + self.group, len(points)))
+            wanted = self.algorithm.wanted(_some(state, index, self.group))
+            seen = jax.tree.map(np.asarray, self._look(len(wanted))(*wanted))
+            pieces.append(_cut(seen, 0, len(index)))
+        return jax.tree.map(lambda *a: np.concatenate(a), *pieces)
+
     def _to_the_end(self, here: list[State], run: Run, index: range) -> None:
         """Step after step until every start in `here[0]` has ended; `here[0]` is always whole."""
         block, steps, count = self._block(), FIRST_STEPS, len(index)
@@ -152,7 +164,7 @@ class Driver:
         run = self.target.compiled(_fused, self.algorithm, self.with_path, effort=self.effort)
 
         def block(state: State, steps: int) -> tuple[State, np.ndarray, np.ndarray]:
-            return jax.device_get(run(state, jnp.asarray(steps), jnp.asarray(self.limit)))
+            return jax.device_get(run(state, np.asarray(steps), np.asarray(self.limit)))
 
         return block
 
@@ -177,8 +189,9 @@ def _some(state: State, index: range, count: int) -> State:
     return jax.tree.map(lambda a: np.asarray(a)[pick], state)
 
 
-def _cut(state: State, first: int, last: int) -> State:
-    return jax.tree.map(lambda a: np.asarray(a)[first:last], state)
+def _cut(state: T, first: int, last: int) -> T:
+    part: T = jax.tree.map(lambda a: np.asarray(a)[first:last], state)
+    return part
 
 
 def _step(algorithm: Algorithm, state: State, seen: Any, going: Array) -> tuple[State, Array]:

@@ -41,7 +41,7 @@ VECTORISED_WORK = 1e6
 DENSE_LIMIT = 30
 
 
-def climb(target: Target, vectors: jax.Array) -> jax.Array:
+def climb(target: Target, vectors: np.ndarray) -> jax.Array:
     """A few EM steps on log Z + log prior from each start: into the typical set, no further."""
     return target.compiled(_ascend, lanes=(0,))(vectors)
 
@@ -268,7 +268,7 @@ def _result(
         params={n: mean[n] for n in model.space.names},
         vector=vector,
         log_likelihood=likelihood,
-        log_prior=prior,
+        prior=prior,
         slope=np.nan,
         status=status,
         status_note=diagnostics["story"],

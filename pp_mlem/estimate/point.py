@@ -8,7 +8,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
@@ -140,7 +140,7 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         with Progress(options.method, starts, options.progress) as progress:
             ends = _run(replace(driver, progress=progress), settings, vectors)
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
-        return judge(record, target, refuse_extremes(target, ends))
+        return judge(record, target, refuse_extremes(target, ends), driver.at)
 
 
 def is_large(target: Target) -> bool:
@@ -179,7 +179,7 @@ def with_clamps(target: Target) -> ProgramData:
     reading, clamps = target.reading, dict(target.data.clamps)
     for latent in reading.latents:
         shape = (*reading.plate_shape(latent.dims), latent.size)
-        clamps.setdefault(latent.name, jnp.zeros(shape, target.dtype))
+        clamps.setdefault(latent.name, jax.device_put(np.zeros(shape, target.dtype)))
     return replace(target.data, clamps=clamps)
 
 
@@ -193,7 +193,7 @@ def _assigned_look(target: Target, algorithm: Algorithm, starts: int) -> Assigne
         look = target.compiled(algorithm.look, effort=target.work.loop(starts), lanes=(0, 0, 0))
         every = np.broadcast_to(base, (lanes, base.shape[0]))
         steps = np.full(lanes, NUMERIC_STEPS)
-        return np.asarray(look(every, steps, np.full(lanes, True)).following[0])
+        return np.asarray(look(every, steps, np.full(lanes, True)).following)[0]
 
     return assigned
 
@@ -243,7 +243,8 @@ def _finishes(
     finishes: list[tuple[Algorithm, int]] = []
     looks = NEWTON_STEPS * (target.space.size + 2)
     if looks * target.work.sweep <= DIFFERENCES_WORK:
-        finishes.append((DifferenceNewton(algorithm, units, tolerance), NEWTON_STEPS))
+        own = target.space.units_of_their_own()
+        finishes.append((DifferenceNewton(algorithm, units, tolerance, own), NEWTON_STEPS))
     return [*finishes, (Newton(units, tolerance), endless)]
 
 

@@ -123,7 +123,7 @@ class _Chain:
         at = self.at
         end = self.warmup if at.done < self.warmup else self.total
         steps = min(steps, ROOM, end - at.done)
-        state, visited = block(at.state, data, fixed, jnp.asarray(steps))
+        state, visited = block(at.state, data, fixed, np.asarray(steps))
         found = {k: np.array(v[:steps]) for k, v in jax.device_get(visited).items()}
         before = at.pieces if at.done != self.warmup else ()  # states of the warm-up are no draws
         self.at = _Progress(state, at.done + steps, (*before, found))

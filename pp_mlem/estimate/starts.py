@@ -50,7 +50,7 @@ def starting_vectors(
     seed: int,
     init: Any,
     look: AssignedLook | None = None,
-) -> jax.Array:
+) -> np.ndarray:
     """Unconstrained starting points (starts, size); the same seed gives the same points.
 
     `look` is the compiled look of the algorithm that follows, where it can assign latents too.
@@ -58,12 +58,12 @@ def starting_vectors(
     kind, given = check_init(target.problem, init)
     if given and set(given) == set(target.space.names):
         vector = target.space.to_vector(given)
-        return jnp.broadcast_to(vector, (starts, vector.shape[0]))
+        return np.broadcast_to(np.asarray(vector), (starts, vector.shape[0]))
     rng = np.random.default_rng(seed)
     latent = bool(model.reading.latents) and kind != "prior"
     assign = _Assignment.of(target, rng, look) if latent else None
     rows = [_one(model, target, kind, given, i, rng, assign) for i in range(starts)]
-    return jnp.asarray(np.stack(rows), dtype=model.dtype)
+    return np.stack(rows).astype(model.dtype)
 
 
 def _one(
@@ -96,13 +96,13 @@ def _one(
 def _with_values(space: ParameterSpace, vector: Any, given: Mapping[str, Any]) -> Any:
     if not given:
         return vector
-    return space.to_vector({**space.to_params(jnp.asarray(vector)), **given})
+    return space.to_vector({**space.to_params(vector), **given})
 
 
 def _prior_draw(model: Model, target: Target, seed: int) -> jax.Array:
     """A draw from the prior; parameters without a proper prior start near the centre."""
     rng, space = np.random.default_rng(seed), target.space
-    centre = space.to_params(jnp.asarray(rng.uniform(-2, 2, space.size)))
+    centre = space.to_params(rng.uniform(-2, 2, space.size))
     flat = {
         s.name: centre[s.name]
         for s in model.reading.with_role(Role.PARAMETER)
@@ -152,7 +152,7 @@ class _Assignment:
             return self.look(self.target.on(hinted), np.asarray(base))
         whole = self.target.data if self.data is self.target.data else hinted
         run = self.target.compiled(_from_assignment)
-        return np.asarray(run(jnp.asarray(base), hinted, whole, self.weight))
+        return np.asarray(run(np.asarray(base), hinted, whole, self.weight))
 
     def _logs(self, latent: Site, clustered: bool, rng: np.random.Generator) -> np.ndarray:
         """log responsibilities (*plates, values)."""
@@ -170,7 +170,7 @@ class _Assignment:
 
 
 def _subset(target: Target, rows: np.ndarray) -> ProgramData:
-    return target.compiled(_cut)(jnp.asarray(rows))
+    return target.compiled(_cut)(rows)
 
 
 def _named_alike(labels: np.ndarray, clamps: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,14 @@ from pp_mlem.diagnose.kinks import NOTE as KINKED
 from pp_mlem.diagnose.labels import sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
-from pp_mlem.diagnose.spurious import edge_masks, judge_components, told_edges
+from pp_mlem.diagnose.spurious import (
+    Scales,
+    ValueAt,
+    edge_masks,
+    judge_components,
+    rows_at,
+    told_edges,
+)
 from pp_mlem.estimate.ends import Ends
 from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.model.model import Model
@@ -32,6 +40,7 @@ SLOPELESS = (
 )
 NEARLY = 1e-4  # slope below which a flat stop can be one at an edge
 SAME = 1e-7  # relative difference of objectives that are one optimum's
+LookAt = Callable[[np.ndarray], Any]  # points (count, size) -> what the algorithm sees there
 ASIDE = (Status.COLLAPSED, Status.SPURIOUS, Status.NOT_FINITE)
 
 
@@ -56,13 +65,14 @@ class Verdicts:
     notes: list[str]
 
 
-def judge(record: Record, target: Target, ends: Ends) -> PointFit:
-    """Recognise collapsed, spurious and boundary starts; choose the best of the sound ones."""
+def judge(record: Record, target: Target, ends: Ends, look: LookAt) -> PointFit:
+    """Recognise collapsed, spurious and boundary starts; choose the best of the sound ones. `look` is
+    that of the algorithm, at points (count, size)."""
     model = record.model
     groups = exchangeable_groups(model, frozenset(target.fixed))
     if target.problem.with_prior:  # elsewhere the objective would be another
         groups = tuple(g for g in groups if g.keeps_mode)
-    verdicts = _verdicts(model, target, ends, groups)
+    verdicts = _verdicts(model, target, ends, groups, look)
     # A number that means nothing is none.
     values = np.where(ends.status == Status.NOT_FINITE, np.nan, ends.values)
     best, equal = _best(values, ends.slopes, verdicts.status)
@@ -103,53 +113,66 @@ def judge(record: Record, target: Target, ends: Ends) -> PointFit:
 def prepare_verdict(model: Model, target: Target, somewhere: np.ndarray) -> None:
     """Let everything compile that a verdict on as many starts runs (starts, size)."""
     exchangeable_groups(model, frozenset(target.fixed))
-    params = target.constrained(somewhere)
-    target.unconstrained(params)
-    judge_components(target, somewhere[0])
-    model.log_prior({k: v[0] for k, v in params.items()})
+    params = Scales.at(target, somewhere[0]).params
+    target.unconstrained({k: np.stack([v] * len(somewhere)) for k, v in params.items()})
 
 
-def _verdicts(model: Model, target: Target, ends: Ends, groups: tuple[Group, ...]) -> Verdicts:
-    batch: dict[str, Any] = target.constrained(ends.points)
-    for site in target.space.sites:
-        batch[site.name] = off_the_edge(site.support, batch[site.name])
-    params = [
-        sort_labels({k: v[i] for k, v in batch.items()}, groups, model)
-        for i in range(len(ends.points))
-    ]
+def _verdicts(
+    model: Model, target: Target, ends: Ends, groups: tuple[Group, ...], look: LookAt
+) -> Verdicts:
+    params = []
+    for point in ends.points:
+        own: dict[str, Any] = Scales.at(target, point).params
+        for site in target.space.sites:
+            own[site.name] = off_the_edge(site.support, own[site.name])
+        params.append(sort_labels(own, groups, model))
     names = target.space.names
     points = target.unconstrained({k: np.stack([p[k] for p in params]) for k in names})
+    seen = look(points)
+    judging = _Judging(target, ends, points, getattr(seen, "rows", None), lambda p: look(p).value)
     status, notes = ends.status.copy(), []
-    for i, point in enumerate(points):
-        status[i], note = _one(target, ends, i, point, params[i])
+    for i in range(len(points)):
+        status[i], note = judging.one(i, params[i])
         notes.append(note)
     return Verdicts(params, points, status, notes)
 
 
-def _one(
-    target: Target, ends: Ends, i: int, point: np.ndarray, params: dict[str, np.ndarray]
-) -> tuple[int, str]:
-    """Status of a start, and why."""
-    status, value, slope = ends.status[i], ends.values[i], ends.slopes[i]
-    finite = bool(np.isfinite(value) and status != Status.NOT_FINITE)
-    flag, note = None, ""
-    if np.isfinite(value):  # if higher than any density, still of some component
-        flag, note = judge_components(target, point)
-    if flag is None:
-        at = drawn_back(target.problem, point) if ends.noisy[i] else point
-        note = collapse_note(Solution(target, at, value, slope), status)
-        flag = Status.COLLAPSED if note else None
-    if flag is not None:
-        return flag, note
-    if not finite:
-        nothing = SLOPELESS if ends.slopeless else NOTHING
-        return status, nothing if status == Status.NOT_FINITE else ""
-    if ends.kinked[i]:
-        return status, KINKED
-    if status == Status.CONVERGED or (status == Status.FLAT and slope < NEARLY):
-        note = told_edges(edge_masks(target, point, params))
-        return (Status.BOUNDARY if note else status), note
-    return status, ""
+@dataclass(frozen=True)
+class _Judging:
+    """What the verdict on one start needs: where all ended, their vectors in order of the labels, the
+    effective rows there (starts, values) where the algorithm's looks tell them, and its looks."""
+
+    target: Target
+    ends: Ends
+    points: np.ndarray
+    rows: dict[str, np.ndarray] | None
+    value_at: ValueAt
+
+    def one(self, i: int, params: dict[str, np.ndarray]) -> tuple[int, str]:
+        """Status of a start, and why."""
+        ends, target, point = self.ends, self.target, self.points[i]
+        status, value, slope = ends.status[i], ends.values[i], ends.slopes[i]
+        finite = bool(np.isfinite(value) and status != Status.NOT_FINITE)
+        flag, note = None, ""
+        if np.isfinite(value):  # if higher than any density, still of some component
+            rows = {k: v[i] for k, v in self.rows.items()} if self.rows is not None else None
+            rows = rows_at(target, point) if rows is None else rows
+            flag, note = judge_components(target, Scales.at(target, point), rows)
+        if flag is None:
+            at = drawn_back(target.problem, point) if ends.noisy[i] else point
+            note = collapse_note(Solution(target, at, value, slope), status)
+            flag = Status.COLLAPSED if note else None
+        if flag is not None:
+            return flag, note
+        if not finite:
+            nothing = SLOPELESS if ends.slopeless else NOTHING
+            return status, nothing if status == Status.NOT_FINITE else ""
+        if ends.kinked[i]:
+            return status, KINKED
+        if status == Status.CONVERGED or (status == Status.FLAT and slope < NEARLY):
+            note = told_edges(edge_masks(target, point, params, self.value_at))
+            return (Status.BOUNDARY if note else status), note
+        return status, ""
 
 
 def _best(values: np.ndarray, slopes: np.ndarray, status: np.ndarray) -> tuple[int, list[int]]:

@@ -36,13 +36,18 @@ class Entries:
     def total(self, argument: str, values: jax.Array) -> jax.Array:
         """Sum (entries, ...) over the entries that share a value of `argument`."""
         n = self.current[argument].shape[0]
-        return jnp.zeros((n,) + values.shape[1:], values.dtype).at[self.index[argument]].add(values)
+        return jax.ops.segment_sum(values, self.index[argument], n)
+
+    def at_each(self, argument: str, values: jax.Array) -> jax.Array:
+        """Of (values, ...) the one that each entry has for `argument`: (entries, ...)."""
+        index = values.at[self.index[argument]]
+        return index.get(mode="promise_in_bounds", wrap_negative_indices=False)
 
     def value(self, argument: str) -> jax.Array:
         """The argument of each entry, known or at its current parameter value."""
         if argument in self.constant:
             return self.constant[argument]
-        return self.current[argument][self.index[argument]]
+        return self.at_each(argument, self.current[argument])
 
 
 class Family(abc.ABC):

@@ -102,7 +102,7 @@ class MultivariateNormal(Family):
             total = entries.total("loc", s0)[:, None]
             centred = ratio(entries.total("loc", s1), total, entries.current["loc"] - shift)
             found["loc"] = centred + shift
-            centre = centred[entries.index["loc"]]
+            centre = entries.at_each("loc", centred)
         else:
             centre = entries.value("loc") - shift
         if matrix in entries.index:

@@ -54,8 +54,9 @@ class Normal(Family):
         shift = entries.shift
         if "loc" in entries.index:
             n = entries.current["loc"].shape[0]
-            group = jnp.zeros(n).at[entries.index["loc"]].max(shift - shift.min()) + shift.min()
-            moved = shift - group[entries.index["loc"]]
+            lowest = jnp.full(n, shift.min()).at[entries.index["loc"]]
+            group = lowest.max(shift, mode="promise_in_bounds", wrap_negative_indices=False)
+            moved = shift - entries.at_each("loc", group)
             s2 = s2 + 2 * moved * s1 + moved**2 * s0
             s1 = s1 + moved * s0
             shift = shift - moved
@@ -67,7 +68,7 @@ class Normal(Family):
                 numerator = numerator + pull - extra * group
                 denominator = denominator + extra
             found["loc"] = group + ratio(numerator, denominator, entries.current["loc"] - group)
-            loc = found["loc"][entries.index["loc"]]
+            loc = entries.at_each("loc", found["loc"])
         else:
             loc = entries.value("loc")
         if "scale" in entries.index:

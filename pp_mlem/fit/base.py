@@ -68,7 +68,8 @@ class Fit(abc.ABC):
 
     Attributes:
         params: estimates by name, constrained (of draws their means, after label alignment).
-        log_likelihood: marginal log-likelihood at `params`, nats. log_prior: apart from it.
+        log_likelihood: marginal log-likelihood at `params`, nats. `log_prior` is apart from it;
+            `prior` is what is known of that already.
         status: how the chosen start, or the sample, ended: the label of a `Status`; `status_note`
             says more.
         iterations, history: of the chosen start; `history` is the objective before each M-step
@@ -84,7 +85,7 @@ class Fit(abc.ABC):
     params: Params
     vector: np.ndarray
     log_likelihood: float
-    log_prior: float
+    prior: float | None
     slope: float
     status: str
     status_note: str
@@ -117,6 +118,14 @@ class Fit(abc.ABC):
         """True only when the gradient of the objective, in unconstrained coordinates and per
         observation, is within tolerance (NUTS: R-hat below 1.01 and no divergences)."""
         return self.outcome is Status.CONVERGED
+
+    @property
+    def log_prior(self) -> float:
+        """Log prior density of all parameters at `params`, nats, in the constrained space."""
+        if self.prior is not None:
+            return self.prior
+        model = self.model_for("log_prior")
+        return self._once("log_prior", lambda: model.log_prior(self.params))
 
     @property
     def interrupted(self) -> bool:

@@ -73,9 +73,7 @@ class PointFit(Fit):
         target = solution.target
         with_prior = target.problem.with_prior
         params = {k: np.asarray(params[k]) for k in model.space.names}
-        prior = free_prior = model.log_prior(params)
-        if with_prior and target.fixed:
-            free_prior = prior_of(target, params)
+        free_prior = prior_of(target, params) if with_prior else 0.0
         for name in ("trace", "histories", "start_params"):
             if rest.get(name) is not None:
                 rest[name] = tuple(rest[name])
@@ -86,8 +84,8 @@ class PointFit(Fit):
             fixed={k: np.asarray(v) for k, v in target.fixed.items()},
             params=params,
             vector=solution.vector,
-            log_likelihood=float(solution.value - free_prior if with_prior else solution.value),
-            log_prior=prior,
+            log_likelihood=float(solution.value - free_prior),
+            prior=None if target.fixed or not with_prior else free_prior,
             slope=solution.slope,
             status=status.label,
             status_note=status_note or status.meaning,
@@ -362,4 +360,4 @@ def _free_prior(target: Target, params: dict[str, jax.Array]) -> jax.Array:
 def prior_of(target: Target, params: Mapping[str, Any]) -> float:
     """The log prior of the free parameters, at all of them."""
     run = target.compiled(_free_prior, effort=Effort.LEAN)
-    return float(run({k: jnp.asarray(v) for k, v in params.items()}))
+    return float(run({k: np.asarray(v) for k, v in params.items()}))

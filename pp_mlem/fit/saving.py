@@ -94,6 +94,7 @@ _FORMS = {
         lambda fit: {f"fixed.{k}": np.asarray(v) for k, v in fit.fixed.items()},
         _read_fixed,
     ),
+    "prior": _Form(lambda fit: {"log_prior": fit.log_prior}, lambda record, _: record["log_prior"]),
     "status": _Form(
         lambda fit: {"status": fit.status},
         lambda record, _: Status.of_label(record["status"]).label,  # refuses others

@@ -143,16 +143,15 @@ class NewtonState(NamedTuple):
     going: jax.Array
 
 
-def begin(start: jax.Array) -> NewtonState:
-    infinity = jnp.full((), jnp.inf, start.dtype)
-    frame = Frame(
-        jnp.eye(start.shape[0], dtype=start.dtype), jnp.ones_like(start), jnp.asarray(False)
-    )
+def begin(start: Array) -> NewtonState:
+    xp, dtype = namespace(start), start.dtype
+    no, yes, infinity = xp.asarray(False), xp.asarray(True), xp.asarray(xp.inf, dtype=dtype)
+    frame = Frame(xp.eye(start.shape[0], dtype=dtype), xp.ones_like(start), no)
     return NewtonState(
-        candidate=start, point=start, value=-infinity, gradient=jnp.full_like(start, jnp.inf),
-        decrement=infinity, grain=jnp.zeros_like(infinity), frame=frame,
-        kinked=jnp.zeros_like(start, bool), steps=jnp.zeros((), int), again=jnp.full((), AGAIN),
-        looking=jnp.asarray(False), going=jnp.asarray(True),
+        candidate=start, point=start, value=-infinity, gradient=xp.full_like(start, xp.inf),
+        decrement=infinity, grain=xp.zeros_like(infinity), frame=frame,
+        kinked=xp.zeros_like(start, dtype=bool), steps=xp.asarray(0), again=xp.asarray(AGAIN),
+        looking=no, going=yes,
     )  # fmt: skip
 
 

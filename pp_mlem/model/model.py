@@ -201,12 +201,12 @@ class Model:
         """The log-likelihood, or with the log prior, as a function of a vector of the parameters
         that are not `fixed`."""
         values = self.space.check(fixed or {}, "fixed", partial=True)
-        held = {k: jnp.asarray(v) for k, v in values.items()}
+        held: dict[str, jax.Array] = jax.device_put(values)
         return Target(self.problem(held, with_prior), self.data, held, self.bound.kept)
 
     def check_params(self, params: Params, argument: str = "params") -> dict[str, jax.Array]:
-        checked = self.space.check(params, argument)
-        return {k: jnp.asarray(v) for k, v in checked.items()}
+        checked: dict[str, jax.Array] = jax.device_put(self.space.check(params, argument))
+        return checked
 
     # --- densities --------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 
 from pp_mlem.base.compiling import Kept
 from pp_mlem.base.memory import note_shapes
@@ -50,7 +50,7 @@ def read_bound(
     arguments = inputs.check(reading.arguments)
     if arguments is not reading.arguments:
         reading = replace(reading, arguments=arguments)
-        dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+        dynamic = tuple(jax.device_put(a) for a in thin(arguments))
     verification = read_factors(reading, dynamic)
     if isinstance(inputs, Unchecked):
         inputs.tell()
@@ -87,7 +87,7 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
 
 def reads_alike(bound: Bound, arguments: Arguments) -> bool:
     """Whether a reading is right for other data of the same shapes."""
-    dynamic = tuple(jnp.asarray(a) for a in thin(arguments))
+    dynamic = tuple(jax.device_put(a) for a in thin(arguments))
     try:
         return _verification(bound).difference(dynamic) is None
     except ValueError:  # a gather that the new data make into something else

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.program.containers import AS_GIVEN, Own, Plain, containers_of
@@ -125,7 +124,9 @@ class Arguments:
 
     def device_arrays(self) -> tuple[jax.Array, ...]:
         """The data as JAX arrays of the current precision; empty when they are constants."""
-        return tuple(jnp.asarray(a) for a in self.dynamic) if self.traced else ()
+        return (
+            tuple(jax.device_put(a, may_alias=False) for a in self.dynamic) if self.traced else ()
+        )
 
     def in_precision(self, dtype: np.dtype) -> Arguments:
         """The same arguments with floating and integer arrays converted, none of them wrapped."""

@@ -58,7 +58,7 @@ def first_run(arguments: Arguments) -> FirstRun:
 
 def _in_first_form(arguments: Arguments) -> tuple[_Run, Any]:
     """The run in the first form of the arguments that the program takes, and its results."""
-    dynamic = tuple(jnp.asarray(a) for a in arguments.dynamic)
+    dynamic = tuple(jax.device_put(a) for a in arguments.dynamic)
     failures: list[Exception] = []
     for form in arguments.forms():
         form.refused()

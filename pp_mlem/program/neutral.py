@@ -15,7 +15,7 @@ def neutral_parameters(reading: Reading, seed: int) -> dict[str, jax.Array]:
     """Parameter values inside their supports, for probing."""
     space = reading.space
     rng = np.random.default_rng(seed)
-    return space.to_params(jnp.asarray(rng.uniform(-1, 1, space.size)))
+    return space.to_params(rng.uniform(-1, 1, space.size))
 
 
 def without_missing(dynamic: tuple) -> tuple:

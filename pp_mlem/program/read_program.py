@@ -40,7 +40,7 @@ def read_program(
     """Read the sites, roles and plates of a program; also return the (thinned) data used."""
     first = first_run(arguments)
     arguments = first.arguments
-    dynamic = tuple(jnp.asarray(a) for a in thin(arguments)) if arguments.traced else ()
+    dynamic = tuple(jax.device_put(a) for a in thin(arguments)) if arguments.traced else ()
     try:
         dependencies, scans = read_dependencies(arguments, first.messages, first.scans)
     except NEEDS_VALUES as error:
@@ -200,11 +200,11 @@ def _mark_steady(reading: Reading, dependencies: Dependencies) -> Reading:
             for n, tree in arguments.items()
         }
 
-    dynamic = tuple(jnp.asarray(a) for a in reading.arguments.dynamic)
+    dynamic = tuple(jax.device_put(a) for a in reading.arguments.dynamic)
     function = quick_jit(spread) if reading.arguments.traced else spread
     varies: dict[str, bool] = dict.fromkeys(counted, False)
     for _ in range(2):
-        for n, v in function(jnp.asarray(rng.uniform(-1, 1, space.size)), dynamic).items():
+        for n, v in function(rng.uniform(-1, 1, space.size), dynamic).items():
             varies[n] = varies[n] or bool(v)
     sites = {
         n: replace(s, timed=False) if n in varies and not varies[n] else s

@@ -73,6 +73,16 @@ class ParameterSpace:
             start = stop
         return slices
 
+    def units_of_their_own(self) -> tuple[bool, ...]:
+        """Which coordinates have one, as log-odds and logarithms do; real ones have the data's."""
+        flags: list[bool] = []
+        for site in self.sites:
+            base = base_support(site.support)
+            bounded = hasattr(base, "lower_bound") or hasattr(base, "upper_bound")
+            own = isinstance(base, _SIMPLEX) or bounded
+            flags += [own] * int(np.prod(self.free_shapes()[site.name]))
+        return tuple(flags)
+
     def without(self, names: frozenset[str]) -> ParameterSpace:
         kept = tuple(s for s in self.sites if s.name not in names)
         return ParameterSpace(kept) if len(kept) < len(self.sites) else self
@@ -109,7 +119,7 @@ class ParameterSpace:
     def to_vector(self) -> Callable[[Mapping[str, Any]], jax.Array]:
         """`unconstrain`, compiled: for use outside of compiled functions."""
         compiled = quick_jit(self.unconstrain)
-        return lambda params: compiled({n: jnp.asarray(params[n]) for n in self.names})
+        return lambda params: compiled({n: np.asarray(params[n]) for n in self.names})
 
     def log_abs_det_jacobian(self, vector: jax.Array) -> jax.Array:
         """log |d constrained / d unconstrained|, summed over parameters."""

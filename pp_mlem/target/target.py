@@ -243,13 +243,13 @@ class Target:
 
     def climb(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """(objective, its gradient) at a vector, on the host."""
-        value, gradient = self.compiled(value_and_gradient)(jnp.asarray(vector))
+        value, gradient = self.compiled(value_and_gradient)(vector)
         return float(value), np.asarray(gradient, float)
 
     def constrained(self, vectors: Any) -> dict[str, Any]:
         """All parameters at vectors (lanes, size), on the host."""
         run = self.compiled(Target.params, lanes=(0,))
-        return jax.device_get(run(jnp.asarray(vectors)))
+        return jax.device_get(run(np.asarray(vectors)))
 
     def unconstrained(self, params: Mapping[str, Any]) -> np.ndarray:
         """Vectors (lanes, size) of free parameters (lanes, ...)."""
