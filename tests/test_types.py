@@ -7,7 +7,7 @@ import sys
 
 HOOKED = (
     "pp_mlem.potentials", "pp_mlem.families.base", "pp_mlem.marginal.recursions",
-    "pp_mlem.target", "pp_mlem.maximise.broyden", "pp_mlem.maximise.newton",
+    "pp_mlem.target", "pp_mlem.maximise.quasi_newton", "pp_mlem.maximise.newton",
 )  # fmt: skip
 FITS = """
 from jaxtyping import install_import_hook

@@ -24,7 +24,7 @@ from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.diagnose.uncertainty import Covariance, numbers_of
 from pp_mlem.marginal.units import reweighted
-from pp_mlem.maximise.broyden import quasi_newton_em
+from pp_mlem.maximise.quasi_newton import quasi_newton_em
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target

@@ -199,7 +199,7 @@ def collapse_note(solution: Solution, status: int) -> str:
     at = np.asarray(solution.vector, float)
     eps = float(np.finfo(target.dtype).eps)
     finite = bool(np.isfinite(solution.value)) and status != Status.NOT_FINITE
-    settled = solution.slope <= UNSETTLED
+    settled = status == Status.CONVERGED or solution.slope <= UNSETTLED
     if finite and settled and not _is_extreme(target, at, solution.value, eps):
         return ""
     lows = np.log(np.maximum(eps * _largest(target), 1e-300))
@@ -211,8 +211,7 @@ def collapse_note(solution: Solution, status: int) -> str:
                 return _without_error(target, name)
             if not extreme.concentrated > np.log(CONCENTRATION):
                 continue
-            ended = finite and (status == Status.CONVERGED or settled)
-            if not ended or _rises(target, at):
+            if not (finite and settled) or _rises(target, at):
                 return _without_error(target, name)
     return ""
 

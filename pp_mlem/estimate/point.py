@@ -32,12 +32,14 @@ from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 
 HANDOVER_GAIN = 1e-3  # nats per step, below which a finish is faster
-SHARE = 1e-5  # of the units, in nats, where a finish is a sweep like the others
-SPARE = 300  # cheap looks that an algorithm may crawl before a Newton finish is compiled
+LINEAR = 10.0  # times as much for an algorithm whose rate is linear
+SHARE = 1e-3  # of the units, in nats, where a finish is a sweep like the others
+SPARE, LINEAR_SPARE = 100, 30  # cheap looks that an algorithm may crawl before another goes on
 FINISH_PARAMETERS = 200  # beyond so many there is no finish
-NEWTON_STEPS = 25  # of the finish by differences of gradients
+NEWTON_STEPS = 40  # of the finish by differences of gradients
 DIFFERENCES_WORK = 1e9  # of one start, beyond which exact second derivatives are compiled at once
-FINISH_STEPS = 60  # of one round of the quasi-Newton finish
+FINISH_STEPS = 60  # of one round of the quasi-Newton finish, where a Newton finish may follow
+LONG_FINISH = 400  # of one where none does
 SHARED_WORK = 1e7  # of a sweep, beyond which starts have a function of their own
 HESSIAN_WORK = 2e7  # of a Hessian, beyond which the finish is a quasi-Newton method
 
@@ -63,14 +65,15 @@ class PointOptions:
 @dataclass(frozen=True)
 class Settings:
     """What an algorithm is made from: the number of units and the slope for each of them at which a
-    start has converged; the gain of a look, in nats, below which a finish would be faster, after how
-    many such looks, how many steps a quasi-Newton finish may take (0: there is none), and whether EM's
-    looks serve its starts as well."""
+    start has converged; the gain of a look, in nats, below which a finish would be faster, and after how
+    many such looks, where the algorithm's rate of convergence is linear (EM) and where it is not; how
+    many steps a quasi-Newton finish may take (0: there is none), and whether EM's looks serve its starts
+    as well."""
 
     units: float
     tolerance: float
-    handover: float
-    slow: int
+    linear: tuple[float, int]
+    superlinear: tuple[float, int]
     finish_steps: int
     starts_too: bool
 
@@ -152,14 +155,15 @@ def settings_of(target: Target, options: PointOptions, starts: int) -> Settings:
     size, units = target.space.size, target.units
     large, quick = is_large(target), target.work.is_quick(starts)
     finish = options.polish and 0 < size <= FINISH_PARAMETERS
-    gain = max(HANDOVER_GAIN, SHARE * units) if large else HANDOVER_GAIN
+    gain, looks = (SHARE * units, 0) if large else (HANDOVER_GAIN, 2 * size)
+    gain = max(gain, HANDOVER_GAIN) if finish else -np.inf
     tolerance = options.tol if target.dtype == np.float64 else max(options.tol, 1e-5)
     return Settings(
         units=units,
         tolerance=tolerance,
-        handover=gain if finish else -np.inf,
-        slow=SPARE if quick else 0 if large else 2 * size,
-        finish_steps=FINISH_STEPS if finish else 0,
+        linear=(LINEAR * gain, LINEAR_SPARE if quick else looks),
+        superlinear=(gain, SPARE if quick else looks // 3),
+        finish_steps=(LONG_FINISH if large else FINISH_STEPS) if finish else 0,
         starts_too=_starts_too(target),
     )
 
@@ -238,8 +242,8 @@ def _finishes(
         return []
     units, tolerance, endless = settings.units, settings.tolerance, int(np.iinfo(np.int32).max)
     if is_large(target):
-        broyden = Squarem(units, tolerance, np.inf, -1, settings.finish_steps)
-        return [] if isinstance(algorithm, Squarem) else [(broyden, endless)]
+        finish = Squarem(units, tolerance, np.inf, -1, settings.finish_steps)
+        return [] if isinstance(algorithm, Squarem) else [(finish, endless)]
     finishes: list[tuple[Algorithm, int]] = []
     looks = NEWTON_STEPS * (target.space.size + 2)
     if looks * target.work.sweep <= DIFFERENCES_WORK:

@@ -14,20 +14,19 @@ from pp_mlem.model.model import Model
 
 
 def _em(settings: Settings) -> EM:
-    return EM(
-        settings.units, settings.tolerance, settings.handover, settings.slow, settings.starts_too
-    )
+    gain, looks = settings.linear
+    return EM(settings.units, settings.tolerance, gain, looks, settings.starts_too)
 
 
 def _squarem(settings: Settings) -> Squarem:
+    gain, looks = settings.linear
     return Squarem(
-        settings.units, settings.tolerance, settings.handover, settings.slow, settings.finish_steps,
-        settings.starts_too,
-    )  # fmt: skip
+        settings.units, settings.tolerance, gain, looks, settings.finish_steps, settings.starts_too
+    )
 
 
 def _lbfgs(settings: Settings) -> LBFGS:
-    return LBFGS(settings.units, settings.tolerance, settings.handover, settings.slow // 3)
+    return LBFGS(settings.units, settings.tolerance, *settings.superlinear)
 
 
 def fit_em(

@@ -1,4 +1,4 @@
-"""EM accelerated by SQUAREM and finished by Broyden steps, one sweep over the data a step."""
+"""EM accelerated by SQUAREM and finished by quasi-Newton steps, one sweep over the data a step."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pp_mlem.estimate.algorithm import (
     rounding,
 )
 from pp_mlem.estimate.em import EMLook, at_rest, em_look, em_look_or_start, em_wanted, noise_of
-from pp_mlem.maximise import broyden
-from pp_mlem.maximise.broyden import Broyden
+from pp_mlem.maximise import quasi_newton
+from pp_mlem.maximise.quasi_newton import QuasiNewton
 
 # Newton steps in an M-step without closed form. One would keep the rate of convergence of EM
 # (Lange 1995, doi:10.1111/j.2517-6161.1995.tb02037.x).
 FEW_STEPS = 2
 STILL = 10  # cycles in a row that gain nothing, after which SQUAREM has stopped
 LONGEST = 4.0  # first bound on the length of a leap
-ROUNDS, AGAIN_SLOW = 2, 30  # times that Broyden steps may take over; looks between them
+ROUNDS, AGAIN_SLOW = 2, 30  # times that quasi-Newton steps may take over; looks between them
 NEARLY = 1e-4  # slope per unit beyond which nothing is at rest, whatever rounding
 START, SECOND, LEAP, FINISH = range(4)  # what the next look is for
 
@@ -37,7 +37,7 @@ class Squares(NamedTuple):
     """`phase` says what the next look is for. Of a cycle: the point it began at (`start`), EM's first
     and second step from it, the length of the leap and its bound; over cycles: the value at the
     end of the last one, how many gained nothing (`still`), how many looks little (`slow`), and how
-    often Broyden steps took over (`rounds`).
+    often quasi-Newton steps took over (`rounds`).
     """
 
     phase: Array
@@ -50,14 +50,14 @@ class Squares(NamedTuple):
     still: Array
     slow: Array
     rounds: Array
-    finish: Broyden | None
+    finish: QuasiNewton | None
 
 
 @dataclass(frozen=True)
 class Squarem(Algorithm):
     """SQUAREM of Varadhan & Roland (2008), doi:10.1111/j.1467-9469.2007.00585.x, in unconstrained
-    coordinates; when `slow` looks in a row gain less than `handover` nats, Broyden steps on EM's
-    fixed point (`finish_steps` of them at most; zero: none).
+    coordinates; when `slow` looks in a row gain less than `handover` nats, quasi-Newton
+    steps on top of EM's (`finish_steps` of them at most; zero: none).
 
     A leap that would lower the objective is replaced by the plain second step.
     """
@@ -72,7 +72,7 @@ class Squarem(Algorithm):
 
     def begin(self, vectors: np.ndarray) -> State:
         zero, one = np.zeros(len(vectors), int), np.ones(len(vectors), vectors.dtype)
-        finish = broyden.begin(vectors, vectors, one, vectors) if self.finish_steps else None
+        finish = quasi_newton.begin(vectors, vectors, one, vectors) if self.finish_steps else None
         own = Squares(
             zero, vectors, vectors, vectors, one, LONGEST * one, -np.inf * one, zero, zero, zero,
             finish,
@@ -124,7 +124,7 @@ class Squarem(Algorithm):
             slow=xp.where(leaping, xp.where(gain < self.handover, own.slow + 3, 0), own.slow),
         )
         if self.finish_steps and not always(~late):
-            finish = broyden.begin(at, seen.following, seen.value, seen.gradient)
+            finish = quasi_newton.begin(at, seen.following, seen.value, seen.gradient)
             own = own._replace(
                 phase=xp.where(late, FINISH, own.phase), finish=choose(late, finish, own.finish)
             )
@@ -146,16 +146,17 @@ class Squarem(Algorithm):
         return new, xp.where(kept, seen.value, xp.nan)
 
     def _finish(self, state: State, seen: EMLook) -> tuple[State, Array]:
-        """A Broyden step; its first look is EM's own step from where SQUAREM stood."""
+        """A quasi-Newton step; the first look is EM's own step from where SQUAREM stood."""
         xp = namespace(state.vector)
         slack = rounding(state.own.finish.value, self.units)
-        found, better = broyden.learn(
+        found, better = quasi_newton.learn(
             state.own.finish, seen.following, seen.value, seen.gradient, slack
         )
         slope = xp.where(better, largest(seen.gradient) / self.units, state.slope)
         # Where the units put the tolerance below what float64 resolves, the objective stops rising
         # first; what EM's own step still promises knows no units.
         rest = at_rest(seen, state.vector, self.units, self.tolerance)
+        rest = rest & ~found.promised(self.units * self.tolerance**2)
         settled = found.stuck & ~found.promised() & (slope <= NEARLY)
         failed = found.stuck | (found.steps >= self.finish_steps)
         rounds = state.own.rounds + xp.where(failed, 1, 0)
@@ -163,7 +164,7 @@ class Squarem(Algorithm):
             ((better & rest) | settled, Status.CONVERGED),
             (failed & (rounds >= ROUNDS), Status.FLAT),
         )
-        # SQUAREM goes on from EM's own step where Broyden steps lead nowhere.
+        # SQUAREM goes on from EM's own step where quasi-Newton steps lead nowhere.
         own = state.own._replace(
             finish=found,
             rounds=rounds,
