@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +40,7 @@ NEWTON_STEPS = 40  # of the finish by differences of gradients
 DIFFERENCES_WORK = 1e9  # of one start, beyond which exact second derivatives are compiled at once
 FINISH_STEPS = 60  # of one round of the quasi-Newton finish, where a Newton finish may follow
 LONG_FINISH = 400  # of one where none does
-SHARED_WORK = 1e7  # of a sweep, beyond which starts have a function of their own
+SHARED_WORK = 2e6  # of a sweep, beyond which starts have a function of their own
 HESSIAN_WORK = 2e7  # of a Hessian, beyond which the finish is a quasi-Newton method
 
 
@@ -104,11 +104,13 @@ def _check(model: Any, options: PointOptions) -> int:
     check_counts(starts=starts, max_iter=options.max_iter)
     check_seed(options.seed)
     check_positive(tol=options.tol)
-    if isinstance(options.init, Mapping):
-        free = set(model.space.names) - set(options.fixed)
-        if free <= set(options.init):
-            starts = 1
-    return int(starts)
+    free = set(model.space.names) - set(options.fixed)
+    return 1 if _is_whole(options.init, free) else int(starts)
+
+
+def _is_whole(init: Any, names: Iterable[str]) -> bool:
+    """Whether a start is given for all these parameters."""
+    return isinstance(init, Mapping) and set(names) <= set(init)
 
 
 @takes_gradients
@@ -164,15 +166,16 @@ def settings_of(target: Target, options: PointOptions, starts: int) -> Settings:
         linear=(LINEAR * gain, LINEAR_SPARE if quick else looks),
         superlinear=(gain, SPARE if quick else looks // 3),
         finish_steps=(LONG_FINISH if large else FINISH_STEPS) if finish else 0,
-        starts_too=_starts_too(target),
+        starts_too=_starts_too(target, options.init),
     )
 
 
-def _starts_too(target: Target) -> bool:
-    """Whether the looks of EM serve its starts as well: where all rows are looked at, and a look costs
-    less than compiling another function."""
+def _starts_too(target: Target, init: Any) -> bool:
+    """Whether the looks of EM serve its starts as well: where starts are not given, all rows are looked
+    at, and a look costs less than compiling another function."""
     return (
         bool(target.reading.latents)
+        and not _is_whole(init, target.space.names)
         and target.marginal.rows.size <= 2 * SUBSET_ROWS
         and target.work.sweep <= SHARED_WORK
     )
