@@ -25,6 +25,7 @@ QUICK_WORK = 1e5  # of the lanes of a loop together, up to which optimised code 
 SINGLE_WORK = 1e8  # of a function that runs a few times
 STEADY_WORK = 3e5  # of a recursion, from which the slower compiler's loops win
 LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
+TURN_WORK = 1e7  # up to which they do so within one computation
 LIGHT = 1e7  # numbers of the data times parameters squared, up to which derivatives are light
 
 
@@ -94,8 +95,13 @@ class Work:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether several starts run in one computation."""
+        """Whether several starts run in one computation, at the same time."""
         return self.sweep <= LANE_WORK
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether they run in one computation, one after the other."""
+        return LANE_WORK < self.sweep <= TURN_WORK
 
 
 def of_derivatives(numbers: int, parameters: int) -> Effort:

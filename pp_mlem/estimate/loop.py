@@ -16,7 +16,7 @@ from pp_mlem.base.arrays import Array, namespace
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Algorithm, State, always, choose
+from pp_mlem.estimate.algorithm import Algorithm, Look, State, always, choose
 from pp_mlem.target.target import Target
 
 T = TypeVar("T")
@@ -41,7 +41,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Driver:
-    """Runs an algorithm on a target: `limit` iterations of each start at most, `group` starts at a time.
+    """Runs an algorithm on a target: `limit` iterations of each start at most, `group` starts at a time:
+    all at once, or `in_turn` within one computation, which passes over those that have ended.
 
     On the host one look is compiled and the steps are NumPy's: a first fit compiles little. Where it is
     `fused`, looks and steps are one compiled loop of up to `BLOCK_STEPS` steps: no look then waits for
@@ -53,6 +54,7 @@ class Driver:
     effort: Effort
     limit: int
     group: int
+    in_turn: bool = False
     with_path: bool = False
     fused: bool = False
     progress: Progress = field(default_factory=lambda: Progress("", 0, False))
@@ -62,9 +64,12 @@ class Driver:
         if self.fused:
             return None
         some = _some(self.algorithm.begin(vectors), range(len(vectors)), self.group)
-        wanted = self.algorithm.wanted(some)
+        wanted, look = self.algorithm.wanted(some), self.algorithm.look
+        if self.in_turn:
+            arrays = (np.full(self.group, True), *wanted)
+            return self.target.ahead(_in_turn, arrays, look, effort=self.effort)
         lanes = (0,) * len(wanted)
-        return self.target.ahead(self.algorithm.look, wanted, effort=self.effort, lanes=lanes)
+        return self.target.ahead(look, wanted, effort=self.effort, lanes=lanes)
 
     def run(self, state: State, whole: bool = False) -> Run:
         """Every start to its end; Ctrl-C returns those that had begun, or the `whole`."""
@@ -108,7 +113,7 @@ class Driver:
         for first in range(0, len(points), self.group):
             index = range(first, min(first + self.group, len(points)))
             wanted = self.algorithm.wanted(_some(state, index, self.group))
-            seen = jax.tree.map(np.asarray, self._look(len(wanted))(*wanted))
+            seen = self.look(np.arange(self.group) < len(index), wanted)
             pieces.append(_cut(seen, 0, len(index)))
         return jax.tree.map(lambda *a: np.concatenate(a), *pieces)
 
@@ -144,8 +149,7 @@ class Driver:
                     if not going.any():
                         break
                     wanted = algorithm.wanted(state)
-                    look = self._look(len(wanted))
-                    seen = jax.tree.map(np.asarray, look(*wanted))
+                    seen = self.look(going, wanted)
                     points.append(state.vector)
                     state, accepted = _step(algorithm, state, seen, going)
                     values.append(accepted)
@@ -156,12 +160,20 @@ class Driver:
 
         return block
 
-    def _look(self, arguments: int) -> Callable[..., Any]:
-        lanes = (0,) * arguments
-        return self.target.compiled(self.algorithm.look, effort=self.effort, lanes=lanes)
+    def look(self, going: np.ndarray, wanted: tuple[Array, ...]) -> Any:
+        """What the algorithm's look sees; of starts that are not `going` it may be nothing."""
+        target, look = self.target, self.algorithm.look
+        if self.in_turn:
+            seen = target.compiled(_in_turn, look, effort=self.effort)(going, *wanted)
+        else:
+            lanes = (0,) * len(wanted)
+            seen = target.compiled(look, effort=self.effort, lanes=lanes)(*wanted)
+        return jax.tree.map(np.asarray, seen)
 
     def _fused(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
-        run = self.target.compiled(_fused, self.algorithm, self.with_path, effort=self.effort)
+        run = self.target.compiled(
+            _fused, self.algorithm, self.with_path, self.in_turn, effort=self.effort
+        )
 
         def block(state: State, steps: int) -> tuple[State, np.ndarray, np.ndarray]:
             return jax.device_get(run(state, np.asarray(steps), np.asarray(self.limit)))
@@ -203,10 +215,23 @@ def _step(algorithm: Algorithm, state: State, seen: Any, going: Array) -> tuple[
     return choose(going, new, state), xp.where(going, accepted, xp.nan)
 
 
+def _in_turn(target: Target, look: Look, going: jax.Array, *wanted: Array) -> Any:
+    """What a look sees of every start that is `going`, one after the other, and zeros of the others."""
+
+    def one(own: tuple) -> Any:
+        return look(target, *own)
+
+    def nothing(own: tuple) -> Any:
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, own))
+
+    return jax.lax.map(lambda each: jax.lax.cond(each[0], one, nothing, each[1]), (going, wanted))
+
+
 def _fused(
     target: Target,
     algorithm: Algorithm,
     with_path: bool,
+    in_turn: bool,
     state: State,
     steps: jax.Array,
     limit: jax.Array,
@@ -226,8 +251,12 @@ def _fused(
 
     def body(carry: tuple) -> tuple:
         i, state, values, points = carry
-        look = jax.vmap(lambda *wanted: algorithm.look(target, *wanted))
-        new, accepted = _step(algorithm, state, look(*algorithm.wanted(state)), running(state))
+        wanted, on = algorithm.wanted(state), running(state)
+        if in_turn:
+            seen = _in_turn(target, algorithm.look, on, *wanted)
+        else:
+            seen = jax.vmap(lambda *own: algorithm.look(target, *own))(*wanted)
+        new, accepted = _step(algorithm, state, seen, on)
         values = values.at[:, i].set(accepted)
         points = points.at[:, i].set(state.vector) if with_path else points
         same = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)

@@ -129,19 +129,19 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             return nothing_to_fit(record, target)
         settings = settings_of(target, options, starts)
         algorithm = make(settings)
-        looked_at, look = target, _assigned_look(target, algorithm, starts)
-        if look is not None:
-            looked_at = target.on(with_clamps(target))
+        work, shared = target.work, algorithm.look is em_look_or_start
         driver = Driver(
-            target=looked_at,
+            target=target.on(with_clamps(target)) if shared else target,
             algorithm=algorithm,
-            effort=target.work.loop(starts),
+            effort=work.loop(starts),
             limit=options.max_iter,
-            group=starts if target.work.side_by_side else 1,
+            group=starts if work.side_by_side or work.in_turn else 1,
+            in_turn=work.in_turn,
             with_path=options.trace,
         )
         compiling = _prepare(model, target, driver, starts)
-        vectors = starting_vectors(model, looked_at, starts, options.seed, options.init, look)
+        look = _assigned_look(driver) if shared else None
+        vectors = starting_vectors(model, driver.target, starts, options.seed, options.init, look)
         with Progress(options.method, starts, options.progress) as progress:
             ends = _run(replace(driver, progress=progress), settings, vectors)
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
@@ -190,17 +190,16 @@ def with_clamps(target: Target) -> ProgramData:
     return replace(target.data, clamps=clamps)
 
 
-def _assigned_look(target: Target, algorithm: Algorithm, starts: int) -> AssignedLook | None:
-    """The algorithm's own look, at latents that clamps assign; None where it has no such look."""
-    if algorithm.look is not em_look_or_start:
-        return None
-    lanes = starts if target.work.side_by_side else 1
+def _assigned_look(driver: Driver) -> AssignedLook:
+    """EM's own look, at latents that clamps assign."""
+    lanes = driver.group
 
     def assigned(target: Target, base: np.ndarray) -> np.ndarray:
-        look = target.compiled(algorithm.look, effort=target.work.loop(starts), lanes=(0, 0, 0))
         every = np.broadcast_to(base, (lanes, base.shape[0]))
-        steps = np.full(lanes, NUMERIC_STEPS)
-        return np.asarray(look(every, steps, np.full(lanes, True)).following)[0]
+        wanted = every, np.full(lanes, NUMERIC_STEPS), np.full(lanes, True)
+        seen = replace(driver, target=target).look(np.arange(lanes) == 0, wanted)
+        following: np.ndarray = seen.following[0]
+        return following
 
     return assigned
 

@@ -104,12 +104,13 @@ class Target:
         self,
         function: Callable[..., Any],
         arrays: tuple,
+        *static: Hashable,
         effort: Effort = Effort.QUICK,
         lanes: tuple[int | None, ...] | None = None,
     ) -> Future | None:
         """Begin to compile `function` for such arrays in another thread; None if that was done before.
         Wait for it before the function is called, or both compile it."""
-        run = self._jitted(function, (), effort, lanes)
+        run = self._jitted(function, static, effort, lanes)
         shapes = tuple((np.shape(a), str(jnp.result_type(a))) for a in jax.tree.leaves(arrays))
         arguments = (self.data, self.fixed, *arrays)
 
@@ -117,7 +118,8 @@ class Target:
             inside = functools.partial(working_precision, self.dtype)
             return [compile_ahead(run, arguments, inside)]
 
-        begun = self.once(("ahead", function, self.problem, effort, lanes, shapes), begin)
+        key = "ahead", function, self.problem, static, effort, lanes, shapes
+        begun = self.once(key, begin)
         future, begun[0] = begun[0], None
         return future
 
