@@ -20,10 +20,10 @@ from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.summary import attempt, summarise, told
+from pp_mlem.estimate.drivers import warm_driver, warm_starts
 from pp_mlem.estimate.gradients import takes_gradients
-from pp_mlem.estimate.nuts import climb
 from pp_mlem.estimate.point import check_model
-from pp_mlem.estimate.starts import check_init, starting_vectors
+from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.maximise.newton import newton_ascent
 from pp_mlem.model.model import Model
@@ -74,7 +74,7 @@ def fit_laplace(
         check_init(target.problem, init)
         if target.space.size == 0:
             raise ValueError("fit_laplace: every parameter is fixed: there is no posterior.")
-        vectors = climb(target, starting_vectors(model, target, starts, seed, init))
+        vectors = warm_starts(model, warm_driver(target, starts, init), starts, seed, init)
         modes = _modes(target, vectors)
         return _result(model, target, modes, draws, seed, clock)
 
@@ -101,13 +101,13 @@ def _mode(target: Target, units: float, vector: jax.Array) -> tuple:
     return found.point, found.value, slope, -jax.hessian(target.density)(found.point)
 
 
-def _modes(target: Target, vectors: jax.Array) -> _Modes:
+def _modes(target: Target, vectors: np.ndarray) -> _Modes:
     """Newton's method on the log posterior from every start. Ctrl-C keeps the finished ones."""
     run = target.compiled(_mode, target.units, effort=Effort.LEAN)
     found: list[tuple] = []
     stopped = ""
     try:
-        for vector in np.asarray(vectors):
+        for vector in vectors:
             ended = run(vector)
             found.append(tuple(np.asarray(a, float) for a in ended))
     except KeyboardInterrupt:

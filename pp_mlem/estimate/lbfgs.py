@@ -35,6 +35,11 @@ def slope_look(target: Target, vector: jax.Array) -> Slope:
     return Slope(*value_and_gradient(target, vector))
 
 
+def density_look(target: Target, vector: jax.Array) -> Slope:
+    """Of the density that NUTS samples."""
+    return Slope(*jax.value_and_grad(target.density)(vector))
+
+
 class Memory(NamedTuple):
     """The last steps and changes of the gradient (starts, memory, size), the newest last, and 1 / (their
     product), zero where there is none; the scale of the first guess of the inverse Hessian."""
@@ -167,3 +172,12 @@ def _shorter(state: State, value: Array, uphill: Array) -> Array:
     factor = -0.5 * length * uphill / xp.where(bend < 0, bend, -1.0)
     factor = xp.where(xp.isfinite(factor) & (bend < 0), factor, 0.0)
     return xp.clip(factor, *SHORTER)
+
+
+@dataclass(frozen=True)
+class DensityClimb(LBFGS):
+    """Towards the mode of log Z + log prior + log|Jacobian|."""
+
+    @property
+    def look(self) -> Look:
+        return density_look

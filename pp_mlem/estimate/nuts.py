@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,10 +22,13 @@ from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
+from pp_mlem.estimate.drivers import driver_for, warm_driver, warm_starts
 from pp_mlem.estimate.gradients import takes_gradients
+from pp_mlem.estimate.lbfgs import DensityClimb
+from pp_mlem.estimate.loop import Driver
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
-from pp_mlem.estimate.starts import check_init, starting_vectors
+from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
@@ -35,25 +38,11 @@ from pp_mlem.target.target import Target
 RHAT_LIMIT = 1.01
 SUSPECT = 1.05  # R-hat beyond which chains may name the same components differently
 DIFFERENCE = 1e-3
-WARM_STEPS = 30
+FARTHEST = 20.0  # nats for each parameter that a mode may lie above a start
+SETTLED, CLIMB_STEPS = 1e-6, 300  # slope per unit, and steps, of the climb to a mode
 START_FACTOR = 5
 VECTORISED_WORK = 1e6
 DENSE_LIMIT = 30
-
-
-def climb(target: Target, vectors: np.ndarray) -> jax.Array:
-    """A few EM steps on log Z + log prior from each start: into the typical set, no further."""
-    return target.compiled(_ascend, lanes=(0,))(vectors)
-
-
-def _ascend(target: Target, vector: jax.Array) -> jax.Array:
-    def step(i: int, v: jax.Array) -> jax.Array:
-        del i
-        following, value, _ = target.em_step(v)
-        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(following))
-        return jnp.where(sound, following, v)
-
-    return jax.lax.fori_loop(0, WARM_STEPS, step, vector)
 
 
 @takes_gradients
@@ -123,11 +112,11 @@ def fit_nuts(
             here = target.params(jnp.zeros(target.space.size))
             one = {n: np.zeros((1, *np.shape(v))) for n, v in here.items()}
             order_draws(one, exchangeable_groups(model, frozenset(target.fixed)), order_by, model)
-        starts = _chain_starts(model, target, chains, seed, init)
+        starts, inverse = _chain_starts(model, target, chains, seed, init)
         dense = target.space.size <= DENSE_LIMIT
         together = chains if chain_method == "vectorized" else 1
         settings = Settings(warmup, target_accept, max_tree_depth, together, dense)
-        mass = _first_mass(target, starts[0], dense)
+        mass = inverse if dense else np.diagonal(inverse)
         with Progress("NUTS", chains, progress) as bar:
             sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
         return _result(model, target, sample, seed, clock, order_by)
@@ -147,20 +136,39 @@ def _warn_flat(model: Model, target: Target) -> None:
         )
 
 
-def _chain_starts(model: Model, target: Target, chains: int, seed: int, init: Any) -> jax.Array:
-    """The best `chains` of several starts after a few EM steps, a little apart.
+def _chain_starts(
+    model: Model, target: Target, chains: int, seed: int, init: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best `chains` of several starts after a few EM steps, a little apart (chains, size); and the
+    inverse curvature of the density at a mode that they lead to, for the warm-up to begin from: without
+    it, much data make the first trees as deep as they may be.
 
     Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
     the starts of a point fit are for.
     """
     several = model.latent_names and not isinstance(init, Mapping)
-    count = START_FACTOR * chains if several else chains
-    vectors = climb(target, starting_vectors(model, target, count, seed, init))
-    values = np.asarray(target.compiled(Target.density, lanes=(0,))(vectors))
+    count, size = START_FACTOR * chains if several else chains, target.space.size
+    warm = warm_driver(target, count, init)
+    climb = driver_for(target, DensityClimb(target.units, SETTLED, -np.inf, 0), chains, CLIMB_STEPS)
+    begun = [
+        d.ahead(np.zeros((n, size), target.dtype)) for d, n in ((warm, count), (climb, chains))
+    ]
+    exchangeable_groups(model, frozenset(target.fixed))
+    wait([b for b in begun if b is not None])
+    vectors = warm_starts(model, warm, count, seed, init)
+    values = climb.at(vectors).value
     order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:chains]
-    chosen = _in_one_labelling(model, target, np.asarray(vectors)[order])
-    noise = np.random.default_rng(seed + 1).normal(scale=0.05, size=chosen.shape)
-    return jnp.asarray(chosen + noise)
+    chosen = _in_one_labelling(model, target, vectors[order])
+    ended = climb.run(climb.algorithm.begin(chosen))
+    if ended.interrupted:
+        raise KeyboardInterrupt
+    best = int(np.argmax(np.where(np.isfinite(ended.state.value), ended.state.value, -np.inf)))
+    # A density without a bound has no mode: the typical set is not where it leads to.
+    bounded = ended.state.value[best] - values[order[best]] < FARTHEST * size
+    inverse = _inverse_curvature(climb, ended.state.point[best] if bounded else chosen[best])
+    spread, axes = np.linalg.eigh(inverse)
+    noise = np.random.default_rng(seed + 1).normal(size=chosen.shape)
+    return chosen + noise * np.sqrt(np.minimum(spread, 1.0)) @ axes.T, inverse
 
 
 def _in_one_labelling(model: Model, target: Target, vectors: np.ndarray) -> np.ndarray:
@@ -176,30 +184,18 @@ def _in_one_labelling(model: Model, target: Target, vectors: np.ndarray) -> np.n
     return np.where(np.all(np.isfinite(new), 1, keepdims=True), new, vectors)
 
 
-def _slope(target: Target, vector: jax.Array) -> jax.Array:
-    return jax.grad(target.density)(vector)
-
-
-def _first_mass(target: Target, point: jax.Array, dense: bool) -> jax.Array:
-    """The inverse curvature of the log posterior at a start, for warm-up to begin from: without
-    it, much data make the first trees as deep as they may be."""
-    size = point.shape[0]
-    slope = target.compiled(_slope, effort=target.work.loop(), lanes=(0,))
-    step = DIFFERENCE * jnp.eye(size, dtype=point.dtype)
-    group = size if target.work.side_by_side else 1
-    ahead, behind = (
-        np.concatenate(
-            [np.asarray(slope(point + sign * step[i : i + group])) for i in range(0, size, group)]
-        )
-        for sign in (1.0, -1.0)
-    )
-    curvature = -(ahead - behind) / (2 * DIFFERENCE)
+def _inverse_curvature(climb: Driver, point: np.ndarray) -> np.ndarray:
+    """(size, size), by differences of gradients."""
+    size = len(point)
+    step = DIFFERENCE * np.eye(size, dtype=point.dtype)
+    slopes = climb.at(np.concatenate([point + step, point - step])).gradient
+    curvature = -(slopes[:size] - slopes[size:]) / (2 * DIFFERENCE)
     curvature = (curvature + curvature.T) / 2
     if not np.all(np.isfinite(curvature)):
-        return jnp.eye(size, dtype=point.dtype) if dense else jnp.ones(size, point.dtype)
+        return np.eye(size, dtype=point.dtype)
     values, vectors = np.linalg.eigh(curvature)
-    inverse = (vectors / np.clip(np.abs(values), 1e-1, None)) @ vectors.T
-    return jnp.asarray(inverse if dense else np.diagonal(inverse), point.dtype)
+    inverse: np.ndarray = (vectors / np.clip(np.abs(values), 1e-1, None)) @ vectors.T
+    return inverse.astype(point.dtype)
 
 
 def _aligned(

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
 from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
-from pp_mlem.data.program_data import ProgramData
 from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.differences import DifferenceNewton
-from pp_mlem.estimate.em import em_look_or_start
+from pp_mlem.estimate.drivers import driver_for, is_whole, starts_for, starts_too
 from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
 from pp_mlem.estimate.squarem import Squarem
-from pp_mlem.estimate.starts import SUBSET_ROWS, AssignedLook, check_init, starting_vectors
+from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
 from pp_mlem.fit.point import PointFit
-from pp_mlem.maximise.blocks.base import NUMERIC_STEPS
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 
@@ -40,7 +37,6 @@ NEWTON_STEPS = 40  # of the finish by differences of gradients
 DIFFERENCES_WORK = 1e9  # of one start, beyond which exact second derivatives are compiled at once
 FINISH_STEPS = 60  # of one round of the quasi-Newton finish, where a Newton finish may follow
 LONG_FINISH = 400  # of one where none does
-SHARED_WORK = 2e6  # of a sweep, beyond which starts have a function of their own
 HESSIAN_WORK = 2e7  # of a Hessian, beyond which the finish is a quasi-Newton method
 
 
@@ -105,12 +101,7 @@ def _check(model: Any, options: PointOptions) -> int:
     check_seed(options.seed)
     check_positive(tol=options.tol)
     free = set(model.space.names) - set(options.fixed)
-    return 1 if _is_whole(options.init, free) else int(starts)
-
-
-def _is_whole(init: Any, names: Iterable[str]) -> bool:
-    """Whether a start is given for all these parameters."""
-    return isinstance(init, Mapping) and set(names) <= set(init)
+    return 1 if is_whole(options.init, free) else int(starts)
 
 
 @takes_gradients
@@ -129,19 +120,9 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             return nothing_to_fit(record, target)
         settings = settings_of(target, options, starts)
         algorithm = make(settings)
-        work, shared = target.work, algorithm.look is em_look_or_start
-        driver = Driver(
-            target=target.on(with_clamps(target)) if shared else target,
-            algorithm=algorithm,
-            effort=work.loop(starts),
-            limit=options.max_iter,
-            group=starts if work.side_by_side or work.in_turn else 1,
-            in_turn=work.in_turn,
-            with_path=options.trace,
-        )
+        driver = driver_for(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
-        look = _assigned_look(driver) if shared else None
-        vectors = starting_vectors(model, driver.target, starts, options.seed, options.init, look)
+        vectors = starts_for(model, driver, starts, options.seed, options.init)
         with Progress(options.method, starts, options.progress) as progress:
             ends = _run(replace(driver, progress=progress), settings, vectors)
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
@@ -166,42 +147,8 @@ def settings_of(target: Target, options: PointOptions, starts: int) -> Settings:
         linear=(LINEAR * gain, LINEAR_SPARE if quick else looks),
         superlinear=(gain, SPARE if quick else looks // 3),
         finish_steps=(LONG_FINISH if large else FINISH_STEPS) if finish else 0,
-        starts_too=_starts_too(target, options.init),
+        starts_too=starts_too(target, options.init),
     )
-
-
-def _starts_too(target: Target, init: Any) -> bool:
-    """Whether the looks of EM serve its starts as well: where starts are not given, all rows are looked
-    at, and a look costs less than compiling another function."""
-    return (
-        bool(target.reading.latents)
-        and not _is_whole(init, target.space.names)
-        and target.marginal.rows.size <= 2 * SUBSET_ROWS
-        and target.work.sweep <= SHARED_WORK
-    )
-
-
-def with_clamps(target: Target) -> ProgramData:
-    """The data with clamps of every latent, those that are unknown free."""
-    reading, clamps = target.reading, dict(target.data.clamps)
-    for latent in reading.latents:
-        shape = (*reading.plate_shape(latent.dims), latent.size)
-        clamps.setdefault(latent.name, jax.device_put(np.zeros(shape, target.dtype)))
-    return replace(target.data, clamps=clamps)
-
-
-def _assigned_look(driver: Driver) -> AssignedLook:
-    """EM's own look, at latents that clamps assign."""
-    lanes = driver.group
-
-    def assigned(target: Target, base: np.ndarray) -> np.ndarray:
-        every = np.broadcast_to(base, (lanes, base.shape[0]))
-        wanted = every, np.full(lanes, NUMERIC_STEPS), np.full(lanes, True)
-        seen = replace(driver, target=target).look(np.arange(lanes) == 0, wanted)
-        following: np.ndarray = seen.following[0]
-        return following
-
-    return assigned
 
 
 def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> float:

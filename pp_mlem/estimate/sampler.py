@@ -150,8 +150,8 @@ class _Chain:
 
 def run_sampler(
     target: Target,
-    starts: jax.Array,
-    mass: jax.Array,
+    starts: np.ndarray,
+    mass: np.ndarray,
     settings: Settings,
     draws: int,
     seed: int,

@@ -18,7 +18,7 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.model.model import Model
 from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role, Site
-from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.space import ParameterSpace, is_ordered
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
@@ -162,8 +162,10 @@ class _Assignment:
             whole = self.target.marginal.rows.size
             shape = tuple(SUBSET_ROWS if n == whole else n for n in shape)
         if clustered and rows is not None:
-            labels = kmeans_labels(rows, latent.size, rng).reshape(shape)
-            labels = _named_alike(labels, self.data.clamps.get(latent.name))
+            labels = kmeans_labels(rows, latent.size, rng)
+            if any(is_ordered(s.support) for s in self.target.space.sites):
+                labels = _in_order(labels, rows)
+            labels = _named_alike(labels.reshape(shape), self.data.clamps.get(latent.name))
             return np.where(labels[..., None] == np.arange(latent.size), 0.0, np.log(1e-2))
         weights = rng.gamma(0.3, size=(*shape, latent.size)) + 1e-3
         return np.log(weights / weights.sum(-1, keepdims=True))
@@ -185,6 +187,16 @@ def _named_alike(labels: np.ndarray, clamps: Any) -> np.ndarray:
     counts = np.zeros((size, size))
     np.add.at(counts, (labels[known], possible.argmax(-1)[known]), 1)
     return scipy_optimize.linear_sum_assignment(-counts)[1][labels]
+
+
+def _in_order(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Clusters numbered along the column (of `rows` (units, columns)) in which their means are farthest
+    apart: where the program orders its components, no other numbers would do."""
+    known, place = np.unique(labels, return_inverse=True)
+    members = place == np.arange(len(known))[:, None]
+    means = members @ rows / members.sum(1, keepdims=True)
+    rank = means[:, means.std(0).argmax()].argsort().argsort()
+    return rank[place]
 
 
 def _cut(target: Target, rows: jax.Array) -> ProgramData:

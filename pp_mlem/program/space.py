@@ -17,6 +17,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.program.sites import Site
 
 _SIMPLEX = type(constraints.simplex)
+_ORDERED = (type(constraints.ordered_vector), type(constraints.positive_ordered_vector))
 _MATRICES = (type(constraints.positive_definite), type(constraints.lower_cholesky))
 
 
@@ -220,6 +221,11 @@ def is_half_line(support: Any) -> bool:
     """Whether the values are positive, with no upper bound."""
     support = base_support(support)
     return hasattr(support, "lower_bound") and not hasattr(support, "upper_bound")
+
+
+def is_ordered(support: Any) -> bool:
+    """Whether the entries of the last axis increase."""
+    return isinstance(base_support(support), _ORDERED)
 
 
 def is_matrix(support: Any) -> bool:
