@@ -116,19 +116,21 @@ def of_program(is_long: bool) -> Effort:
 
 @functools.cache
 def _worker() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="pp_mlem compiles")
+    return ThreadPoolExecutor(2, thread_name_prefix="pp_mlem compiles")
 
 
 def compile_ahead(
-    run: Any, arguments: tuple, inside: Callable[[], AbstractContextManager]
+    run: Any,
+    arguments: tuple | Callable[[], tuple],
+    inside: Callable[[], AbstractContextManager],
 ) -> Future:
-    """Compile a jitted function for these arguments in another thread, within the context `inside()`:
-    XLA leaves Python free meanwhile. A call with such arguments then compiles nothing; what fails here
-    fails again there."""
+    """Compile a jitted function for these arguments (or their shapes, or what gives them) in another
+    thread, within the context `inside()`: XLA leaves Python free meanwhile. A call with such arguments
+    then compiles nothing; what fails here fails again there. Functions follow one another."""
 
     def work() -> None:
         with inside():
-            run.lower(*arguments).compile()
+            run.lower(*(arguments() if callable(arguments) else arguments)).compile()
 
     return _worker().submit(work)
 

@@ -20,7 +20,7 @@ from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.summary import attempt, summarise, told
-from pp_mlem.estimate.drivers import warm_driver, warm_starts
+from pp_mlem.estimate.drivers import density_driver, density_starts
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.starts import check_init
@@ -74,7 +74,7 @@ def fit_laplace(
         check_init(target.problem, init)
         if target.space.size == 0:
             raise ValueError("fit_laplace: every parameter is fixed: there is no posterior.")
-        vectors = warm_starts(model, warm_driver(target, starts, init), starts, seed, init)
+        vectors = density_starts(model, density_driver(target, starts, init), starts, seed, init)
         modes = _modes(target, vectors)
         return _result(model, target, modes, draws, seed, clock)
 

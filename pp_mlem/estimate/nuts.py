@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,11 @@ from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
-from pp_mlem.estimate.drivers import driver_for, warm_driver, warm_starts
+from pp_mlem.estimate.drivers import climbed, density_driver, density_starts
 from pp_mlem.estimate.gradients import takes_gradients
-from pp_mlem.estimate.lbfgs import DensityClimb
 from pp_mlem.estimate.loop import Driver
 from pp_mlem.estimate.point import check_model
-from pp_mlem.estimate.sampler import Sample, Settings, run_sampler
+from pp_mlem.estimate.sampler import Sample, Settings, compile_sampler, run_sampler
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.model.model import Model
@@ -39,7 +39,7 @@ RHAT_LIMIT = 1.01
 SUSPECT = 1.05  # R-hat beyond which chains may name the same components differently
 DIFFERENCE = 1e-3
 FARTHEST = 20.0  # nats for each parameter that a mode may lie above a start
-SETTLED, CLIMB_STEPS = 1e-6, 300  # slope per unit, and steps, of the climb to a mode
+CLIMB_STEPS = 300  # to a mode
 START_FACTOR = 5
 VECTORISED_WORK = 1e6
 DENSE_LIMIT = 30
@@ -112,10 +112,10 @@ def fit_nuts(
             here = target.params(jnp.zeros(target.space.size))
             one = {n: np.zeros((1, *np.shape(v))) for n, v in here.items()}
             order_draws(one, exchangeable_groups(model, frozenset(target.fixed)), order_by, model)
-        starts, inverse = _chain_starts(model, target, chains, seed, init)
         dense = target.space.size <= DENSE_LIMIT
         together = chains if chain_method == "vectorized" else 1
         settings = Settings(warmup, target_accept, max_tree_depth, together, dense)
+        starts, inverse = _chain_starts(model, target, settings, chains, seed, init)
         mass = inverse if dense else np.diagonal(inverse)
         with Progress("NUTS", chains, progress) as bar:
             sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
@@ -137,36 +137,33 @@ def _warn_flat(model: Model, target: Target) -> None:
 
 
 def _chain_starts(
-    model: Model, target: Target, chains: int, seed: int, init: Any
+    model: Model, target: Target, settings: Settings, chains: int, seed: int, init: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best `chains` of several starts after a few EM steps, a little apart (chains, size); and the
     inverse curvature of the density at a mode that they lead to, for the warm-up to begin from: without
     it, much data make the first trees as deep as they may be.
 
     Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
-    the starts of a point fit are for.
+    the starts of a point fit are for. What comes after is compiled meanwhile.
     """
     several = model.latent_names and not isinstance(init, Mapping)
     count, size = START_FACTOR * chains if several else chains, target.space.size
-    warm = warm_driver(target, count, init)
-    climb = driver_for(target, DensityClimb(target.units, SETTLED, -np.inf, 0), chains, CLIMB_STEPS)
-    begun = [
-        d.ahead(np.zeros((n, size), target.dtype)) for d, n in ((warm, count), (climb, chains))
-    ]
+    driver = density_driver(target, count, init)
+    looks = driver.ahead(np.zeros((count, size), target.dtype))
+    later = compile_sampler(target, settings, np.zeros((chains, size), target.dtype))
     exchangeable_groups(model, frozenset(target.fixed))
-    wait([b for b in begun if b is not None])
-    vectors = warm_starts(model, warm, count, seed, init)
-    values = climb.at(vectors).value
+    wait([looks] if looks else [])
+    vectors = density_starts(model, driver, count, seed, init)
+    values = driver.at(vectors).value
     order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:chains]
     chosen = _in_one_labelling(model, target, vectors[order])
-    ended = climb.run(climb.algorithm.begin(chosen))
-    if ended.interrupted:
-        raise KeyboardInterrupt
-    best = int(np.argmax(np.where(np.isfinite(ended.state.value), ended.state.value, -np.inf)))
+    best = vectors[order[:1]]
+    mode = climbed(replace(driver, limit=CLIMB_STEPS), best)
     # A density without a bound has no mode: the typical set is not where it leads to.
-    bounded = ended.state.value[best] - values[order[best]] < FARTHEST * size
-    inverse = _inverse_curvature(climb, ended.state.point[best] if bounded else chosen[best])
+    below, above = driver.at(np.concatenate([best, mode])).value
+    inverse = _inverse_curvature(driver, mode[0] if above - below < FARTHEST * size else best[0])
     spread, axes = np.linalg.eigh(inverse)
+    wait(later)
     noise = np.random.default_rng(seed + 1).normal(size=chosen.shape)
     return chosen + noise * np.sqrt(np.minimum(spread, 1.0)) @ axes.T, inverse
 
@@ -184,11 +181,11 @@ def _in_one_labelling(model: Model, target: Target, vectors: np.ndarray) -> np.n
     return np.where(np.all(np.isfinite(new), 1, keepdims=True), new, vectors)
 
 
-def _inverse_curvature(climb: Driver, point: np.ndarray) -> np.ndarray:
+def _inverse_curvature(driver: Driver, point: np.ndarray) -> np.ndarray:
     """(size, size), by differences of gradients."""
     size = len(point)
     step = DIFFERENCE * np.eye(size, dtype=point.dtype)
-    slopes = climb.at(np.concatenate([point + step, point - step])).gradient
+    slopes = driver.at(np.concatenate([point + step, point - step])).gradient
     curvature = -(slopes[:size] - slopes[size:]) / (2 * DIFFERENCE)
     curvature = (curvature + curvature.T) / 2
     if not np.all(np.isfinite(curvature)):
@@ -248,7 +245,9 @@ def _result(
     shaped = {k: np.asarray(v).reshape(chains, draws, *v.shape[1:]) for k, v in aligned.items()}
     mean, vector, likelihood, prior = summarise(model, target, aligned, lost)
     diagnostics = _diagnose(target, shaped, stats, switched, len(found) - len(groups), lost)
-    if not diagnostics["max_r_hat"] <= SUSPECT:  # chains that disagree may do so by names only
+    if (
+        chains > 1 and not diagnostics["max_r_hat"] <= SUSPECT
+    ):  # chains that disagree may do so by names only
         names: list[str] = attempt(
             lambda: switched_latents(model, shaped, -stats["potential_energy"], groups),
             [], lost, "check of labels",

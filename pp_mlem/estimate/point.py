@@ -16,7 +16,7 @@ from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.differences import DifferenceNewton
-from pp_mlem.estimate.drivers import driver_for, is_whole, starts_for, starts_too
+from pp_mlem.estimate.drivers import em_driver, em_starts, is_whole, starts_too
 from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
@@ -120,9 +120,9 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             return nothing_to_fit(record, target)
         settings = settings_of(target, options, starts)
         algorithm = make(settings)
-        driver = driver_for(target, algorithm, starts, options.max_iter, options.trace)
+        driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
-        vectors = starts_for(model, driver, starts, options.seed, options.init)
+        vectors = em_starts(model, driver, starts, options.seed, options.init)
         with Progress(options.method, starts, options.progress) as progress:
             ends = _run(replace(driver, progress=progress), settings, vectors)
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,8 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import NUTS
 
-from pp_mlem.base.compiling import jit, quick_jit
-from pp_mlem.base.precision import alone
+from pp_mlem.base.compiling import compile_ahead, jit, quick_jit
+from pp_mlem.base.precision import alone, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
@@ -161,7 +163,7 @@ def run_sampler(
     chains in sequence the finished ones, or the first as far as it came."""
     begin, block = _compiled(target, settings)
     side_by_side = settings.together > 1
-    keys = jax.random.split(jax.random.key(seed), 1 if side_by_side else len(starts))
+    keys = _keys(seed, settings, len(starts))
     chains: list[_Chain] = []
     clock, first, steps = time.perf_counter(), 0.0, FIRST_STEPS
     stopped = False
@@ -183,6 +185,25 @@ def run_sampler(
         if not chains or not chains[0].at.pieces:
             raise  # nothing was sampled yet
     return _collected(chains, settings, len(starts), draws, first, stopped)
+
+
+def _keys(seed: int, settings: Settings, chains: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), 1 if settings.together > 1 else chains)
+
+
+def compile_sampler(target: Target, settings: Settings, starts: np.ndarray) -> list[Future]:
+    """Begin to compile, in another thread, what `run_sampler` runs from as many starts."""
+    begin, block = _compiled(target, settings)
+    size = starts.shape[1]
+    mass = np.zeros((size, size) if settings.dense else size, starts.dtype)
+    start = starts if settings.together > 1 else starts[0]
+    arguments = _keys(0, settings, len(starts))[0], start, mass, target.data, target.fixed
+    inside = functools.partial(working_precision, target.dtype)
+
+    def of_block() -> tuple:
+        return jax.eval_shape(begin, *arguments), target.data, target.fixed, np.asarray(1)
+
+    return [compile_ahead(begin, arguments, inside), compile_ahead(block, of_block, inside)]
 
 
 def _compiled(target: Target, settings: Settings) -> tuple[Callable, Callable]:
