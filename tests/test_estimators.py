@@ -366,3 +366,61 @@ def test_starts_at_edges_come_to_rest_without_exact_second_derivatives(monkeypat
     fit = fit_em(model, starts=5, accelerate=False, progress=False)
     assert set(fit.starts["status"]) == {"boundary"} and fit.starts["newton_steps"].max() > 1
     assert fit.starts["gradient"].max() <= 1e-8
+
+
+def test_quasi_newton_steps_come_to_rest_where_components_overlap():
+    """Nearly all is missing information, so EM takes thousands of steps; and each end is a maximum."""
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.normal(-0.8, 1.0, 200), rng.normal(0.8, 1.0, 200)])
+
+    def overlapping(x):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0, 1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(w))
+            numpyro.sample("x", dist.Normal(mu[z], sigma), obs=x)
+
+    model = Model(overlapping, x)
+    start = {"w": [0.5, 0.5], "mu": [-0.1, 0.2], "sigma": 1.5}
+    fit = fit_em(model, init=start)
+    plain = fit_em(model, init=start, accelerate=False, polish=False, max_iter=20000)
+    assert fit.converged
+    assert fit.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-7)
+    assert fit.starts["iterations"][0] < plain.starts["iterations"][0] / 10
+    assert fit.starts["newton_steps"][0] == 0
+    assert np.linalg.eigvalsh(fit.covariance().to_numpy()).min() > 0
+
+
+def test_clusters_are_in_order_where_the_program_orders_its_components():
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.normal(m, 0.5, 50) for m in (4.0, -4.0, 0.0)])
+
+    def ordered(x):
+        mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.ordered_vector, (), (3,)))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(jnp.ones(3) / 3))
+            numpyro.sample("x", dist.Normal(mu[z], 0.5), obs=x)
+
+    fit = fit_em(Model(ordered, x), starts=6, init="kmeans++", seed=1)
+    best = fit.starts["objective"].max()
+    assert (fit.starts["objective"] > best - 1e-6).sum() >= 4
+    np.testing.assert_allclose(fit.params["mu"], [-4, 0, 4], atol=0.3)
+
+
+def test_nuts_warms_up_with_short_trees():
+    """Of many rows: the first trees are no deeper than those of the draws."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(3000, 4))
+    y = x @ np.array([1.0, -2.0, 0.5, 3.0]) + rng.normal(size=3000)
+
+    def regression(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 10).expand([4]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0, 1))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(x @ b, sigma), obs=y)
+
+    fit = fit_nuts(Model(regression, x, y), chains=2, warmup=10, draws=20, progress=False)
+    assert fit.sample_stats["n_steps"].max() <= 31
+    draws = fit.draws["b"].reshape(-1, 4)
+    np.testing.assert_allclose(draws.mean(0), [1.0, -2.0, 0.5, 3.0], atol=0.1)
