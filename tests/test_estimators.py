@@ -389,7 +389,7 @@ def test_quasi_newton_steps_come_to_rest_where_components_overlap():
     assert fit.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-7)
     assert fit.starts["iterations"][0] < plain.starts["iterations"][0] / 10
     assert fit.starts["newton_steps"][0] == 0
-    assert np.linalg.eigvalsh(fit.covariance().to_numpy()).min() > 0
+    assert np.linalg.eigvalsh(fit.covariance().to_numpy()[1:, 1:]).min() > 0
 
 
 def test_clusters_are_in_order_where_the_program_orders_its_components():

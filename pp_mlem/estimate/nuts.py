@@ -65,7 +65,8 @@ def fit_nuts(
     """Sample the posterior of the parameters with NumPyro's NUTS (Hoffman & Gelman 2014).
 
     The density is log Z + log prior + log|Jacobian| in unconstrained coordinates. The chains
-    start from the best of five times as many starting points, after a few EM steps. Labels of
+    start from the best of five times as many starting points, after a few steps up the density; the
+    warm-up begins with the curvature at a mode near the best. Labels of
     exchangeable components are aligned before anything is summarised (Stephens 2000,
     doi:10.1111/1467-9868.00265); the share of draws that had switched is told.
 
@@ -139,9 +140,9 @@ def _warn_flat(model: Model, target: Target) -> None:
 def _chain_starts(
     model: Model, target: Target, settings: Settings, chains: int, seed: int, init: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best `chains` of several starts after a few EM steps, a little apart (chains, size); and the
-    inverse curvature of the density at a mode that they lead to, for the warm-up to begin from: without
-    it, much data make the first trees as deep as they may be.
+    """The best `chains` of several starts after a few steps up the density, as far apart as draws are
+    (chains, size); and the inverse curvature at a mode that the best leads to, for the warm-up to begin
+    from: without it, much data make the first trees as deep as they may be.
 
     Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
     the starts of a point fit are for. What comes after is compiled meanwhile.
