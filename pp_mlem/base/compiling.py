@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from pp_mlem.base.factorisations import one_at_a_time
+
 T = TypeVar("T")
 
 QUICK_WORK = 1e5  # of the lanes of a loop together, up to which optimised code does not pay
@@ -42,19 +44,27 @@ class Effort(Enum):
 @functools.cache
 def _options(effort: Effort) -> dict[str, Any]:
     """Compiler options, those that this version of XLA knows."""
-    if effort is Effort.FULL:
-        return {}
-    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+    # A parallel reduction waits on a thread of its pool, as a batch of factorisations does: never both.
+    options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    if effort is not Effort.FULL:
+        options["xla_cpu_use_fusion_emitters"] = False
+    if effort is Effort.QUICK:
+        options["xla_backend_optimization_level"] = 0
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
     try:
-        jax.jit(jnp.negative, compiler_options=options).lower(1.0).compile()
+        jax.jit(jnp.negative, compiler_options={name: value}).lower(1.0).compile()
     except jax.errors.JaxRuntimeError:
-        options = {}
-    return options if effort is Effort.LEAN else {"xla_backend_optimization_level": 0, **options}
+        return False
+    return True
 
 
 def jit(function: Callable[..., Any], effort: Effort) -> Any:
     """`jax.jit` with this effort, for what belongs to no structure; else use `Kept`."""
-    return jax.jit(function, compiler_options=_options(effort))
+    return jax.jit(one_at_a_time(function), compiler_options=_options(effort))
 
 
 quick_jit = functools.partial(jit, effort=Effort.QUICK)
