@@ -109,7 +109,8 @@ class Driver:
 
     def at(self, points: np.ndarray) -> Any:
         """What the algorithm's look sees at points (count, size)."""
-        state, pieces = self.algorithm.begin(points), []
+        with np.errstate(all="ignore"):  # of points at infinity
+            state, pieces = self.algorithm.begin(points), []
         for first in range(0, len(points), self.group):
             index = range(first, min(first + self.group, len(points)))
             wanted = self.algorithm.wanted(_some(state, index, self.group))
