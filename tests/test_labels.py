@@ -641,7 +641,8 @@ def test_chains_start_in_one_labelling(read):
     model, groups = read(unequal_prior)
     with working_precision(model.dtype):
         target = model.target(with_prior=True)
-        starts = nuts_module._chain_starts(model, target, 6, 3, "mixed")
+        settings = nuts_module.Settings(10, 0.9, 10, 6, True)
+        starts, _ = nuts_module._chain_starts(model, target, settings, 6, 3, "mixed")
         mu = np.stack([np.asarray(target.space.to_params(v)["mu"]) for v in starts])
     assert len({bool(a > b) for a, b in mu}) == 1
     assert np.ptp(mu, 0).min() > 0
