@@ -27,6 +27,7 @@ NEAR_ONE = -0.1
 ROUNDINGS = 30.0  # of the data: a density as narrow as these sees only how numbers are rounded
 CONCENTRATION = 1e5  # spreads of the data per width of a density that still narrows
 UNSETTLED = 1e-4  # slope per observation above which a fit may not have come to rest
+MANY_ROWS = 200_000  # beyond which an end is looked into only where it is extreme: it takes memory
 SINGULAR = 10.0  # standard deviations are this much less telling in a direction of a covariance
 RISE = 0.1  # nats gained by one step of a coordinate: it has not
 SMALL = 1e3  # roundings of the largest number, as a scale: smaller ones are looked into
@@ -200,6 +201,7 @@ def collapse_note(solution: Solution, status: int) -> str:
     eps = float(np.finfo(target.dtype).eps)
     finite = bool(np.isfinite(solution.value)) and status != Status.NOT_FINITE
     settled = status == Status.CONVERGED or solution.slope <= UNSETTLED
+    settled = settled or target.marginal.rows.size > MANY_ROWS
     if finite and settled and not _is_extreme(target, at, solution.value, eps):
         return ""
     lows = np.log(np.maximum(eps * _largest(target), 1e-300))
