@@ -15,7 +15,7 @@ from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from scipy.optimize import minimize
 
-from pp_mlem import Model, fit_em
+from pp_mlem import Model, fit_em, fit_mle
 from pp_mlem.base.no import No
 from pp_mlem.base.precision import working_precision
 from pp_mlem.maximise import registry
@@ -471,3 +471,27 @@ def test_totals_that_are_latent_have_no_closed_form():
     new, climb = m_step(model, np.array([-1.0]))
     assert "total_count of 'y' depends on unobserved sites" in numeric_reason(model)
     assert np.abs(climb(new)[1]).max() < 1e-6 and climb(new)[0] > climb(np.array([-1.0]))[0]
+
+
+def test_a_predictor_of_two_latents_of_another_plate():
+    """No argument of the site but its predictor has the latents' dimensions."""
+
+    def program(group, y):
+        p = numpyro.sample("p", dist.Beta(1, 2))
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
+        a = numpyro.sample("a", dist.Normal(0, 2).expand([2]).to_event(1))
+        b = numpyro.sample("b", dist.Normal(0, 2).expand([3]).to_event(1))
+        c = numpyro.sample("c", dist.Normal(0, 2).expand([2]).to_event(1))
+        with numpyro.plate("groups", 3):
+            first = numpyro.sample("first", dist.Bernoulli(p))
+            second = numpyro.sample("second", dist.Categorical(w))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.DiscreteUniform(1, 2))
+            logits = a[first[group]] + b[second[group]] + c[z - 1]
+            numpyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
+
+    rng = np.random.default_rng(0)
+    model = Model(program, np.repeat(np.arange(3), 8), rng.integers(0, 2, 24))
+    assert "regression" in str(model)
+    em, mle = fit_em(model, starts=3), fit_mle(model, starts=3)
+    assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-5)

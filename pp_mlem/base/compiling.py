@@ -71,11 +71,6 @@ quick_jit = functools.partial(jit, effort=Effort.QUICK)
 lean_jit = functools.partial(jit, effort=Effort.LEAN)
 
 
-def after(array: jax.Array, other: jax.Array) -> jax.Array:
-    """The same values, computed after `other`: in a way that the compiler cannot see through."""
-    return array * jnp.where(jnp.abs(other).sum() < -1.0, 0.0, 1.0).astype(array.dtype)
-
-
 @dataclass(frozen=True)
 class Work:
     """What one sweep over the data costs, in multiplications, roughly; whether it goes step by step
@@ -136,7 +131,7 @@ def compile_ahead(
 ) -> Future:
     """Compile a jitted function for these arguments (or their shapes, or what gives them) in another
     thread, within the context `inside()`: XLA leaves Python free meanwhile. A call with such arguments
-    then compiles nothing; what fails here fails again there. Functions follow one another."""
+    then compiles nothing; what fails here fails again there."""
 
     def work() -> None:
         with inside():

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import after
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.densities import log_density
@@ -235,8 +234,6 @@ def laid_designs(
         x = jnp.where(jnp.isfinite(slopes[n]), slopes[n], 0.0)
         if not d.is_shared:
             x = jnp.where((d.owner.T < total)[..., None], x, 0.0).swapaxes(0, 1)
-        for other in found.values():  # jaxlib 0.10 locks up when two batched ones run at once
-            x = after(x, other.triangle)
         q, r = jnp.linalg.qr(x.swapaxes(-1, -2))
         offset = None
         if d.offset is not None:

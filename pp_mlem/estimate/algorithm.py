@@ -51,6 +51,7 @@ class Algorithm(abc.ABC):
     """How to begin, what to look at, and one step.
 
     `look` is a function of a module, compiled and mapped over the starts; `wanted` gives its arguments.
+    What it sees has a `value`, the objective, which the verdict reads too.
     `step` goes on from what it gave, and tells with the new state the values it accepted (NaN where
     none). `unit_free`: converged means so whatever the units of the coordinates.
     """

@@ -155,8 +155,10 @@ class _Judging:
         finite = bool(np.isfinite(value) and status != Status.NOT_FINITE)
         flag, note = None, ""
         if np.isfinite(value):  # if higher than any density, still of some component
-            rows = {k: v[i] for k, v in self.rows.items()} if self.rows is not None else None
-            rows = rows_at(target, point) if rows is None else rows
+            if self.rows is None:
+                rows = rows_at(target, point)
+            else:
+                rows = {k: v[i] for k, v in self.rows.items()}
             flag, note = judge_components(target, Scales.at(target, point), rows)
         if flag is None:
             at = drawn_back(target.problem, point) if ends.noisy[i] else point

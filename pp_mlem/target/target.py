@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pp_mlem.base.compiling import Effort, Kept, Work, after, compile_ahead
+from pp_mlem.base.compiling import Effort, Kept, Work, compile_ahead
 from pp_mlem.base.precision import working_precision
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
@@ -195,10 +195,6 @@ class Target:
         if self.problem.with_prior:
             prior, slope = jax.value_and_grad(self.log_prior)(vector)
             value, gradient = value + prior, gradient + slope
-        # jaxlib 0.10 locks up when two batched factorisations run at once on two threads.
-        for factor in self.marginal.factors:
-            if factor.family is not None and factor.family.event_dim:
-                statistics[factor.site] = after(statistics[factor.site], gradient)
         return Sweep(value, gradient, statistics)
 
     def expected(self, vector: jax.Array, statistics: Natural) -> jax.Array:

@@ -94,8 +94,16 @@ def lay_cells(
         design, weight = designs[factor.site], statistics[factor.site]
         weight = weight.reshape(weight.shape + (1,) * reading.sites[factor.site].columns)
         own = {k: drop_outer(reading, factor, a) for k, a in found[factor.site].items()}
-        cells[factor.site] = _laid(kinds[factor.site], design, own, weight)
+        outer = sum(s.vmapped and s.name in factor.latents for s in reading.slots)
+        rank = max(a.ndim for a in (weight, *own.values()))
+        own = {k: _of_rank(a, rank, outer) for k, a in own.items()}
+        cells[factor.site] = _laid(kinds[factor.site], design, own, _of_rank(weight, rank, outer))
     return cells
+
+
+def _of_rank(array: jax.Array, rank: int, outer: int) -> jax.Array:
+    """With as many dimensions, new ones behind the `outer` first, which are latents' of their own."""
+    return array.reshape(array.shape[:outer] + (1,) * (rank - array.ndim) + array.shape[outer:])
 
 
 def _inside(fn: Any, value: jax.Array) -> jax.Array:

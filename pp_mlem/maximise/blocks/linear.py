@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import after
 from pp_mlem.data.designs import Design
 
 AT_ONCE = 2**24  # numbers in the weighted columns of all lanes; of more one lane after the other
@@ -106,10 +105,7 @@ def solve(
     back = root_pull * (pull.mean - coefficients)
     pieces: list[tuple[np.ndarray, jax.Array, jax.Array]] = []
     for site, design in designs.items():
-        curvature = found[site].curvature
-        if pieces:  # jaxlib 0.10 locks up when two batched factorisations run at once
-            curvature = after(curvature, pieces[-1][1])
-        root, right = _root(found[site]._replace(curvature=curvature))
+        root, right = _root(found[site])
         form = "lkq,qc->lkc" if design.is_shared else "lkq,lqc->lkc"
         pieces.append((local[site], jnp.einsum(form, root, design.triangle), right))
     if _is_apart(local, count):
@@ -118,7 +114,7 @@ def solve(
             pad = lambda a, own=own: jnp.append(a, 0.0)[own]
             below = pad(root_pull)[..., None] * jnp.eye(own.shape[1])
             matrix = jnp.where(own[:, None, :] < count, matrix, 0.0)
-            matrix = after(jnp.concatenate([matrix, below], 1), decrement)
+            matrix = jnp.concatenate([matrix, below], 1)
             x, gain = _solve(matrix, jnp.concatenate([right, pad(back)], 1))
             change, decrement = change.at[own].add(x, mode="drop"), decrement + gain.sum()
         return Step(change, decrement)

@@ -57,12 +57,14 @@ class PossibleCheck:
             zero = self.zeros.of(node)
             if node.known and isinstance(upper, (int, float)) and upper == 1:
                 one = np.asarray(self.values.of(node)) == 1
+        if not any(found is not None and np.any(found) for found in (zero, one)):
+            return None
         edge = np.full(node.shape, np.nan)
         if one is not None:
             edge[one] = 0.5 * np.log(number.eps)
         if zero is not None:
             edge[zero] = 0.5 * np.log(number.tiny)
-        return None if np.isnan(edge).all() else edge
+        return edge
 
     def _refuse_impossible(
         self, name: str, argument: str, cells: np.ndarray, log: np.ndarray
