@@ -67,10 +67,10 @@ class Rows:
             return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
 
         fresh = (start + jnp.arange(size) >= i * size).astype(jnp.result_type(float))
-        return self._cut(data, cut, fresh)
+        return replace(data, **self._cut(data, cut, fresh))
 
-    def subset(self, data: ProgramData, rows: jax.Array) -> ProgramData:
-        """The data of some rows, each with its own case weight."""
+    def subset(self, data: ProgramData, rows: jax.Array) -> dict[str, Any]:
+        """The fields of the data that differ for some rows, each with its own case weight."""
 
         def cut(array: Any, axis: int) -> Any:
             return jnp.take(array, rows, axis)
@@ -79,8 +79,9 @@ class Rows:
 
     def _cut(
         self, data: ProgramData, cut: Callable[[Any, int], Any], fresh: jax.Array
-    ) -> ProgramData:
-        """`fresh` is a factor of every row's weight."""
+    ) -> dict[str, Any]:
+        """`fresh` is a factor of every row's weight. The fields that rows cut: what is returned from
+        compiled code is copied, were it as large as the data."""
         weights = {}
         for site in self.factors:
             given, dim = data.weights.get(site), self.dims[site]
@@ -92,7 +93,7 @@ class Rows:
                 weights[site] = cut(given, given.ndim + dim) * fresh.reshape(shape)
         clamps = {n: cut(c, c.ndim - 1 + self.dims[n]) for n, c in data.clamps.items()}
         sites = {name: site.cut(cut) for name, site in data.sites.items()}
-        return replace(data, sites=sites, weights=weights, clamps=clamps)
+        return {"sites": sites, "weights": weights, "clamps": clamps}
 
 
 def plan_rows(reading: Reading, factors: tuple[Factor, ...], gathers: Any) -> Rows:

@@ -4,7 +4,7 @@ or by other parameters at which the factors of log Z are the permuted ones."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ def _log_densities(
     return jnp.stack([total, log_prior(marginal.reading, params, data, names)])
 
 
-def _subset(marginal: Marginal, data: ProgramData, rows: jax.Array) -> ProgramData:
+def _subset(marginal: Marginal, data: ProgramData, rows: jax.Array) -> dict[str, Any]:
     return marginal.rows.subset(data, rows)
 
 
@@ -62,7 +62,7 @@ def _densities(model: Model) -> Densities:
     marginal, data = model.marginal, model.data
     if marginal.rows.size > MANY_ROWS:
         some = np.linspace(0, marginal.rows.size - 1, FEW_ROWS).astype(int)
-        data = model.bound.compiled(_subset, effort=Effort.QUICK)(data, some)
+        data = replace(data, **model.bound.compiled(_subset, effort=Effort.QUICK)(data, some))
     names = frozenset(model.space.names)
     effort = of_program(model.reading.is_long)
     run = model.bound.compiled(_log_densities, names, effort=effort)

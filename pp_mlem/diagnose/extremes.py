@@ -232,8 +232,17 @@ def _is_extreme(target: Target, at: np.ndarray, value: float, eps: float) -> boo
 
 def _largest(target: Target) -> float:
     """The largest finite number among the data, at least 1."""
-    sizes = [np.abs(np.asarray(a)) for a in target.data.dynamic if np.size(a)]
-    return max([1.0, *(float(s.max(initial=0, where=np.isfinite(s))) for s in sizes)])
+    arrays = [np.asarray(a) for a in target.data.dynamic if np.size(a)]
+    return max([1.0, *(_largest_of(a) for a in arrays)])
+
+
+def _largest_of(array: np.ndarray) -> float:
+    largest = max(float(array.max()), -float(array.min()))  # no copy of the size of the data
+    if not np.isfinite(largest):
+        finite = np.isfinite(array)
+        ends = array.max(initial=0, where=finite), array.min(initial=0, where=finite)
+        largest = max(float(ends[0]), -float(ends[1]))
+    return largest
 
 
 def _without_error(target: Target, name: str) -> str:

@@ -172,7 +172,7 @@ class _Assignment:
 
 
 def _subset(target: Target, rows: np.ndarray) -> ProgramData:
-    return target.compiled(_cut)(rows)
+    return replace(target.data, **target.compiled(_cut)(rows))
 
 
 def _named_alike(labels: np.ndarray, clamps: Any) -> np.ndarray:
@@ -199,7 +199,7 @@ def _in_order(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rank[place]
 
 
-def _cut(target: Target, rows: jax.Array) -> ProgramData:
+def _cut(target: Target, rows: jax.Array) -> dict[str, Any]:
     return target.marginal.rows.subset(target.data, rows)
 
 
