@@ -13,6 +13,8 @@ from scipy import stats
 
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
 from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.precision import working_precision
+from pp_mlem.estimate.starts import starting_vectors
 from pp_mlem.show.catalogue import find_model
 
 
@@ -366,6 +368,50 @@ def test_starts_at_edges_come_to_rest_without_exact_second_derivatives(monkeypat
     fit = fit_em(model, starts=5, accelerate=False, progress=False)
     assert set(fit.starts["status"]) == {"boundary"} and fit.starts["newton_steps"].max() > 1
     assert fit.starts["gradient"].max() <= 1e-8
+
+
+def two_kinds_of_labels(a, b):
+    with numpyro.plate("values", 2):
+        left = numpyro.sample("left", dist.Normal(0, 10))
+        right = numpyro.sample("right", dist.Normal(0, 10).expand([b.shape[1]]).to_event(1))
+    with numpyro.plate("rows", len(a)):
+        y = numpyro.sample("y", dist.Bernoulli(0.5))
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("a", dist.Normal(left[y], 1.0), obs=a)
+        numpyro.sample("b", dist.Normal(right[z], 1.0).to_event(1), obs=b)
+
+
+def starts_of(model, starts, kind):
+    with working_precision(model.dtype):
+        target = model.target()
+        return [target.space.to_params(v) for v in starting_vectors(model, target, starts, 0, kind)]
+
+
+def test_clusters_are_sought_for_every_latent_and_in_every_column():
+    """The second latent shows in the last of 100 columns alone."""
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(0, 2, (2, 400))
+    b = np.full((400, 100), 0.5)
+    b[:, -1] += 40.0 * z
+    model = Model(two_kinds_of_labels, 30.0 * y + rng.normal(size=400), b)
+    params = starts_of(model, 4, "kmeans++")
+    assert all(np.ptp(np.asarray(p["left"])) > 10.0 for p in params)
+    assert all(np.ptp(np.asarray(p["right"])[:, -1]) > 10.0 for p in params)
+
+
+def test_starts_on_some_of_many_rows_weigh_them():
+    x = np.zeros(25_000)
+    x[::2] = 1000.0
+
+    def weighed(x, w):
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(x)), numpyro.handlers.scale(scale=w):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    model = Model(weighed, x, np.where(x > 0, 0.01, 1.0))
+    for params in starts_of(model, 3, "random"):
+        np.testing.assert_allclose(params["mu"], 10.0 / 1.01, atol=2.0)
 
 
 def test_quasi_newton_steps_come_to_rest_where_components_overlap():
