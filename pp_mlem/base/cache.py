@@ -27,7 +27,6 @@ import platformdirs
 
 LOG = logging.getLogger("pp_mlem")
 LIMIT = 2**28  # bytes, of all machines and versions together: some hundred models
-LEAST = (0, 10, 2)  # before, XLA's loader prints on AVX-512 (jax#38445), or crashes on macOS
 HOUR = 3600.0
 OFF = ("off", "0", "false", "no")
 PROCESSOR = (
@@ -181,10 +180,6 @@ def _quietly(otherwise: Any) -> Callable[..., Any]:
 def _shortest() -> Any:
     """Once a process: wrap what JAX reads and writes its cache by. Returns JAX's setting of the
     shortest compilation that is kept, None if this version has not what it takes."""
-    version = tuple(int(n) for n in jaxlib.__version__.split(".")[:3] if n.isdigit())
-    if version < LEAST:
-        LOG.debug("cache: jaxlib %s is too old to keep what we compile", jaxlib.__version__)
-        return None
     try:
         from jax._src import compilation_cache as module
         from jax._src.config import persistent_cache_min_compile_time_secs as shortest
