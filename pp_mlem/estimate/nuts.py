@@ -15,6 +15,7 @@ import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_seed, check_share
 from pp_mlem.base.lazy import arviz_stats, pd
+from pp_mlem.base.memory import collector_paused
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
@@ -137,6 +138,7 @@ def _warn_flat(model: Model, target: Target) -> None:
         )
 
 
+@collector_paused()
 def _chain_starts(
     model: Model, target: Target, settings: Settings, chains: int, seed: int, init: Any
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
+from pp_mlem.base.memory import collector_paused
 from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
@@ -151,6 +152,7 @@ def settings_of(target: Target, options: PointOptions, starts: int) -> Settings:
     )
 
 
+@collector_paused()
 def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> float:
     """Compile the looks in another thread, and what the verdict needs in this one; the seconds it took."""
     clock = time.perf_counter()

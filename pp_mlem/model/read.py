@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from pp_mlem.base.compiling import Kept
-from pp_mlem.base.memory import note_shapes
+from pp_mlem.base.memory import collector_paused, note_shapes
 from pp_mlem.data.prepare import prepare_data
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.gathers import Gathers
@@ -35,6 +35,7 @@ def names_of(argument: str, given: Collection[str] | str) -> frozenset[str]:
         ) from None
 
 
+@collector_paused()
 def read_bound(
     arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
 ) -> tuple[Arguments, Bound]:
