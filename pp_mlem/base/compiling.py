@@ -127,17 +127,15 @@ def _worker() -> ThreadPoolExecutor:
 
 
 def compile_ahead(
-    run: Any,
-    arguments: tuple | Callable[[], tuple],
-    inside: Callable[[], AbstractContextManager],
+    lower: Callable[[], jax.stages.Lowered], inside: Callable[[], AbstractContextManager]
 ) -> Future:
-    """Compile a jitted function for these arguments (or their shapes, or what gives them) in another
-    thread, within the context `inside()`: XLA leaves Python free meanwhile. A call with such arguments
-    then compiles nothing; what fails here fails again there."""
+    """Compile what `lower` gives (a jitted function, lowered for some arguments) in another thread, within
+    the context `inside()`: XLA leaves Python free meanwhile. A call with such arguments then compiles
+    nothing; what fails here fails again there."""
 
     def work() -> None:
         with inside():
-            run.lower(*(arguments() if callable(arguments) else arguments)).compile()
+            lower().compile()
 
     return _worker().submit(work)
 

@@ -200,10 +200,12 @@ def compile_sampler(target: Target, settings: Settings, starts: np.ndarray) -> l
     arguments = _keys(0, settings, len(starts))[0], start, mass, target.data, target.fixed
     inside = functools.partial(working_precision, target.dtype)
 
-    def of_block() -> tuple:
-        return jax.eval_shape(begin, *arguments), target.data, target.fixed, np.asarray(1)
+    def lowered_block() -> jax.stages.Lowered:
+        state = jax.eval_shape(begin, *arguments)
+        return block.lower(state, target.data, target.fixed, np.asarray(1))
 
-    return [compile_ahead(begin, arguments, inside), compile_ahead(block, of_block, inside)]
+    lowering = (lambda: begin.lower(*arguments), lowered_block)
+    return [compile_ahead(lower, inside) for lower in lowering]
 
 
 def _compiled(target: Target, settings: Settings) -> tuple[Callable, Callable]:

@@ -407,7 +407,9 @@ class Model:
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
-            return np.asarray(self.bound.compiled(unit_weights)(self.data))
+            return np.asarray(
+                self.bound.compiled(unit_weights, effort=self.marginal.work.once)(self.data)
+            )
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:

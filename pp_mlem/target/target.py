@@ -112,11 +112,12 @@ class Target:
         Wait for it before the function is called, or both compile it."""
         run = self._jitted(function, static, effort, lanes)
         shapes = tuple((np.shape(a), str(jnp.result_type(a))) for a in jax.tree.leaves(arrays))
-        arguments = (self.data, self.fixed, *arrays)
 
         def begin() -> list[Future | None]:
+            # Traced by this thread: two that trace at once only wait for one another.
+            lowered = run.lower(self.data, self.fixed, *arrays)
             inside = functools.partial(working_precision, self.dtype)
-            return [compile_ahead(run, arguments, inside)]
+            return [compile_ahead(lambda: lowered, inside)]
 
         key = "ahead", function, self.problem, static, effort, lanes, shapes
         begun = self.once(key, begin)
@@ -138,7 +139,7 @@ class Target:
         """Case weight of each independent unit, on the host; 0 where all its data are missing."""
         if self.kept is None:
             raise RuntimeError("this target is part of what is being compiled.")
-        run = self.kept(unit_weights, self.marginal, effort=Effort.LEAN)
+        run = self.kept(unit_weights, self.marginal, effort=self.work.once)
         return np.asarray(run(self.data))
 
     @property
