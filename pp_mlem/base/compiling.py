@@ -126,18 +126,19 @@ def _worker() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="pp_mlem compiles")
 
 
-def compile_ahead(
-    lower: Callable[[], jax.stages.Lowered], inside: Callable[[], AbstractContextManager]
-) -> Future:
-    """Compile what `lower` gives (a jitted function, lowered for some arguments) in another thread, within
-    the context `inside()`: XLA leaves Python free meanwhile. A call with such arguments then compiles
-    nothing; what fails here fails again there."""
+def meanwhile(work: Callable[[], Any], inside: Callable[[], AbstractContextManager]) -> Future:
+    """Do some work in another thread, within the context `inside()`.
 
-    def work() -> None:
+    Above all to compile a jitted function that was lowered for some arguments: XLA leaves Python free
+    meanwhile. (To lower it there, too, gains nothing: two threads that trace only wait for one
+    another.) A call with such arguments then compiles nothing; what fails here fails again there.
+    """
+
+    def run() -> None:
         with inside():
-            lower().compile()
+            work()
 
-    return _worker().submit(work)
+    return _worker().submit(run)
 
 
 class Kept:

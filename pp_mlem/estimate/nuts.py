@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_seed, check_share
+from pp_mlem.base.compiling import meanwhile
 from pp_mlem.base.lazy import arviz_stats, pd
 from pp_mlem.base.memory import collector_paused
 from pp_mlem.base.precision import working_precision
@@ -119,8 +120,14 @@ def fit_nuts(
         settings = Settings(warmup, target_accept, max_tree_depth, together, dense)
         starts, inverse = _chain_starts(model, target, settings, chains, seed, init)
         mass = inverse if dense else np.diagonal(inverse)
+        # What tells of the draws is compiled while they are made.
+        telling = meanwhile(
+            lambda: summarise(model, target, target.constrained(starts), {}),
+            partial(working_precision, model.dtype),
+        )
         with Progress("NUTS", chains, progress) as bar:
             sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
+        wait([telling])
         return _result(model, target, sample, seed, clock, order_by)
 
 

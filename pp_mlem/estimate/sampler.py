@@ -16,7 +16,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import NUTS
 
-from pp_mlem.base.compiling import compile_ahead, jit, quick_jit
+from pp_mlem.base.compiling import lean_jit, meanwhile, quick_jit
 from pp_mlem.base.precision import alone, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.target.problem import Problem
@@ -200,18 +200,16 @@ def compile_sampler(target: Target, settings: Settings, starts: np.ndarray) -> l
     arguments = _keys(0, settings, len(starts))[0], start, mass, target.data, target.fixed
     inside = functools.partial(working_precision, target.dtype)
 
-    def lowered_block() -> jax.stages.Lowered:
-        state = jax.eval_shape(begin, *arguments)
-        return block.lower(state, target.data, target.fixed, np.asarray(1))
-
-    lowering = (lambda: begin.lower(*arguments), lowered_block)
-    return [compile_ahead(lower, inside) for lower in lowering]
+    state = jax.eval_shape(begin, *arguments)
+    lowered = block.lower(state, target.data, target.fixed, np.asarray(1))
+    later = meanwhile(lowered.compile, inside)
+    return [later, meanwhile(begin.lower(*arguments).compile, inside)]
 
 
-def _compiled(target: Target, settings: Settings) -> tuple[Callable, Callable]:
-    def make() -> tuple[Callable, Callable]:
+def _compiled(target: Target, settings: Settings) -> tuple[Any, Any]:
+    def make() -> tuple[Any, Any]:
         begin, block = make_sampler(target.problem, settings)
-        return quick_jit(begin), jit(block, target.work.steady)
+        return quick_jit(begin), lean_jit(block)
 
     return target.once(("nuts", target.problem, settings), make)
 

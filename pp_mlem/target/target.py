@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pp_mlem.base.compiling import Effort, Kept, Work, compile_ahead
+from pp_mlem.base.compiling import Effort, Kept, Work, meanwhile
 from pp_mlem.base.precision import working_precision
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal, Natural
@@ -114,10 +114,9 @@ class Target:
         shapes = tuple((np.shape(a), str(jnp.result_type(a))) for a in jax.tree.leaves(arrays))
 
         def begin() -> list[Future | None]:
-            # Traced by this thread: two that trace at once only wait for one another.
             lowered = run.lower(self.data, self.fixed, *arrays)
             inside = functools.partial(working_precision, self.dtype)
-            return [compile_ahead(lambda: lowered, inside)]
+            return [meanwhile(lowered.compile, inside)]
 
         key = "ahead", function, self.problem, static, effort, lanes, shapes
         begun = self.once(key, begin)
