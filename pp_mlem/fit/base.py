@@ -328,6 +328,7 @@ class Fit(abc.ABC):
         others: Mapping[str, Fit] | None = None,
         points: int = 41,
         width: float = 4.0,
+        *,
         axes: Any = None,
     ) -> Any:
         """Contours of the objective over two free scalars, such as "mu[0]" and "mu[1]".

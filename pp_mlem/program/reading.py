@@ -115,6 +115,7 @@ class Reading:
         dynamic: tuple[Any, ...],
         extract: Callable[[Message], Any],
         latents: dict[str, Any] | None = None,
+        *,
         wanted: frozenset[str] | None = None,
         wide: frozenset[str] | bool = False,
         lengths: dict[str, int] | None = None,
