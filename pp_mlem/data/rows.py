@@ -104,7 +104,7 @@ def plan_rows(reading: Reading, factors: tuple[Factor, ...], gathers: Any) -> Ro
     plates = next(iter(shared))
     if len(shared) != 1 or len(plates) != 1:
         return Rows()
-    if any(f.kind == "table" and f.varies_by_row for f in factors):
+    if any(f.kind != "family" and f.varies_by_row for f in factors):
         return Rows()
     (plate,) = plates
     names = (*(f.site for f in factors), *(s.name for s in reading.latents))

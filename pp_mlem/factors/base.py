@@ -112,6 +112,15 @@ class Factor(abc.ABC):
         """The factor over its latents and rows, and the plates that are left; `reduce` allows it to sum
         rows that no latent of it has."""
 
+    def for_value(self, eta: jax.Array) -> jax.Array:
+        """Natural parameters as `term` takes them where only its value is wanted, and derivatives with
+        respect to the program's parameters."""
+        return eta
+
+    def for_statistics(self, eta: jax.Array) -> jax.Array:
+        """The same where the derivative with respect to `eta` is wanted: expected statistics."""
+        return eta
+
     @abc.abstractmethod
     def told(self) -> str:
         """How it enters log Z, and why."""

@@ -128,7 +128,8 @@ class Gathers:
     def _map(self, reading: Reading, pair: Pair, members: tuple, dynamic: tuple) -> jax.Array:
         size, rows = reading.plates[pair[1]].size, reading.plates[pair[0]].size
         own = {latent for latent, _ in members}
-        gathered = tuple(s.name for s in reading.latents if s.vmapped or s.name in own)
+        every = (*reading.latents, *reading.reals)
+        gathered = tuple(s.name for s in every if s.vmapped or s.name in own)
         run = self._density(pair, members, gathered)
         params = neutral_parameters(reading, 0)
         index = np.zeros(rows, int)
@@ -140,12 +141,13 @@ class Gathers:
                 site = reading.sites[name]
                 shape = reading.plate_shape(site.dims)
                 chosen = code.reshape(shape) if name in own else np.full(shape, other)
-                codes[name] = jnp.asarray(np.minimum(chosen, site.size - 1))
+                codes[name] = jnp.asarray(np.minimum(chosen, len(reading.values[name]) - 1))
             return [np.asarray(a) for a in run(params, dynamic, codes)]
 
         # Another gathered latent may hide this one at some of its values.
-        others = range(max((reading.sites[n].size for n in gathered if n not in own), default=1))
-        values = range(1, max(reading.sites[n].size for n in own))
+        sizes = {n: len(reading.values[n]) for n in gathered}
+        others = range(max((size for n, size in sizes.items() if n not in own), default=1))
+        values = range(1, max(sizes[n] for n in own))
         for other, value in itertools.product(others, values):
             at = partial(densities, other=other)
             base = at(np.zeros(size, int))

@@ -12,6 +12,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.base.no import No
+from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.factors.axes import positions
 from pp_mlem.factors.base import Factor, Probe
 from pp_mlem.factors.family import FamilyFactor
@@ -24,7 +25,7 @@ from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
 
-KINDS: list[type[Factor]] = [FamilyFactor, TableFactor]
+KINDS: list[type[Factor]] = [AffineFactor, FamilyFactor, TableFactor]
 
 
 def register(kind: type[Factor]) -> None:
@@ -123,7 +124,7 @@ def _probe(
     family, fn, event, columns = static
     depends = reading.dependencies[site.name]
     touched = frozenset().union(*depends.values()) | {site.law_of}
-    latents = tuple(s.name for s in reading.slots if s.name in touched)
+    latents = tuple(s.name for s in (*reading.slots, *reading.reals) if s.name in touched)
     keep = frozenset().union(*(reading.sites[v].plates for v in latents))
     if any(reading.sites[v].scan for v in latents):
         keep |= {p for p, d in site.dims.items() if d == -reading.depth}
@@ -170,7 +171,19 @@ def natural_parameters(
     wide = frozenset(
         f.site for f in wanted if f.by_step and reading.sites[f.site].role is Role.OBSERVED
     )
-    values = reading.run(params, dynamic, extract, wanted=frozenset(by_name), wide=wide)
+    affine = [f for f in wanted if isinstance(f, AffineFactor)]
+    others = frozenset(by_name) - {f.site for f in affine}
+    values = {}
+    if others or not affine:
+        values = reading.run(params, dynamic, extract, wanted=others, wide=wide)
+    if affine:
+        sites = frozenset(f.site for f in affine)
+
+        def at(reals: dict[str, Any]) -> dict[str, Any]:
+            return reading.run(params, dynamic, extract, reals, wanted=sites)
+
+        probed = jax.vmap(at)(basis(reading))
+        values |= {f.site: f.canonical(reading, probed[f.site]) for f in affine}
     outer = [s for s in reading.slots if s.vmapped]
     for factor in wanted:  # drop the axes of gathered latents on which a factor does not depend
         for i in reversed(range(len(outer))):

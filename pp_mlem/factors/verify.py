@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.precision import finite_or_minus_inf
+from pp_mlem.factors.affine import AffineFactor, refuse_nonaffine
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.laws import check_laws
@@ -68,8 +69,8 @@ class Verification:
 
     @cached_property
     def plain(self) -> tuple[Factor, ...]:
-        """Every factor as a table."""
-        return tuple(as_table(f) for f in self.factors)
+        """Every factor as a table, but for those that are affine in real latents."""
+        return tuple(as_table(f) for f in self.factors if not isinstance(f, AffineFactor))
 
     def difference(self, dynamic: tuple) -> Difference | None:
         """None when the tables equal NumPyro's own densities, else the first site that differs.
@@ -85,6 +86,10 @@ class Verification:
         maps = self.gathers.maps(reading, filled)
         codes = _configurations(reading)
         values = {n: reading.values[n][c] for n, c in codes.items()}
+        refuse_nonaffine(reading, self.factors, filled, maps)
+        some = max((len(c) for c in codes.values()), default=1)
+        for real in reading.reals:  # what other sites are does not hang on them
+            values[real.name] = np.zeros((some, *reading.real_shape(real)))
         run = self.gathers.keep("verification", self._densities(reading))
         read, plain = jax.device_get(run(params, filled, values))
         tables = {name: table for name, (table, _) in read["tables"].items()}

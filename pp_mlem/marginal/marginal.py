@@ -89,9 +89,17 @@ class Marginal:
 
         `reduce` sums statistics over rows that no latent needs.
         """
-        terms = self.terms_of(self.factors, eta, data, reduce)
+        terms = self.terms_of(self.factors, self.for_value(eta), data, reduce)
         terms += self.clamp_terms(data)
         return terms + [self._on_latent(n, table, data) for n, table in (extra or {}).items()]
+
+    def for_value(self, eta: Natural) -> Natural:
+        """See `Factor.for_value`."""
+        return {f.site: f.for_value(eta[f.site]) for f in self.factors if f.site in eta}
+
+    def for_statistics(self, eta: Natural) -> Natural:
+        """See `Factor.for_statistics`."""
+        return {f.site: f.for_statistics(eta[f.site]) for f in self.factors if f.site in eta}
 
     def terms_of(
         self, factors: Iterable[Factor], eta: Natural, data: ProgramData, reduce: bool = False
@@ -122,7 +130,7 @@ class Marginal:
         return terms
 
     def _on_latent(self, name: str, table: Table, data: ProgramData) -> Term:
-        law = [f for f in self.factors if f.law_of == name][-1]
+        law = [f for f in self.factors if name in (f.law_of, getattr(f, "own", ""))][-1]
         plates = self.reading.sites[name].plates
         return Term(table, frozenset({name}), plates, self.weight(law, data))
 
@@ -132,7 +140,8 @@ class Marginal:
             return None
         array = data.weights[factor.site]
         table = Table.of(array, table_axes(self.reading, factor.site, (), array.shape))
-        under = frozenset(f.law_of for f in self.factors if f.law_of and f.site in data.weights)
+        laws = {f.law_of or getattr(f, "own", "") for f in self.factors if f.site in data.weights}
+        under = frozenset(laws - {""})
         return Weight(table, under)
 
     # --- log Z ------------------------------------------------------------------------------
@@ -155,7 +164,8 @@ class Marginal:
         return terms
 
     def log_z(self, eta: Natural, data: ProgramData) -> jax.Array:
-        """The marginal log-likelihood in nats; differentiable in `eta` to any order."""
+        """The marginal log-likelihood in nats; differentiable to any order."""
+        eta = self.for_value(eta)
         if self.rows.blocks(data) == 1:
             return self._log_z_of(eta, data)
         body = jax.checkpoint(lambda part: self._log_z_of(eta, part))
@@ -171,7 +181,7 @@ class Marginal:
         """
 
         def value(eta: Natural, part: ProgramData) -> jax.Array:
-            return self._log_z_of(eta, part, assigned)
+            return self._log_z_of(self.for_statistics(eta), part, assigned)
 
         function = jax.value_and_grad(value)
         zero = (_zero(eta), jax.tree.map(jnp.zeros_like, eta))

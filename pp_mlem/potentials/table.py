@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pp_mlem.potentials.modes import Draw, First, Max, Mode, Sum
@@ -46,6 +47,11 @@ class Table:
     def times(self, count: int) -> Table:
         """To the power of `count`: repeated so often."""
         return self if count == 1 else Table(self.array * count, self.axes)
+
+    def reduced(self, names: frozenset[str], sizes: Mapping[str, int]) -> Table:
+        """Multiplied over these plates, along which it may be the same."""
+        absent = [sizes[n] for n in names if n not in self.axes]
+        return self.over(names).times(int(np.prod(absent)) if absent else 1)
 
     def gather(self, child: str, parent: str, index: jax.Array, size: int) -> Table:
         """Multiplied over the rows of plate `child` that belong to each of the `size` units of plate

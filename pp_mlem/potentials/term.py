@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.potentials.modes import SUM, Mode
+from pp_mlem.potentials.quadratic import Law, Potential, Quadratic
 from pp_mlem.potentials.table import Table, add
 
 Pair = tuple[str, str]  # child plate, parent plate
@@ -35,7 +36,7 @@ class Term:
     """A potential with its meaning: latents it touches, plates it is repeated over, weight; `place` is
     the number of the first step of a scan that it belongs to, `LAST` for what meets the last states."""
 
-    table: Table
+    table: Potential
     latents: frozenset[str]
     plates: frozenset[str]
     weight: Weight | None = None
@@ -67,8 +68,7 @@ class Layout:
                 index = context.maps[child, parent]
                 table = table.gather(child, parent, index, self.sizes[parent])
                 surplus = surplus - {child}
-        repeats = self.repeats(surplus, table)
-        table = table.over(surplus).times(repeats)
+        table = table.reduced(surplus, self.sizes)
         return replace(term, table=table, plates=plates, weight=weight)
 
     def units(self, terms: list[Term], context: Pass, with_weights: bool = True) -> list[Table]:
@@ -124,8 +124,14 @@ class Pass:
     once: bool = False
 
 
-def weighted(table: Table, weight: Weight, once: bool = False) -> Table:
-    """A table with a case weight multiplied in."""
+def weighted(table: Potential, weight: Weight, once: bool = False) -> Table | Quadratic:
+    """A potential with a case weight multiplied in."""
+    if isinstance(table, (Quadratic, Law)):
+        return table.each(lambda part: _weighted(part, weight, once))
+    return _weighted(table, weight, once)
+
+
+def _weighted(table: Table, weight: Weight, once: bool) -> Table:
     order = table.axes + tuple(a for a in weight.table.axes if a not in table.axes)
     array = table.aligned(order)
     value = array * weight.table.aligned(order)

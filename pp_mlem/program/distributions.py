@@ -76,6 +76,11 @@ def innermost(fn: Any) -> Any:
     return fn
 
 
+def is_gaussian(fn: Any) -> bool:
+    """True for a Normal or a MultivariateNormal."""
+    return type(innermost(fn)) in (dist.Normal, dist.MultivariateNormal)
+
+
 def is_factor(fn: Any) -> bool:
     """True for the distribution behind `numpyro.factor`."""
     return isinstance(fn, Unit)

@@ -18,7 +18,7 @@ from pp_mlem.program.depend import (
     read_dependencies,
     refuse_recurrent,
 )
-from pp_mlem.program.distributions import unwrap
+from pp_mlem.program.distributions import is_discrete, unwrap
 from pp_mlem.program.errors import NEEDS_VALUES, Refused, control_flow_error
 from pp_mlem.program.failures import used_in_python
 from pp_mlem.program.first_run import FirstRun, first_run
@@ -61,12 +61,21 @@ def read_program(
         scan = scan_of(scans, name)
         sites |= {name: site} if scan is None else sites_of_scan(site, scan, depth, dependencies)
     _check_parameters(sites, first, dependencies)
-    values = {n: first.enumerated[n] for n, s in sites.items() if s.role is Role.LATENT}
+    values = {
+        n: _two_values(s) if s.real else first.enumerated[n]
+        for n, s in sites.items()
+        if s.role is Role.LATENT
+    }
     sized = first.sized & set(values)
     reading = Reading(arguments, sites, plates, depth, dependencies.parts, values, scans, sized)
     reading = _mark_steady(reading, dependencies)
     _check_sizes(reading)
     return _mark_gathered(reading), dynamic
+
+
+def _two_values(site: Site) -> np.ndarray:
+    """Zero and another value of a real latent, by which it is found what reads it."""
+    return np.stack([np.zeros(site.event_shape), 1.0 + np.arange(site.size).reshape(site.event_shape)])
 
 
 def scan_of(scans: dict[str, Scan], site: str) -> Scan | None:
@@ -153,6 +162,8 @@ def _site(
     name, bare = message.name, unwrap(message.fn)
     role, reason = roles[name]
     latent, parameter = role is Role.LATENT, role is Role.PARAMETER
+    real = latent and not is_discrete(message.fn)
+    event = tuple(message.fn.event_shape if real else bare.fn.event_shape)
     return Site(
         name,
         role,
@@ -161,8 +172,9 @@ def _site(
         dims=dims,
         parents=parents,
         columns=bare.columns,
-        event_shape=tuple(bare.fn.event_shape),
-        size=len(first.enumerated[name]) if latent else 0,
+        event_shape=event,
+        size=int(np.prod(event)) if real else len(first.enumerated[name]) if latent else 0,
+        real=real,
         support=first.supports[name] if parameter else None,
         shape=_shape_of(message, scan_of(first.scans, name)) if parameter else (),
         law_of=name if latent else "",
@@ -254,7 +266,7 @@ def _check_sizes(reading: Reading) -> None:
 def _mark_gathered(reading: Reading) -> Reading:
     """Latents that reach a site outside their plates (`g[group]`) are enumerated by vmap."""
     sites = dict(reading.sites)
-    for latent in reading.latents:
+    for latent in (*reading.latents, *reading.reals):
         children = [
             s
             for s in sites.values()
@@ -263,5 +275,5 @@ def _mark_gathered(reading: Reading) -> Reading:
             and not latent.scan
         ]
         if any(not latent.plates <= child.plates for child in children):
-            sites[latent.name] = replace(latent, vmapped=True, gathered=True)
+            sites[latent.name] = replace(latent, vmapped=not latent.real, gathered=True)
     return replace(reading, sites=sites)

@@ -46,7 +46,17 @@ class Reading:
 
     @property
     def latents(self) -> tuple[Site, ...]:
-        return self.with_role(Role.LATENT)
+        """The finite latents."""
+        return tuple(s for s in self.with_role(Role.LATENT) if not s.real)
+
+    @property
+    def reals(self) -> tuple[Site, ...]:
+        """The latents that are vectors of real numbers."""
+        return tuple(s for s in self.with_role(Role.LATENT) if s.real)
+
+    def real_shape(self, site: Site) -> tuple[int, ...]:
+        """The shape of a real latent's value."""
+        return (*self.plate_shape(site.dims), *site.event_shape)
 
     @property
     def observed(self) -> tuple[Site, ...]:

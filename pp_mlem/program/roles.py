@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pp_mlem.program.distributions import is_discrete, is_factor
+from pp_mlem.program.distributions import innermost, is_discrete, is_factor, is_gaussian
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
 
@@ -152,6 +152,19 @@ def _refuse_ambiguous(ambiguous: dict[str, str]) -> None:
     )
 
 
+def not_exact(name: str, reason: str, continuous: Iterable[str], how: str) -> str:
+    """The refusal of a real latent that no step integrates out: how it is, and what to do."""
+    names = ", ".join(f'"{n}"' for n in continuous)
+    return (
+        f"latent '{name}' ({reason}): no structure can integrate a continuous latent out exactly {how}. "
+        "What can be is a Normal or MultivariateNormal in plates that enters the means of other Normals "
+        f"affinely. Estimate it with Model(..., parameters={{{names}}}): its distribution is "
+        "then its prior, hierarchical or not, and counts in MAP and in fit_nuts, which samples "
+        "all parameters jointly as numpyro.infer.NUTS does on the program itself; or make it "
+        "discrete."
+    )
+
+
 def _refuse_unsummable(
     messages: dict[str, Message],
     roles: dict[str, tuple[Role, str]],
@@ -162,16 +175,13 @@ def _refuse_unsummable(
         for name, (role, reason) in roles.items()
         if role is Role.LATENT and not is_discrete(messages[name].fn)
     }
-    if continuous:
-        name, reason = next(iter(continuous.items()))
-        names = ", ".join(f'"{n}"' for n in continuous)
-        raise ValueError(
-            f"latent '{name}' ({reason}): no structure can integrate a continuous latent out "
-            f"exactly. Estimate it with Model(..., parameters={{{names}}}): its distribution is "
-            "then its prior, hierarchical or not, and counts in MAP and in fit_nuts, which samples "
-            "all parameters jointly as numpyro.infer.NUTS does on the program itself; or make it "
-            "discrete."
-        )
+    for name, reason in continuous.items():
+        fn = messages[name].fn
+        if messages[name].in_scan:
+            raise ValueError(not_exact(name, reason, continuous, "in a scan"))
+        if not is_gaussian(fn):
+            how = f"whose distribution is {type(innermost(fn)).__name__}"
+            raise ValueError(not_exact(name, reason, continuous, how))
     for name, (role, _) in roles.items():
         if role is Role.LATENT and name in refusals:
             raise ValueError(refusals[name])

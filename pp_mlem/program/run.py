@@ -108,7 +108,12 @@ class _Run:
             return jnp.asarray(self.params[name])
         if name in self.given:
             return jnp.asarray(self.given[name])  # a program may index it by a tracer
-        if self.program.sites[name].role is Role.LATENT:
+        site = self.program.sites[name]
+        if site.real:
+            own = max((-d for d in site.dims.values()), default=0)
+            batch = tuple(msg["fn"].batch_shape)
+            return jnp.zeros((*batch[max(len(batch) - own, 0) :], *site.event_shape))
+        if site.role is Role.LATENT:
             return self._all_values(msg, name)
         return neutral_value(msg, 0)
 

@@ -48,7 +48,8 @@ class Site:
     parents: frozenset[str] = frozenset()
     columns: int = 0
     event_shape: tuple[int, ...] = ()
-    size: int = 0  # latents: number of values
+    size: int = 0  # latents: number of values, of real ones of coordinates
+    real: bool = False  # latents: a vector of real numbers, integrated out
     vmapped: bool = False  # latents: enumerated by vmap instead of a fresh dimension
     gathered: bool = False  # latents: some site outside of its plates reads it, as in g[group]
     prior: bool = True  # parameters: False for numpyro.param

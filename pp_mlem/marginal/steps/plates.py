@@ -15,7 +15,7 @@ import numpy as np
 
 from pp_mlem.base.no import No
 from pp_mlem.marginal.steps.base import Graph, Step
-from pp_mlem.potentials.table import add
+from pp_mlem.potentials.quadratic import take_out
 from pp_mlem.potentials.term import Layout, Pass, Term, weighted
 from pp_mlem.program.reading import TABLE_LIMIT, Reading
 
@@ -45,7 +45,7 @@ class PlateStep(Step):
                 # The latent is of the weighted unit, and so is all that hangs on it.
                 touching = [_of_unit(t, plates) for t in touching]
             projected = [self.layout.project(t, plates, context) for t in touching]
-            left = add([t.table for t in projected]).take(latent, context.mode)
+            left = take_out([t.table for t in projected], latent, context.mode)
             weight = next((t.weight for t in projected if t.weight is not None), None)
             latents = frozenset().union(*(t.latents for t in projected)) - {latent}
             place = next((t.place for t in projected if t.place is not None), None)
@@ -58,7 +58,8 @@ class PlateStep(Step):
             plates = reading.told_plates(site)
             how = ", gathered into other plates" if site.gathered else ""
             each = f"for each of {plates}" if plates else "once"
-            yield f"{name}: {site.size} values, {each}{how}"
+            what = "real numbers, integrated" if site.real else "values"
+            yield f"{name}: {site.size} {what}, {each}{how}"
 
     @property
     def entries(self) -> int:
@@ -101,12 +102,27 @@ def _order(graph: Graph, wanted: dict[str, frozenset[str]]) -> tuple[tuple[str, 
                 "other's plate), so their sum does not factorise. Put them in nested plates, or "
                 "observe one of them with observe={...}."
             )
-        best = min(costs, key=lambda n: (costs[n], n))
-        if costs[best] > TABLE_LIMIT:
+        sites = graph.reading.sites
+        best = min(costs, key=lambda n: (not sites[n].real, costs[n], n))
+        _refuse_below(graph, best)
+        if not sites[best].real and costs[best] > TABLE_LIMIT:
             raise _too_large(graph, best, costs[best])
         graph = graph.without(frozenset({best}), remaining.pop(best))
         order.append(best)
     return tuple(order), graph
+
+
+def _refuse_below(graph: Graph, name: str) -> None:
+    """A finite latent cannot be summed before a real one that depends on it."""
+    sites = graph.reading.sites
+    reals = sorted(n for n in _others(graph, name) if sites[n].real)
+    if not sites[name].real and reals:
+        raise ValueError(
+            f"latent '{name}' is summed out inside of plates in which the real latent '{reals[0]}' is one: "
+            "what is left is a mixture over it, which no structure integrates. Put "
+            f"'{reals[0]}' into the plates of '{name}', or observe one of them with observe={{...}}, or "
+            f'estimate it with parameters={{"{reals[0]}"}}.'
+        )
 
 
 def _others(graph: Graph, name: str) -> frozenset[str]:

@@ -31,7 +31,7 @@ def plan_steps(reading: Reading, factors: tuple[Factor, ...]) -> tuple[Step, ...
         factors=factors,
         layout=layout_of(reading, factors),
         scopes=tuple(Scope(f.site, frozenset(f.latents), f.plates) for f in factors if f.latents),
-        latents={s.name: s.plates for s in reading.latents},
+        latents={s.name: s.plates for s in (*reading.latents, *reading.reals)},
         claims=claims,
     )
     steps = []

@@ -1,0 +1,390 @@
+"""Affine factors: a Normal or MultivariateNormal whose mean is affine in real latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.base.no import No
+from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.base import Factor, Plates, Probe, common
+from pp_mlem.factors.laid import Laid
+from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
+from pp_mlem.potentials.table import Table, add
+from pp_mlem.program.bindings import own_arguments
+from pp_mlem.program.errors import SiteValueError
+from pp_mlem.program.messages import Message
+from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.roles import not_exact
+
+# Axes of vectors, and of to_event columns: no plate's names.
+EVENT, EVENT_TOO, COLUMNS = "\0entry", "\0entry too", "\0columns"
+
+
+@dataclass(frozen=True, eq=False)
+class AffineFactor(Factor):
+    """A Normal or MultivariateNormal whose mean is affine in the real latents `coordinates`: with the value
+    x and the coordinates u the statistics are 1, x, x x', u, u u', u x'.
+
+    A latent's own law is one too, its value among the coordinates instead of the data. Natural parameters
+    are (*latents, *plates, columns, F), in the order of `_Pieces`.
+    """
+
+    coordinates: Coordinates = ()
+    own: str = ""  # the real latent whose law it is; `law_of` is for finite ones
+    kind = "affine"
+    of_family = False
+    by_step = False
+
+    @classmethod
+    def read(cls, probe: Probe) -> Factor | No:
+        reading, site = probe.reading, probe.site
+        reals = {s.name: s for s in reading.reals}
+        touched = [n for n in probe.latents if n in reals]
+        if not touched:
+            return No("no real latent enters it")
+        wrong = _wrong(probe, frozenset(touched))
+        if wrong:
+            first = reals[touched[0]]
+            how = f"where it enters '{site.name}', {wrong}"
+            raise SiteValueError(not_exact(first.name, first.reason, touched, how))
+        coordinates = tuple((n, reals[n].size) for n in touched)
+        return cls(
+            **common(probe, frozenset())
+            | {"family": probe.family, "bindings": {}, "law_of": "", "own": site.law_of},
+            varies_by_row=bool(probe.varying),
+            reason=f"affine in {', '.join(touched)}",
+            coordinates=coordinates,
+        )
+
+    def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
+        """The reference point less the mean, the precision and the normaliser at one value of the real
+        latents: (*latents, *plates, *columns, *event) and so on."""
+        arguments = own_arguments(message)
+        left = -arguments["loc"] if shift is None else shift - arguments["loc"]
+        if "scale" in arguments:
+            scale = arguments["scale"]
+            return left, scale**-2, jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi), scale
+        precision, half_log_det, root = _precision(arguments)
+        size = left.shape[-1]
+        return left, precision, half_log_det + 0.5 * size * jnp.log(2 * jnp.pi), root
+
+    def canonical(self, reading: Reading, probed: tuple[Any, Any, Any, Any]) -> jax.Array:
+        """Natural parameters from what is left at the basis points."""
+        residual, precision, normaliser, root = probed
+        vector = self.family.event_dim if self.family is not None else 0
+        batch = jnp.broadcast_shapes(
+            residual.shape[1 : residual.ndim - vector],
+            precision.shape[1 : precision.ndim - 2 * vector],
+            normaliser.shape[1:],
+        )
+        site = reading.sites[self.site]
+        columns = site.event_shape[: site.columns] if self.own else self.column_shape
+        lead, count = batch[: max(len(batch) - len(columns), 0)], int(np.prod(columns))
+        batch = (*lead, *jnp.broadcast_shapes(batch[len(lead) :], columns))
+        event = residual.shape[residual.ndim - vector :]
+        ones = (1,) * (len(batch) - (residual.ndim - 1 - vector))
+        residual = residual.reshape(len(residual), *ones, *residual.shape[1:])
+        residual = jnp.broadcast_to(residual, (len(residual), *batch, *event))
+        if self.own:  # its own value, the same in all units
+            own = basis(reading)[self.own]
+            ones = (1,) * (len(batch) - len(columns))
+            residual += own.reshape(len(own), -1, site.size)[:, 0].reshape(-1, *ones, *site.event_shape)
+        precision = jnp.broadcast_to(precision[0], (*batch, *event, *event))
+        normaliser = jnp.broadcast_to(normaliser[0], batch)
+        root = jnp.broadcast_to(root[0], (*batch, *event, *event))
+        if not vector:
+            residual, precision = residual[..., None], precision[..., None, None]
+            root = root[..., None, None]
+        at_zero = residual[0]
+        moves = residual[self.places(reading)] - at_zero
+        moves = jnp.moveaxis(moves, 0, -1)  # (*batch, D, L)
+        weighed = precision @ moves
+        origin = jnp.squeeze(precision @ at_zero[..., None], -1)
+        parts = [
+            jnp.swapaxes(moves, -1, -2) @ weighed,
+            jnp.squeeze(jnp.swapaxes(moves, -1, -2) @ origin[..., None], -1),
+            (at_zero * origin).sum(-1),
+            normaliser,
+        ]
+        if not self.own:
+            parts += [weighed, origin, precision]
+        else:
+            parts += [-at_zero, moves, root]
+        flat = [p.reshape(*batch, -1) for p in parts]
+        return jnp.concatenate(flat, -1).reshape(*lead, count, -1)
+
+    def for_value(self, eta: jax.Array) -> jax.Array:
+        """A law without its canonical part: the mean, slope and root say the same."""
+        if not self.own:
+            return eta
+        return jnp.concatenate([jnp.zeros_like(eta[..., : self.count]), eta[..., self.count :]], -1)
+
+    def for_statistics(self, eta: jax.Array) -> jax.Array:
+        """A law's mean, slope and root as they are, and a canonical part of no value whose derivatives
+        are the statistics."""
+        if not self.own:
+            return eta
+        canonical, rest = eta[..., : self.count], jax.lax.stop_gradient(eta[..., self.count :])
+        return jnp.concatenate([canonical - jax.lax.stop_gradient(canonical), rest], -1)
+
+    @property
+    def count(self) -> int:
+        """How many of a law's natural parameters are the canonical ones."""
+        size = sum(n for _, n in self.coordinates)
+        return size * (size + 1) + 2
+
+    def places(self, reading: Reading) -> np.ndarray:
+        """The numbers of its coordinates among the basis points."""
+        ends = np.cumsum([s.size for s in reading.reals])
+        begin = {s.name: end - s.size for s, end in zip(reading.reals, ends, strict=True)}
+        return np.concatenate([begin[n] + 1 + np.arange(size) for n, size in self.coordinates])
+
+    def term(
+        self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
+    ) -> tuple[Any, Plates]:
+        finite = tuple(n for n in self.latents if not reading.sites[n].real)
+        axes = table_axes(reading, self.site, finite, eta.shape[:-2])
+        pieces = _Pieces.of(self, eta, axes)
+        if self.own or laid is None:
+            return pieces.of_law(self), self.term_plates
+        sizes = [size for name, size, column in self.layout if not column and size > 1]
+        rows = laid.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)
+        count = eta.shape[-2]
+        mask = None if laid.mask is None else jnp.broadcast_to(
+            laid.mask, (*self.column_shape, laid.mask.shape[-1])
+        ).reshape(count, *rows)  # fmt: skip
+        value = laid.value if laid.shift_rows is None else laid.value - laid.shift_rows
+        value = Table(value.reshape(-1, count, *rows), (EVENT, COLUMNS, *self.rows))
+        shown = None if mask is None else Table(mask.astype(eta.dtype), (COLUMNS, *self.rows))
+        return pieces.of_data(self.coordinates, value, shown), self.term_plates
+
+    def told(self) -> str:
+        return f"quadratic: {self.reason}"
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Natural parameters by the statistics that they multiply: of two coordinates, one, none, and the
+    normaliser; of an observed site also of an entry and a coordinate, an entry, two entries."""
+
+    both: Table
+    one: Table
+    none: Table
+    normaliser: Table
+    first: Table
+    second: Table
+    third: Table
+
+    @classmethod
+    def of(cls, factor: AffineFactor, eta: jax.Array, axes: tuple[str, ...]) -> _Pieces:
+        size = sum(n for _, n in factor.coordinates)
+        event = factor.event_size if factor.family and factor.family.event_dim else 1
+        shapes = [(size, size), (size,), (), ()]
+        names: list[tuple[str, ...]] = [(ROW, COLUMN), (ROW,), (), ()]
+        if factor.own:
+            shapes += [(event,), (event, size), (event, event)]
+            names += [(EVENT,), (EVENT, COLUMN), (EVENT, EVENT_TOO)]
+        else:
+            shapes += [(event, size), (event,), (event, event)]
+            names += [(EVENT, ROW), (EVENT,), (EVENT, EVENT_TOO)]
+        ends = np.cumsum([int(np.prod(s)) for s in shapes])
+        found: list[Table] = []
+        for shape, own, part in zip(shapes, names, jnp.split(eta, ends[:-1], -1), strict=True):
+            array = part.reshape(*eta.shape[:-1], *shape)
+            found.append(Table.of(array, (*axes, COLUMNS, *own)))
+        return cls(*found)
+
+    def of_law(self, factor: AffineFactor) -> Law:
+        """The law of a latent; `first`, `second` and `third` are its mean at zero, how it moves (its own
+        value's part included), and a root of its covariance, of each column."""
+        constant = add([scaled(self.none, -0.5), scaled(self.normaliser, -1.0)])
+        further = Quadratic(
+            constant.over([COLUMNS]),
+            scaled(self.one.over([COLUMNS]), -1.0),
+            self.both.over([COLUMNS]),
+            factor.coordinates,
+        )
+        size = dict(factor.coordinates)[factor.own]
+        begin = 0
+        for name, width in factor.coordinates:
+            if name == factor.own:
+                break
+            begin += width
+        slope = -_joined(self.second, (COLUMN,)).array
+        slope = slope.at[..., np.arange(size), begin + np.arange(size)].add(1.0)
+        axes = tuple(a for a in self.second.axes if a not in (COLUMNS, EVENT, COLUMN))
+        root = _joined(self.third, (EVENT_TOO,)).array  # (..., size, entries of a vector)
+        event = root.shape[-1]
+        blocks = np.arange(size) // event
+        wide = jnp.zeros((*root.shape[:-1], size), root.dtype)
+        for i in range(event):
+            wide = wide.at[..., np.arange(size), blocks * event + i].set(root[..., i])
+        root_axes = tuple(a for a in self.third.axes if a not in (COLUMNS, EVENT, EVENT_TOO))
+        return Law(
+            factor.own,
+            _joined(self.first, ()),
+            Table(slope, (*axes, ROW, COLUMN)),
+            Table(wide, (*root_axes, ROW, COLUMN)),
+            further,
+        )
+
+    def of_data(self, coordinates: Coordinates, value: Table, shown: Table | None) -> Quadratic:
+        seen = [] if shown is None else [shown]
+        crossed, entry, entries = self.first, self.second, self.third
+        again = Table(value.array, tuple(EVENT_TOO if a == EVENT else a for a in value.axes))
+        constant = add([
+            scaled(contract([self.none, *seen]), -0.5),
+            scaled(contract([entry, value, *seen]), -1.0),
+            scaled(contract([entries, value, again, *seen]), -0.5),
+            scaled(contract([self.normaliser, *seen]), -1.0),
+        ])  # fmt: skip
+        linear = add([
+            scaled(contract([self.one, *seen]), -1.0),
+            scaled(contract([crossed, value, *seen]), -1.0),
+        ])  # fmt: skip
+        return Quadratic(constant, linear, contract([self.both, *seen]), coordinates)
+
+
+def _joined(table: Table, after: tuple[str, ...]) -> Table:
+    """Columns and entries as one axis `ROW` of the latent's coordinates, then the axes `after`."""
+    axes = tuple(a for a in table.axes if a not in (COLUMNS, EVENT, *after))
+    array = table.aligned((*axes, COLUMNS, EVENT, *after))
+    lead, tail = array.shape[: len(axes)], array.shape[len(axes) + 2 :]
+    return Table(array.reshape(*lead, -1, *tail), (*axes, ROW, *after))
+
+
+def scaled(table: Table, by: float) -> Table:
+    return Table(table.array * by, table.axes)
+
+
+def contract(tables: list[Table], gone: Iterable[str] = (EVENT, EVENT_TOO, COLUMNS)) -> Table:
+    """The product of tables of numbers, summed over some axes."""
+    numbers: dict[str, int] = {}
+    arguments: list[Any] = []
+    for table in tables:
+        own = [numbers.setdefault(a, len(numbers)) for a in table.axes]
+        arguments += [table.array, own]
+    kept = tuple(a for a in numbers if a not in set(gone))
+    out = [numbers[a] for a in kept]
+    return Table(jnp.einsum(*arguments, out, optimize="optimal"), kept)
+
+
+def basis(reading: Reading) -> dict[str, jax.Array]:
+    """Values of all real latents at zero and with one coordinate at one, in every unit: (points, *plates,
+    *event) each."""
+    total = sum(s.size for s in reading.reals)
+    points, begin = {}, 0
+    for site in reading.reals:
+        values = np.zeros((1 + total, site.size))
+        values[1 + begin : 1 + begin + site.size] = np.eye(site.size)
+        begin += site.size
+        batch = reading.plate_shape(site.dims)
+        shape = (1 + total, *(1,) * len(batch), *site.event_shape)
+        wide = np.broadcast_to(values.reshape(shape), (1 + total, *batch, *site.event_shape))
+        points[site.name] = jnp.asarray(wide, jnp.result_type(float))
+    return points
+
+
+def refuse_nonaffine(
+    reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, maps: Mapping[Any, Any]
+) -> None:
+    """Raise where a mean at random values of the real latents is not what the basis points tell."""
+    affine = [f for f in factors if isinstance(f, AffineFactor)]
+    if not affine:
+        return
+    by_site = {f.site: f for f in affine}
+    params = neutral_parameters(reading, 5)
+    rng = np.random.default_rng(11)
+    values = {s.name: rng.normal(size=(2, *reading.real_shape(s))) for s in reading.reals}
+
+    def means(reals: dict[str, Any], params: dict[str, Any], dynamic: tuple) -> dict[str, Any]:
+        def extract(message: Message) -> Any:
+            return by_site[message.name].natural(reading, message, None)[0]
+
+        def at(given: dict[str, Any]) -> dict[str, Any]:
+            return reading.run(params, dynamic, extract, given, wanted=frozenset(by_site))
+
+        return jax.vmap(at)(reals)
+
+    run = quick_jit(means) if reading.arguments.traced else means
+    known = {k: np.asarray(v) for k, v in run(basis(reading), params, dynamic).items()}
+    seen = {k: np.asarray(v) for k, v in run(values, params, dynamic).items()}
+    for factor in affine:
+        told = [_predicted(reading, factor, known[factor.site], values, maps, i) for i in (0, 1)]
+        here = seen[factor.site]
+        tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
+        scale = max(1.0, float(np.abs(here).max(initial=0.0)))
+        off = tolerance * scale
+        if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
+            names = [n for n, _ in factor.coordinates]
+            first = reading.sites[names[0]]
+            how = f"where the mean of '{factor.site}' is not affine in the one value that a row reads"
+            raise SiteValueError(not_exact(first.name, first.reason, names, how))
+
+
+def _predicted(
+    reading: Reading,
+    factor: AffineFactor,
+    known: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    maps: Mapping[Any, Any],
+    draw: int,
+) -> np.ndarray:
+    """What a mean is by the basis points, at one of the random values of the latents."""
+    site, places = reading.sites[factor.site], iter(factor.places(reading))
+    event = factor.family.event_dim if factor.family is not None else 0
+    after = (1,) * (site.columns + event)
+    total = known[0]
+    for name, size in factor.coordinates:
+        latent = reading.sites[name]
+        value = values[name][draw].reshape(*reading.plate_shape(latent.dims), size)
+        for i in range(size):
+            own = np.asarray(value[..., i])
+            for parent in latent.plates - site.plates:
+                child = next(c for c, p in maps if p == parent and c in site.plates)
+                rows = own.reshape(-1)[np.asarray(maps[child, parent])]
+                own = rows.reshape(-1, *(1,) * (-site.dims[child] - 1))
+            total = total + (known[next(places)] - known[0]) * own.reshape((*own.shape, *after))
+    return total
+
+
+def _wrong(probe: Probe, reals: frozenset[str]) -> str:
+    """Why a site is no affine Gaussian in these latents ("": it is one)."""
+    site, depends = probe.site, probe.depends
+    if probe.family is None or site.distribution not in ("Normal", "MultivariateNormal"):
+        return f"a {site.distribution}" if not site.is_factor else "a numpyro.factor"
+    if site.scan:
+        return "in a scan"
+    for part, above in depends.items():
+        if part not in ("argument loc", "all", "log_prob") and reals & above:
+            return f"by its {part.removeprefix('argument ')}"
+    if probe.reading.one_at_a_time([n for n in probe.latents if n not in reals]):
+        return "together with a finite latent that is gathered"
+    return ""
+
+
+def _precision(arguments: dict[str, Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(precision, half the log determinant, a root) of the covariance of a MultivariateNormal."""
+    if "precision_matrix" in arguments:
+        precision = arguments["precision_matrix"]
+        lower = jnp.linalg.cholesky(precision)
+        eye = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+        inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
+        diagonal = jnp.diagonal(lower, axis1=-2, axis2=-1)
+        return precision, -jnp.log(diagonal).sum(-1), jnp.swapaxes(inverse, -1, -2)
+    lower = arguments.get("scale_tril")
+    if lower is None:
+        lower = jnp.linalg.cholesky(arguments["covariance_matrix"])
+    eye = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+    inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
+    half_log_det = jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
+    return jnp.swapaxes(inverse, -1, -2) @ inverse, half_log_det, lower
+

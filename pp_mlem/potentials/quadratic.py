@@ -1,0 +1,277 @@
+"""Quadratics over real coordinates, the canonical form of conditional Gaussian potentials (Lauritzen 1992,
+doi:10.1080/01621459.1992.10476265), and products of potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.potentials.modes import Draw, Max, Mode
+from pp_mlem.potentials.table import Table, add
+
+ROW, COLUMN = "\0row", "\0column"  # axes of the linear and of the quadratic part: no plate's names
+Coordinates = tuple[tuple[str, int], ...]  # real latents, and how many numbers each is
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """exp(constant + linear . u - u' precision u / 2), u the real `coordinates` one after the other.
+
+    The parts are tables over plates and finite latents, each with the axes along which it varies;
+    `linear` has the axis `ROW` besides, `precision` both `ROW` and `COLUMN`.
+    """
+
+    constant: Table
+    linear: Table
+    precision: Table
+    coordinates: Coordinates
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        parts = (self.constant, self.linear, self.precision)
+        return tuple(dict.fromkeys(a for p in parts for a in p.axes if a not in (ROW, COLUMN)))
+
+    def each(self, change: Callable[[Table], Table]) -> Quadratic:
+        """Every part changed in the same way, along axes other than the coordinates."""
+        parts = change(self.constant), change(self.linear), change(self.precision)
+        return Quadratic(*parts, self.coordinates)
+
+    def reduced(self, names: frozenset[str], sizes: Mapping[str, int]) -> Quadratic:
+        """Multiplied over these plates."""
+        return self.each(lambda part: part.reduced(names, sizes))
+
+    def gather(self, child: str, parent: str, index: jax.Array, size: int) -> Quadratic:
+        """See `Table.gather`."""
+        return self.each(lambda part: part.gather(child, parent, index, size))
+
+    def spread(self, coordinates: Coordinates) -> Quadratic:
+        """The same among more coordinates, on which it does not depend."""
+        if coordinates == self.coordinates:
+            return self
+        own, where = _places(self.coordinates), _places(coordinates)
+        places = np.concatenate([where[n] for n in own])
+        size = sum(n for _, n in coordinates)
+        return Quadratic(
+            self.constant,
+            _spread(self.linear, ROW, places, size),
+            _spread(_spread(self.precision, ROW, places, size), COLUMN, places, size),
+            coordinates,
+        )
+
+    def take(self, latent: str, mode: Mode) -> Table | Quadratic:
+        """A real latent integrated out, or at its most probable value, or drawn."""
+        places = _places(self.coordinates)
+        if latent not in places:
+            raise RuntimeError(f"'{latent}' is taken out while real latents depend on it.")
+        own = places[latent]
+        rest = np.concatenate([places[n] for n, _ in self.coordinates if n != latent] or [own[:0]])
+        order = self.axes
+        parts = _Parts.of(self, order, own, rest)
+        value = parts.value(mode)
+        constant = Table(self.constant.aligned(order) + value, order)
+        left = tuple((n, size) for n, size in self.coordinates if n != latent)
+        if not left:
+            return constant
+        linear, precision = parts.left()
+        return Quadratic(
+            constant,
+            Table(linear, (*order, ROW)),
+            Table(precision, (*order, ROW, COLUMN)),
+            left,
+        )
+
+
+@dataclass(frozen=True)
+class Law:
+    """A Gaussian law of a real latent: u = mean + slope @ parents + root @ z, z standard normal; times a
+    quadratic `further` over u and its parents.
+
+    Kept as such until the latent is taken out: its precision grows without bound where its variance
+    vanishes, and z's does not.
+    """
+
+    latent: str
+    mean: Table  # (..., ROW)
+    slope: Table  # (..., ROW, COLUMN), the columns those of `further`'s coordinates, zero for its own
+    root: Table  # (..., ROW, COLUMN)
+    further: Quadratic
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        own = (*self.mean.axes, *self.slope.axes, *self.root.axes, *self.further.axes)
+        return tuple(dict.fromkeys(a for a in own if a not in (ROW, COLUMN)))
+
+    def each(self, change: Callable[[Table], Table]) -> Quadratic:
+        """Every part of its canonical form changed in the same way."""
+        return self.canonical().each(change)
+
+    def reduced(self, names: frozenset[str], sizes: Mapping[str, int]) -> Law | Quadratic:
+        """Multiplied over these plates."""
+        return self.canonical().reduced(names, sizes) if names else self
+
+    def gather(self, child: str, parent: str, index: jax.Array, size: int) -> Quadratic:
+        """See `Table.gather`."""
+        return self.canonical().gather(child, parent, index, size)
+
+    def canonical(self) -> Quadratic:
+        """The same as a quadratic over the latent and its parents."""
+        order = self.axes
+        slope = self.slope.aligned((*order, ROW, COLUMN))
+        root, mean = self.root.aligned((*order, ROW, COLUMN)), self.mean.aligned((*order, ROW))
+        own = _places(self.further.coordinates)[self.latent]
+        size = root.shape[-1]
+        eye = jnp.broadcast_to(jnp.eye(size, dtype=root.dtype), root.shape)
+        inverse = jnp.linalg.solve(root, eye) if size > 1 else 1 / root
+        moves = (-slope).at[..., own].add(jnp.eye(size, dtype=root.dtype))  # z = inverse (moves u - mean)
+        white, off = inverse @ moves, jnp.squeeze(inverse @ mean[..., None], -1)
+        volume = jnp.linalg.slogdet(root)[1] if size > 1 else jnp.log(jnp.abs(root[..., 0, 0]))
+        turned = jnp.swapaxes(white, -1, -2)
+        constant = -(off**2).sum(-1) / 2 - volume - size / 2 * jnp.log(2 * jnp.pi)
+        law = Quadratic(
+            Table(constant, order),
+            Table(jnp.squeeze(turned @ off[..., None], -1), (*order, ROW)),
+            Table(turned @ white, (*order, ROW, COLUMN)),
+            self.further.coordinates,
+        )
+        return _product([law, self.further])
+
+    def put_into(self, form: Quadratic) -> Quadratic:
+        """A quadratic over the latent and its parents at least, times this law without what is `further`, with
+        z in the latent's place."""
+        order = tuple(dict.fromkeys((*self.axes, *form.axes)))
+        coordinates = form.coordinates
+        places, total = _places(coordinates), sum(n for _, n in coordinates)
+        own = places[self.latent]
+        columns = np.concatenate([places[n] for n, _ in self.further.coordinates])
+        slope = self.slope.aligned((*order, ROW, COLUMN))
+        root, mean = self.root.aligned((*order, ROW, COLUMN)), self.mean.aligned((*order, ROW))
+        batch = jnp.broadcast_shapes(slope.shape[:-2], root.shape[:-2])
+        other = np.setdiff1d(np.arange(total), own)
+        turn = jnp.zeros((*batch, total, total), root.dtype)
+        turn = turn.at[..., other, other].set(1.0)
+        turn = turn.at[..., own[:, None], columns].add(slope)
+        turn = turn.at[..., own[:, None], own].set(root)
+        precision = form.precision.aligned((*order, ROW, COLUMN))
+        linear = form.linear.aligned((*order, ROW))
+        pull = jnp.squeeze(precision[..., :, own] @ mean[..., None], -1)
+        left = linear - pull
+        constant = (linear[..., own] * mean).sum(-1) - (pull[..., own] * mean).sum(-1) / 2
+        turned = jnp.swapaxes(turn, -1, -2)
+        size = len(own)
+        constant = form.constant.aligned(order) + constant - size / 2 * jnp.log(2 * jnp.pi)
+        new = turned @ (precision @ turn)
+        return Quadratic(
+            Table(constant, order),
+            Table(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
+            Table(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
+            coordinates,
+        )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A quadratic cut into the coordinates that are taken out and the others: `root`, the inverse of a
+    Cholesky factor of the own precision; `own`, root @ linear; `cross`, root @ precision between the two."""
+
+    root: jax.Array
+    own: jax.Array
+    cross: jax.Array
+    linear: jax.Array
+    precision: jax.Array
+    given: jax.Array
+
+    @classmethod
+    def of(
+        cls, form: Quadratic, order: tuple[str, ...], own: np.ndarray, rest: np.ndarray
+    ) -> _Parts:
+        linear = form.linear.aligned((*order, ROW))
+        precision = form.precision.aligned((*order, ROW, COLUMN))
+        root = _inverse_root(precision[..., own[:, None], own])
+        given = linear[..., own]
+        cross = root @ precision[..., own[:, None], rest]
+        return cls(
+            root, jnp.squeeze(root @ given[..., None], -1), cross,
+            linear[..., rest], precision[..., rest[:, None], rest], given,
+        )  # fmt: skip
+
+    def value(self, mode: Mode) -> jax.Array:
+        """log of the integral, as far as it does not depend on the other coordinates; in mode `Max` the
+        value at the maximum. The derivative with respect to `linear` is the mean, or one draw."""
+        best = (self.own**2).sum(-1) / 2
+        if isinstance(mode, Max):
+            return best
+        size = self.root.shape[-1]
+        volume = jnp.log(jnp.diagonal(self.root, axis1=-2, axis2=-1)).sum(-1)
+        value = best + volume + size / 2 * jnp.log(2 * jnp.pi)
+        if isinstance(mode, Draw):
+            batch = jnp.broadcast_shapes(self.root.shape[:-1], self.given.shape)
+            noise = jax.random.normal(mode.next_key(), batch, self.root.dtype)
+            swapped = jnp.swapaxes(self.root, -1, -2)
+            away = jnp.squeeze(swapped @ noise[..., None], -1)
+            nudge = (jax.lax.stop_gradient(away) * self.given).sum(-1)
+            value = value + nudge - jax.lax.stop_gradient(nudge)
+        return value
+
+    def left(self) -> tuple[jax.Array, jax.Array]:
+        """(linear, precision) of the other coordinates: the Schur complement."""
+        swapped = jnp.swapaxes(self.cross, -1, -2)
+        linear = self.linear - jnp.squeeze(swapped @ self.own[..., None], -1)
+        return linear, self.precision - swapped @ self.cross
+
+
+def _inverse_root(precision: jax.Array) -> jax.Array:
+    """R with R' R the inverse of a positive definite matrix, lower triangular."""
+    size = precision.shape[-1]
+    if size == 1:
+        return precision**-0.5
+    lower = jnp.linalg.cholesky(precision)
+    eye = jnp.broadcast_to(jnp.eye(size, dtype=lower.dtype), lower.shape)
+    return jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
+
+
+def _places(coordinates: Coordinates) -> dict[str, np.ndarray]:
+    """The numbers of each latent's coordinates."""
+    ends = np.cumsum([size for _, size in coordinates])
+    return {n: np.arange(end - size, end) for (n, size), end in zip(coordinates, ends, strict=True)}
+
+
+def _spread(table: Table, axis: str, places: np.ndarray, size: int) -> Table:
+    """The entries of an axis at other places of a longer one."""
+    i = table.axes.index(axis)
+    moved = jnp.moveaxis(table.array, i, -1)
+    wide = jnp.zeros((*moved.shape[:-1], size), moved.dtype).at[..., places].set(moved)
+    return replace(table, array=jnp.moveaxis(wide, -1, i))
+
+
+def take_out(potentials: Iterable[Potential], latent: str, mode: Mode) -> Table | Quadratic:
+    """The product of potentials with a latent taken out."""
+    potentials = list(potentials)
+    law = next((p for p in potentials if isinstance(p, Law) and p.latent == latent), None)
+    others = [p.canonical() if isinstance(p, Law) else p for p in potentials if p is not law]
+    if law is None:
+        return _product(others).take(latent, mode)
+    return law.put_into(_product([law.further, *others])).take(latent, mode)
+
+
+def _product(potentials: list[Table | Quadratic]) -> Any:
+    """The product of tables and quadratics, a table where there are only those."""
+    forms = [p for p in potentials if isinstance(p, Quadratic)]
+    tables = [p for p in potentials if isinstance(p, Table)]
+    if not forms:
+        return add(tables)
+    coordinates = tuple(dict.fromkeys(c for f in forms for c in f.coordinates))
+    spread = [f.spread(coordinates) for f in forms]
+    return Quadratic(
+        add([f.constant for f in spread] + tables),
+        add([f.linear for f in spread]),
+        add([f.precision for f in spread]),
+        coordinates,
+    )
+
+
+Potential = Table | Quadratic | Law
