@@ -191,4 +191,3 @@ def dense(model, params):
     mean = p @ means
     second = np.einsum("c,cij->ij", p, np.array(covariances) + means[:, :, None] * means[:, None])
     return log_z, mean, second - np.outer(mean, mean), sizes
-

@@ -12,6 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from pp_mlem.model.latents import Moments
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import ParameterSpace, base_support, into_interior
 from pp_mlem.target.target import Target
@@ -126,13 +127,15 @@ def told(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"no {what} ({why})" for what, why in reasons.items())
 
 
-def average_posterior(model: Model, draws: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def average_posterior(model: Model, draws: dict[str, np.ndarray]) -> dict[str, Any]:
     """p(latent | data) averaged over (a thinned set of) posterior draws."""
     flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
     count = len(next(iter(flat.values())))
     chosen = np.linspace(0, count - 1, min(count, POSTERIOR_DRAWS)).astype(int)
-    total: dict[str, np.ndarray] = {}
-    for i in chosen:
-        for k, v in model.posterior({k: v[i] for k, v in flat.items()}).items():
-            total[k] = total.get(k, 0.0) + v / len(chosen)
-    return total
+    each = [model.posterior({k: v[i] for k, v in flat.items()}) for i in chosen]
+    return {
+        name: Moments.mixed([p[name] for p in each])
+        if isinstance(first, Moments)
+        else np.mean([p[name] for p in each], 0)
+        for name, first in each[0].items()
+    }

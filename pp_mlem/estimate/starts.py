@@ -84,7 +84,7 @@ def _one(
         # The first start is near the centre, where linear predictors are about zero whatever the
         # scale of their covariates; never exactly: symmetry is a saddle, and NumPyro's densities in
         # logits have no derivative at zero.
-        centre = CENTRE_WIDTH if assign is not None else NEAR_ZERO
+        centre = CENTRE_WIDTH if model.latent_names else NEAR_ZERO
         width = centre if i == 0 else BASE_WIDTH
         vector = _with_values(space, rng.uniform(-1, 1, space.size) * width, given)
         if assign is not None:

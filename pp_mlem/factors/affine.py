@@ -96,7 +96,9 @@ class AffineFactor(Factor):
         if self.own:  # its own value, the same in all units
             own = basis(reading)[self.own]
             ones = (1,) * (len(batch) - len(columns))
-            residual += own.reshape(len(own), -1, site.size)[:, 0].reshape(-1, *ones, *site.event_shape)
+            residual += own.reshape(len(own), -1, site.size)[:, 0].reshape(
+                -1, *ones, *site.event_shape
+            )
         precision = jnp.broadcast_to(precision[0], (*batch, *event, *event))
         normaliser = jnp.broadcast_to(normaliser[0], batch)
         root = jnp.broadcast_to(root[0], (*batch, *event, *event))
@@ -326,7 +328,9 @@ def refuse_nonaffine(
         if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
             names = [n for n, _ in factor.coordinates]
             first = reading.sites[names[0]]
-            how = f"where the mean of '{factor.site}' is not affine in the one value that a row reads"
+            how = (
+                f"where the mean of '{factor.site}' is not affine in the one value that a row reads"
+            )
             raise SiteValueError(not_exact(first.name, first.reason, names, how))
 
 
@@ -387,4 +391,3 @@ def _precision(arguments: dict[str, Any]) -> tuple[jax.Array, jax.Array, jax.Arr
     inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
     half_log_det = jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
     return jnp.swapaxes(inverse, -1, -2) @ inverse, half_log_det, lower
-

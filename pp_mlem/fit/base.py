@@ -288,8 +288,9 @@ class Fit(abc.ABC):
     # --- latents ----------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def posterior(self) -> dict[str, np.ndarray]:
-        """p(latent | data) at the estimates: (*plates, values); of draws: averaged over them."""
+    def posterior(self) -> dict[str, Any]:
+        """p(latent | data) at the estimates: (*plates, values), of a real latent its mean, sd and
+        covariance; of draws: averaged over them."""
 
     def decode(self) -> dict[str, np.ndarray]:
         """The jointly most probable latents at the estimates."""
@@ -314,7 +315,7 @@ class Fit(abc.ABC):
         """The jointly most probable latents on new data (arguments of the program)."""
         return self._on(args, kwargs).decode(self.params)
 
-    def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+    def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Posterior probabilities of the latents on new data (arguments of the program)."""
         return self._on(args, kwargs).posterior(self.params)
 

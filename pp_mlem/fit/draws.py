@@ -185,7 +185,7 @@ class DrawsFit(Fit):
 
     # --- latents, draws for a tree ----------------------------------------------------------
 
-    def posterior(self) -> dict[str, np.ndarray]:
+    def posterior(self) -> dict[str, Any]:
         return average_posterior(self.model_for("posterior"), self.draws)
 
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:

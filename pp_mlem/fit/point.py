@@ -338,7 +338,7 @@ class PointFit(Fit):
 
     # --- latents, draws for a tree ----------------------------------------------------------
 
-    def posterior(self) -> dict[str, np.ndarray]:
+    def posterior(self) -> dict[str, Any]:
         return self.model_for("posterior").posterior(self.params)
 
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:

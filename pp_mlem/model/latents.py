@@ -6,7 +6,8 @@ draws in place of sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,26 +18,73 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.potentials.modes import MAX, SUM, Draw, Mode
+from pp_mlem.potentials.quadratic import COLUMN, ROW, Quadratic
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.reading import Reading
+from pp_mlem.program.sites import Site
 
-Tables = dict[str, jax.Array]
+Tables = dict[str, Any]  # of a finite latent a table, of a real one a linear and a quadratic part
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the data tell about a real latent: `mean` (*plates, *event) and the `covariance` of each unit's
+    own numbers (*plates, size, size), in the order of the event."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Standard deviations (*plates, *event)."""
+        variance = np.diagonal(self.covariance, axis1=-2, axis2=-1)
+        return np.sqrt(np.maximum(variance, 0.0)).reshape(self.mean.shape)
+
+    @classmethod
+    def mixed(cls, several: Sequence[Moments]) -> Moments:
+        """Of a latent whose moments are these with equal probability."""
+        mean = np.mean([m.mean for m in several], 0)
+        size = several[0].covariance.shape[-1]
+        away = np.stack([(m.mean - mean).reshape(*m.covariance.shape[:-2], size) for m in several])
+        between = (away[..., :, None] * away[..., None, :]).mean(0)
+        return cls(mean, np.mean([m.covariance for m in several], 0) + between)
 
 
 def no_tables(reading: Reading) -> Tables:
-    """Zeros (*plates, values) for every latent."""
-    return {s.name: jnp.zeros((*reading.plate_shape(s.dims), s.size)) for s in reading.latents}
+    """Zeros for every latent: (*plates, values), of a real one (*plates, size) and (*plates, size, size)."""
+    tables: Tables = {}
+    for site in reading.latents:
+        tables[site.name] = jnp.zeros((*reading.plate_shape(site.dims), site.size))
+    for site in reading.reals:
+        linear = jnp.zeros((*reading.plate_shape(site.dims), site.size))
+        tables[site.name] = linear, jnp.zeros((*linear.shape, site.size))
+    return tables
 
 
-def _named(reading: Reading, tables: Tables) -> dict[str, Table]:
-    named = {}
+def _named(reading: Reading, tables: Tables) -> dict[str, Table | Quadratic]:
+    named: dict[str, Table | Quadratic] = {}
     for site in reading.latents:
         array = tables[site.name]
-        names = [""] * (array.ndim - 1)
-        for plate, dim in site.dims.items():
-            names[dim] = plate if array.shape[dim - 1] > 1 else ""
+        names = _plate_names(site, array.shape[:-1])
         named[site.name] = Table.of(array, (*names, site.name if site.size > 1 else ""))
+    for site in reading.reals:
+        linear, precision = tables[site.name]
+        names = _plate_names(site, linear.shape[:-1])
+        named[site.name] = Quadratic(
+            Table(jnp.zeros((), linear.dtype), ()),
+            Table.of(linear, (*names, ROW)),
+            Table.of(precision, (*names, ROW, COLUMN)),
+            ((site.name, site.size),),
+        )
     return named
+
+
+def _plate_names(site: Site, shape: tuple[int, ...]) -> list[str]:
+    """The plate of each dimension of the latent's units; "" where there is one."""
+    names = [""] * len(shape)
+    for plate, dim in site.dims.items():
+        names[dim] = plate if shape[dim] > 1 else ""
+    return names
 
 
 def marginals(
@@ -67,17 +115,34 @@ def _drawn(
     return marginals(marginal, Draw(key), tables, params, data)
 
 
-def posterior(bound: Bound, params: Values) -> dict[str, np.ndarray]:
-    """p(latent | data) by name, (*plates, values)."""
+def posterior(bound: Bound, params: Values) -> dict[str, Any]:
+    """p(latent | data) by name, (*plates, values); of a real latent its `Moments`."""
     run = bound.compiled(_posterior)
     tables = run(no_tables(bound.reading), params, bound.data)
-    return {name: outward(bound, name, table) for name, table in tables.items()}
+    reading, told = bound.reading, dict[str, Any]()
+    for name, table in tables.items():
+        site = reading.sites[name]
+        if not site.real:
+            told[name] = outward(bound, name, table)
+            continue
+        mean, second = np.asarray(table[0]), -2.0 * np.asarray(table[1])
+        covariance = second - mean[..., :, None] * mean[..., None, :]
+        told[name] = Moments(mean.reshape(reading.real_shape(site)), covariance)
+    return told
 
 
 def decode(bound: Bound, params: Values) -> dict[str, np.ndarray]:
     """The jointly most probable values by name, (*plates)."""
     tables = bound.compiled(_best)(no_tables(bound.reading), params, bound.data)
-    return {name: chosen(bound, name, table) for name, table in tables.items()}
+    return {name: _value(bound, name, table) for name, table in tables.items()}
+
+
+def _value(bound: Bound, name: str, table: Any) -> np.ndarray:
+    """The value of a latent that a derivative marks."""
+    site = bound.reading.sites[name]
+    if site.real:
+        return np.asarray(table[0]).reshape(bound.reading.real_shape(site))
+    return chosen(bound, name, table)
 
 
 def sample(bound: Bound, params: Values, draws: int, seed: int) -> dict[str, np.ndarray]:
@@ -86,7 +151,7 @@ def sample(bound: Bound, params: Values, draws: int, seed: int) -> dict[str, np.
     tables = no_tables(bound.reading)
     keys = jax.random.split(jax.random.key(seed), draws)
     every = [run(key, tables, params, bound.data) for key in keys]
-    return {name: np.stack([chosen(bound, name, t[name]) for t in every]) for name in tables}
+    return {name: np.stack([_value(bound, name, t[name]) for t in every]) for name in tables}
 
 
 def outward(bound: Bound, name: str, table: Any) -> np.ndarray:

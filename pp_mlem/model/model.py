@@ -123,7 +123,7 @@ class Model:
 
     @property
     def latent_names(self) -> tuple[str, ...]:
-        return tuple(s.name for s in self.reading.latents)
+        return tuple(s.name for s in (*self.reading.latents, *self.reading.reals))
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -249,8 +249,9 @@ class Model:
     # --- latents ----------------------------------------------------------------------------
 
     @in_model_precision
-    def posterior(self, params: Params) -> dict[str, np.ndarray]:
-        """p(latent | data, params): for each latent an array (*plates, values).
+    def posterior(self, params: Params) -> dict[str, Any]:
+        """p(latent | data, params): for each latent an array (*plates, values); of a real latent its `mean`,
+        `sd` (*plates, *event) and `covariance` (*plates, size, size).
 
         For a state of a scan (steps, *plates, values), the smoothed probabilities in the order of
         the data; NaN after the end of a masked sequence.
@@ -259,7 +260,8 @@ class Model:
 
     @in_model_precision
     def decode(self, params: Params) -> dict[str, np.ndarray]:
-        """The jointly most probable latents given the data: for each an array (*plates).
+        """The jointly most probable latents given the data: for each an array (*plates); real latents are at
+        their means, given the finite ones.
 
         For a state of a scan (steps, *plates), the path of Viterbi; after the end of a masked
         sequence -1.

@@ -97,7 +97,9 @@ class Law:
 
     latent: str
     mean: Table  # (..., ROW)
-    slope: Table  # (..., ROW, COLUMN), the columns those of `further`'s coordinates, zero for its own
+    slope: (
+        Table  # (..., ROW, COLUMN), the columns those of `further`'s coordinates, zero for its own
+    )
     root: Table  # (..., ROW, COLUMN)
     further: Quadratic
 
@@ -127,7 +129,9 @@ class Law:
         size = root.shape[-1]
         eye = jnp.broadcast_to(jnp.eye(size, dtype=root.dtype), root.shape)
         inverse = jnp.linalg.solve(root, eye) if size > 1 else 1 / root
-        moves = (-slope).at[..., own].add(jnp.eye(size, dtype=root.dtype))  # z = inverse (moves u - mean)
+        moves = (
+            (-slope).at[..., own].add(jnp.eye(size, dtype=root.dtype))
+        )  # z = inverse (moves u - mean)
         white, off = inverse @ moves, jnp.squeeze(inverse @ mean[..., None], -1)
         volume = jnp.linalg.slogdet(root)[1] if size > 1 else jnp.log(jnp.abs(root[..., 0, 0]))
         turned = jnp.swapaxes(white, -1, -2)

@@ -75,7 +75,9 @@ def read_program(
 
 def _two_values(site: Site) -> np.ndarray:
     """Zero and another value of a real latent, by which it is found what reads it."""
-    return np.stack([np.zeros(site.event_shape), 1.0 + np.arange(site.size).reshape(site.event_shape)])
+    return np.stack(
+        [np.zeros(site.event_shape), 1.0 + np.arange(site.size).reshape(site.event_shape)]
+    )
 
 
 def scan_of(scans: dict[str, Scan], site: str) -> Scan | None:
