@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gaussian_programs as programs
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
+from scipy import stats
 
-from pp_mlem import Model
+from pp_mlem import Model, fit_em, fit_mle, fit_nuts, load
 from pp_mlem.base.precision import working_precision
 from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.show.catalogue import find_model
 from pp_mlem.target.target import Target
 
 CASES = [f"{program.__name__} {i}" for i, (program, _, _) in enumerate(programs.PROGRAMS)]
@@ -94,3 +100,155 @@ def test_em_ascends_by_the_gradient_of_log_z(case, read):
         step = 1e-5 * np.eye(len(vector))[0]
         slope = (target.climb(vector + step)[0] - target.climb(vector - step)[0]) / 2e-5
         assert slope == pytest.approx(gradient[0], rel=1e-5, abs=1e-5)
+
+
+def one_latent(entry):
+    """A program whose latents u of five groups enter the observations by `entry(u, x)`: a distribution."""
+
+    def program(x, group):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("groups", 4):
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", entry(u, group), obs=x)
+
+    return program
+
+
+REFUSED = {
+    "squared": (lambda u, g: dist.Normal(u[g] ** 2, 1.0), "'x' is not affine"),
+    "two units": (lambda u, g: dist.Normal(u[g] + u[0], 1.0), "several units"),
+    "in the scale": (lambda u, g: dist.Normal(0.0, jnp.exp(u[g])), "enters 'x', by its scale"),
+    "under a Poisson": (lambda u, g: dist.Poisson(jnp.exp(u[g])), "enters 'x', a Poisson"),
+    "under a logit": (lambda u, g: dist.Bernoulli(logits=u[g]), "enters 'x', a Bernoulli"),
+    "under a StudentT": (lambda u, g: dist.StudentT(3.0, u[g], 1.0), "enters 'x', a StudentT"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_affine_is_refused(name):
+    entry, told = REFUSED[name]
+    data = programs.GROUP.astype(float) if "Poisson" in name else programs.Y
+    data = (programs.Y > 0).astype(int) if "logit" in name else data
+    with pytest.raises(ValueError, match=told) as error:
+        Model(one_latent(entry), data, programs.GROUP)
+    if "units" not in name:
+        assert 'parameters={"u"}' in str(error.value)
+
+
+def test_laws_and_places_of_no_real_latent_are_refused():
+    def gamma(x):
+        rate = numpyro.sample("rate", dist.HalfNormal(1))
+        with numpyro.plate("rows", len(x)):
+            u = numpyro.sample("u", dist.Gamma(2.0, rate))
+            numpyro.sample("x", dist.Normal(u, 1.0), obs=x)
+
+    def steps(x):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+
+        def step(carry, x_t):
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+            numpyro.sample("x", dist.Normal(u, 1.0), obs=x_t)
+            return carry, None
+
+        scan(step, 0, x)
+
+    def components(x):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("components", 2):
+            mu = numpyro.sample("mu", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    for program, told in ((gamma, "Gamma"), (steps, "in a scan"), (components, "'mu'")):
+        with pytest.raises(ValueError, match=told):
+            Model(program, programs.Y)
+
+
+def test_crossed_latents_are_refused_with_the_remedy():
+    def program(y, a, b):
+        tau = numpyro.sample("tau", dist.HalfNormal(1).expand([2]).to_event(1))
+        with numpyro.plate("plates", 4):
+            u = numpyro.sample("u", dist.Normal(0.0, tau[0]))
+        with numpyro.plate("samples", 3):
+            v = numpyro.sample("v", dist.Normal(0.0, tau[1]))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(u[a] + v[b], 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="'u', 'v' are coupled across plates"):
+        Model(program, programs.Y, programs.GROUP, np.arange(9) % 3)
+
+
+def test_a_variance_of_zero_is_at_the_boundary():
+    """Rubin's eight schools: by maximum likelihood there is no difference between them."""
+    shelf = find_model("eight_schools")
+    model = Model(shelf.program, **shelf.data())
+    data = shelf.data()
+    pooled = np.average(data["y"], weights=data["s"] ** -2)
+    best = stats.norm(pooled, data["s"]).logpdf(data["y"]).sum()
+    for fit in (fit_mle(model), fit_em(model)):
+        assert fit.status == "boundary" and "tau" in fit.status_note
+        assert fit.log_likelihood == pytest.approx(best, abs=1e-6)
+        assert fit.params["mu"] == pytest.approx(pooled, abs=1e-4)
+        assert np.isnan(fit.standard_errors()["tau"])
+        assert fit.standard_errors()["mu"] == pytest.approx(
+            (data["s"] ** -2).sum() ** -0.5, rel=1e-3
+        )
+
+
+def test_the_posterior_with_the_latents_integrated_out(tmp_path):
+    """Against the posterior of tau on a grid, and a fit that is stored and read."""
+    shelf = find_model("eight_schools")
+    model = Model(shelf.program, **shelf.data())
+    fit = fit_nuts(model, chains=2, warmup=300, draws=500, seed=1, progress=False)
+    mu, tau = np.meshgrid(np.linspace(-20, 30, 201), np.linspace(1e-3, 60, 400), indexing="ij")
+    y, s = shelf.data()["y"], shelf.data()["s"]
+    spread = np.sqrt(tau[..., None] ** 2 + s**2)
+    logs = stats.norm(mu[..., None], spread).logpdf(y).sum(-1)
+    logs += stats.norm(0, 5).logpdf(mu) + stats.halfcauchy(0, 5).logpdf(tau)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    error = 4 * np.sqrt((weights * tau**2).sum()) / np.sqrt(fit.diagnostics["min_ess"])
+    assert fit.params["tau"] == pytest.approx((weights * tau).sum(), abs=error)
+    assert fit.params["mu"] == pytest.approx((weights * mu).sum(), abs=error)
+    theta = fit.posterior()["theta"]
+    assert theta.mean.shape == theta.sd.shape == (8,)
+    fit.save(tmp_path / "fit.nc")
+    again = load(tmp_path / "fit.nc", model=model)
+    np.testing.assert_allclose(again.posterior()["theta"].mean, theta.mean, rtol=1e-9)
+
+
+def test_loadings_are_not_identified_and_the_rest_is():
+    shelf = find_model("probabilistic_pca")
+    model = Model(shelf.program, **shelf.data(), **shelf.options)
+    fit = fit_mle(model, starts=2)
+    errors = fit.standard_errors()
+    loadings = [name for name in errors.index if name.startswith("W")]
+    assert errors[loadings].isna().all() and errors.drop(loadings).notna().all()
+    assert "not identified" in fit.summary()["note"]["W[0,0]"]
+    values = np.linalg.eigvalsh(np.cov(model.arguments.dynamic[0].T, bias=True))
+    assert fit.params["sigma"] ** 2 == pytest.approx(values[:2].mean(), rel=1e-7)
+
+
+def test_starts_of_a_mixture_with_real_latents():
+    """Clusters assign the components at the start, whatever the base parameters say of the rows."""
+    rng = np.random.default_rng(3)
+    z = rng.integers(0, 3, 300)
+    centres = np.array([[0.0, 0, 0, 0], [8, 8, 0, 0], [0, 0, 8, 8]])
+    x = centres[z] + rng.normal(size=(300, 1)) * [1.0, 1, 1, 1] + 0.8 * rng.normal(size=(300, 4))
+    fit = fit_em(Model(programs.mixture_of_factors, x, latents={"u"}), starts=4, seed=0)
+    labels = fit.decode()["z"]
+    assert all(len(np.unique(labels[z == k])) == 1 for k in range(3))
+    assert fit.converged
+
+
+def test_data_drawn_anew_and_fitted_in_lanes():
+    shelf = find_model("random_effects")
+    model = Model(shelf.program, **shelf.data())
+    fit = fit_mle(model)
+    fit.bootstrap(20, seed=0)
+    errors = np.sqrt(np.diag(fit.covariance("bootstrap")))
+    assert np.all(np.isfinite(errors)) and np.all(errors > 0)
+    again = model.redraw(fit.params, seed=1)
+    assert again.log_likelihood(fit.params) != model.log_likelihood(fit.params)

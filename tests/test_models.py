@@ -16,12 +16,15 @@ PUBLISHED = {  # log-likelihood at the maximum, and its tolerance
     "gaussian_mixture": (-214.355, 6e-4),
     "linkage": (-205.7158870, 1e-6),
     "earthquakes": (-341.8787, 2e-4),
+    "random_effects": (-163.66352994, 1e-7),
+    "probabilistic_pca": (-404.96278016, 1e-7),
+    "meta_analysis": (-13.0731, 1e-3),
 }
 
 
 def build(name, **options):
     shelf = find_model(name)
-    return Model(shelf.program, **shelf.data(), **options)
+    return Model(shelf.program, **shelf.data(), **shelf.options, **options)
 
 
 def test_every_model_is_documented():

@@ -12,6 +12,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import of_program
 from pp_mlem.base.status import Status
+from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
@@ -242,7 +243,7 @@ def edge_masks(
     if not moves:
         return masks
     points = [vector, *(m.vector for m in moves)]
-    if value_at is None:
+    if value_at is None or _variances(target):  # statistics of a law without variance are none
         values = objective_at(target, vector, points)
     else:
         values = _known(value_at(np.stack(points)))
@@ -258,10 +259,11 @@ def _moves_onto_edges(
 ) -> list[_Move]:
     """What is to be tried; entries that are on an edge already are marked in `masks`."""
     moves, where = [], target.space.slices()
+    variances = _variances(target)
     for site in target.space.sites:
         value = np.asarray(params[site.name], float)
         base = base_support(site.support)
-        for index, edge, there in _near_edge(base, value):
+        for index, edge, there in _near_edge(base, value, site.name in variances):
             if there:
                 masks[site.name][index] = True
                 continue
@@ -281,6 +283,17 @@ def _moves_onto_edges(
             values[name][index] = min(OUTWARD * values[name][index], 1e300)
         moves.append(_Move(entries, _with_values(target, vector, values)))
     return moves
+
+
+def _variances(target: Target) -> frozenset[str]:
+    """The parameters behind the scale of a real latent's law. Whether such a one is at zero has no measure
+    of nearness: without the latents the data may be as likely."""
+    behind: set[str] = set()
+    for factor in target.marginal.factors:
+        if isinstance(factor, AffineFactor) and factor.own:
+            parts = target.reading.dependencies[factor.site]
+            behind |= parts.get("argument scale", frozenset())
+    return frozenset(behind)
 
 
 def _with_values(target: Target, vector: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
@@ -325,9 +338,11 @@ def _known(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), -np.inf, values)
 
 
-def _near_edge(base: Any, value: np.ndarray) -> list[tuple[Index, float, bool]]:
+def _near_edge(
+    base: Any, value: np.ndarray, wherever: bool = False
+) -> list[tuple[Index, float, bool]]:
     """(index, value at the edge, whether it is there already) of the entries near an edge of a
-    simplex, an interval or a half-line."""
+    simplex, an interval or a half-line; `wherever` they are on that."""
     kind = type(base).__name__.lstrip("_")
     lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
     if kind == "Simplex":
@@ -338,6 +353,8 @@ def _near_edge(base: Any, value: np.ndarray) -> list[tuple[Index, float, bool]]:
         width = 1.0 if upper is None else np.asarray(upper, float) - np.asarray(lower, float)
     near: list[tuple[Index, float, bool]] = []
     limit = NEAR_HALF_LINE if upper is None and kind != "Simplex" else NEAR
+    if wherever and upper is None:
+        limit = np.inf
     there = 1e-150 if upper is None and kind != "Simplex" else 1e-13 * np.asarray(width)
     for edge, sign in ((lower, 1.0), (upper, -1.0)):
         if edge is None:

@@ -22,8 +22,9 @@ from pp_mlem.marginal.steps.base import Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.marginal.steps.registry import plan_steps
 from pp_mlem.potentials.modes import SUM, Mode
+from pp_mlem.potentials.quadratic import Potential
 from pp_mlem.potentials.table import Table
-from pp_mlem.potentials.term import LAST, Layout, Pass, Term, Weight
+from pp_mlem.potentials.term import LAST, Layout, Pass, Term, Weight, without_value
 from pp_mlem.program.reading import Reading
 
 Natural = dict[str, jax.Array]
@@ -82,7 +83,7 @@ class Marginal:
         self,
         eta: Natural,
         data: ProgramData,
-        extra: Mapping[str, Table] | None = None,
+        extra: Mapping[str, Potential] | None = None,
         reduce: bool = False,
     ) -> list[Term]:
         """Every factor as a term, clamps of observed latents and `extra` tables included.
@@ -129,7 +130,7 @@ class Marginal:
             terms.append(self._on_latent(name, Table.of(flat, axes), data))
         return terms
 
-    def _on_latent(self, name: str, table: Table, data: ProgramData) -> Term:
+    def _on_latent(self, name: str, table: Potential, data: ProgramData) -> Term:
         law = [f for f in self.factors if name in (f.law_of, getattr(f, "own", ""))][-1]
         plates = self.reading.sites[name].plates
         return Term(table, frozenset({name}), plates, self.weight(law, data))
@@ -191,9 +192,11 @@ class Marginal:
         self, eta: Natural, data: ProgramData, assigned: jax.Array | None = None
     ) -> jax.Array:
         terms = self.terms_of(self.factors, eta, data, reduce=True)
+        context = self.context(data)
         if assigned is not None:
             terms = [_without_value(term, assigned) for term in terms]
-        terms = self.run(terms + self.clamp_terms(data), self.context(data))
+            context = replace(context, assigned=assigned)
+        terms = self.run(terms + self.clamp_terms(data), context)
         return self.layout.total(terms)
 
     def unit_values(
@@ -202,7 +205,7 @@ class Marginal:
         data: ProgramData,
         mode: Mode = SUM,
         with_weights: bool = True,
-        extra: Mapping[str, Table] | None = None,
+        extra: Mapping[str, Potential] | None = None,
     ) -> list[Table]:
         """log Z of every independent unit. Without weights these still say how much a unit tells about
         latents above it, and the derivative counts every unit once."""
@@ -212,11 +215,9 @@ class Marginal:
 
 
 def _without_value(term: Term, condition: jax.Array) -> Term:
-    """Where the condition holds, a term of no value and with the same gradient; what is impossible stays
-    so."""
-    array = term.table.array
-    nothing = jnp.where(jnp.isfinite(array), array - jax.lax.stop_gradient(array), array)
-    return replace(term, table=Table(jnp.where(condition, nothing, array), term.table.axes))
+    """A term of finite latents alone, without its value where the condition holds."""
+    table = term.table
+    return replace(term, table=without_value(table, condition)) if isinstance(table, Table) else term
 
 
 def _zero(eta: Natural) -> jax.Array:

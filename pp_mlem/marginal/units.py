@@ -42,7 +42,7 @@ def step_values(marginal: Marginal, eta: Natural, data: ProgramData) -> jax.Arra
     total = jnp.zeros(())
     for term in terms:
         if chain.time in term.table.axes and chain.time not in term.plates:
-            total = total + term.table.array
+            total = total + term.of_finite.array
         else:
             total = total + marginal.layout.total([term])
     return jnp.diff(jnp.broadcast_to(total, (chain.length,)), prepend=0.0)

@@ -214,7 +214,7 @@ def _transition(bound: Bound, chain: Chain, values: Values) -> np.ndarray:
     eta = marginal.natural(values, bound.data, laws)
     kept = [f for f in marginal.factors if f.site in laws]
     terms = {t.latents: t for t in marginal.terms_of(kept, eta, bound.data)}
-    tables = [t.table for t in terms.values()]
+    tables = [t.of_finite for t in terms.values()]
     sizes = {a: n for t in tables for a, n in zip(t.axes, t.array.shape, strict=True)}
     lanes = tuple(a for a in sizes if a not in chain.own and a != chain.rest)
     logs = chain.moves(tables, lanes, tuple(sizes[a] for a in lanes))

@@ -42,6 +42,13 @@ class Term:
     weight: Weight | None = None
     place: int | None = None
 
+    @property
+    def of_finite(self) -> Table:
+        """Its table, once no real latent is left."""
+        if not isinstance(self.table, Table):
+            raise RuntimeError(f"real latents are left: {sorted(self.latents)}.")
+        return self.table
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -82,9 +89,9 @@ class Layout:
         for term in terms:
             home = next((g for g in groups if g <= term.plates), frozenset())
             term = self.project(term, home, context)
-            table = term.table
+            table = term.of_finite
             if with_weights and term.weight is not None:
-                table = weighted(table, term.weight, context.once)
+                table = _weighted(table, term.weight, context.once)
             members.setdefault(home, []).append(table) if home else scalars.append(table)
         tables = []
         for home, own in members.items():
@@ -103,7 +110,8 @@ class Layout:
         """log Z: every final term multiplied over its plates."""
         value = jnp.zeros(())
         for term in terms:
-            table = term.table if term.weight is None else weighted(term.table, term.weight)
+            table = term.of_finite
+            table = table if term.weight is None else _weighted(table, term.weight, False)
             value = value + table.array.sum() * self.repeats(term.plates, table)
         return value
 
@@ -115,13 +123,23 @@ class Pass:
 
     `once`: a weighted unit keeps its value, but its derivative counts it once. A posterior is such
     a derivative: the weight says how much a unit tells about the latents above it, not how often
-    its own latents exist.
+    its own latents exist. `assigned`: where it is true, what real latents say of finite ones has no
+    value: clamps alone assign these.
     """
 
     mode: Mode = SUM
     maps: Mapping[Pair, jax.Array] = field(default_factory=dict)
     valid: Mapping[str, jax.Array] = field(default_factory=dict)
     once: bool = False
+    assigned: jax.Array | None = None
+
+
+def without_value(table: Table, condition: jax.Array) -> Table:
+    """Where the condition holds, a table of no value and with the same derivatives; what is impossible
+    stays so."""
+    array = table.array
+    nothing = jnp.where(jnp.isfinite(array), array - jax.lax.stop_gradient(array), array)
+    return Table(jnp.where(condition, nothing, array), table.axes)
 
 
 def weighted(table: Potential, weight: Weight, once: bool = False) -> Table | Quadratic:

@@ -175,14 +175,14 @@ class Chain(Step):
         last: list[Table] = []
         for term in touching:
             if self.time in term.plates:
-                every.append(term.table)
+                every.append(term.of_finite)
             elif self.rest in term.plates:
-                rest.append(term.table)
+                rest.append(term.of_finite)
             elif term.place == LAST:
-                last.append(term.table)
+                last.append(term.of_finite)
             else:
                 step = term.place or 0
-                heads[step].append(self._aged(term.table, self.order - 1 - step))
+                heads[step].append(self._aged(term.of_finite, self.order - 1 - step))
         return _Parts(heads, rest, every, last)
 
     def _emission(self, arrange: Callable[..., jax.Array], parts: _Parts) -> jax.Array:

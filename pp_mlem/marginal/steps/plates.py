@@ -16,7 +16,8 @@ import numpy as np
 from pp_mlem.base.no import No
 from pp_mlem.marginal.steps.base import Graph, Step
 from pp_mlem.potentials.quadratic import take_out
-from pp_mlem.potentials.term import Layout, Pass, Term, weighted
+from pp_mlem.potentials.table import Table
+from pp_mlem.potentials.term import Layout, Pass, Term, weighted, without_value
 from pp_mlem.program.reading import TABLE_LIMIT, Reading
 
 
@@ -27,6 +28,7 @@ class PlateStep(Step):
     order: tuple[str, ...]
     plates: dict[str, frozenset[str]]
     layout: Layout
+    reals: frozenset[str] = frozenset()
 
     @classmethod
     def plan(cls, graph: Graph) -> tuple[Step, Graph] | No:
@@ -34,7 +36,8 @@ class PlateStep(Step):
         if not first:
             return No("every latent that is left waits for a step of another kind")
         order, left = _order(graph, first)
-        return cls(order, first, graph.layout), left
+        reals = frozenset(s.name for s in graph.reading.reals)
+        return cls(order, first, graph.layout, reals), left
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
         for latent in self.order:
@@ -46,6 +49,8 @@ class PlateStep(Step):
                 touching = [_of_unit(t, plates) for t in touching]
             projected = [self.layout.project(t, plates, context) for t in touching]
             left = take_out([t.table for t in projected], latent, context.mode)
+            if context.assigned is not None and latent in self.reals and isinstance(left, Table):
+                left = without_value(left, context.assigned)
             weight = next((t.weight for t in projected if t.weight is not None), None)
             latents = frozenset().union(*(t.latents for t in projected)) - {latent}
             place = next((t.place for t in projected if t.place is not None), None)
