@@ -121,6 +121,19 @@ def weighed(y, group, w):
         numpyro.sample("y", dist.Normal(b[group], 1.0), obs=y)
 
 
+def by_shape(data):
+    """No plate: the batch shapes of the distributions declare the units."""
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    theta = numpyro.sample("theta", dist.Normal(mu * jnp.ones(data["n"]), tau))
+    numpyro.sample("obs", dist.Normal(theta, data["sigma"]), obs=data["y"])
+
+
+SCHOOLS = {
+    "n": 8,
+    "y": np.array([28.0, 8, -3, 7, -1, 1, 18, 12]),
+    "sigma": np.array([15.0, 10, 16, 11, 9, 11, 10, 18]),
+}
 PROGRAMS = [
     (random_intercepts, (Y, GROUP), {}),
     (nested, (Y, GROUP, SCHOOL), {}),
@@ -132,6 +145,7 @@ PROGRAMS = [
     (growth, (Y, X, GROUP), {}),
     (one_for_all, (Y,), {}),
     (measured_twice, (WIDE, HOLES), {}),
+    (by_shape, (SCHOOLS,), {}),
     (weighed, (Y, GROUP, 1.0 + np.arange(9) % 3), {}),
 ]
 

@@ -920,7 +920,6 @@ def random_intercepts(group, x, y=None):
         numpyro.sample("obs", dist.Normal(alpha[group] + x, sigma), obs=y)
 
 
-case("random intercepts", GROUP, X, Y, refused="α")(random_intercepts)
 case("random intercepts, estimated", GROUP, X, Y, options={"parameters": {"α"}})(random_intercepts)
 
 
@@ -1393,7 +1392,6 @@ def schools(data):
     numpyro.sample("obs", dist.Normal(theta, data["sigma"]), obs=data["y"])
 
 
-case("eight schools", SCHOOLS, refused="theta")(schools)
 case("eight schools, estimated", SCHOOLS, options={"parameters": {"theta"}})(schools)
 
 

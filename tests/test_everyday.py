@@ -13,6 +13,7 @@ import pytest
 from everyday import enumerated, point
 from numpyro import handlers
 from numpyro.infer.reparam import LocScaleReparam
+from scipy import stats
 
 from pp_mlem import Model, fit_em, fit_mle
 
@@ -579,9 +580,13 @@ def test_refusal_names_the_cause(name):
         Model(program, X)
 
 
-def test_refusal_of_a_hierarchical_prior_names_the_way():
-    with pytest.raises(ValueError, match=r"'mu'.*parameters=\{\"mu\"\}.*fit_nuts"):
-        Model(hierarchical, X, np.array([0, 0, 1, 1, 0]))
+def test_a_hierarchical_prior_is_integrated_out():
+    group = np.array([0, 0, 1, 1, 0])
+    model = Model(hierarchical, X, group)
+    assert model.roles["mu"] == "latent"
+    cov = 0.8**2 * (group[:, None] == group) + np.eye(5)
+    expected = stats.multivariate_normal(np.full(5, 0.3), cov).logpdf(X)
+    assert model.log_likelihood({"m": 0.3, "tau": 0.8}) == pytest.approx(expected, rel=1e-10)
 
 
 def bounds_per_row(y, high):

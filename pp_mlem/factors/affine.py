@@ -58,7 +58,7 @@ class AffineFactor(Factor):
         coordinates = tuple((n, reals[n].size) for n in touched)
         return cls(
             **common(probe, frozenset())
-            | {"family": probe.family, "bindings": {}, "law_of": "", "own": site.law_of},
+            | {"family": probe.family, "law_of": "", "own": site.law_of},
             varies_by_row=bool(probe.varying),
             reason=f"affine in {', '.join(touched)}",
             coordinates=coordinates,
@@ -78,6 +78,24 @@ class AffineFactor(Factor):
 
     def canonical(self, reading: Reading, probed: tuple[Any, Any, Any, Any]) -> jax.Array:
         """Natural parameters from what is left at the basis points."""
+        at_zero, moves, precision, normaliser, root = self.arranged(reading, probed)
+        weighed = precision @ moves
+        origin = jnp.squeeze(precision @ at_zero[..., None], -1)
+        parts = [
+            jnp.swapaxes(moves, -1, -2) @ weighed,
+            jnp.squeeze(jnp.swapaxes(moves, -1, -2) @ origin[..., None], -1),
+            (at_zero * origin).sum(-1),
+            normaliser,
+        ]
+        parts += [-at_zero, moves, root] if self.own else [weighed, origin, precision]
+        batch = normaliser.shape
+        return jnp.concatenate([p.reshape(*batch, -1) for p in parts], -1)
+
+    def arranged(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any]
+    ) -> tuple[jax.Array, ...]:
+        """What is left of the value at latents of zero (*latents, *plates, columns, D), how the latents
+        move it (..., D, L), its precision (..., D, D), the normaliser and a root of the covariance."""
         residual, precision, normaliser, root = probed
         vector = self.family.event_dim if self.family is not None else 0
         batch = jnp.broadcast_shapes(
@@ -106,22 +124,9 @@ class AffineFactor(Factor):
             residual, precision = residual[..., None], precision[..., None, None]
             root = root[..., None, None]
         at_zero = residual[0]
-        moves = residual[self.places(reading)] - at_zero
-        moves = jnp.moveaxis(moves, 0, -1)  # (*batch, D, L)
-        weighed = precision @ moves
-        origin = jnp.squeeze(precision @ at_zero[..., None], -1)
-        parts = [
-            jnp.swapaxes(moves, -1, -2) @ weighed,
-            jnp.squeeze(jnp.swapaxes(moves, -1, -2) @ origin[..., None], -1),
-            (at_zero * origin).sum(-1),
-            normaliser,
-        ]
-        if not self.own:
-            parts += [weighed, origin, precision]
-        else:
-            parts += [-at_zero, moves, root]
-        flat = [p.reshape(*batch, -1) for p in parts]
-        return jnp.concatenate(flat, -1).reshape(*lead, count, -1)
+        moves = jnp.moveaxis(residual[self.places(reading)] - at_zero, 0, -1)
+        found = at_zero, moves, precision, normaliser, root
+        return tuple(a.reshape(*lead, count, *a.shape[len(batch) :]) for a in found)
 
     def for_value(self, eta: jax.Array) -> jax.Array:
         """A law without its canonical part: the mean, slope and root say the same."""

@@ -203,10 +203,13 @@ class Gathers:
                 "that meet one another, as in a network, does not factorise; each row may read one "
                 "unit, with all its latents."
             )
+        remedy = ""
+        if self.reading.sites[latents[0]].real:
+            remedy = f' Or estimate it, with Model(..., parameters={{"{latents[0]}"}}).'
         raise Refused(
             f"latent '{latents[0]}' reaches '{site}' from several units {where}. A sum over units "
             "that meet one another, as in a network, does not factorise; each row may read one "
-            "unit, as in g[group]."
+            f"unit, as in g[group].{remedy}"
         )
 
 

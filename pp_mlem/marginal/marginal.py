@@ -217,7 +217,9 @@ class Marginal:
 def _without_value(term: Term, condition: jax.Array) -> Term:
     """A term of finite latents alone, without its value where the condition holds."""
     table = term.table
-    return replace(term, table=without_value(table, condition)) if isinstance(table, Table) else term
+    return (
+        replace(term, table=without_value(table, condition)) if isinstance(table, Table) else term
+    )
 
 
 def _zero(eta: Natural) -> jax.Array:
