@@ -537,3 +537,132 @@ def test_transplants_with_misclassification():
     ):
         assert value == pytest.approx(gold[name], abs=1e-5)
     assert fit.params["e2"][0] == pytest.approx(gold["e21"], abs=1e-5)
+
+
+def dyestuff(y, batch):
+    mu = numpyro.sample("mu", dist.Normal(0, 1e4))
+    tau = numpyro.sample("tau", dist.HalfNormal(100))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(100))
+    with numpyro.plate("batches", 6):
+        b = numpyro.sample("b", dist.Normal(mu, tau))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(b[batch], sigma), obs=y)
+
+
+def codes(column):
+    return column.astype("category").cat.codes.to_numpy()
+
+
+@pytest.mark.parametrize("fit_by", [fit_em, fit_mle])
+def test_dyestuff_by_maximum_likelihood(fit_by):
+    gold, data = expected("C02_dyestuff_ml"), table("C02_dyestuff_ml")
+    fit = fit_by(Model(dyestuff, data.Yield.to_numpy(), codes(data.Batch)), starts=2)
+    assert -2 * fit.log_likelihood == pytest.approx(gold["deviance(-2loglik)"], abs=1e-8)
+    assert fit.aic == pytest.approx(gold["AIC"], abs=1e-7)
+    assert fit.params["sigma"] == pytest.approx(gold["sigma"], rel=1e-6)
+    assert fit.params["tau"] == pytest.approx(gold["sd_batch"], rel=1e-5)
+    assert fit.standard_errors()["mu"] == pytest.approx(gold["se_mu"], rel=1e-5)
+
+
+@pytest.mark.parametrize("fit_by", [fit_em, fit_mle])
+@pytest.mark.parametrize("correlated", [True, False])
+def test_sleepstudy_by_maximum_likelihood(fit_by, correlated):
+    def program(y, days, subject):
+        beta = numpyro.sample("beta", dist.Normal(0, 1e3).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(100))
+        if correlated:
+            matrices = dist.constraints.positive_definite
+            S = numpyro.param("S", 100 * jnp.eye(2), constraint=matrices)
+            law = dist.MultivariateNormal(jnp.zeros(2), S)
+        else:
+            s = numpyro.sample("s", dist.HalfNormal(100).expand([2]).to_event(1))
+            law = dist.Normal(jnp.zeros(2), s).to_event(1)
+        with numpyro.plate("subjects", 18):
+            b = numpyro.sample("b", law)
+        with numpyro.plate("rows", len(y)):
+            mean = beta[0] + b[subject, 0] + (beta[1] + b[subject, 1]) * days
+            numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+    gold, data = expected("C04_sleepstudy_ml"), table("C04_sleepstudy_ml")
+    arrays = (data.Reaction.to_numpy(), data.Days.to_numpy(), codes(data.Subject))
+    fit = fit_by(Model(program, *arrays, latents={"b"}), starts=2)
+    if not correlated:
+        assert -2 * fit.log_likelihood == pytest.approx(gold["deviance_zerocorr"], abs=1e-6)
+        found = [*fit.params["s"], fit.params["sigma"]]
+        told = ("sd_int_zerocorr", "sd_slope_zerocorr", "sigma_zerocorr")
+        np.testing.assert_allclose(found, [gold[n] for n in told], rtol=1e-4)
+        return
+    assert fit.log_likelihood == pytest.approx(gold["loglik"], abs=1e-8)
+    np.testing.assert_allclose(fit.params["beta"], [gold["intercept"], gold["Days"]], rtol=1e-8)
+    errors = fit.standard_errors()
+    assert errors["beta[0]"] == pytest.approx(gold["se_int"], rel=1e-5)
+    assert errors["beta[1]"] == pytest.approx(gold["se_Days"], rel=1e-5)
+    sds = np.sqrt(np.diag(fit.params["S"]))
+    np.testing.assert_allclose(sds, [gold["sd_int"], gold["sd_slope"]], rtol=1e-4)
+    assert fit.params["S"][0, 1] / sds.prod() == pytest.approx(gold["corr"], abs=1e-4)
+
+
+@pytest.mark.parametrize("L", [1, 2])
+def test_harmans_girls_by_factor_analysis(L):
+    """Data whose correlations are those published: 305 rows of which only these are known."""
+
+    def program(x):
+        d = x.shape[1]
+        W = numpyro.sample("W", dist.Normal(0, 1).expand([d, L]).to_event(2))
+        psi = numpyro.sample("psi", dist.HalfNormal(1).expand([d]).to_event(1))
+        with numpyro.plate("girls", len(x)):
+            u = numpyro.sample("u", dist.Normal(0, 1).expand([L]).to_event(1))
+            numpyro.sample("x", dist.Normal(u @ W.T, psi).to_event(1), obs=x)
+
+    gold = expected("C07_harman23_factanal")
+    R = table("C07_harman23_factanal").iloc[:, 1:].to_numpy(float)
+    n = 305
+    free = np.random.default_rng(0).normal(size=(n, len(R)))
+    free -= free.mean(0)
+    white = free @ np.linalg.inv(np.linalg.cholesky(free.T @ free / n)).T
+    x = white @ np.linalg.cholesky(R).T
+    fit = fit_em(Model(program, x, latents={"u"}), starts=4)
+    saturated = -n / 2 * (len(R) * (1 + np.log(2 * np.pi)) + np.linalg.slogdet(R)[1])
+    discrepancy = 2 / n * (saturated - fit.log_likelihood)
+    assert discrepancy == pytest.approx(gold[f"recomputed_discrepancy_{L}f"], abs=1e-7)
+    names = table("C07_harman23_factanal").columns[1:]
+    told = [gold[f"uniq_{L}f {name}"] for name in names]
+    np.testing.assert_allclose(fit.params["psi"] ** 2, told, atol=2e-5)
+
+
+@pytest.mark.parametrize("L", [1, 2, 3])
+def test_iris_by_probabilistic_pca(L):
+    gold, shelf = expected("C12_ppca_iris"), find_model("probabilistic_pca")
+    fit = fit_em(Model(shelf.program, **shelf.data(), L=L, **shelf.options), starts=3)
+    assert fit.log_likelihood == pytest.approx(gold[f"loglik_q{L}"], abs=1e-8)
+    assert fit.params["sigma"] ** 2 == pytest.approx(gold[f"sigma2_q{L}"], rel=1e-6)
+
+
+def test_vaccine_trials_by_meta_analysis():
+    def program(y, s, z):
+        b = numpyro.sample("b", dist.Normal(0, 5).expand([z.shape[1]]).to_event(1))
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("trials", len(y)):
+            theta = numpyro.sample("theta", dist.Normal(z @ b, tau))
+            numpyro.sample("y", dist.Normal(theta, s), obs=y)
+
+    gold, data = expected("C13_bcg_random_effects_meta"), table("C13_bcg_random_effects_meta")
+    one = np.ones((13, 1))
+    odds = np.log(data.tpos * data.cneg / (data.tneg * data.cpos)).to_numpy()
+    s = np.sqrt(1 / data.tpos + 1 / data.tneg + 1 / data.cpos + 1 / data.cneg).to_numpy()
+    fit = fit_em(Model(program, odds, s, one), starts=1)
+    assert np.exp(fit.params["b"][0]) == pytest.approx(gold["OR pooled"], rel=1e-6)
+    assert fit.params["tau"] ** 2 == pytest.approx(gold["tau2_OR"], rel=1e-6)
+    limits = fit.intervals("profile", ["tau"]).loc["tau"].to_numpy() ** 2
+    told = [gold["profile CI tau2 lower"], gold["profile CI tau2 upper"]]
+    np.testing.assert_allclose(limits, told, rtol=1e-3)
+    slope = fit_em(Model(program, odds, s, np.column_stack([one, data.ablat])), starts=1)
+    told = [gold["metareg OR intercept"], gold["metareg OR ablat"]]
+    np.testing.assert_allclose(slope.params["b"], told, rtol=1e-4)
+    treated, control = data.tpos / (data.tpos + data.tneg), data.cpos / (data.cpos + data.cneg)
+    risk = np.log(treated / control).to_numpy()
+    s = np.sqrt(
+        1 / data.tpos - 1 / (data.tpos + data.tneg) + 1 / data.cpos - 1 / (data.cpos + data.cneg)
+    ).to_numpy()
+    fit = fit_mle(Model(program, risk, s, one), starts=1)
+    assert fit.log_likelihood == pytest.approx(gold["RR loglik"], abs=1e-6)

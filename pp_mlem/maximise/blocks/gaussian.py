@@ -291,7 +291,7 @@ def _no_coefficients(
 def _is_affine(group: Group, members: list[AffineFactor], space: ParameterSpace) -> bool:
     reading, rng = group.reading, np.random.default_rng(2)
     whole = reading.space
-    rest = whole.constrain(rng.uniform(-1, 1, whole.size))
+    rest = whole.constrain(jnp.asarray(rng.uniform(-1, 1, whole.size)))
 
     def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
         def one(vector: Any) -> Any:
