@@ -4,7 +4,7 @@
     python benchmarks/same.py compare OLD NEW
 
 Recorded are, of every program of the shelf and of the tests: log Z and its gradient
-at two random points of the parameters, its information at the second, and with --fits the ends of fit_em and fit_mle from one start (that of another record where it is given). To record
+at two random points of the parameters, its information at the second, and with --fits the ends of fit_em and fit_mle from one start. Where another record is given, of its programs, from its starts. To record
 an old version, run its checkout's package: PYTHONPATH=<old checkout> python benchmarks/same.py ...
 Compared are numbers to 1e-10 of their size, log-likelihoods of fits to 1e-9, estimates to 1e-5 of a
 standard error, and statuses.
@@ -132,7 +132,7 @@ def record(path: Path, with_fits: bool, starts: Path | None, every: int, only: s
     kept: dict[str, Any] = {}
     others = pickle.loads(starts.read_bytes()) if starts else {}
     for i, (name, build) in enumerate(cases()):
-        if only not in name or i % every:
+        if only not in name or i % every or (starts and name not in others):
             continue
         clock = time.perf_counter()
         try:

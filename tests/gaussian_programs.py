@@ -121,6 +121,29 @@ def weighed(y, group, w):
         numpyro.sample("y", dist.Normal(b[group], 1.0), obs=y)
 
 
+def crossed(y, x, a, b):
+    """Random intercepts and slopes of one grouping, intercepts of another, and one for all."""
+    tau = numpyro.sample("tau", dist.HalfNormal(1).expand([3]).to_event(1))
+    level = numpyro.sample("level", dist.Normal(tau[2], 1.0))
+    with numpyro.plate("left", 4):
+        u = numpyro.sample("u", dist.Normal(jnp.array([0.3, 0.0]), tau[:2]).to_event(1))
+    with numpyro.plate("right", 3):
+        v = numpyro.sample("v", dist.Normal(0.5 * level, tau[2]))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(u[a, 0] + u[a, 1] * x + v[b], 0.8), obs=y)
+
+
+def crossed_plates(y):
+    """Crossed by the dimensions of the plates alone: rows and columns of a table, with a hole in it."""
+    tau = numpyro.sample("tau", dist.HalfNormal(1).expand([2]).to_event(1))
+    with numpyro.plate("of rows", 7, dim=-2):
+        r = numpyro.sample("r", dist.Normal(1.0, tau[0]))
+    with numpyro.plate("of columns", 4, dim=-1):
+        c = numpyro.sample("c", dist.Normal(0.0, tau[1]))
+    with numpyro.plate("of columns", 4, dim=-1), numpyro.plate("of rows", 7, dim=-2):
+        numpyro.sample("y", dist.Normal(r + c, 0.6), obs=y)
+
+
 def by_shape(data):
     """No plate: the batch shapes of the distributions declare the units."""
     mu = numpyro.sample("mu", dist.Normal(0, 5))
@@ -146,6 +169,8 @@ PROGRAMS = [
     (one_for_all, (Y,), {}),
     (measured_twice, (WIDE, HOLES), {}),
     (by_shape, (SCHOOLS,), {}),
+    (crossed, (Y, X, GROUP, np.arange(9) % 3), {}),
+    (crossed_plates, (HOLES,), {}),
     (weighed, (Y, GROUP, 1.0 + np.arange(9) % 3), {}),
 ]
 

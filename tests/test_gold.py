@@ -666,3 +666,26 @@ def test_vaccine_trials_by_meta_analysis():
     ).to_numpy()
     fit = fit_mle(Model(program, risk, s, one), starts=1)
     assert fit.log_likelihood == pytest.approx(gold["RR loglik"], abs=1e-6)
+
+
+@pytest.mark.parametrize("fit_by", [fit_em, fit_mle])
+def test_penicillin_with_crossed_effects(fit_by):
+    def program(y, plate, sample):
+        mu = numpyro.sample("mu", dist.Normal(0, 100))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+        tau = numpyro.sample("tau", dist.HalfNormal(1).expand([2]).to_event(1))
+        with numpyro.plate("plates", 24):
+            u = numpyro.sample("u", dist.Normal(0, tau[0]))
+        with numpyro.plate("samples", 6):
+            v = numpyro.sample("v", dist.Normal(0, tau[1]))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(mu + u[plate] + v[sample], sigma), obs=y)
+
+    gold, data = expected("C05_penicillin_crossed_ml"), table("C05_penicillin_crossed_ml")
+    arrays = data.diameter.to_numpy(), codes(data["plate"]), codes(data["sample"])
+    fit = fit_by(Model(program, *arrays), starts=2)
+    assert -2 * fit.log_likelihood == pytest.approx(gold["deviance"], abs=1e-7)
+    told = [gold["sd_plate"], gold["sd_sample"]]
+    np.testing.assert_allclose(fit.params["tau"], told, rtol=1e-5)
+    assert fit.params["mu"] == pytest.approx(gold["mu"], rel=1e-8)
+    assert fit.standard_errors()["mu"] == pytest.approx(gold["se_mu"], rel=1e-5)

@@ -36,6 +36,8 @@ class PlateStep(Step):
         if not first:
             return No("every latent that is left waits for a step of another kind")
         order, left = _order(graph, first)
+        if not order:
+            return No("real latents are crossed")
         reals = frozenset(s.name for s in graph.reading.reals)
         return cls(order, first, graph.layout, reals), left
 
@@ -100,6 +102,8 @@ def _order(graph: Graph, wanted: dict[str, frozenset[str]]) -> tuple[tuple[str, 
             for name, own in remaining.items()
             if not _has_deeper(graph, name, own, remaining)
         }
+        if not costs and any(graph.reading.sites[n].real for n in remaining):
+            break  # crossed: taken out together
         if not costs:
             names = ", ".join(f"'{n}'" for n in sorted(remaining))
             raise ValueError(

@@ -7,10 +7,11 @@ from pp_mlem.base.no import No
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.steps.base import Claim, Graph, Scope, Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
+from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.marginal.steps.plates import PlateStep
 from pp_mlem.program.reading import Reading
 
-STEPS: list[type[Step]] = [PlateStep, Chain]
+STEPS: list[type[Step]] = [PlateStep, JointStep, Chain]
 
 
 def register(kind: type[Step]) -> None:
