@@ -169,14 +169,14 @@ def test_laws_and_places_of_no_real_latent_are_refused():
 def test_more_crossed_latents_than_a_matrix_holds_are_refused_with_the_size():
     def program(y, a, b):
         tau = numpyro.sample("tau", dist.HalfNormal(1).expand([2]).to_event(1))
-        with numpyro.plate("plates", 3000):
+        with numpyro.plate("plates", 9000):
             u = numpyro.sample("u", dist.Normal(0.0, tau[0]))
-        with numpyro.plate("samples", 2000):
+        with numpyro.plate("samples", 5000):
             v = numpyro.sample("v", dist.Normal(0.0, tau[1]))
         with numpyro.plate("rows", len(y)):
             numpyro.sample("y", dist.Normal(u[a] + v[b], 1.0), obs=y)
 
-    with pytest.raises(ValueError, match=r"'u', 'v' have 5000 numbers together \(u: 3000 x 1"):
+    with pytest.raises(ValueError, match=r"'u', 'v' have 14000 numbers together \(u: 9000 x 1"):
         Model(program, programs.Y, programs.GROUP, np.arange(9) % 3)
 
 

@@ -195,7 +195,7 @@ class _Parts:
     ) -> _Parts:
         linear = form.linear.aligned((*order, ROW))
         precision = form.precision.aligned((*order, ROW, COLUMN))
-        root = _inverse_root(precision[..., own[:, None], own])
+        root = inverse_root(precision[..., own[:, None], own])
         given = linear[..., own]
         cross = root @ precision[..., own[:, None], rest]
         return cls(
@@ -204,22 +204,8 @@ class _Parts:
         )  # fmt: skip
 
     def value(self, mode: Mode) -> jax.Array:
-        """log of the integral, as far as it does not depend on the other coordinates; in mode `Max` the
-        value at the maximum. The derivative with respect to `linear` is the mean, or one draw."""
-        best = (self.own**2).sum(-1) / 2
-        if isinstance(mode, Max):
-            return best
-        size = self.root.shape[-1]
-        volume = jnp.log(jnp.diagonal(self.root, axis1=-2, axis2=-1)).sum(-1)
-        value = best + volume + size / 2 * jnp.log(2 * jnp.pi)
-        if isinstance(mode, Draw):
-            batch = jnp.broadcast_shapes(self.root.shape[:-1], self.given.shape)
-            noise = jax.random.normal(mode.next_key(), batch, self.root.dtype)
-            swapped = jnp.swapaxes(self.root, -1, -2)
-            away = jnp.squeeze(swapped @ noise[..., None], -1)
-            nudge = (jax.lax.stop_gradient(away) * self.given).sum(-1)
-            value = value + nudge - jax.lax.stop_gradient(nudge)
-        return value
+        """See `value_of`."""
+        return value_of(self.root, self.own, self.given, mode)
 
     def left(self) -> tuple[jax.Array, jax.Array]:
         """(linear, precision) of the other coordinates: the Schur complement."""
@@ -228,7 +214,26 @@ class _Parts:
         return linear, self.precision - swapped @ self.cross
 
 
-def _inverse_root(precision: jax.Array) -> jax.Array:
+def value_of(root: jax.Array, own: jax.Array, given: jax.Array, mode: Mode) -> jax.Array:
+    """log of the integral of a quadratic, as far as it does not depend on other coordinates; in mode `Max`
+    the value at the maximum. The derivative with respect to the linear part `given` is the mean, or one
+    draw. `root` is the inverse root of the precision, `own` that times `given`."""
+    best = (own**2).sum(-1) / 2
+    if isinstance(mode, Max):
+        return best
+    size = root.shape[-1]
+    volume = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+    value = best + volume + size / 2 * jnp.log(2 * jnp.pi)
+    if isinstance(mode, Draw):
+        batch = jnp.broadcast_shapes(root.shape[:-1], given.shape)
+        noise = jax.random.normal(mode.next_key(), batch, root.dtype)
+        away = jnp.squeeze(jnp.swapaxes(root, -1, -2) @ noise[..., None], -1)
+        nudge = (jax.lax.stop_gradient(away) * given).sum(-1)
+        value = value + nudge - jax.lax.stop_gradient(nudge)
+    return value
+
+
+def inverse_root(precision: jax.Array) -> jax.Array:
     """R with R' R the inverse of a positive definite matrix, lower triangular."""
     size = precision.shape[-1]
     if size == 1:
