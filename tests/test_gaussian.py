@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from pp_mlem import Model, fit_em, fit_mle, fit_nuts, load
 from pp_mlem.base.precision import working_precision
@@ -252,3 +253,73 @@ def test_data_drawn_anew_and_fitted_in_lanes():
     assert np.all(np.isfinite(errors)) and np.all(errors > 0)
     again = model.redraw(fit.params, seed=1)
     assert again.log_likelihood(fit.params) != model.log_likelihood(fit.params)
+
+
+def test_a_flat_law_of_coefficients_gives_the_restricted_likelihood():
+    """Against statsmodels, and the whole Gaussian with the coefficients integrated out by hand."""
+
+    def program(y, x, group):
+        beta = numpyro.sample("beta", dist.ImproperUniform(real_vector, (), (2,)))
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+        with numpyro.plate("groups", 6):
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(beta[0] + beta[1] * x + u[group], sigma), obs=y)
+
+    real_vector = dist.constraints.real_vector
+    rng = np.random.default_rng(2)
+    group, x = np.arange(60) % 6, rng.normal(size=60)
+    y = 1.0 + 2.0 * x + rng.normal(size=6)[group] + 0.5 * rng.normal(size=60)
+    model = Model(program, y, x, group, latents={"beta"})
+    design = np.column_stack([np.ones(60), x])
+    V = 0.6**2 * (group[:, None] == group) + 0.8**2 * np.eye(60)
+    precision = np.linalg.inv(V)
+    bend = design.T @ precision @ design
+    mean = np.linalg.solve(bend, design.T @ precision @ y)
+    left = y - design @ mean
+    value = -0.5 * (left @ precision @ left + np.linalg.slogdet(V)[1] + np.linalg.slogdet(bend)[1])
+    value -= 58 / 2 * np.log(2 * np.pi)
+    params = {"tau": 0.6, "sigma": 0.8}
+    assert model.log_likelihood(params) == pytest.approx(value, rel=1e-10)
+    told = model.posterior(params)["beta"]
+    np.testing.assert_allclose(told.mean, mean, rtol=1e-9)
+    np.testing.assert_allclose(told.covariance, np.linalg.inv(bend), rtol=1e-8)
+    theirs = MixedLM(y, design, group).fit(reml=True)
+    fit = fit_mle(model)
+    assert fit.log_likelihood == pytest.approx(theirs.llf, abs=1e-6)
+    assert fit.params["sigma"] ** 2 == pytest.approx(theirs.scale, rel=1e-4)
+    assert fit_em(model).log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-9)
+
+
+def test_classification_is_of_finite_latents():
+    shelf = find_model("random_effects")
+    fit = fit_mle(Model(shelf.program, **shelf.data()))
+    assert fit.icl == pytest.approx(fit.bic, rel=1e-12)
+    mixed = Model(programs.mixture_of_factors, programs.WIDE, latents={"u"})
+    with working_precision(mixed.dtype):
+        params = {k: np.asarray(v) for k, v in neutral_parameters(mixed.reading, 3).items()}
+    chosen = mixed.decode(params)["z"]
+    known = Model(programs.mixture_of_factors, programs.WIDE, latents={"u"}, observe={"z": chosen})
+    assert mixed.classification_log_likelihood(params) == pytest.approx(
+        known.log_likelihood(params), rel=1e-10
+    )
+
+
+def test_normal_equations_are_the_maximum_of_the_expected_likelihood():
+    model = Model(*[programs.slopes, programs.Y, programs.X, programs.GROUP])
+    with working_precision(model.dtype):
+        target = model.target()
+        vector = 0.2 * np.random.default_rng(1).normal(size=target.space.size)
+        kinds = {b.method for b in target.problem.blocks}
+        statistics = target.expectation(vector)[1]
+        for _ in range(60):  # in turn, until both are at rest
+            vector = target.maximise(vector, statistics)
+        slope = jax.grad(target.expected)(vector, statistics)
+    assert "closed, in turn" in kinds
+    np.testing.assert_allclose(slope, 0.0, atol=1e-6)
+
+
+def test_labels_of_a_real_latent_are_refused():
+    with pytest.raises(ValueError, match=r"observe: 'b' is a real latent.*obs="):
+        Model(programs.random_intercepts, programs.Y, programs.GROUP, observe={"b": np.zeros(4)})

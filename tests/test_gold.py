@@ -689,3 +689,26 @@ def test_penicillin_with_crossed_effects(fit_by):
     np.testing.assert_allclose(fit.params["tau"], told, rtol=1e-5)
     assert fit.params["mu"] == pytest.approx(gold["mu"], rel=1e-8)
     assert fit.standard_errors()["mu"] == pytest.approx(gold["se_mu"], rel=1e-5)
+
+
+def test_sleepstudy_by_restricted_likelihood():
+    """The criterion that lme4 prints for lmer(Reaction ~ Days + (Days | Subject)): 1743.628, and its
+    standard errors of the coefficients, 6.825 and 1.546 (Bates et al. 2015, doi:10.18637/jss.v067.i01)."""
+
+    def program(y, days, subject):
+        beta = numpyro.sample("beta", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+        matrices = dist.constraints.positive_definite
+        S = numpyro.param("S", 100 * jnp.eye(2), constraint=matrices)
+        sigma = numpyro.sample("sigma", dist.HalfNormal(100))
+        with numpyro.plate("subjects", 18):
+            b = numpyro.sample("b", dist.MultivariateNormal(jnp.zeros(2), S))
+        with numpyro.plate("rows", len(y)):
+            mean = beta[0] + b[subject, 0] + (beta[1] + b[subject, 1]) * days
+            numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+    data = table("C04_sleepstudy_ml")
+    arrays = (data.Reaction.to_numpy(), data.Days.to_numpy(), codes(data.Subject))
+    model = Model(program, *arrays, latents={"b", "beta"})
+    fit = fit_em(model, starts=1)
+    assert -2 * fit.log_likelihood == pytest.approx(1743.628, abs=1e-3)
+    np.testing.assert_allclose(fit.posterior()["beta"].sd, [6.825, 1.546], atol=6e-4)

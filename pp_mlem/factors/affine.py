@@ -49,7 +49,7 @@ class AffineFactor(Factor):
         reals = {s.name: s for s in reading.reals}
         touched = [n for n in probe.latents if n in reals]
         if not touched:
-            return No("no real latent enters it")
+            return No("")  # no real latent enters it
         wrong = _wrong(probe, frozenset(touched))
         if wrong:
             first = reals[touched[0]]

@@ -16,6 +16,7 @@ from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.factors.axes import positions
 from pp_mlem.factors.base import Factor, Probe
 from pp_mlem.factors.family import FamilyFactor
+from pp_mlem.factors.flat import FlatFactor
 from pp_mlem.factors.table import TableFactor
 from pp_mlem.families import Family, family_of
 from pp_mlem.program.bindings import Binding, closed_form_candidates, find_bindings, given_arguments
@@ -25,7 +26,7 @@ from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
 
-KINDS: list[type[Factor]] = [AffineFactor, FamilyFactor, TableFactor]
+KINDS: list[type[Factor]] = [FlatFactor, AffineFactor, FamilyFactor, TableFactor]
 
 
 def register(kind: type[Factor]) -> None:
@@ -80,9 +81,9 @@ def _first(probe: Probe) -> Factor:
     declined = ""
     for kind in KINDS:
         factor = kind.read(probe)
-        if isinstance(factor, Factor):  # the last one tells why the others declined
+        if isinstance(factor, Factor):  # the last one tells why those before declined, if they say
             return factor if not declined else replace(factor, reason=declined)
-        declined = factor.reason
+        declined = factor.reason or declined
     raise ValueError(f"site '{probe.site.name}' cannot be a factor of log Z: {declined}.")
 
 

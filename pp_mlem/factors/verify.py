@@ -16,6 +16,7 @@ import numpy as np
 from pp_mlem.base.precision import finite_or_minus_inf
 from pp_mlem.factors.affine import AffineFactor, refuse_nonaffine
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.flat import FlatFactor
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.laws import check_laws
 from pp_mlem.factors.lookup import Configuration
@@ -70,7 +71,9 @@ class Verification:
     @cached_property
     def plain(self) -> tuple[Factor, ...]:
         """Every factor as a table, but for those that are affine in real latents."""
-        return tuple(as_table(f) for f in self.factors if not isinstance(f, AffineFactor))
+        return tuple(
+            as_table(f) for f in self.factors if not isinstance(f, (AffineFactor, FlatFactor))
+        )
 
     def difference(self, dynamic: tuple) -> Difference | None:
         """None when the tables equal NumPyro's own densities, else the first site that differs.

@@ -180,6 +180,6 @@ def chosen(bound: Bound, name: str, table: Any) -> np.ndarray:
 def classification_log_likelihood(
     marginal: Marginal, params: Values, data: ProgramData
 ) -> jax.Array:
-    """max over latents of log p(data, latents). Traceable."""
+    """max over finite latents of log p(data, latents), real ones integrated out. Traceable."""
     units = marginal.unit_values(marginal.natural(params, data), data, MAX)
     return sum((t.array.sum() for t in units), jnp.zeros(()))

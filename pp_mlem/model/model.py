@@ -323,7 +323,8 @@ class Model:
 
     @in_model_precision
     def classification_log_likelihood(self, params: Params) -> float:
-        """max over latents of log p(data, latents): the complete-data likelihood of `decode`."""
+        """max over finite latents of log p(data, latents): the complete-data likelihood of `decode`; real
+        latents are integrated out."""
         values = self.check_params(params)
         function = self.bound.compiled(latent_questions.classification_log_likelihood)
         return float(function(values, self.data))

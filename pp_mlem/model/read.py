@@ -66,6 +66,11 @@ def read_bound(
 def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:
     for name in observe:
         site = reading.sites.get(name)
+        if site is not None and site.real:
+            raise ValueError(
+                f"observe: '{name}' is a real latent, and labels are of finite ones. Pass its values to the "
+                "program as an argument, and to its site with obs=."
+            )
         if site is None or site.role is not Role.LATENT:
             known = [s.name for s in reading.latents]
             hint = (

@@ -21,7 +21,7 @@ class Sum(Mode):
 
 
 class Max(Mode):
-    """The largest term: decoding."""
+    """The largest term, of finite latents; real ones are integrated out: decoding."""
 
 
 class First(Mode):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.potentials.modes import Draw, Max, Mode
+from pp_mlem.potentials.modes import Draw, Mode
 from pp_mlem.potentials.table import Table, add
 
 ROW, COLUMN = "\0row", "\0column"  # axes of the linear and of the quadratic part: no plate's names
@@ -64,7 +64,7 @@ class Quadratic:
         )
 
     def take(self, latent: str, mode: Mode) -> Table | Quadratic:
-        """A real latent integrated out, or at its most probable value, or drawn."""
+        """A real latent integrated out, or drawn."""
         places = _places(self.coordinates)
         if latent not in places:
             raise RuntimeError(f"'{latent}' is taken out while real latents depend on it.")
@@ -215,12 +215,13 @@ class _Parts:
 
 
 def value_of(root: jax.Array, own: jax.Array, given: jax.Array, mode: Mode) -> jax.Array:
-    """log of the integral of a quadratic, as far as it does not depend on other coordinates; in mode `Max`
-    the value at the maximum. The derivative with respect to the linear part `given` is the mean, or one
-    draw. `root` is the inverse root of the precision, `own` that times `given`."""
+    """log of the integral of a quadratic, as far as it does not depend on other coordinates, in every mode:
+    a maximum over finite latents is one with real latents integrated out.
+
+    The derivative with respect to the linear part `given` is the mean, or one draw. `root` is the
+    inverse root of the precision, `own` that times `given`.
+    """
     best = (own**2).sum(-1) / 2
-    if isinstance(mode, Max):
-        return best
     size = root.shape[-1]
     volume = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
     value = best + volume + size / 2 * jnp.log(2 * jnp.pi)

@@ -77,8 +77,14 @@ def innermost(fn: Any) -> Any:
 
 
 def is_gaussian(fn: Any) -> bool:
-    """True for a Normal or a MultivariateNormal."""
-    return type(innermost(fn)) in (dist.Normal, dist.MultivariateNormal)
+    """True for a Normal or a MultivariateNormal, and for a law that is flat over all real numbers."""
+    bare = innermost(fn)
+    if type(bare) is dist.ImproperUniform:
+        support = bare.support
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return support is dist.constraints.real
+    return type(bare) in (dist.Normal, dist.MultivariateNormal)
 
 
 def is_factor(fn: Any) -> bool:
