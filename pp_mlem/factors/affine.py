@@ -285,17 +285,18 @@ def contract(tables: list[Table], gone: Iterable[str] = (EVENT, EVENT_TOO, COLUM
 
 
 def basis(reading: Reading) -> dict[str, jax.Array]:
-    """Values of all real latents at zero and with one coordinate at one, in every unit: (points, *plates,
-    *event) each."""
+    """Values of all real latents at zero and with one coordinate at one, in every unit: (points,
+    *`Reading.probe_shape`) each."""
     total = sum(s.size for s in reading.reals)
     points, begin = {}, 0
     for site in reading.reals:
         values = np.zeros((1 + total, site.size))
         values[1 + begin : 1 + begin + site.size] = np.eye(site.size)
         begin += site.size
-        batch = reading.plate_shape(site.dims)
-        shape = (1 + total, *(1,) * len(batch), *site.event_shape)
-        wide = np.broadcast_to(values.reshape(shape), (1 + total, *batch, *site.event_shape))
+        whole = reading.probe_shape(site)
+        ones = (1,) * (len(whole) - len(site.event_shape))
+        shape = (1 + total, *ones, *site.event_shape)
+        wide = np.broadcast_to(values.reshape(shape), (1 + total, *whole))
         points[site.name] = jnp.asarray(wide, jnp.result_type(float))
     return points
 

@@ -104,7 +104,8 @@ def _probes(reading: Reading, dynamic: tuple) -> list[Probe]:
         return shapes
 
     params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
-    shapes = jax.eval_shape(lambda p, d: reading.run(p, d, extract), params, dynamic)
+    reals = {s.name: np.zeros(reading.probe_shape(s)) for s in reading.reals}
+    shapes = jax.eval_shape(lambda p, d: reading.run(p, d, extract, reals), params, dynamic)
     candidates = closed_form_candidates(reading, {n: s[1] for n, s in static.items()})
     bindings = find_bindings(reading, dynamic, candidates) if candidates else {}
     for name, found in bindings.items():

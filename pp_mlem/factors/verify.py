@@ -245,6 +245,15 @@ def read_factors(reading: Reading, dynamic: tuple) -> Verification:
 
     Raises ValueError for a site whose density is not that of NumPyro either way.
     """
+    if reading.reals and reading.slim:
+        try:
+            return _read_factors(reading, dynamic)
+        except Exception:  # a program may need every unit's own value; else it is refused again
+            reading = replace(reading, slim=False)
+    return _read_factors(reading, dynamic)
+
+
+def _read_factors(reading: Reading, dynamic: tuple) -> Verification:
     refusal: Exception | None = None
     try:
         verification, difference = _verified(reading, dynamic)

@@ -29,7 +29,8 @@ class Reading:
     -(depth + 1 + i). `dependencies[site][part]` holds the unobserved sites on which a
     distribution argument (or "value", "mask", "scale", "all") of the site depends; `values` are
     the values of each latent, and `sized` the latents whose values come from the data (a total
-    count that is an array).
+    count that is an array). `slim`: the program runs with one value of a real latent for all of its
+    units, so that what is the same for all of them is computed once.
     """
 
     arguments: Arguments
@@ -40,6 +41,7 @@ class Reading:
     values: dict[str, np.ndarray]
     scans: dict[str, Scan] = field(default_factory=dict)
     sized: frozenset[str] = frozenset()
+    slim: bool = True
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         return tuple(s for s in self.sites.values() if s.role is role)
@@ -53,6 +55,12 @@ class Reading:
     def reals(self) -> tuple[Site, ...]:
         """The latents that are vectors of real numbers."""
         return tuple(s for s in self.with_role(Role.LATENT) if s.real)
+
+    def probe_shape(self, site: Site) -> tuple[int, ...]:
+        """The shape of a real latent's value that is the same in all units."""
+        plates = self.plate_shape(site.dims)
+        ones = self.slim and not site.gathered
+        return (*((1,) * len(plates) if ones else plates), *site.event_shape)
 
     def real_shape(self, site: Site) -> tuple[int, ...]:
         """The shape of a real latent's value."""

@@ -1,0 +1,153 @@
+"""Real latents: mixed models and probabilistic PCA against statsmodels and a plain NumPy EM. Float64, the
+same data and the same maximum.
+
+Run: python benchmarks/mixed.py [intercepts] [crossed] [components]   (crossed needs ../shared/data)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+
+from pp_mlem import Model, fit_em, fit_mle
+
+os.environ.setdefault("PP_MLEM_CACHE", "off")  # what is cold is compiled
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def timed(run):
+    clock = time.perf_counter()
+    found = run()
+    return time.perf_counter() - clock, found
+
+
+def random_intercepts(y, x, group, groups):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
+    tau = numpyro.sample("tau", dist.HalfNormal(1))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("groups", groups):
+        u = numpyro.sample("u", dist.Normal(0, tau))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(b[0] + b[1] * x + u[group], sigma), obs=y)
+
+
+def intercepts(groups=10_000, rows=100_000):
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    rng = np.random.default_rng(0)
+    group, x = rng.integers(0, groups, rows), rng.normal(size=rows)
+    y = 1 + 0.5 * x + 0.7 * rng.normal(size=groups)[group] + rng.normal(size=rows)
+    reading, model = timed(lambda: Model(random_intercepts, y, x, group, groups))
+    cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
+    warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(3))
+    em = min(timed(lambda: fit_em(model, starts=1, progress=False))[0] for _ in range(3))
+    design = np.column_stack([np.ones(rows), x])
+    theirs, other = timed(lambda: MixedLM(y, design, group).fit(reml=False))
+    print(
+        f"random intercepts, {groups:,} groups, {rows:,} rows: statsmodels {theirs:.1f} s, pp_mlem "
+        f"{reading + cold:.1f} s cold, {warm:.2f} s warm (ratio {theirs / warm:.0f}, asked 50), EM {em:.2f} s; "
+        f"log-likelihood {fit.log_likelihood:.4f}, theirs {other.llf:.4f}",
+        flush=True,
+    )
+
+
+def crossed_effects(y, service, s, d, dept, students, lecturers, departments):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    tau = numpyro.sample("tau", dist.HalfNormal(1).expand([3]).to_event(1))
+    with numpyro.plate("students", students):
+        u = numpyro.sample("u", dist.Normal(0, tau[0]))
+    with numpyro.plate("lecturers", lecturers):
+        v = numpyro.sample("v", dist.Normal(0, tau[1]))
+    with numpyro.plate("departments", departments):
+        w = numpyro.sample("w", dist.Normal(0, tau[2]))
+    with numpyro.plate("ratings", len(y)):
+        mean = b[0] + b[1] * service + u[s] + v[d] + w[dept]
+        numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+
+def crossed():
+    folder = SHARED / "data" / "C20_insteval"
+    if not folder.is_dir():
+        print("crossed: no data here")
+        return
+    data = pd.read_csv(next(iter(folder.glob("*.csv*"))))
+    codes = {
+        n: data[n].astype("category").cat.codes.to_numpy() for n in ("s", "d", "dept", "service")
+    }
+    sizes = [int(codes[n].max()) + 1 for n in ("s", "d", "dept")]
+    arrays = [codes[n] for n in ("s", "d", "dept")]
+    y, service = data["y"].to_numpy(float), codes["service"].astype(float)
+    reading, model = timed(lambda: Model(crossed_effects, y, service, *arrays, *sizes))
+    cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
+    warm, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
+    print(
+        f"InstEval, {len(y):,} ratings: {reading + cold:.1f} s cold, {warm:.1f} s warm (asked 5), "
+        f"-2 log-likelihood {-2 * fit.log_likelihood:.5f} (MixedModels.jl 237721.76877)",
+        flush=True,
+    )
+
+
+def scores(x, L):
+    d = x.shape[1]
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([d]).to_event(1))
+    W = numpyro.sample("W", dist.Normal(0, 1).expand([d, L]).to_event(2))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("rows", len(x)):
+        u = numpyro.sample("u", dist.Normal(0, 1).expand([L]).to_event(1))
+        numpyro.sample("x", dist.Normal(mu + u @ W.T, sigma).to_event(1), obs=x)
+
+
+def plain_step(x, mu, W, sigma):
+    """One step of EM for probabilistic PCA over the rows (Tipping & Bishop 1999, appendix B)."""
+    centred = x - mu
+    inverse = np.linalg.inv(W.T @ W + sigma**2 * np.eye(W.shape[1]))
+    mean = centred @ W @ inverse
+    second = len(x) * sigma**2 * inverse + mean.T @ mean
+    new = centred.T @ mean @ np.linalg.inv(second)
+    squares = (
+        (centred**2).sum() - 2 * (mean * (centred @ new)).sum() + (second * (new.T @ new)).sum()
+    )
+    return new, np.sqrt(squares / x.size)
+
+
+def components(rows=200_000, D=30, L=5, iterations=10):
+    rng = np.random.default_rng(1)
+    W = rng.normal(size=(D, L))
+    x = rng.normal(size=(rows, L)) @ W.T + 0.5 * rng.normal(size=(rows, D))
+    start = {"mu": x.mean(0), "W": W + 0.3 * rng.normal(size=W.shape), "sigma": 1.0}
+    model = Model(scores, x, L, latents={"u"})
+    options = dict(init=start, accelerate=False, polish=False, tol=1e-300, progress=False)
+    fit_em(model, max_iter=2, **options)
+    mine = []
+    for _ in range(3):
+        many = timed(lambda: fit_em(model, max_iter=iterations + 1, **options))[0]
+        mine.append((many - timed(lambda: fit_em(model, max_iter=1, **options))[0]) / iterations)
+    loadings, sigma, theirs = start["W"], 1.0, []
+    for _ in range(iterations):
+        run = partial(plain_step, x, start["mu"], loadings, sigma)
+        seconds, (loadings, sigma) = timed(run)
+        theirs.append(seconds)
+    ours, other = float(np.median(mine)), float(np.median(theirs))
+    print(
+        f"probabilistic PCA, N={rows:,}, D={D}, L={L}: an EM iteration {1e3 * ours:.0f} ms, plain NumPy "
+        f"{1e3 * other:.0f} ms, ratio {other / ours:.1f} (asked 5)",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", default=["intercepts", "components", "crossed"])
+    warnings.simplefilter("ignore")
+    for part in parser.parse_args().parts:
+        {"intercepts": intercepts, "crossed": crossed, "components": components}[part]()
