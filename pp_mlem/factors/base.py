@@ -77,6 +77,11 @@ class Factor(abc.ABC):
     by_step: ClassVar[bool]  # whether its natural parameters are taken at every step of a scan
 
     @property
+    def own(self) -> str:
+        """The real latent whose law it is; `law_of` is for finite ones."""
+        return ""
+
+    @property
     def rows(self) -> tuple[str, ...]:
         """The plates along which the natural parameters are shared, in positional order."""
         return tuple(name for name, size, column in self.layout if not column and size > 1)

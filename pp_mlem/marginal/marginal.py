@@ -131,7 +131,7 @@ class Marginal:
         return terms
 
     def _on_latent(self, name: str, table: Potential, data: ProgramData) -> Term:
-        law = [f for f in self.factors if name in (f.law_of, getattr(f, "own", ""))][-1]
+        law = [f for f in self.factors if name in (f.law_of, f.own)][-1]
         plates = self.reading.sites[name].plates
         return Term(table, frozenset({name}), plates, self.weight(law, data))
 
@@ -141,7 +141,7 @@ class Marginal:
             return None
         array = data.weights[factor.site]
         table = Table.of(array, table_axes(self.reading, factor.site, (), array.shape))
-        laws = {f.law_of or getattr(f, "own", "") for f in self.factors if f.site in data.weights}
+        laws = {f.law_of or f.own for f in self.factors if f.site in data.weights}
         under = frozenset(laws - {""})
         return Weight(table, under)
 
