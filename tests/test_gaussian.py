@@ -323,3 +323,25 @@ def test_normal_equations_are_the_maximum_of_the_expected_likelihood():
 def test_labels_of_a_real_latent_are_refused():
     with pytest.raises(ValueError, match=r"observe: 'b' is a real latent.*obs="):
         Model(programs.random_intercepts, programs.Y, programs.GROUP, observe={"b": np.zeros(4)})
+
+
+def test_masks_that_no_quadratic_knows_are_refused():
+    def over_the_latent(x, group, seen):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("groups", 4), numpyro.handlers.mask(mask=seen):
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.Normal(u[group], 1.0), obs=x)
+
+    def by_a_label(x):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+            with numpyro.handlers.mask(mask=z == 1):
+                numpyro.sample("x", dist.Normal(u, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="latent 'u' is under a mask.*over its observations"):
+        Model(over_the_latent, programs.Y, programs.GROUP, np.array([True, True, False, True]))
+    with pytest.raises(ValueError, match="whose mask depends on z"):
+        Model(by_a_label, programs.Y)

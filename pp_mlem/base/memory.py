@@ -30,7 +30,7 @@ class _Pauses:
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Within the block Python's cycle collector rests. Tracing makes so many objects that live on that
-    it looks through all of JAX's again and again, a sixth of the time of a first fit."""
+    it looks through all of JAX's again and again, a sixth to a third of the time of a first fit."""
     with _LOCK:
         if not _Pauses.count:
             _Pauses.was_on = gc.isenabled()

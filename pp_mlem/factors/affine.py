@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pp_mlem.factors.laid import Laid
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
+from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.errors import SiteValueError
 from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters
@@ -67,6 +68,11 @@ class AffineFactor(Factor):
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
         """The reference point less the mean, the precision and the normaliser at one value of the real
         latents: (*latents, *plates, *columns, *event) and so on."""
+        if self.own and unwrap(message.fn).wrapped:
+            raise SiteValueError(
+                f"latent '{self.own}' is under a mask: a real latent is integrated out in every unit. Take the "
+                "mask off it and leave it over its observations, where it hides what they say."
+            )
         arguments = own_arguments(message)
         left = -arguments["loc"] if shift is None else shift - arguments["loc"]
         if "scale" in arguments:
@@ -180,7 +186,9 @@ class AffineFactor(Factor):
 @dataclass(frozen=True)
 class _Pieces:
     """Natural parameters by the statistics that they multiply: of two coordinates, one, none, and the
-    normaliser; of an observed site also of an entry and a coordinate, an entry, two entries."""
+    normaliser. `first`, `second` and `third` are of an observed site those of an entry and a coordinate, an
+    entry, two entries; of a law its mean at zero, how the coordinates move what is left, and a root of its
+    covariance."""
 
     both: Table
     one: Table
@@ -210,8 +218,7 @@ class _Pieces:
         return cls(*found)
 
     def of_law(self, factor: AffineFactor) -> Law:
-        """The law of a latent; `first`, `second` and `third` are its mean at zero, how it moves (its own
-        value's part included), and a root of its covariance, of each column."""
+        """The law of a latent, its columns and entries as one vector."""
         constant = add([scaled(self.none, -0.5), scaled(self.normaliser, -1.0)])
         further = Quadratic(
             constant.over([COLUMNS]),
@@ -272,14 +279,14 @@ def scaled(table: Table, by: float) -> Table:
     return Table(table.array * by, table.axes)
 
 
-def contract(tables: list[Table], gone: Iterable[str] = (EVENT, EVENT_TOO, COLUMNS)) -> Table:
-    """The product of tables of numbers, summed over some axes."""
+def contract(tables: list[Table]) -> Table:
+    """The product of tables of numbers, summed over entries and columns."""
     numbers: dict[str, int] = {}
     arguments: list[Any] = []
     for table in tables:
         own = [numbers.setdefault(a, len(numbers)) for a in table.axes]
         arguments += [table.array, own]
-    kept = tuple(a for a in numbers if a not in set(gone))
+    kept = tuple(a for a in numbers if a not in (EVENT, EVENT_TOO, COLUMNS))
     out = [numbers[a] for a in kept]
     return Table(jnp.einsum(*arguments, out, optimize="optimal"), kept)
 
@@ -373,6 +380,10 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
         return f"a {site.distribution}" if not site.is_factor else "a numpyro.factor"
     if site.scan:
         return "in a scan"
+    if depends.get("value"):
+        return "whose observed value is computed"
+    if depends.get("mask"):
+        return f"whose mask depends on {', '.join(sorted(depends['mask']))}"
     for part, above in depends.items():
         if part not in ("argument loc", "all", "log_prob") and reals & above:
             return f"by its {part.removeprefix('argument ')}"

@@ -1,1 +1,1 @@
-"""What steps multiply and sum: tables of logs over named axes."""
+"""What steps multiply and sum: tables of logs over named axes, quadratics over real coordinates."""

@@ -72,7 +72,7 @@ class Quadratic:
         rest = np.concatenate([places[n] for n, _ in self.coordinates if n != latent] or [own[:0]])
         order = self.axes
         parts = _Parts.of(self, order, own, rest)
-        value = parts.value(mode)
+        value = value_of(parts.root, parts.own, parts.given, mode)
         constant = Table(self.constant.aligned(order) + value, order)
         left = tuple((n, size) for n, size in self.coordinates if n != latent)
         if not left:
@@ -91,16 +91,15 @@ class Law:
     """A Gaussian law of a real latent: u = mean + slope @ parents + root @ z, z standard normal; times a
     quadratic `further` over u and its parents.
 
-    Kept as such until the latent is taken out: its precision grows without bound where its variance
-    vanishes, and z's does not.
+    `mean` has the axis `ROW`, `root` and `slope` both `ROW` and `COLUMN`; the columns of `slope` are the
+    coordinates of `further`, zero for the latent's own. Kept as such until the latent is taken out: its
+    precision grows without bound where its variance vanishes, and z's does not.
     """
 
     latent: str
-    mean: Table  # (..., ROW)
-    slope: (
-        Table  # (..., ROW, COLUMN), the columns those of `further`'s coordinates, zero for its own
-    )
-    root: Table  # (..., ROW, COLUMN)
+    mean: Table
+    slope: Table
+    root: Table
     further: Quadratic
 
     @property
@@ -129,9 +128,8 @@ class Law:
         size = root.shape[-1]
         eye = jnp.broadcast_to(jnp.eye(size, dtype=root.dtype), root.shape)
         inverse = jnp.linalg.solve(root, eye) if size > 1 else 1 / root
-        moves = (
-            (-slope).at[..., own].add(jnp.eye(size, dtype=root.dtype))
-        )  # z = inverse (moves u - mean)
+        # z = inverse (moves u - mean)
+        moves = (-slope).at[..., own].add(jnp.eye(size, dtype=root.dtype))
         white, off = inverse @ moves, jnp.squeeze(inverse @ mean[..., None], -1)
         volume = jnp.linalg.slogdet(root)[1] if size > 1 else jnp.log(jnp.abs(root[..., 0, 0]))
         turned = jnp.swapaxes(white, -1, -2)
@@ -202,10 +200,6 @@ class _Parts:
             root, jnp.squeeze(root @ given[..., None], -1), cross,
             linear[..., rest], precision[..., rest[:, None], rest], given,
         )  # fmt: skip
-
-    def value(self, mode: Mode) -> jax.Array:
-        """See `value_of`."""
-        return value_of(self.root, self.own, self.given, mode)
 
     def left(self) -> tuple[jax.Array, jax.Array]:
         """(linear, precision) of the other coordinates: the Schur complement."""

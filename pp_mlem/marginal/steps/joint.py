@@ -105,16 +105,15 @@ class JointStep(Step):
                 centre, roots[potential.latent] = self._of_units(potential)
                 mean = mean.at[at : at + centre.size].set(centre.reshape(-1))
                 potential = potential.further
-            elif isinstance(potential, Law):
-                potential = potential.canonical()
-            blocks = self._with(blocks, potential, term, context, begins)
+            form = potential.canonical() if isinstance(potential, Law) else potential
+            blocks = self._with(blocks, form, term, context, begins)
         blocks = blocks.centred(mean)
         for latent, lower in roots.items():
             blocks = blocks.standardised(begins[latent], lower)
         value, form = blocks.first_out(context.mode)
         left = form.take(WHOLE, context.mode)
         if not isinstance(left, Table):
-            raise RuntimeError("nothing is left of crossed latents")
+            raise RuntimeError("crossed latents are not taken out whole")
         table = Table(left.array + value, ())
         return [*others, Term(table, frozenset(), frozenset())]
 
@@ -132,7 +131,7 @@ class JointStep(Step):
     def _with(
         self,
         blocks: _Blocks,
-        form: Table | Quadratic | Law,
+        form: Table | Quadratic,
         term: Term,
         context: Pass,
         begins: dict[str, int],
@@ -141,9 +140,8 @@ class JointStep(Step):
         coordinates."""
         plates = tuple(sorted(term.plates))
         shape = tuple(self.layout.sizes[p] for p in plates)
-        if not isinstance(form, Quadratic):
-            table = form if isinstance(form, Table) else form.canonical().constant
-            return blocks.plus(jnp.broadcast_to(table.aligned(plates), shape).sum())
+        if isinstance(form, Table):
+            return blocks.plus(jnp.broadcast_to(form.aligned(plates), shape).sum())
         blocks = blocks.plus(jnp.broadcast_to(form.constant.aligned(plates), shape).sum())
         size = sum(n for _, n in form.coordinates)
         places = [self._places(n, plates, shape, context, begins[n]) for n, _ in form.coordinates]

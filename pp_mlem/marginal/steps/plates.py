@@ -1,4 +1,4 @@
-"""Plates: log Z by variable elimination over finite latents in nested plates.
+"""Plates: log Z by variable elimination over finite and real latents in nested plates.
 
 Latents deepest in the plates are summed first; a factor that lives in more plates than the latent
 is first multiplied over the surplus plates (a sum of logs). Variable elimination with plates:

@@ -21,16 +21,14 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
-from pp_mlem.maximise.blocks.roles import argument_rows, is_natural
+from pp_mlem.maximise.blocks.roles import are_events, argument_rows, is_natural
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace, base_support
 
 COEFFICIENTS = 512  # with more the normal equations cost more than numeric steps
-FLAT = (
-    1e-12  # of the largest curvature: directions that the statistics do not tell stay as they are
-)
+FLAT = 1e-12  # of the largest curvature: directions with less stay as they are
 KINDS = {"scale": "positive", "scale_tril": "cholesky", "covariance_matrix": "covariance"}
 
 
@@ -260,6 +258,12 @@ def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...
             rank = 0 if argument == "scale" else 2
             if not is_natural(site.support, (KINDS[argument],)) or len(site.shape) < rank:
                 return f"'{own[0]}' may not be every {argument}"
+            begin, index = (
+                offsets(group.reading)[site.name],
+                group.data.index[member.site][argument],
+            )
+            if rank and not are_events(np.asarray(index), rank, [(begin, site.shape)]):
+                return f"the {argument} of '{member.site}' mixes entries of '{site.name}'"
             scales.append(_Scale(member.site, argument, own[0]))
     if len({(s.parameter, s.argument) for s in scales}) > len({s.parameter for s in scales}):
         return "one parameter is a scale in several forms"

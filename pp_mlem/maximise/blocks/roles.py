@@ -145,12 +145,12 @@ def lookup_table(
         row += rows
     for member in group.members:
         index = np.asarray(group.data.index[member.site][argument])
-        if rank and not _are_events(index, rank, [(start[p], spaces[p].shape) for p in listed]):
+        if rank and not are_events(index, rank, [(start[p], spaces[p].shape) for p in listed]):
             return f"argument {argument} of '{member.site}' mixes entries of '{listed[0]}'"
     return table
 
 
-def _are_events(index: Any, rank: int, places: list[tuple[int, tuple[int, ...]]]) -> bool:
+def are_events(index: Any, rank: int, places: list[tuple[int, tuple[int, ...]]]) -> bool:
     """Whether each event of an index array is one whole event of a parameter, in its order.
     `places` are where each parameter starts, and its shape."""
     flat = index.reshape(index.shape[: index.ndim - rank] + (-1,))
