@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pp_mlem import Model
 from pp_mlem.show.catalogue import find_model
 
 SMALLER = {
@@ -20,10 +22,13 @@ def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     namespace = {"x": find_model("galaxies").data()["x"], "__name__": "readme"}
     for block in blocks:
         for long, short in SMALLER.items():
             block = block.replace(long, short)
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["chosen"].table.shape[0] == 2 and callable(namespace["hmm"])
+    y, group = np.arange(6.0) % 4, np.arange(6) // 2
+    effects = Model(namespace["random_intercepts"], y, y**2, group, groups=3)
+    assert effects.posterior({"b": np.zeros(2), "tau": 1.0, "sigma": 1.0})["u"].mean.shape == (3,)
