@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
@@ -21,7 +19,6 @@ from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.errors import SiteValueError
 from pp_mlem.program.messages import Message
-from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import not_exact
 
@@ -43,11 +40,12 @@ class AffineFactor(Factor):
     kind = "affine"
     of_family = False
     by_step = False
+    by_points = True
 
     @classmethod
     def read(cls, probe: Probe) -> Factor | No:
         reading, site = probe.reading, probe.site
-        reals = {s.name: s for s in reading.reals}
+        reals = {s.name: s for s in reading.coordinates}
         touched = [n for n in probe.latents if n in reals]
         if not touched:
             return No("")  # no real latent enters it
@@ -156,9 +154,7 @@ class AffineFactor(Factor):
 
     def places(self, reading: Reading) -> np.ndarray:
         """The numbers of its coordinates among the basis points."""
-        ends = np.cumsum([s.size for s in reading.reals])
-        begin = {s.name: end - s.size for s, end in zip(reading.reals, ends, strict=True)}
-        return np.concatenate([begin[n] + 1 + np.arange(size) for n, size in self.coordinates])
+        return coordinate_places(reading, self.coordinates)
 
     def term(
         self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
@@ -291,12 +287,21 @@ def contract(tables: list[Table]) -> Table:
     return Table(jnp.einsum(*arguments, out, optimize="optimal"), kept)
 
 
+def coordinate_places(reading: Reading, coordinates: Coordinates) -> np.ndarray:
+    """The numbers of these coordinates among the points of `basis`."""
+    if not coordinates:
+        return np.zeros(0, int)
+    ends = np.cumsum([s.size for s in reading.coordinates])
+    begin = {s.name: end - s.size for s, end in zip(reading.coordinates, ends, strict=True)}
+    return np.concatenate([begin[n] + 1 + np.arange(size) for n, size in coordinates])
+
+
 def basis(reading: Reading) -> dict[str, jax.Array]:
     """Values of all real latents at zero and with one coordinate at one, in every unit: (points,
     *`Reading.probe_shape`) each."""
-    total = sum(s.size for s in reading.reals)
+    total = sum(s.size for s in reading.coordinates)
     points, begin = {}, 0
-    for site in reading.reals:
+    for site in reading.coordinates:
         values = np.zeros((1 + total, site.size))
         values[1 + begin : 1 + begin + site.size] = np.eye(site.size)
         begin += site.size
@@ -308,78 +313,14 @@ def basis(reading: Reading) -> dict[str, jax.Array]:
     return points
 
 
-def refuse_nonaffine(
-    reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, maps: Mapping[Any, Any]
-) -> None:
-    """Raise where a mean at random values of the real latents is not what the basis points tell."""
-    affine = [f for f in factors if isinstance(f, AffineFactor)]
-    if not affine:
-        return
-    by_site = {f.site: f for f in affine}
-    params = neutral_parameters(reading, 5)
-    rng = np.random.default_rng(11)
-    values = {s.name: rng.normal(size=(2, *reading.real_shape(s))) for s in reading.reals}
-
-    def means(reals: dict[str, Any], params: dict[str, Any], dynamic: tuple) -> dict[str, Any]:
-        def extract(message: Message) -> Any:
-            return by_site[message.name].natural(reading, message, None)[0]
-
-        def at(given: dict[str, Any]) -> dict[str, Any]:
-            return reading.run(params, dynamic, extract, given, wanted=frozenset(by_site))
-
-        return jax.vmap(at)(reals)
-
-    run = quick_jit(means) if reading.arguments.traced else means
-    known = {k: np.asarray(v) for k, v in run(basis(reading), params, dynamic).items()}
-    seen = {k: np.asarray(v) for k, v in run(values, params, dynamic).items()}
-    for factor in affine:
-        told = [_predicted(reading, factor, known[factor.site], values, maps, i) for i in (0, 1)]
-        here = seen[factor.site]
-        tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
-        scale = max(1.0, float(np.abs(here).max(initial=0.0)))
-        off = tolerance * scale
-        if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
-            names = [n for n, _ in factor.coordinates]
-            first = reading.sites[names[0]]
-            how = (
-                f"where the mean of '{factor.site}' is not affine in the one value that a row reads"
-            )
-            raise SiteValueError(not_exact(first.name, first.reason, names, how))
-
-
-def _predicted(
-    reading: Reading,
-    factor: AffineFactor,
-    known: np.ndarray,
-    values: Mapping[str, np.ndarray],
-    maps: Mapping[Any, Any],
-    draw: int,
-) -> np.ndarray:
-    """What a mean is by the basis points, at one of the random values of the latents."""
-    site, places = reading.sites[factor.site], iter(factor.places(reading))
-    event = factor.family.event_dim if factor.family is not None else 0
-    after = (1,) * (site.columns + event)
-    total = known[0]
-    for name, size in factor.coordinates:
-        latent = reading.sites[name]
-        value = values[name][draw].reshape(*reading.plate_shape(latent.dims), size)
-        for i in range(size):
-            own = np.asarray(value[..., i])
-            for parent in latent.plates - site.plates:
-                child = next(c for c, p in maps if p == parent and c in site.plates)
-                rows = own.reshape(-1)[np.asarray(maps[child, parent])]
-                own = rows.reshape(-1, *(1,) * (-site.dims[child] - 1))
-            total = total + (known[next(places)] - known[0]) * own.reshape((*own.shape, *after))
-    return total
-
-
 def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     """Why a site is no affine Gaussian in these latents ("": it is one)."""
     site, depends = probe.site, probe.depends
     if probe.family is None or site.distribution not in ("Normal", "MultivariateNormal"):
         return f"a {site.distribution}" if not site.is_factor else "a numpyro.factor"
-    if site.scan:
-        return "in a scan"
+    outside = [n for n in reals if probe.reading.sites[n].scan not in ("", site.scan)]
+    if outside:
+        return "outside of the scan in whose body it is sampled: put that site into the body"
     if depends.get("value"):
         return "whose observed value is computed"
     if depends.get("mask"):

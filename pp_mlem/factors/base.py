@@ -74,6 +74,7 @@ class Factor(abc.ABC):
     of_family: ClassVar[bool] = (
         False  # whether S holds its family's statistics, or responsibilities
     )
+    by_points: ClassVar[bool] = False  # whether they are found at the basis points of real latents
     by_step: ClassVar[bool]  # whether its natural parameters are taken at every step of a scan
 
     @property
@@ -109,6 +110,10 @@ class Factor(abc.ABC):
     @abc.abstractmethod
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
         """Natural parameters of the site as the program ran it, marked by `message.placed`."""
+
+    def canonical(self, reading: Reading, probed: Any) -> jax.Array:
+        """Natural parameters from what `natural` gives at the basis points of real latents."""
+        raise NotImplementedError(f"{type(self).__name__} is not found at points")
 
     @abc.abstractmethod
     def term(

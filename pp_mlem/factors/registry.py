@@ -15,6 +15,7 @@ from pp_mlem.base.no import No
 from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.factors.axes import positions
 from pp_mlem.factors.base import Factor, Probe
+from pp_mlem.factors.carried import carried_factors
 from pp_mlem.factors.family import FamilyFactor
 from pp_mlem.factors.flat import FlatFactor
 from pp_mlem.factors.table import TableFactor
@@ -74,7 +75,7 @@ def _check_supports(
 
 def plan_factors(reading: Reading, dynamic: tuple) -> tuple[Factor, ...]:
     """Every observed site and every law of a latent as a factor of the first kind that takes it."""
-    return tuple(_first(probe) for probe in _probes(reading, dynamic))
+    return (*(_first(probe) for probe in _probes(reading, dynamic)), *carried_factors(reading))
 
 
 def _first(probe: Probe) -> Factor:
@@ -104,7 +105,7 @@ def _probes(reading: Reading, dynamic: tuple) -> list[Probe]:
         return shapes
 
     params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
-    reals = {s.name: np.zeros(reading.probe_shape(s)) for s in reading.reals}
+    reals = {s.name: np.zeros(reading.probe_shape(s)) for s in reading.coordinates}
     shapes = jax.eval_shape(lambda p, d: reading.run(p, d, extract, reals), params, dynamic)
     candidates = closed_form_candidates(reading, {n: s[1] for n, s in static.items()})
     bindings = find_bindings(reading, dynamic, candidates) if candidates else {}
@@ -126,7 +127,7 @@ def _probe(
     family, fn, event, columns = static
     depends = reading.dependencies[site.name]
     touched = frozenset().union(*depends.values()) | {site.law_of}
-    latents = tuple(s.name for s in (*reading.slots, *reading.reals) if s.name in touched)
+    latents = tuple(s.name for s in (*reading.slots, *reading.coordinates) if s.name in touched)
     keep = frozenset().union(*(reading.sites[v].plates for v in latents))
     if any(reading.sites[v].scan for v in latents):
         keep |= {p for p, d in site.dims.items() if d == -reading.depth}
@@ -173,7 +174,7 @@ def natural_parameters(
     wide = frozenset(
         f.site for f in wanted if f.by_step and reading.sites[f.site].role is Role.OBSERVED
     )
-    affine = [f for f in wanted if isinstance(f, AffineFactor)]
+    affine = [f for f in wanted if f.by_points]
     others = frozenset(by_name) - {f.site for f in affine}
     values = {}
     if others or not affine:

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.precision import finite_or_minus_inf
-from pp_mlem.factors.affine import AffineFactor, refuse_nonaffine
+from pp_mlem.factors.affine import AffineFactor
+from pp_mlem.factors.affinity import refuse_nonaffine
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.carried import CarriedFactor
 from pp_mlem.factors.flat import FlatFactor
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.laws import check_laws
@@ -72,7 +74,9 @@ class Verification:
     def plain(self) -> tuple[Factor, ...]:
         """Every factor as a table, but for those that are affine in real latents."""
         return tuple(
-            as_table(f) for f in self.factors if not isinstance(f, (AffineFactor, FlatFactor))
+            as_table(f)
+            for f in self.factors
+            if not isinstance(f, (AffineFactor, FlatFactor, CarriedFactor))
         )
 
     def difference(self, dynamic: tuple) -> Difference | None:

@@ -53,7 +53,7 @@ class Quadratic:
         """The same among more coordinates, on which it does not depend."""
         if coordinates == self.coordinates:
             return self
-        own, where = _places(self.coordinates), _places(coordinates)
+        own, where = places_of(self.coordinates), places_of(coordinates)
         places = np.concatenate([where[n] for n in own])
         size = sum(n for _, n in coordinates)
         return Quadratic(
@@ -65,7 +65,7 @@ class Quadratic:
 
     def take(self, latent: str, mode: Mode) -> Table | Quadratic:
         """A real latent integrated out, or drawn."""
-        places = _places(self.coordinates)
+        places = places_of(self.coordinates)
         if latent not in places:
             raise RuntimeError(f"'{latent}' is taken out while real latents depend on it.")
         own = places[latent]
@@ -124,7 +124,7 @@ class Law:
         order = self.axes
         slope = self.slope.aligned((*order, ROW, COLUMN))
         root, mean = self.root.aligned((*order, ROW, COLUMN)), self.mean.aligned((*order, ROW))
-        own = _places(self.further.coordinates)[self.latent]
+        own = places_of(self.further.coordinates)[self.latent]
         size = root.shape[-1]
         eye = jnp.broadcast_to(jnp.eye(size, dtype=root.dtype), root.shape)
         inverse = jnp.linalg.solve(root, eye) if size > 1 else 1 / root
@@ -140,14 +140,14 @@ class Law:
             Table(turned @ white, (*order, ROW, COLUMN)),
             self.further.coordinates,
         )
-        return _product([law, self.further])
+        return product_of([law, self.further])
 
     def put_into(self, form: Quadratic) -> Quadratic:
         """A quadratic over the latent and its parents at least, times this law without what is `further`, with
         z in the latent's place."""
         order = tuple(dict.fromkeys((*self.axes, *form.axes)))
         coordinates = form.coordinates
-        places, total = _places(coordinates), sum(n for _, n in coordinates)
+        places, total = places_of(coordinates), sum(n for _, n in coordinates)
         own = places[self.latent]
         columns = np.concatenate([places[n] for n, _ in self.further.coordinates])
         slope = self.slope.aligned((*order, ROW, COLUMN))
@@ -238,7 +238,7 @@ def inverse_root(precision: jax.Array) -> jax.Array:
     return jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
 
 
-def _places(coordinates: Coordinates) -> dict[str, np.ndarray]:
+def places_of(coordinates: Coordinates) -> dict[str, np.ndarray]:
     """The numbers of each latent's coordinates."""
     ends = np.cumsum([size for _, size in coordinates])
     return {n: np.arange(end - size, end) for (n, size), end in zip(coordinates, ends, strict=True)}
@@ -258,11 +258,11 @@ def take_out(potentials: Iterable[Potential], latent: str, mode: Mode) -> Table 
     law = next((p for p in potentials if isinstance(p, Law) and p.latent == latent), None)
     others = [p.canonical() if isinstance(p, Law) else p for p in potentials if p is not law]
     if law is None:
-        return _product(others).take(latent, mode)
-    return law.put_into(_product([law.further, *others])).take(latent, mode)
+        return product_of(others).take(latent, mode)
+    return law.put_into(product_of([law.further, *others])).take(latent, mode)
 
 
-def _product(potentials: list[Table | Quadratic]) -> Any:
+def product_of(potentials: list[Table | Quadratic]) -> Any:
     """The product of tables and quadratics, a table where there are only those."""
     forms = [p for p in potentials if isinstance(p, Quadratic)]
     tables = [p for p in potentials if isinstance(p, Table)]

@@ -86,6 +86,7 @@ def _dependencies(
         for n, m in messages.items()
         if not m.observed
     }
+    values |= {scan.carry: np.zeros(()) for scan in scans.values()}
     values |= {name: values[state] for name, state in earlier_states(scans).items()}
     states = [n for scan in scans.values() for n in scan.latents]
     values |= {_at_all_steps(n): values[n] for n in states}
@@ -140,20 +141,38 @@ class _MarkedScan:
         steps = bind_for_provenance(scan, body, self._now)
         parts: dict[str, dict[str, Any]] = {}
         for k in range(min(scan.start, scan.length)) if scan.pairs else ():
-            _, _, begin = body.step(steps.at(k, self._earlier), k, self._now)
+            _, _, begin = body.step(self._marked(steps.at(k, self._earlier)), k, self._now)
             parts |= {at_step(n, k): site_parts(begin[n]) for n in scan.pairs}
-        _, _, alone = body.step(steps.carry(t), t, self._now)
-        carry, _, after = body.step(steps.carry_from(t, self._earlier), t, self._now)
+        moved, _, alone = body.step(self._marked(steps.carry(t)), t, self._now)
+        carry, _, after = body.step(self._marked(steps.carry_from(t, self._earlier)), t, self._now)
+        parts |= self._of_carry(body.init, moved)
         for site in scan.sites:
             if site not in scan.pairs:
                 parts[site] = site_parts(alone[site])
             elif scan.length > scan.start:
                 parts[scan.later(site)] = site_parts(after[site])
         carry = merged(scan, jax.tree.leaves(carry), jax.tree.leaves(steps.carry(t)))
-        y = body.step(steps.carry(t), t, self._all_steps)[1]
+        y = body.step(self._marked(steps.carry(t)), t, self._all_steps)[1]
         ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (scan.length, *jnp.shape(a))), y)
         carry, ys = jax.tree.map(lambda a: mark(a, self.given[_END]), (carry, ys))
         return body.result(carry, ys), parts
+
+    def _marked(self, carry: Any) -> Any:
+        """A carry before a step whose leaves that hold real latents are known as what is carried."""
+        leaves, token = jax.tree.leaves(carry), self.given[self.scan.carry]
+        held = zip(self.scan.held, leaves, strict=True)
+        leaves = [
+            mark(jnp.zeros(jnp.shape(a), jnp.result_type(a)), token) if h else a for h, a in held
+        ]
+        return jax.tree.unflatten(self.scan.treedef, leaves)
+
+    def _of_carry(self, init: Any, moved: Any) -> dict[str, dict[str, Any]]:
+        """What the carry of real latents is computed from, before the first step and at every one."""
+        if not self.scan.movers:
+            return {}
+        own = [i for i, held in enumerate(self.scan.held) if held]
+        first, later = ([jax.tree.leaves(c)[i] for i in own] for c in (init, moved))
+        return {self.scan.first_carry: {"initial": first}, self.scan.carry: {"update": later}}
 
     def _named(self, msg: dict[str, Any], name: str) -> Any:
         """The value of a state under the name of some of its steps; a continuous site has its own
@@ -188,6 +207,9 @@ def _timed(scan: Scan, messages: dict[str, Message], whole: dict[str, Parts]) ->
             if varying or unlike:
                 by_data = any(_DATA in names for names in varying)
                 timed[name] = Varies.DATA if by_data else Varies.COUNT
+    names = whole[scan.carry].get("update", frozenset()) if scan.movers else frozenset()
+    if _STEP in names:
+        timed[scan.carry] = Varies.DATA if _DATA in names else Varies.COUNT
     return timed
 
 
@@ -223,10 +245,10 @@ def _deeper(scans: dict[str, Scan], dependencies: dict[str, Parts]) -> dict[str,
 def refuse_recurrent(scans: dict[str, Scan], parameters: frozenset[str]) -> None:
     """A continuous site of a scan that depends on its own last value is a continuous state."""
     for scan in scans.values():
-        for name in sorted(scan.recurrent - parameters):
+        for name in sorted(scan.recurrent - parameters - scan.movers):
             raise Refused(
-                f"latent '{name}' is continuous and depends on its own value at the step before: a "
-                "continuous state, which no structure can integrate out along a chain. Estimate "
+                f"latent '{name}' is continuous, depends on its own value at the step before and is not "
+                "Gaussian: a state which no structure can integrate out along a chain. Estimate "
                 f'its values with Model(..., parameters={{"{name}"}}), as fit_map or fit_nuts on '
                 "the joint density would, or make it discrete."
             )

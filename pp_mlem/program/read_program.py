@@ -28,7 +28,7 @@ from pp_mlem.program.reading import TABLE_LIMIT, Reading
 from pp_mlem.program.roles import assign_roles
 from pp_mlem.program.rows import thin
 from pp_mlem.program.scans.scan import Scan
-from pp_mlem.program.scans.sites import sites_of_scan
+from pp_mlem.program.scans.sites import carried_of, sites_of_carry, sites_of_scan
 from pp_mlem.program.sites import Plate, Role, Site
 
 Roles = dict[str, tuple[Role, str]]  # the role of each site, and its reason
@@ -39,6 +39,10 @@ def read_program(
 ) -> tuple[Reading, tuple]:
     """Read the sites, roles and plates of a program; also return the (thinned) data used."""
     first = first_run(arguments)
+    scans = {
+        n: s.with_latents(frozenset(s.continuous) - parameters) for n, s in first.scans.items()
+    }
+    first = replace(first, scans=scans)
     arguments = first.arguments
     dynamic = tuple(jax.device_put(a) for a in thin(arguments)) if arguments.traced else ()
     try:
@@ -48,7 +52,8 @@ def read_program(
     first = replace(first, scans=scans)
     parents = _parents(first, dependencies)
     refuse_recurrent(scans, parameters)
-    roles = assign_roles(_over_steps(first), parents, latents, parameters, first.refusals)
+    movers = frozenset().union(*(s.movers for s in scans.values()))
+    roles = assign_roles(_over_steps(first), parents, latents, parameters, first.refusals, movers)
     plates, dims = _plates(first.messages, roles)
     depth = _depth(roles, dims) + bool(scans)
     _add_steps(plates, scans)
@@ -60,17 +65,37 @@ def read_program(
         site = _site(message, roles, first, dims[name], parents[name])
         scan = scan_of(scans, name)
         sites |= {name: site} if scan is None else sites_of_scan(site, scan, depth, dependencies)
+    scans = _with_carries(scans, sites, plates, depth, dependencies)
     _check_parameters(sites, first, dependencies)
     values = {
         n: _two_values(s) if s.real else first.enumerated[n]
         for n, s in sites.items()
-        if s.role is Role.LATENT
+        if s.role in (Role.LATENT, Role.CARRIED)
     }
     sized = first.sized & set(values)
     reading = Reading(arguments, sites, plates, depth, dependencies.parts, values, scans, sized)
     reading = _mark_steady(reading, dependencies)
     _check_sizes(reading)
     return _mark_gathered(reading), dynamic
+
+
+def _with_carries(
+    scans: dict[str, Scan],
+    sites: dict[str, Site],
+    plates: dict[str, Plate],
+    depth: int,
+    dependencies: Dependencies,
+) -> dict[str, Scan]:
+    """The scans with how their carries hold real latents, of which there are sites as well."""
+    sizes, found = {n: p.size for n, p in plates.items()}, dict(scans)
+    for name, scan in scans.items():
+        if not scan.movers:
+            continue
+        inner = {n: {p: d for p, d in sites[n].dims.items() if p != scan.time} for n in scan.movers}
+        carried = carried_of(scan, inner, sizes)
+        sites |= sites_of_carry(scan, carried, depth, dependencies)
+        found[name] = replace(scan, reals=carried)
+    return found
 
 
 def _two_values(site: Site) -> np.ndarray:
@@ -88,12 +113,14 @@ def scan_of(scans: dict[str, Scan], site: str) -> Scan | None:
 def _parents(first: FirstRun, dependencies: Dependencies) -> dict[str, frozenset[str]]:
     """The unobserved sites that each site depends on, whatever the step."""
     earlier = set(earlier_states(first.scans))
+    carries = {s.carry: s.movers for s in first.scans.values()}
     parents = {}
     for name in first.messages:
         scan = scan_of(first.scans, name)
         factors = (name,) if scan is None else scan.names(name)
         every = frozenset().union(*(dependencies.parents(factor, name) for factor in factors))
-        parents[name] = every - earlier
+        moved = frozenset().union(*(m for carry, m in carries.items() if carry in every))
+        parents[name] = (every | moved) - earlier - carries.keys() - {name}
     return parents
 
 
@@ -200,15 +227,16 @@ def _mark_steady(reading: Reading, dependencies: Dependencies) -> Reading:
     rng = np.random.default_rng(5)
 
     def extract(message: Message) -> Any:
+        if message.fn is None:  # what a scan carries
+            return message.placed(message.value, jnp.ndim(message.value))
         return {
             k: message.placed(v, jnp.ndim(v)) for k, v in unwrap(message.fn).fn.get_args().items()
             if v is not None and jnp.issubdtype(jnp.result_type(v), jnp.number)
         }  # fmt: skip
 
-    def spread(vector: Any, dynamic: tuple) -> dict[str, Any]:
-        arguments = reading.run(
-            space.constrain(vector), dynamic, extract, reading.zeros(), wanted=counted
-        )
+    def spread(vector: Any, reals: dict[str, Any], dynamic: tuple) -> dict[str, Any]:
+        given = {**reading.zeros(), **reals}
+        arguments = reading.run(space.constrain(vector), dynamic, extract, given, wanted=counted)
         return {
             n: jnp.asarray([jnp.any(a != a[:1]) for a in jax.tree.leaves(tree)]).any()
             for n, tree in arguments.items()
@@ -218,7 +246,11 @@ def _mark_steady(reading: Reading, dependencies: Dependencies) -> Reading:
     function = quick_jit(spread) if reading.arguments.traced else spread
     varies: dict[str, bool] = dict.fromkeys(counted, False)
     for _ in range(2):
-        for n, v in function(rng.uniform(-1, 1, space.size), dynamic).items():
+        reals = {  # the same in all units and steps
+            s.name: np.broadcast_to(rng.normal(size=s.event_shape), reading.probe_shape(s))
+            for s in reading.coordinates
+        }
+        for n, v in function(rng.uniform(-1, 1, space.size), reals, dynamic).items():
             varies[n] = varies[n] or bool(v)
     sites = {
         n: replace(s, timed=False) if n in varies and not varies[n] else s

@@ -56,6 +56,16 @@ class Reading:
         """The latents that are vectors of real numbers."""
         return tuple(s for s in self.with_role(Role.LATENT) if s.real)
 
+    @property
+    def carries(self) -> tuple[Site, ...]:
+        """What each scan carries of real latents into a step."""
+        return tuple(s for s in self.with_role(Role.CARRIED) if s.step is None)
+
+    @property
+    def coordinates(self) -> tuple[Site, ...]:
+        """All that means may be affine in: the real latents, and what scans carry of them."""
+        return (*self.reals, *self.carries)
+
     def probe_shape(self, site: Site) -> tuple[int, ...]:
         """The shape of a real latent's value that is the same in all units."""
         plates = self.plate_shape(site.dims)

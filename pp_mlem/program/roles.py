@@ -37,6 +37,7 @@ class _Program:
     latents: frozenset[str]
     parameters: frozenset[str]
     refusals: dict[str, str]
+    movers: frozenset[str]
 
     def is_observed_below(self, name: str) -> bool:
         below = _descendants(name, self.parents)
@@ -61,13 +62,15 @@ def assign_roles(
     latents: frozenset[str],
     parameters: frozenset[str],
     refusals: dict[str, str],
+    movers: frozenset[str] = frozenset(),
 ) -> dict[str, tuple[Role, str]]:
-    """The role of each site and why; `refusals` says why a discrete site has no finite support.
+    """The role of each site and why; `refusals` says why a discrete site has no finite support,
+    `movers` are the real latents that a scan carries from step to step.
 
     Raises ValueError for ambiguous sites, unknown names, contradictory overrides, a program
     without an observed site, and latents that no structure can sum.
     """
-    program = _Program(messages, parents, latents, parameters, refusals)
+    program = _Program(messages, parents, latents, parameters, refusals, movers)
     _check_overrides(program)
     roles: dict[str, tuple[Role, str]] = {}
     ambiguous: dict[str, str] = {}  # with the site whose units it could be a latent of
@@ -129,6 +132,8 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
         return (Role.PARAMETER, "named in parameters="), None
     if name in program.latents:
         return (Role.LATENT, "named in latents="), None
+    if name in program.movers:
+        return (Role.LATENT, "continuous, carried by the scan from step to step"), None
     own = program.parents[name]
     random_parents = sorted(p for p in own if program.messages[p].kind == "sample")
     if not random_parents:
@@ -177,8 +182,6 @@ def _refuse_unsummable(
     }
     for name, reason in continuous.items():
         fn = messages[name].fn
-        if messages[name].in_scan:
-            raise ValueError(not_exact(name, reason, continuous, "in a scan"))
         if not is_gaussian(fn):
             how = f"whose distribution is {type(innermost(fn)).__name__}"
             raise ValueError(not_exact(name, reason, continuous, how))

@@ -92,25 +92,43 @@ class _Run:
         body = Body(runner, msg, known)
         self.lengths[scan.time] = body.length
         scan = replace(scan, length=body.length)
-        if any(n in self.given for n in scan.latents):
+        states = {*scan.latents, *scan.continuous} & self.given.keys()
+        if states and not self._probed(scan):
             value, extracted = ScanInSequence(scan, body, self.given, self.extraction).run()
         else:
             steps = bind(scan, body)
             value, extracted = EnumeratedScan(
-                steps, self._supply, self._earlier, self.extraction
+                steps, self._supply, self._earlier, self.extraction, self._carry(scan)
             ).run()
         self.of_scans.update(extracted)
         return value
+
+    def _probed(self, scan: Scan) -> bool:
+        """Whether the given values are those of any one step, rather than of every step."""
+        finite = any(n in self.given for n in scan.latents)
+        return not finite and (scan.carry in self.given or not scan.movers)
+
+    def _carry(self, scan: Scan) -> Any:
+        """What the scan carries of real latents into any step: as given, or nothing but zeros."""
+        if scan.reals is None:
+            return None
+        site = self.program.sites[scan.carry]
+        value = self.given.get(scan.carry)
+        if value is None:
+            inner = _inner(self.program, site)
+            return jnp.zeros((*(1,) * max((-d for d in inner.values()), default=0), site.size))
+        return _of_step(self.program, site, value)
 
     def _supply(self, msg: dict[str, Any]) -> Any:
         name = msg["name"]
         if name in self.params:
             return jnp.asarray(self.params[name])
-        if name in self.given:
-            return jnp.asarray(self.given[name])  # a program may index it by a tracer
         site = self.program.sites[name]
+        if name in self.given:
+            value = jnp.asarray(self.given[name])  # a program may index it by a tracer
+            return _of_step(self.program, site, value) if site.scan and site.real else value
         if site.real:
-            own = max((-d for d in site.dims.values()), default=0)
+            own = max((-d for d in _inner(self.program, site).values()), default=0)
             batch = tuple(msg["fn"].batch_shape)
             return jnp.zeros((*batch[max(len(batch) - own, 0) :], *site.event_shape))
         if site.role is Role.LATENT:
@@ -141,3 +159,15 @@ class _Run:
             shape = batch[max(len(batch) - max(own, default=0), 0) :]
             return jnp.full(shape, support[self.codes[slot]])
         return support.reshape((-1,) + (1,) * (-program.slots[slot] - 1))
+
+
+def _inner(program: Enumeration, site: Site) -> dict[str, int]:
+    """The plates of a site with their dimensions, without the steps of its scan."""
+    return {p: d for p, d in site.dims.items() if not site.scan or d != -program.depth}
+
+
+def _of_step(program: Enumeration, site: Site, value: Any, t: Any = 0) -> jax.Array:
+    """Of values (steps, ..., *plates, *event) of a real site of a scan, those of one step."""
+    inner = max((-d for d in _inner(program, site).values()), default=0)
+    shape = value.shape[value.ndim - len(site.event_shape) - inner :]
+    return jnp.asarray(value)[t].reshape(shape)

@@ -16,6 +16,7 @@ class Role(enum.Enum):
     IGNORED = "ignored"
     LAW = "law of a state"
     BEFORE = "previous state"
+    CARRIED = "what a scan carries of real latents"
 
 
 @dataclass(frozen=True)

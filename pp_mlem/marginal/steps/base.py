@@ -95,5 +95,5 @@ class Step(abc.ABC):
 def layout_of(reading: Reading, factors: tuple[Factor, ...]) -> Layout:
     """Sizes and gathers of a whole program."""
     plates = {name: p.size for name, p in reading.plates.items()}
-    latents = {s.name: s.size for s in (*reading.slots, *reading.reals)}
+    latents = {s.name: s.size for s in (*reading.slots, *reading.coordinates)}
     return Layout(plates | latents, tuple(gathered_factors(reading, factors)))

@@ -8,10 +8,11 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.steps.base import Claim, Graph, Scope, Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.marginal.steps.joint import JointStep
+from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.marginal.steps.plates import PlateStep
 from pp_mlem.program.reading import Reading
 
-STEPS: list[type[Step]] = [PlateStep, JointStep, Chain]
+STEPS: list[type[Step]] = [PlateStep, Kalman, JointStep, Chain]
 
 
 def register(kind: type[Step]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.program.distributions import is_discrete
+from pp_mlem.program.distributions import is_discrete, is_gaussian
 from pp_mlem.program.errors import Refused
 from pp_mlem.program.initial import neutral_supply
 from pp_mlem.program.messages import Message
@@ -68,6 +68,7 @@ def discover(
         treedef=treedef,
         output=jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), y),
         fed=frozenset(n for n, s in at_sites.items() if s.leaves & from_inputs & stateless),
+        held=_held(in_carry, frozenset(n for n in continuous if is_gaussian(messages[n].fn))),
     )
     ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (body.length, *jnp.shape(a))), y)
     return scan, messages, body.result(carry, ys)
@@ -199,6 +200,17 @@ def _recurrent(
         for n in continuous
         if at_sites[n].leaves & _descending(in_carry, partial(_is_made_from, n))
     )
+
+
+def _held(in_carry: list[_Source], sites: frozenset[str]) -> tuple[frozenset[str], ...]:
+    """Which of the sites each leaf of the carry is computed from, at the last step or before."""
+    held = [source.sites & sites for source in in_carry]
+    for _ in in_carry:
+        held = [
+            own.union(*(held[j] for j in source.leaves))
+            for own, source in zip(held, in_carry, strict=True)
+        ]
+    return tuple(held)
 
 
 def _is_made_from(site: str, source: _Source) -> bool:

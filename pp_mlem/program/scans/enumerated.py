@@ -21,12 +21,14 @@ CarryAt = Callable[[Any], Any]  # number of a step -> the carry before it
 
 @dataclass(frozen=True)
 class EnumeratedScan:
-    """`supply` gives the states of a step, `earlier` those of the steps before."""
+    """`supply` gives the states of a step, `earlier` those of the steps before; `carry` what is carried
+    of real latents into any step, (*plates, size), if the scan carries any."""
 
     steps: Steps
     supply: Supply
     earlier: Earlier
     extraction: Extraction
+    carry: Any = None
 
     def run(self) -> tuple[Any, dict[str, Any]]:
         """The scan's value, and what is extracted of its sites."""
@@ -40,7 +42,12 @@ class EnumeratedScan:
         if length > scan.start:
             later = self._chosen(scan.pairs, scan.later)
             extracted |= self._from(scan.start, later, scan.rolled, self._carry_from_states)
+        if scan.reals is not None and self.extraction.wants_carry(scan.first_carry):
+            first = self.extraction.of_carry(scan, self.steps.body.init, scan.first_carry)
+            extracted |= self.extraction.one_step({scan.first_carry: first})
         alone = self._chosen([s for s in scan.sites if s not in scan.pairs], lambda site: site)
+        if scan.reals is not None and self.extraction.wants_carry(scan.carry):
+            alone[scan.carry] = scan.carry
         extracted |= self._from(0, alone, scan.formed, self.steps.carry)
         return (self._value() if scan.used else self._zeros()), extracted
 
@@ -53,8 +60,17 @@ class EnumeratedScan:
 
     def _sites(self, carry: Any, t: Any, chosen: dict[str, str]) -> dict[str, Any]:
         """What is extracted of the chosen sites at step t."""
-        messages = self.steps.body.step(carry, t, self.supply)[2]
-        return {name: self.extraction.of(messages[site], name) for site, name in chosen.items()}
+        scan = self.steps.scan
+        if scan.reals is not None:
+            leaves = scan.reals.put(self.carry, jax.tree.leaves(carry))
+            carry = jax.tree.unflatten(scan.treedef, leaves)
+        after, _, messages = self.steps.body.step(carry, t, self.supply)
+        return {
+            name: self.extraction.of_carry(scan, after, name)
+            if site == scan.carry
+            else self.extraction.of(messages[site], name)
+            for site, name in chosen.items()
+        }
 
     def _from(
         self, start: int, chosen: dict[str, str], rolled: int, carry: CarryAt

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from pp_mlem.program.errors import Refused
 from pp_mlem.program.messages import Message, Timed
+from pp_mlem.program.scans.scan import Scan
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class Extraction:
     def of(self, message: Message, name: str) -> Any:
         """What is extracted of a site of a scan's body under its name as a factor."""
         return self.extract(replace(message, name=name))
+
+    def wants_carry(self, name: str) -> bool:
+        """What is carried is taken where it is asked for by name."""
+        return self.wanted is not None and name in self.wanted
+
+    def of_carry(self, scan: Scan, carry: Any, name: str) -> Any:
+        """What is extracted of a carry's real latents, (*plates, size)."""
+        value = scan.reals.vector(jax.tree.leaves(carry)) if scan.reals is not None else None
+        return self.extract(Message(name, "carry", None, value, False, (), None, None, True))
 
     def one_step(self, tree: Any) -> Any:
         """What was extracted at one step, without the mark of the scan."""

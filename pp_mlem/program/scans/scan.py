@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pp_mlem.program.scans.carried import Carried
 
 
 def before(name: str, lag: int = 1) -> str:
@@ -39,7 +41,9 @@ class Scan:
     steps nothing of a state is left in the carry; before step `formed` the carry has not its later
     form. `pairs` are the sites of the body that meet the carry's states; `latents` the discrete
     unobserved ones, `carried` how many steps back each is met at most; `continuous` the continuous
-    unobserved ones, of which `recurrent` depend on their own values of earlier steps.
+    unobserved ones, of which `recurrent` depend on their own values of earlier steps. `held` are,
+    of each leaf of the carry, the Gaussian sites of the body that it is computed from, at the last
+    step or before; once roles are known, those of them that are latents.
     """
 
     time: str
@@ -59,7 +63,31 @@ class Scan:
     treedef: Any
     output: Any  # and of what a step returns
     fed: frozenset[str]  # sites whose distribution depends on inputs of earlier steps
+    held: tuple[frozenset[str], ...] = ()
+    reals: Carried | None = None  # how the carry holds real latents, if it does
     used: bool = True  # whether the program uses what the scan returns
+
+    @property
+    def carry(self) -> str:
+        """The name of what the scan carries of real latents from step to step."""
+        return f"carry of {self.time}"
+
+    @property
+    def first_carry(self) -> str:
+        """The name of the same before the first step."""
+        return at_step(self.carry, 0)
+
+    @property
+    def movers(self) -> frozenset[str]:
+        """The real latents of the body that are carried on."""
+        return frozenset().union(*self.held)
+
+    def with_latents(self, latents: frozenset[str]) -> Scan:
+        """Once it is known which Gaussian sites are latents: what is computed from them is no
+        longer known before the step."""
+        held = tuple(names & latents for names in self.held)
+        stateful = tuple(a or bool(b) for a, b in zip(self.stateful, held, strict=True))
+        return replace(self, held=held, stateful=stateful)
 
     @property
     def start(self) -> int:

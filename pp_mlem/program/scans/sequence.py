@@ -17,7 +17,7 @@ from pp_mlem.program.scans.steps import concatenated
 
 @dataclass(frozen=True)
 class ScanInSequence:
-    """`given` are the values of the scan's states, (steps, ...)."""
+    """`given` are the values of the scan's states, (steps, ..., *plates, *event)."""
 
     scan: Scan
     body: Body
@@ -48,6 +48,11 @@ class ScanInSequence:
             if rest is not None:
                 extracted[self.scan.later(site)] = self.extraction.every_step(rest[0][site])
         wanted = {n: v for n, v in extracted.items() if self.extraction.wants(n)}
+        if self.scan.reals is not None and self.extraction.wants_carry(self.scan.carry):
+            every = jax.tree.map(concatenated, *(sites[self.scan.carry] for sites, _ in stacked))
+            wanted[self.scan.carry] = self.extraction.every_step(every)
+            begin = self.extraction.of_carry(self.scan, self.body.init, self.scan.first_carry)
+            wanted[self.scan.first_carry] = self.extraction.one_step(begin)
         return self.body.result(carry, ys), wanted
 
     def _step(self, carry: Any, t: Any, first: int | None = None) -> tuple[Any, Any]:
@@ -55,10 +60,10 @@ class ScanInSequence:
         its sites, and its output."""
 
         def state(msg: dict[str, Any]) -> Any:
-            if msg["name"] not in self.scan.latents:
+            if msg["name"] not in self.given:
                 return neutral_value(msg, 0)
-            values = jnp.asarray(self.given[msg["name"]])
-            return values[t].reshape(msg["fn"].batch_shape)
+            values, fn = jnp.asarray(self.given[msg["name"]]), msg["fn"]
+            return values[t].reshape((*fn.batch_shape, *fn.event_shape))
 
         carry, y, messages = self.body.step(carry, t, state)
         sites = {}
@@ -66,6 +71,8 @@ class ScanInSequence:
             paired = self.scan.later(site) if first is None else at_step(site, first)
             name = paired if site in self.scan.pairs else site
             sites[site] = self.extraction.of(messages[site], name)
+        if self.scan.reals is not None and self.extraction.wants_carry(self.scan.carry):
+            sites[self.scan.carry] = self.extraction.of_carry(self.scan, carry, self.scan.carry)
         return carry, (sites, y)
 
     def _rolled(self, carry: Any, start: int) -> tuple[Any, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pp_mlem.program.depend import Dependencies
+from pp_mlem.program.errors import Refused
+from pp_mlem.program.scans.carried import Carried
 from pp_mlem.program.scans.scan import Scan, before
 from pp_mlem.program.sites import Role, Site
 
@@ -25,6 +27,81 @@ def sites_of_scan(
         made += _previous(site, scan, depth)
     made += _factors(site, scan, depth, dependencies)
     return {s.name: s for s in made}
+
+
+def sites_of_carry(
+    scan: Scan, carried: Carried, depth: int, dependencies: Dependencies
+) -> dict[str, Site]:
+    """What a scan carries of real latents: into every step, with what becomes of it there; and
+    before the first step."""
+    every = Site(
+        scan.carry,
+        Role.CARRIED,
+        f"carried from step to step: {', '.join(sorted(scan.movers))}",
+        "",
+        dims={scan.time: -depth, **dict(carried.plates)},
+        parents=dependencies.parents(scan.carry, scan.carry),
+        event_shape=(carried.size,),
+        size=carried.size,
+        real=True,
+        scan=scan.time,
+        timed=scan.carry in dependencies.timed,
+    )
+    first = replace(
+        every,
+        name=scan.first_carry,
+        dims=dict(carried.plates),
+        parents=dependencies.parents(scan.first_carry, scan.first_carry),
+        timed=False,
+        step=0,
+    )
+    return {every.name: every, first.name: first}
+
+
+def carried_of(scan: Scan, dims: dict[str, dict[str, int]], sizes: dict[str, int]) -> Carried:
+    """What a scan carries of its real latents, `dims` the plates of each site, `sizes` those of plates.
+
+    Raises Refused where the latents of one carry are of different plates.
+    """
+    if scan.formed:
+        raise Refused(
+            f"scan: its carry holds real latents ({', '.join(sorted(scan.movers))}) and has not its later "
+            "form from the start. Give scan an initial carry of the form that the body returns."
+        )
+    plates = {n: dims[n] for n in sorted(scan.movers)}
+    first = next(iter(plates.values()))
+    if any(own != first for own in plates.values()):
+        told = ", ".join(f"'{n}' in plates {sorted(own) or 'none'}" for n, own in plates.items())
+        raise Refused(
+            f"scan: the real latents that it carries are of different plates ({told}), so that the units of "
+            "the larger are coupled. Sample them as one vector, with to_event or as a "
+            "MultivariateNormal, outside of the plates."
+        )
+    leaves = []
+    for i, (held, leaf) in enumerate(zip(scan.held, scan.leaves, strict=True)):
+        if held:
+            leaves.append((i, _of_unit(leaf.shape, first, sizes)))
+    return Carried(tuple(leaves), tuple(first.items()))
+
+
+def _of_unit(
+    shape: tuple[int, ...], plates: dict[str, int], sizes: dict[str, int]
+) -> tuple[int, ...]:
+    """What one unit of the plates has of a leaf: its dimensions right of those of the plates."""
+    by_dim = {dim: sizes[plate] for plate, dim in plates.items()}
+    depth = max((-d for d in by_dim), default=0)
+    for own in range(len(shape) + 1):
+        batch = shape[: len(shape) - own]
+        if len(batch) < depth:
+            break
+        fits = all(n == by_dim.get(i - len(batch), 1) for i, n in enumerate(batch))
+        if fits:
+            return shape[len(shape) - own :]
+    raise Refused(
+        f"scan: a leaf of its carry has shape {shape} and holds real latents of plates "
+        f"{', '.join(f'{n}[{sizes[n]}]' for n in plates)}. Keep the dimension of each plate where the plate has "
+        "it, dimensions of vectors right of it."
+    )
 
 
 def _previous(site: Site, scan: Scan, depth: int) -> Iterator[Site]:

@@ -1,0 +1,111 @@
+"""Checks that means are affine in real latents, and that scans carry them on by an affine map: what the
+basis points tell, against the program run at random values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.factors.base import Factor
+from pp_mlem.factors.carried import CarriedFactor
+from pp_mlem.program.errors import SiteValueError
+from pp_mlem.program.messages import Message
+from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.roles import not_exact
+
+DRAWS = 2
+
+
+def refuse_nonaffine(
+    reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, maps: Mapping[Any, Any]
+) -> None:
+    """Raise where a mean at random values of the real latents is not what the basis points tell."""
+    checked = [f for f in factors if isinstance(f, (AffineFactor, CarriedFactor))]
+    if not checked:
+        return
+    by_site = {f.site: f for f in checked}
+    params = neutral_parameters(reading, 5)
+    rng = np.random.default_rng(11)
+    values = {s.name: rng.normal(size=(DRAWS, *reading.real_shape(s))) for s in reading.reals}
+
+    def means(reals: dict[str, Any], params: dict[str, Any], dynamic: tuple) -> dict[str, Any]:
+        def extract(message: Message) -> Any:
+            found = by_site[message.name].natural(reading, message, None)
+            return found[0] if isinstance(found, tuple) else found
+
+        def at(given: dict[str, Any]) -> dict[str, Any]:
+            return reading.run(params, dynamic, extract, given, wanted=frozenset(by_site))
+
+        return jax.vmap(at)(reals)
+
+    run = quick_jit(means) if reading.arguments.traced else means
+    known = {k: np.asarray(v) for k, v in run(basis(reading), params, dynamic).items()}
+    seen = {k: np.asarray(v) for k, v in run(values, params, dynamic).items()}
+    for scan in reading.scans.values():
+        if scan.reals is not None:
+            values[scan.carry] = _before(
+                reading, seen[scan.first_carry], seen[scan.carry], scan.carry
+            )
+    for factor in checked:
+        told = [
+            _predicted(reading, factor, known[factor.site], values, maps, i) for i in range(DRAWS)
+        ]
+        here = seen[factor.site]
+        tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
+        off = tolerance * max(1.0, float(np.abs(here).max(initial=0.0)))
+        if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
+            raise SiteValueError(_told(reading, factor))
+
+
+def _told(reading: Reading, factor: AffineFactor | CarriedFactor) -> str:
+    reals = [s.name for s in reading.reals]
+    movers = {s.carry: sorted(s.movers) for s in reading.scans.values()}
+    names = [m for n, _ in factor.coordinates for m in movers.get(n, [n])] or reals
+    first = reading.sites[names[0]]
+    if isinstance(factor, CarriedFactor):
+        how = "where the body of the scan carries it on by a map that is not affine"
+    else:
+        how = f"where the mean of '{factor.site}' is not affine in the one value that a row reads"
+    return not_exact(first.name, first.reason, dict.fromkeys(names), how)
+
+
+def _before(reading: Reading, first: np.ndarray, after: np.ndarray, carry: str) -> np.ndarray:
+    """What is carried into every step (draws, *real shape), of that before the first and after each."""
+    whole = (DRAWS, *reading.real_shape(reading.sites[carry]))
+    later = np.broadcast_to(after, whole)
+    ones = (1,) * (len(whole) - first.ndim)
+    first = first.reshape(DRAWS, *ones, *first.shape[1:])
+    first = np.broadcast_to(first, (DRAWS, 1, *whole[2:]))
+    return np.concatenate([first, later[:, :-1]], 1)
+
+
+def _predicted(
+    reading: Reading,
+    factor: AffineFactor | CarriedFactor,
+    known: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    maps: Mapping[Any, Any],
+    draw: int,
+) -> np.ndarray:
+    """What a mean is by the basis points, at one of the random values of the latents."""
+    site, places = reading.sites[factor.site], iter(factor.places(reading))
+    event = factor.family.event_dim if factor.family is not None else 0
+    after = (1,) * (1 if isinstance(factor, CarriedFactor) else site.columns + event)
+    total = known[0]
+    for name, size in factor.coordinates:
+        latent = reading.sites[name]
+        value = values[name][draw].reshape(*reading.plate_shape(latent.dims), size)
+        for i in range(size):
+            own = np.asarray(value[..., i])
+            for parent in latent.plates - site.plates:
+                child = next(c for c, p in maps if p == parent and c in site.plates)
+                rows = own.reshape(-1)[np.asarray(maps[child, parent])]
+                own = rows.reshape(-1, *(1,) * (-site.dims[child] - 1))
+            total = total + (known[next(places)] - known[0]) * own.reshape((*own.shape, *after))
+    return total
