@@ -71,14 +71,17 @@ class AffineFactor(Factor):
                 f"latent '{self.own}' is under a mask: a real latent is integrated out in every unit. Take the "
                 "mask off it and leave it over its observations, where it hides what they say."
             )
-        arguments = own_arguments(message)
+        arguments, columns = own_arguments(message), reading.sites[self.site].columns
         left = -arguments["loc"] if shift is None else shift - arguments["loc"]
         if "scale" in arguments:
             scale = arguments["scale"]
-            return left, scale**-2, jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi), scale
+            found = left, scale**-2, jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi), scale
+            return tuple(message.placed(a, columns) for a in found)
         precision, half_log_det, root = _precision(arguments)
         size = left.shape[-1]
-        return left, precision, half_log_det + 0.5 * size * jnp.log(2 * jnp.pi), root
+        normaliser = half_log_det + 0.5 * size * jnp.log(2 * jnp.pi)
+        found = (left, 1), (precision, 2), (normaliser, 0), (root, 2)
+        return tuple(message.placed(a, columns + event) for a, event in found)
 
     def canonical(self, reading: Reading, probed: tuple[Any, Any, Any, Any]) -> jax.Array:
         """Natural parameters from what is left at the basis points."""

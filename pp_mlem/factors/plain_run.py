@@ -68,12 +68,13 @@ def _by_steps(name: str, density: jax.Array, scan: Scan, depth: int) -> dict[str
 
 
 def _as_sampled(reading: Reading, name: str, value: Any) -> Any:
-    """A latent's value as NumPyro holds it: of a state (steps, *plates), nothing between."""
+    """A latent's value as NumPyro holds it: of a state (steps, *plates, *event), nothing between."""
     site = reading.sites[name]
     if not site.scan:
         return value
     inner = max((-d for d in site.dims.values() if d != -reading.depth), default=0)
-    return value.reshape(value.shape[:1] + value.shape[value.ndim - inner :])
+    own = inner + (len(site.event_shape) if site.real else 0)
+    return value.reshape(value.shape[:1] + value.shape[value.ndim - own :])
 
 
 def _own_densities(

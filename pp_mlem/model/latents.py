@@ -125,9 +125,10 @@ def posterior(bound: Bound, params: Values) -> dict[str, Any]:
         if not site.real:
             told[name] = outward(bound, name, table)
             continue
-        mean, second = np.asarray(table[0]), -2.0 * np.asarray(table[1])
+        mean = outward(bound, name, table[0])
+        second = -2.0 * outward(bound, name, table[1], trailing=2)
         covariance = second - mean[..., :, None] * mean[..., None, :]
-        told[name] = Moments(mean.reshape(reading.real_shape(site)), covariance)
+        told[name] = Moments(mean.reshape(*mean.shape[:-1], *site.event_shape), covariance)
     return told
 
 
@@ -141,7 +142,8 @@ def _value(bound: Bound, name: str, table: Any) -> np.ndarray:
     """The value of a latent that a derivative marks."""
     site = bound.reading.sites[name]
     if site.real:
-        return np.asarray(table[0]).reshape(bound.reading.real_shape(site))
+        mean = outward(bound, name, table[0])
+        return mean.reshape(*mean.shape[:-1], *site.event_shape)
     return chosen(bound, name, table)
 
 
@@ -154,8 +156,9 @@ def sample(bound: Bound, params: Values, draws: int, seed: int) -> dict[str, np.
     return {name: np.stack([_value(bound, name, t[name]) for t in every]) for name in tables}
 
 
-def outward(bound: Bound, name: str, table: Any) -> np.ndarray:
-    """A table (*plates, values) of a latent as its user sees it."""
+def outward(bound: Bound, name: str, table: Any, trailing: int = 1) -> np.ndarray:
+    """A table (*plates, values) of a latent as its user sees it; `trailing` counts the dimensions right of
+    the plates."""
     reading = bound.reading
     array, site = np.array(table), reading.sites[name]
     if not site.scan:
@@ -164,7 +167,7 @@ def outward(bound: Bound, name: str, table: Any) -> np.ndarray:
     if name in bound.data.valid:
         array[~np.asarray(bound.data.valid[name])] = np.nan
     inner = {p: d for p, d in site.dims.items() if p != scan.time}
-    shape = (scan.length, *reading.plate_shape(inner), array.shape[-1])
+    shape = (scan.length, *reading.plate_shape(inner), *array.shape[array.ndim - trailing :])
     array = array.reshape(shape)
     return array[::-1] if scan.reverse else array
 

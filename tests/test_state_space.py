@@ -1,0 +1,39 @@
+"""Linear Gaussian state space in `scan`, against NumPyro's joint density and published results."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from pp_mlem import Model
+from tests.state_space_programs import cases, dense
+
+CASES = cases()
+NAMES = tuple(CASES)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request):
+    case = CASES[request.param]
+    model = Model(case.program, *case.data, latents=case.named, **case.options)
+    return case, model, dense(case)
+
+
+def test_log_z(case):
+    """NumPyro's joint density, a quadratic of all latents, integrated in one piece."""
+    case, model, (value, _, _) = case
+    assert model.log_likelihood(case.params) == pytest.approx(value, rel=1e-10, abs=1e-9)
+
+
+def test_moments(case):
+    case, model, (_, mean, covariance) = case
+    posterior, begin = model.posterior(case.params), 0
+    for name, shape in case.latents.items():
+        own = slice(begin, begin + int(np.prod(shape)))
+        found = posterior[name]
+        assert found.mean.shape == shape
+        np.testing.assert_allclose(found.mean.ravel(), mean[own], rtol=1e-8, atol=1e-8)
+        variance = np.diag(covariance)[own].reshape(shape)
+        np.testing.assert_allclose(found.sd**2, variance, rtol=1e-7, atol=1e-9)
+        begin = own.stop
