@@ -12,6 +12,7 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.maximise.blocks.base import Block, Group
 from pp_mlem.maximise.blocks.closed import plan_closed
 from pp_mlem.maximise.blocks.coefficients import plan_regression
+from pp_mlem.maximise.blocks.direct import plan_direct
 from pp_mlem.maximise.blocks.gaussian import plan_gaussian
 from pp_mlem.maximise.blocks.idle import plan_idle
 from pp_mlem.maximise.blocks.numeric import plan_numeric
@@ -22,6 +23,7 @@ Kind = Callable[[Group], Block | No]  # the block of a group of parameters, or w
 
 BLOCKS: list[Kind] = [
     plan_idle,
+    plan_direct,
     plan_gaussian,
     plan_closed,
     plan_regression,

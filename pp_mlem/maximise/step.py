@@ -20,6 +20,7 @@ def maximise(
     Blocks that go by steps take at most `context.steps` of them, each of which raises it.
     """
     found = dict(params)
-    for block in blocks:
-        found.update(block.step(context, params, statistics, prior))
+    for block in sorted(blocks, key=lambda b: b.after_others):
+        begin = found if block.after_others else params
+        found.update(block.step(context, begin, statistics, prior))
     return found

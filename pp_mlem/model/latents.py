@@ -128,7 +128,7 @@ def posterior(bound: Bound, params: Values) -> dict[str, Any]:
         mean = outward(bound, name, table[0])
         second = -2.0 * outward(bound, name, table[1], trailing=2)
         covariance = second - mean[..., :, None] * mean[..., None, :]
-        told[name] = Moments(mean.reshape(*mean.shape[:-1], *site.event_shape), covariance)
+        told[name] = Moments(mean.reshape((*mean.shape[:-1], *site.event_shape)), covariance)
     return told
 
 
@@ -143,7 +143,7 @@ def _value(bound: Bound, name: str, table: Any) -> np.ndarray:
     site = bound.reading.sites[name]
     if site.real:
         mean = outward(bound, name, table[0])
-        return mean.reshape(*mean.shape[:-1], *site.event_shape)
+        return mean.reshape((*mean.shape[:-1], *site.event_shape))
     return chosen(bound, name, table)
 
 

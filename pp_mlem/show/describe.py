@@ -16,7 +16,7 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
     """(site, role, distribution, plates or shape, reason) of every site."""
     rows = []
     for site in model.reading.sites.values():
-        if site.role in (Role.LAW, Role.BEFORE):
+        if site.role in (Role.LAW, Role.BEFORE, Role.CARRIED):
             continue  # parts of a state's own line
         where = model.reading.told_plates(site)
         if site.role is Role.PARAMETER:

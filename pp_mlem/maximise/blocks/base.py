@@ -81,6 +81,7 @@ class Block(abc.ABC):
     told: str
     declined: tuple[No, ...] = ()
     method: ClassVar[str]
+    after_others: ClassVar[bool] = False  # whether it goes from where the other blocks have led
 
     @property
     def reason(self) -> str:
