@@ -151,7 +151,9 @@ def varying(y, weight):
     def step(x, data):
         y_t, w_t = data
         mean = jnp.stack([w_t * x[0] + x[1], 0.3 * x[1]])
-        x = numpyro.sample("x", dist.Normal(mean, sd * jnp.array([1.0, 0.5]) * (1 + w_t**2)).to_event(1))
+        x = numpyro.sample(
+            "x", dist.Normal(mean, sd * jnp.array([1.0, 0.5]) * (1 + w_t**2)).to_event(1)
+        )
         numpyro.sample("y", dist.Normal(x[0] + w_t * x[1], noise), obs=y_t)
         return x, None
 

@@ -39,3 +39,20 @@ def test_moments(case):
         np.testing.assert_allclose(found.mean, middle, rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(found.sd**2, variance, rtol=1e-7, atol=1e-9)
         begin = own.stop
+
+
+def test_pointwise_log_likelihood_adds_up(case):
+    case, model, (value, _, _) = case
+    assert model.pointwise_log_likelihood(case.params).sum() == pytest.approx(value, rel=1e-9)
+
+
+def test_draws(case):
+    """Joint draws: the covariance of all latents together."""
+    case, model, (_, mean, covariance) = case
+    draws = model.sample_latents(case.params, draws=3000, seed=1)
+    flip = slice(None, None, -1 if case.program is backwards else 1)
+    flat = np.concatenate([draws[n].reshape(3000, -1)[:, flip] for n in case.latents], 1)
+    scale = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose((flat.mean(0) - mean) / scale, 0, atol=0.09)
+    found = np.cov(flat.T) / scale[:, None] / scale
+    np.testing.assert_allclose(found, covariance / scale[:, None] / scale, atol=0.12)

@@ -142,6 +142,21 @@ def all_before(elements: Element, steps: int, lanes: tuple[int, ...]) -> Message
     return _backward(_of_blocks(head, blocks, length), blocks, later)
 
 
+def all_prefixes(elements: Element, steps: int) -> Message:
+    """What the first 1, 2, ... steps tell about what is carried into the first, (steps, *lanes, ...)."""
+    varying, fixed, treedef = _split(elements, steps)
+    first = _merge([a[0] for a in varying], fixed, treedef)
+    shapes = jax.eval_shape(joined, first, first)
+    start = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), first, shapes)
+
+    def step(sofar: Element, parts: list[jax.Array]) -> tuple[Element, Message]:
+        new = joined(sofar, _merge(parts, fixed, treedef))
+        return new, new.message
+
+    later = jax.lax.scan(step, start, [a[1:] for a in varying], length=steps - 1)[1]
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start.message, later)
+
+
 def _of_blocks(elements: Element, blocks: int, length: int) -> Element:
     """The element of every block of `length` steps, the blocks side by side."""
 

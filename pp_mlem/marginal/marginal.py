@@ -20,6 +20,7 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.factors.registry import natural_parameters
 from pp_mlem.marginal.steps.base import Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
+from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.marginal.steps.registry import plan_steps
 from pp_mlem.potentials.modes import SUM, Mode
 from pp_mlem.potentials.quadratic import Potential
@@ -49,10 +50,19 @@ class Marginal:
         return tuple(s for s in self.steps if isinstance(s, Chain))
 
     @property
+    def kalmans(self) -> tuple[Kalman, ...]:
+        return tuple(s for s in self.steps if isinstance(s, Kalman))
+
+    @property
+    def sequences(self) -> tuple[Chain | Kalman, ...]:
+        """The steps that go along a scan."""
+        return (*self.chains, *self.kalmans)
+
+    @property
     def sequential(self) -> bool:
         """Whether all data hang on one sequence, so that its steps are not independent."""
         outer = {p for f in self.factors if not self.reading.sites[f.site].scan for p in f.plates}
-        return len(self.chains) == 1 and not self.chains[0].plates and not outer
+        return len(self.sequences) == 1 and not self.sequences[0].plates and not outer
 
     @cached_property
     def work(self) -> Work:
@@ -159,7 +169,7 @@ class Marginal:
     def before_chains(self, terms: list[Term], context: Pass) -> list[Term]:
         """Take out what lies inside the steps of the chains."""
         for step in self.steps:
-            if isinstance(step, Chain):
+            if isinstance(step, (Chain, Kalman)):
                 break
             terms = step.run(terms, context)
         return terms

@@ -13,9 +13,12 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal, Natural
 from pp_mlem.marginal.recursions import filtered
+from pp_mlem.marginal.steps.chain import Chain
+from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.potentials.modes import FIRST
+from pp_mlem.potentials.quadratic import Quadratic
 from pp_mlem.potentials.table import Table
-from pp_mlem.potentials.term import Term
+from pp_mlem.potentials.term import Pass, Term
 
 
 def pointwise_values(marginal: Marginal, params: Any, data: ProgramData) -> jax.Array:
@@ -28,15 +31,12 @@ def pointwise_values(marginal: Marginal, params: Any, data: ProgramData) -> jax.
 
 def step_values(marginal: Marginal, eta: Natural, data: ProgramData) -> jax.Array:
     """log p(x_t | x_1, ..., x_{t-1}) of a single sequence, shape (steps,)."""
-    (chain,) = marginal.chains
+    (chain,) = marginal.sequences
     context = marginal.context(data)
     terms = marginal.before_chains(marginal.terms(eta, data), context)
-    (increments, _), found = chain.along(terms, context, filtered)
-    first = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in chain.starts(found)]
-    totals = jnp.concatenate([*first, increments.cumsum(0)])
-    prefix = Table(totals.reshape(-1, *found.shape), (chain.time, *found.lanes))
+    prefix, above = _prefixes(chain, terms, context)
     terms = [t for t in terms if not t.latents & chain.own]
-    terms.append(Term(prefix, frozenset(found.lanes), frozenset()))
+    terms.append(Term(prefix, above, frozenset()))
     for step in marginal.steps[marginal.steps.index(chain) + 1 :]:
         terms = step.run(terms, context)
     total = jnp.zeros(())
@@ -45,7 +45,24 @@ def step_values(marginal: Marginal, eta: Natural, data: ProgramData) -> jax.Arra
             total = total + term.of_finite.array
         else:
             total = total + marginal.layout.total([term])
-    return jnp.diff(jnp.broadcast_to(total, (chain.length,)), prepend=0.0)
+    total = jnp.broadcast_to(total, (chain.length,))
+    if marginal.kalmans:  # a flat first state: nothing until what came before it has settled it
+        total = jnp.where(jnp.isfinite(total), total, 0.0)
+    return jnp.diff(total, prepend=0.0)
+
+
+def _prefixes(
+    chain: Chain | Kalman, terms: list[Term], context: Pass
+) -> tuple[Table | Quadratic, frozenset[str]]:
+    """log Z of the first 1, 2, ... steps given the latents above, and these latents."""
+    if isinstance(chain, Kalman):
+        found = chain.collect(terms, context)
+        return chain.prefixes(found), frozenset(found.lanes).union(n for n, _ in chain.above)
+    (increments, _), collected = chain.along(terms, context, filtered)
+    first = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in chain.starts(collected)]
+    totals = jnp.concatenate([*first, increments.cumsum(0)])
+    table = Table(totals.reshape(-1, *collected.shape), (chain.time, *collected.lanes))
+    return table, frozenset(collected.lanes)
 
 
 def unit_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
@@ -86,13 +103,14 @@ def _shown(marginal: Marginal, factor: Factor, data: ProgramData) -> Table:
 def _step_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
     """How many observed sites were seen at each step of a single sequence, at most one; what
     lies before the scan counts with its first step."""
-    (chain,) = marginal.chains
+    (chain,) = marginal.sequences
+    rest = marginal.reading.scans[chain.time].rest
     inside, before_it = jnp.zeros(chain.length), jnp.zeros(())
     for factor in marginal.factors:
-        if factor.law_of:
+        if factor.law_of or factor.own or factor.kind == "carried":
             continue
         site = marginal.reading.sites[factor.site]
-        over = [p for p in (chain.time, chain.rest) if p in factor.plates]
+        over = [p for p in (chain.time, rest) if p in factor.plates]
         seen = jnp.ones(chain.length if over else 1)
         laid = data.sites.get(factor.site)
         if laid is not None and laid.mask is not None:

@@ -23,6 +23,7 @@ from pp_mlem.marginal.elements import (
     Element,
     Message,
     all_before,
+    all_prefixes,
     applied,
     inverse_and_volume,
     product,
@@ -244,7 +245,7 @@ class Kalman(Step):
             message = message._replace(
                 constant=message.constant + nudge - jax.lax.stop_gradient(nudge)
             )
-        potential = self._potential(found, message)
+        potential = self._potential(found.lanes, found.shape, message)
         latents = frozenset(a for a in found.lanes if a not in self.plates)
         latents |= {n for n, _ in self.above}
         return [*others, Term(potential, latents, self.plates, found.weight)]
@@ -252,6 +253,16 @@ class Kalman(Step):
     def message(self, found: Collected, steps: Steps, noise: jax.Array | None = None) -> Message:
         """What the data of all steps tell about the latents above, (*lanes, ...)."""
         carried = all_before(self.elements(steps, noise), self.length, found.shape)
+        return self._above(found, carried)
+
+    def prefixes(self, found: Collected) -> Table | Quadratic:
+        """What the first 1, 2, ... steps tell about the latents above, along an axis of the steps."""
+        message = self._above(found, all_prefixes(self.elements(found.steps), self.length))
+        lanes = (self.time, *found.lanes)
+        return self._potential(lanes, (self.length, *found.shape), message)
+
+    def _above(self, found: Collected, carried: Message) -> Message:
+        """What is told about what is carried into the first step, as about the latents above."""
         width = sum(n for _, n in self.above)
         # what is carried in is first + begins @ above, and above itself goes with it
         eye = jnp.broadcast_to(jnp.eye(width), (*found.begins.shape[:-2], width, width))
@@ -264,9 +275,35 @@ class Kalman(Step):
             carried.constant + (carried.linear * start).sum(-1) - (pull * start).sum(-1) / 2,
         )
 
+    def law_above(
+        self, name: str, terms: list[Term], lanes: tuple[str, ...]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean (*lanes, size) and root (*lanes, size, size) of the law of a latent above the scan.
+
+        Raises ValueError where it has none that stands alone.
+        """
+        met = [t.table for t in terms if name in t.latents and not t.latents & self.own]
+        law = met[0] if len(met) == 1 else None
+        if (
+            not isinstance(law, Law)
+            or len(law.further.coordinates) > 1
+            or set(law.axes) - set(lanes)
+        ):
+            raise ValueError(
+                f"'{name}' acts on the scan and has no Gaussian law by itself (it is flat, meets other sites or "
+                "latents, or is of other plates), so what is known before later data is not offered. Use "
+                "posterior() on data whose later values are missing (NaN)."
+            )
+        return law.mean.aligned((*lanes, ROW)), law.root.aligned((*lanes, ROW, COLUMN))
+
     def elements(self, steps: Steps, noise: jax.Array | None = None) -> Element:
         """Every step as an element over (what is carried, above); `noise` is added to the linear part
         of what is sampled."""
+        element = self.outputs(steps, noise)
+        return _kept(element, sum(n for _, n in self.above))
+
+    def outputs(self, steps: Steps, noise: jax.Array | None = None) -> Element:
+        """Every step as an element whose outcome is what `steps.moves` makes of a step."""
         width = sum(n for _, n in self.before)
         p, q = steps.precision, steps.linear
         seen, both, latent = p[..., :width, :width], p[..., :width, width:], p[..., width:, width:]
@@ -296,11 +333,11 @@ class Kalman(Step):
         mean = steps.after + applied(steps.moves[..., width:], steps.mean)
         mean = mean + applied(product(onward, inverse), given)
         covariance = symmetric(product(product(onward, inverse), turned(onward)))
-        message = Message(linear, precision, constant)
-        return _kept(Element(slope, mean, covariance, message), width - self.carried[1])
+        return Element(slope, mean, covariance, Message(linear, precision, constant))
 
-    def _potential(self, found: Collected, message: Message) -> Table | Quadratic:
-        lanes, shape = found.lanes, found.shape
+    def _potential(
+        self, lanes: tuple[str, ...], shape: tuple[int, ...], message: Message
+    ) -> Table | Quadratic:
         constant = Table(jnp.broadcast_to(message.constant, shape), lanes)
         if not self.above:
             return constant
