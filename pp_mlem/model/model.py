@@ -28,7 +28,7 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.units import pointwise_values, unit_weights
 from pp_mlem.model import latents as latent_questions
-from pp_mlem.model import sequences
+from pp_mlem.model import sequences, states
 from pp_mlem.model.bound import Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
 from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
@@ -285,12 +285,34 @@ class Model:
     # --- along a chain ----------------------------------------------------------------------
 
     @in_model_precision
-    def filtered(self, params: Params) -> dict[str, np.ndarray]:
-        """p(state_t | x_1, ..., x_t): for each state of a scan an array (steps, *plates, values).
+    def filtered(self, params: Params) -> dict[str, Any]:
+        """p(state_t | x_1, ..., x_t): for each state of a scan an array (steps, *plates, values); of a real
+        state its `mean`, `sd` and `covariance` (Kalman filter).
 
-        Raises ValueError when the program has no chain.
+        Raises ValueError when the program has no chain, and where a real state depends on what has
+        no Gaussian law by itself (a flat first state).
         """
-        return sequences.filtered(self.bound, self.check_params(params))
+        values = self.check_params(params)
+        if not self.marginal.kalmans:
+            return sequences.filtered(self.bound, values)
+        finite = sequences.filtered(self.bound, values) if self.marginal.chains else {}
+        return {**finite, **states.filtered(self.bound, values)}
+
+    @in_model_precision
+    def innovations(self, params: Params) -> dict[str, states.Predicted]:
+        """One-step-ahead predictions of each observed site of a linear Gaussian state space: its `mean` and
+        `sd` given all data before, and the standardised `residual` (Harvey 1989, section 5.4,
+        doi:10.1017/CBO9781107049994), each (steps, *plates, *event).
+
+        Raises ValueError when no scan carries real latents.
+        """
+        values = self.check_params(params)
+        if not self.marginal.kalmans:
+            raise ValueError(
+                "innovations: no scan of the program carries real latents. For finite states use "
+                "pseudo_residuals()."
+            )
+        return states.innovations(self.bound, values, self.observed_values())
 
     @in_model_precision
     def transition_counts(self, params: Params) -> dict[str, np.ndarray]:
@@ -301,13 +323,18 @@ class Model:
     @in_model_precision
     def forecast(self, params: Params, steps: int = 1) -> dict[str, Any]:
         """p(state | data) 1, ..., `steps` steps after the last: for each state (steps, *plates,
-        values); and for each observed site of the scan whose distribution is the same at every
+        values), of a real state its `mean`, `sd` and `covariance`; and for each observed site of the scan whose distribution is the same at every
         step its "mean" and "sd", (steps, *plates, ...).
 
         Raises ValueError when the transitions vary with the step, so that they are not known
         ahead.
         """
-        return sequences.forecast(self.bound, self.check_params(params), steps)
+        values = self.check_params(params)
+        finite = {}
+        if self.marginal.chains or not self.marginal.kalmans:
+            finite = sequences.forecast(self.bound, values, steps)
+        check_counts(steps=steps)
+        return {**finite, **states.forecast(self.bound, values, steps)}
 
     @in_model_precision
     def pseudo_residuals(self, params: Params) -> dict[str, pd.DataFrame]:
