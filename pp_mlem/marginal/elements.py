@@ -67,10 +67,32 @@ def inverse_and_volume(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     the elimination."""
     if matrix.shape[-1] == 1:
         return 1 / matrix, jnp.log(matrix[..., 0, 0])
+    if matrix.shape[-1] <= FEW:
+        return _eliminated(matrix)
     eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
     lu, pivots = jax.scipy.linalg.lu_factor(matrix)
     volume = jnp.log(jnp.abs(jnp.diagonal(lu, axis1=-2, axis2=-1))).sum(-1)
     return jax.scipy.linalg.lu_solve((lu, pivots), eye), volume
+
+
+def _eliminated(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same for small matrices, all of a batch side by side: Gauss-Jordan with the largest pivot."""
+    size = matrix.shape[-1]
+    eye = jnp.broadcast_to(jnp.eye(size, dtype=matrix.dtype), matrix.shape)
+    both = jnp.concatenate([matrix, eye], -1)
+    rows, volume = (
+        [both[..., i, :] for i in range(size)],
+        jnp.zeros(matrix.shape[:-2], matrix.dtype),
+    )
+    for i in range(size):
+        for j in range(i + 1, size):
+            swap = (jnp.abs(rows[j][..., i]) > jnp.abs(rows[i][..., i]))[..., None]
+            rows[i], rows[j] = jnp.where(swap, rows[j], rows[i]), jnp.where(swap, rows[i], rows[j])
+        pivot = rows[i][..., i : i + 1]
+        volume = volume + jnp.log(jnp.abs(pivot[..., 0]))
+        rows[i] = rows[i] / pivot
+        rows = [r if k == i else r - r[..., i : i + 1] * rows[i] for k, r in enumerate(rows)]
+    return jnp.stack([r[..., size:] for r in rows], -2), volume
 
 
 @inverse_and_volume.defjvp

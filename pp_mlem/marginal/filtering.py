@@ -120,23 +120,19 @@ def _at(element: Element, t: jax.Array | int) -> Element:
 
 def _start(chain: Kalman, found: Collected, terms: list[Term]) -> Gaussian:
     """What is carried into the first step, and what is above."""
-    width = sum(n for _, n in chain.above)
-    mean = jnp.zeros((*found.first.shape[:-1], width))
-    covariance = jnp.zeros((*found.first.shape[:-1], width, width))
+    total = sum(n for _, n in chain.outside)
+    mean = jnp.zeros((*found.first.shape[:-1], total))
+    covariance = jnp.zeros((*found.first.shape[:-1], total, total))
     begin = 0
-    for name, size in chain.above:
+    for name, size in chain.outside:
         centre, root = chain.law_above(name, terms, found.lanes)
         own = slice(begin, begin + size)
         mean, covariance = _wide(mean, centre, 1), _wide(covariance, root, 2)
         mean = mean.at[..., own].set(centre)
         covariance = covariance.at[..., own, own].set(product(root, turned(root)))
         begin += size
-    both = Gaussian(mean, covariance)
-    eye = jnp.broadcast_to(jnp.eye(width), (*found.begins.shape[:-2], width, width))
-    slope = jnp.concatenate([found.begins, eye], -2)
-    offset = jnp.concatenate([found.first, jnp.zeros((*found.first.shape[:-1], width))], -1)
-    size = offset.shape[-1]
-    return both.moved(offset, slope, jnp.zeros((size, size)))
+    slope, offset = chain.begin(found)
+    return Gaussian(mean, covariance).moved(offset, slope, jnp.zeros((slope.shape[-2],) * 2))
 
 
 def _wide(array: jax.Array, other: jax.Array, trailing: int) -> jax.Array:

@@ -57,7 +57,7 @@ def _prefixes(
     """log Z of the first 1, 2, ... steps given the latents above, and these latents."""
     if isinstance(chain, Kalman):
         found = chain.collect(terms, context)
-        return chain.prefixes(found), frozenset(found.lanes).union(n for n, _ in chain.above)
+        return chain.prefixes(found), frozenset(found.lanes).union(n for n, _ in chain.outside)
     (increments, _), collected = chain.along(terms, context, filtered)
     first = [jnp.broadcast_to(b, increments.shape[1:])[None] for b in chain.starts(collected)]
     totals = jnp.concatenate([*first, increments.cumsum(0)])

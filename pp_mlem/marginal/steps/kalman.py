@@ -64,7 +64,7 @@ class Steps(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """`steps`, what is carried into the first as `first` + `begins` @ above, the names and sizes of the
+    """`steps`, what is carried into the first as `first` + `begins` @ outside, the names and sizes of the
     lanes, and the common weight."""
 
     steps: Steps
@@ -78,8 +78,8 @@ class Collected(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Kalman(Step):
     """The real latents `states` that one scan carries. `carried` is the name and size of what is carried,
-    `above` the real latents outside of the scan that act on it; `plates` are those of independent
-    sequences."""
+    `above` the real latents outside of the scan that act on its steps, `initial` those that act on what is
+    carried into the first alone; `plates` are those of independent sequences."""
 
     time: str
     length: int
@@ -88,6 +88,7 @@ class Kalman(Step):
     states: Coordinates
     plates: frozenset[str]
     above: Coordinates
+    initial: Coordinates
     layout: Layout
 
     @classmethod
@@ -115,12 +116,15 @@ class Kalman(Step):
             if scan.reals is None or not scan.movers & graph.latents.keys():
                 continue
             own = scan.movers | {scan.carry}
-            met = frozenset().union(*(s.latents for s in graph.scopes if s.latents & own)) - own
-            above = [s for s in reading.reals if s.name in met]
+            touching = [s for s in graph.scopes if s.latents & own]
+            met = frozenset().union(*(s.latents for s in touching))
+            acting = frozenset().union(*(s.latents for s in touching if s.site != scan.first_carry))
+            above = [(s.name, s.size) for s in reading.reals if s.name in met - own]
             plates = frozenset(p for p, _ in scan.reals.plates)
             step = cls(
                 scan.time, scan.length, scan.reverse, (scan.carry, scan.reals.size),
-                _in_order(reading, scan), plates, tuple((s.name, s.size) for s in above), graph.layout,
+                _in_order(reading, scan), plates, tuple(a for a in above if a[0] in acting),
+                tuple(a for a in above if a[0] not in acting), graph.layout,
             )  # fmt: skip
             return step, graph.without(own, plates)
         return No("no scan carries real latents")
@@ -128,6 +132,11 @@ class Kalman(Step):
     @property
     def own(self) -> frozenset[str]:
         return frozenset(n for n, _ in (self.carried, *self.states))
+
+    @property
+    def outside(self) -> Coordinates:
+        """The real latents outside of the scan that it meets."""
+        return (*self.above, *self.initial)
 
     @property
     def before(self) -> Coordinates:
@@ -146,8 +155,8 @@ class Kalman(Step):
         text = f"{sizes}: Kalman recursion over {self.length} steps, {numbers} number{'s' * (numbers > 1)} carried"
         if self.plates:
             text += f", for each of {', '.join(sorted(self.plates))}"
-        if self.above:
-            text += f", given {', '.join(n for n, _ in self.above)}"
+        if self.outside:
+            text += f", given {', '.join(n for n, _ in self.outside)}"
         yield text
 
     def collect(self, terms: list[Term], context: Pass) -> Collected:
@@ -184,7 +193,7 @@ class Kalman(Step):
             _columns(moving, (*self.before, *self.states), order),
         )  # fmt: skip
         shape = tuple(self.layout.sizes[a] for a in lanes)
-        begins = _columns(first, self.above, lanes)
+        begins = _columns(first, self.outside, lanes)
         return Collected(steps, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight)
 
     def _lanes(self, potentials: list[Law | Quadratic | Motion]) -> tuple[str, ...]:
@@ -247,7 +256,7 @@ class Kalman(Step):
             )
         potential = self._potential(found.lanes, found.shape, message)
         latents = frozenset(a for a in found.lanes if a not in self.plates)
-        latents |= {n for n, _ in self.above}
+        latents |= {n for n, _ in self.outside}
         return [*others, Term(potential, latents, self.plates, found.weight)]
 
     def message(self, found: Collected, steps: Steps, noise: jax.Array | None = None) -> Message:
@@ -262,17 +271,22 @@ class Kalman(Step):
         return self._potential(lanes, (self.length, *found.shape), message)
 
     def _above(self, found: Collected, carried: Message) -> Message:
-        """What is told about what is carried into the first step, as about the latents above."""
-        width = sum(n for _, n in self.above)
-        # what is carried in is first + begins @ above, and above itself goes with it
-        eye = jnp.broadcast_to(jnp.eye(width), (*found.begins.shape[:-2], width, width))
-        moves = jnp.concatenate([found.begins, eye], -2)
-        start = jnp.concatenate([found.first, jnp.zeros((*found.first.shape[:-1], width))], -1)
+        """What is told about what is carried into the first step, as about the latents outside."""
+        moves, start = self.begin(found)
         pull = applied(carried.precision, start)
         return Message(
             applied(turned(moves), carried.linear - pull),
             symmetric(product(product(turned(moves), carried.precision), moves)),
             carried.constant + (carried.linear * start).sum(-1) - (pull * start).sum(-1) / 2,
+        )
+
+    def begin(self, found: Collected) -> tuple[jax.Array, jax.Array]:
+        """What the first step is given, (carried, above), as moves @ outside + start."""
+        width, total = sum(n for _, n in self.above), sum(n for _, n in self.outside)
+        eye = jnp.broadcast_to(jnp.eye(total)[:width], (*found.begins.shape[:-2], width, total))
+        moves = jnp.concatenate([found.begins, eye], -2)
+        return moves, jnp.concatenate(
+            [found.first, jnp.zeros((*found.first.shape[:-1], width))], -1
         )
 
     def law_above(
@@ -339,7 +353,7 @@ class Kalman(Step):
         self, lanes: tuple[str, ...], shape: tuple[int, ...], message: Message
     ) -> Table | Quadratic:
         constant = Table(jnp.broadcast_to(message.constant, shape), lanes)
-        if not self.above:
+        if not self.outside:
             return constant
         width = message.linear.shape[-1]
         return Quadratic(
@@ -348,7 +362,7 @@ class Kalman(Step):
             Table(
                 jnp.broadcast_to(message.precision, (*shape, width, width)), (*lanes, ROW, COLUMN)
             ),
-            self.above,
+            self.outside,
         )
 
 
