@@ -113,7 +113,7 @@ def scan_of(scans: dict[str, Scan], site: str) -> Scan | None:
 def _parents(first: FirstRun, dependencies: Dependencies) -> dict[str, frozenset[str]]:
     """The unobserved sites that each site depends on, whatever the step."""
     earlier = set(earlier_states(first.scans))
-    carries = {s.carry: s.movers for s in first.scans.values()}
+    carries = {s.carry: s.movers | _behind(s, dependencies) for s in first.scans.values()}
     parents = {}
     for name in first.messages:
         scan = scan_of(first.scans, name)
@@ -122,6 +122,12 @@ def _parents(first: FirstRun, dependencies: Dependencies) -> dict[str, frozenset
         moved = frozenset().union(*(m for carry, m in carries.items() if carry in every))
         parents[name] = (every | moved) - earlier - carries.keys() - {name}
     return parents
+
+
+def _behind(scan: Scan, dependencies: Dependencies) -> frozenset[str]:
+    """What a scan computes its carry of real latents from, at the first step and later."""
+    names = (dependencies.parents(n, n) for n in (scan.first_carry, scan.carry))
+    return frozenset().union(*names) - {scan.carry}
 
 
 def _over_steps(first: FirstRun) -> dict[str, Message]:

@@ -94,7 +94,8 @@ class _Run:
         scan = replace(scan, length=body.length)
         states = {*scan.latents, *scan.continuous} & self.given.keys()
         if states and not self._probed(scan):
-            value, extracted = ScanInSequence(scan, body, self.given, self.extraction).run()
+            given = {n: self._by_steps(n) for n in states}
+            value, extracted = ScanInSequence(scan, body, given, self.extraction).run()
         else:
             steps = bind(scan, body)
             value, extracted = EnumeratedScan(
@@ -102,6 +103,11 @@ class _Run:
             ).run()
         self.of_scans.update(extracted)
         return value
+
+    def _by_steps(self, name: str) -> Any:
+        """The given values of a state, of a real one (steps, *plates, *event)."""
+        site, value = self.program.sites[name], jnp.asarray(self.given[name])
+        return _by_steps(self.program, site, value) if site.real else value
 
     def _probed(self, scan: Scan) -> bool:
         """Whether the given values are those of any one step, rather than of every step."""
@@ -117,7 +123,7 @@ class _Run:
         if value is None:
             inner = _inner(self.program, site)
             return jnp.zeros((*(1,) * max((-d for d in inner.values()), default=0), site.size))
-        return _of_step(self.program, site, value)
+        return _by_steps(self.program, site, value)[0]
 
     def _supply(self, msg: dict[str, Any]) -> Any:
         name = msg["name"]
@@ -126,7 +132,7 @@ class _Run:
         site = self.program.sites[name]
         if name in self.given:
             value = jnp.asarray(self.given[name])  # a program may index it by a tracer
-            return _of_step(self.program, site, value) if site.scan and site.real else value
+            return _by_steps(self.program, site, value)[0] if site.scan and site.real else value
         if site.real:
             own = max((-d for d in _inner(self.program, site).values()), default=0)
             batch = tuple(msg["fn"].batch_shape)
@@ -166,8 +172,8 @@ def _inner(program: Enumeration, site: Site) -> dict[str, int]:
     return {p: d for p, d in site.dims.items() if not site.scan or d != -program.depth}
 
 
-def _of_step(program: Enumeration, site: Site, value: Any, t: Any = 0) -> jax.Array:
-    """Of values (steps, ..., *plates, *event) of a real site of a scan, those of one step."""
+def _by_steps(program: Enumeration, site: Site, value: Any) -> jax.Array:
+    """Values (steps, ..., *plates, *event) of a real site of a scan, nothing between."""
     inner = max((-d for d in _inner(program, site).values()), default=0)
     shape = value.shape[value.ndim - len(site.event_shape) - inner :]
-    return jnp.asarray(value)[t].reshape(shape)
+    return jnp.asarray(value).reshape(value.shape[0], *shape)

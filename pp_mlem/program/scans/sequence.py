@@ -17,7 +17,8 @@ from pp_mlem.program.scans.steps import concatenated
 
 @dataclass(frozen=True)
 class ScanInSequence:
-    """`given` are the values of the scan's states, (steps, ..., *plates, *event)."""
+    """`given` are the values of the scan's states: of finite ones (steps, ..., *plates), of real ones
+    (steps, *plates, *event)."""
 
     scan: Scan
     body: Body
@@ -62,8 +63,9 @@ class ScanInSequence:
         def state(msg: dict[str, Any]) -> Any:
             if msg["name"] not in self.given:
                 return neutral_value(msg, 0)
-            values, fn = jnp.asarray(self.given[msg["name"]]), msg["fn"]
-            return values[t].reshape((*fn.batch_shape, *fn.event_shape))
+            value = jnp.asarray(self.given[msg["name"]])[t]
+            finite = msg["name"] in self.scan.latents
+            return value.reshape(msg["fn"].batch_shape) if finite else value
 
         carry, y, messages = self.body.step(carry, t, state)
         sites = {}
@@ -77,11 +79,18 @@ class ScanInSequence:
 
     def _rolled(self, carry: Any, start: int) -> tuple[Any, Any]:
         """The steps from `start` on, in one loop."""
-        after = jax.eval_shape(self._step, carry, start)[0]
-        carry = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), carry, after)
+        for _ in jax.tree.leaves(carry):  # finite latents above the scan may widen it step by step
+            after = jax.eval_shape(self._step, carry, start)[0]
+            carry = jax.tree.map(_as_after, carry, after)
 
         def step(carry: Any, t: Any) -> tuple[Any, Any]:
             new, taken = self._step(carry, t)
             return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype), carry, new), taken
 
         return jax.lax.scan(step, carry, jnp.arange(start, self.body.length))
+
+
+def _as_after(leaf: Any, after: Any) -> jax.Array:
+    """A leaf of the carry in the type of what a step makes of it, and as wide."""
+    array = jnp.asarray(leaf, after.dtype)
+    return jnp.broadcast_to(array, jnp.broadcast_shapes(array.shape, after.shape))
