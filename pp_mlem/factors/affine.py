@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,11 @@ class AffineFactor(Factor):
         touched = [n for n in probe.latents if n in reals]
         if not touched:
             return No("")  # no real latent enters it
+        _refuse_switching(probe, touched)
         wrong = _wrong(probe, frozenset(touched))
         if wrong:
-            first = reals[touched[0]]
-            how = f"where it enters '{site.name}', {wrong}"
-            raise SiteValueError(not_exact(first.name, first.reason, touched, how))
+            how = f"where it enters '{site.origin or site.name}', {wrong}"
+            raise SiteValueError(refusal(reading, touched, how))
         coordinates = tuple((n, reals[n].size) for n in touched)
         return cls(
             **common(probe, frozenset())
@@ -334,6 +335,31 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     if probe.reading.one_at_a_time([n for n in probe.latents if n not in reals]):
         return "together with a finite latent that is gathered"
     return ""
+
+
+def refusal(reading: Reading, names: Iterable[str], how: str) -> str:
+    """Why real latents, or what a scan carries of them, are not integrated out, and what to do."""
+    movers = {s.carry: sorted(s.movers) for s in reading.scans.values()}
+    told = list(dict.fromkeys(m for n in names for m in movers.get(n, [n])))
+    first = reading.sites[told[0]]
+    return not_exact(first.name, first.reason, told, how)
+
+
+def _refuse_switching(probe: Probe, touched: list[str]) -> None:
+    """A finite latent of a step cannot choose among laws of what is carried on."""
+    sites, scans = probe.reading.sites, probe.reading.scans.values()
+    finite = [sites[n].origin or n for n in probe.latents if not sites[n].real and sites[n].scan]
+    movers = frozenset().union(*(s.movers for s in scans))
+    carried = [n for n in touched if n in movers]
+    carried += [n for s in scans if s.carry in touched for n in sorted(s.movers)]
+    if finite and carried:
+        raise SiteValueError(
+            f"site '{probe.site.origin or probe.site.name}': the finite latent '{finite[0]}' of a step chooses among "
+            f"Gaussians of the real state '{carried[0]}', which is carried on. What is known of the state is then "
+            f"a mixture of more Gaussians at every step, which no structure sums. Observe '{finite[0]}' with "
+            "observe={...}, sample it outside of the scan, once for the whole sequence, or estimate the values "
+            f'of the state with Model(..., parameters={{"{carried[0]}"}}).'
+        )
 
 
 def _precision(arguments: dict[str, Any]) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
-from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.factors.affine import AffineFactor, basis, refusal
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.carried import CarriedFactor
 from pp_mlem.program.errors import SiteValueError
 from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.roles import not_exact
 
 DRAWS = 2
 
@@ -64,15 +63,14 @@ def refuse_nonaffine(
 
 
 def _told(reading: Reading, factor: AffineFactor | CarriedFactor) -> str:
-    reals = [s.name for s in reading.reals]
-    movers = {s.carry: sorted(s.movers) for s in reading.scans.values()}
-    names = [m for n, _ in factor.coordinates for m in movers.get(n, [n])] or reals
-    first = reading.sites[names[0]]
+    names = [n for n, _ in factor.coordinates] or [s.name for s in reading.reals]
     if isinstance(factor, CarriedFactor):
-        how = "where the body of the scan carries it on by a map that is not affine"
-    else:
-        how = f"where the mean of '{factor.site}' is not affine in the one value that a row reads"
-    return not_exact(first.name, first.reason, dict.fromkeys(names), how)
+        return refusal(
+            reading, names, "where the body of the scan carries it on by a map that is not affine"
+        )
+    site = reading.sites[factor.site]
+    how = f"where the mean of '{site.origin or site.name}' is not affine in the one value that a row reads"
+    return refusal(reading, names, how)
 
 
 def _before(reading: Reading, first: np.ndarray, after: np.ndarray, carry: str) -> np.ndarray:

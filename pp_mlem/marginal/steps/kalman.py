@@ -95,13 +95,6 @@ class Kalman(Step):
     def claim(cls, reading: Reading, factors: tuple[Factor, ...]) -> Claim:
         """What scans carry; the real latents inside of their steps are taken out before."""
         own = frozenset().union(*(s.movers for s in reading.scans.values()))
-        for factor in factors:
-            switches = [n for n in factor.latents if n in reading.sites and reading.sites[n].scan]
-            finite = [n for n in switches if not reading.sites[n].real]
-            real = [n for n in switches if n in own]
-            carried = [s for s in reading.scans.values() if s.carry in factor.latents]
-            if finite and (real or carried):
-                raise ValueError(_switching(factor.site, finite[0], (real or sorted(own))[0]))
         if not own:
             return Claim()
         inside = {s.name for s in reading.reals if s.scan and s.name not in own}
@@ -369,15 +362,6 @@ class Kalman(Step):
 def _in_order(reading: Reading, scan: Scan) -> Coordinates:
     """The latents that a scan carries and their sizes, in the order in which a step samples them."""
     return tuple((n, reading.sites[n].size) for n in scan.sites if n in scan.movers)
-
-
-def _switching(site: str, finite: str, real: str) -> str:
-    return (
-        f"site '{site}': the finite latent '{finite}' of a step chooses among Gaussians of the real state "
-        f"'{real}', which is carried on. What is known of the state is then a mixture that doubles with every "
-        f"step, and no structure sums it. Observe '{finite}' with observe={{...}}, sample it outside of the "
-        f'scan, or estimate the state\'s values with Model(..., parameters={{"{real}"}}).'
-    )
 
 
 def _columns(motion: Motion, coordinates: Coordinates, order: tuple[str, ...]) -> jax.Array:

@@ -41,20 +41,21 @@ class ScanInSequence:
         extracted: dict[str, Any] = {}
         for site in self.scan.sites:
             if site not in self.scan.pairs:
-                every = jax.tree.map(concatenated, *(sites[site] for sites, _ in stacked))
-                extracted[site] = self.extraction.every_step(every)
+                if self.extraction.wants(site):
+                    every = jax.tree.map(concatenated, *(sites[site] for sites, _ in stacked))
+                    extracted[site] = self.extraction.every_step(every)
                 continue
             for k, (sites, _) in enumerate(first):
-                extracted[at_step(site, k)] = self.extraction.one_step(sites[site])
-            if rest is not None:
+                if site in sites:
+                    extracted[at_step(site, k)] = self.extraction.one_step(sites[site])
+            if rest is not None and site in rest[0]:
                 extracted[self.scan.later(site)] = self.extraction.every_step(rest[0][site])
-        wanted = {n: v for n, v in extracted.items() if self.extraction.wants(n)}
         if self.scan.reals is not None and self.extraction.wants_carry(self.scan.carry):
             every = jax.tree.map(concatenated, *(sites[self.scan.carry] for sites, _ in stacked))
-            wanted[self.scan.carry] = self.extraction.every_step(every)
+            extracted[self.scan.carry] = self.extraction.every_step(every)
             begin = self.extraction.of_carry(self.scan, self.body.init, self.scan.first_carry)
-            wanted[self.scan.first_carry] = self.extraction.one_step(begin)
-        return self.body.result(carry, ys), wanted
+            extracted[self.scan.first_carry] = self.extraction.one_step(begin)
+        return self.body.result(carry, ys), extracted
 
     def _step(self, carry: Any, t: Any, first: int | None = None) -> tuple[Any, Any]:
         """Step t, by its number if it is one of the first: the carry after it; what is extracted of
@@ -72,7 +73,8 @@ class ScanInSequence:
         for site in self.scan.sites:
             paired = self.scan.later(site) if first is None else at_step(site, first)
             name = paired if site in self.scan.pairs else site
-            sites[site] = self.extraction.of(messages[site], name)
+            if self.extraction.wants(name):
+                sites[site] = self.extraction.of(messages[site], name)
         if self.scan.reals is not None and self.extraction.wants_carry(self.scan.carry):
             sites[self.scan.carry] = self.extraction.of_carry(self.scan, carry, self.scan.carry)
         return carry, (sites, y)
