@@ -18,6 +18,7 @@ from pp_mlem.marginal.marginal import build_marginal
 from pp_mlem.model.bound import Bound
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.joined import joined, undeclared
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.rows import thin
@@ -45,6 +46,21 @@ def read_bound(
     """
     note_shapes(arguments.dynamic)
     reading, dynamic = read_program(arguments, **overrides)
+    ranks = undeclared(reading)
+    if not ranks:
+        return _bound(reading, dynamic, observe)
+    try:
+        return _bound(
+            reading, dynamic, observe
+        )  # the entries of a batch may be series of their own
+    except Exception:
+        program = joined(arguments.program, ranks)
+        reading, dynamic = read_program(replace(arguments, program=program), **overrides)
+        return _bound(reading, dynamic, observe)
+
+
+def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tuple[Arguments, Bound]:
+    """The same for a program whose sites are read."""
     _check_observe(reading, observe)
     inputs = read_inputs(reading)
     # A mistake in the data is told as such, before all else.

@@ -253,7 +253,7 @@ def _mark_steady(reading: Reading, dependencies: Dependencies) -> Reading:
     varies: dict[str, bool] = dict.fromkeys(counted, False)
     for _ in range(2):
         reals = {  # the same in all units and steps
-            s.name: np.broadcast_to(rng.normal(size=s.event_shape), reading.probe_shape(s))
+            s.name: np.broadcast_to(rng.normal(size=s.event_shape), reading.real_shape(s))
             for s in reading.coordinates
         }
         for n, v in function(rng.uniform(-1, 1, space.size), reals, dynamic).items():

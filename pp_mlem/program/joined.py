@@ -1,0 +1,48 @@
+"""A program whose real states, written as a batch without a plate, are one vector each.
+
+`dist.Normal(F @ x, q)` in the body of a scan has a batch dimension that no plate declares. If its entries
+move together, they are one state: what `to_event` would say.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from numpyro.primitives import Messenger
+
+from pp_mlem.program.reading import Reading
+
+
+class _Joined(Messenger):
+    """Joins the last batch dimensions of some sites, as many as `ranks` says, into events."""
+
+    def __init__(self, fn: Callable[..., Any], ranks: Mapping[str, int]) -> None:
+        super().__init__(fn)
+        self.ranks = ranks
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.ranks:
+            msg["fn"] = msg["fn"].to_event(self.ranks[msg["name"]])
+
+
+def joined(program: Callable[..., Any], ranks: Mapping[str, int]) -> Callable[..., Any]:
+    """The program with these batches as events."""
+
+    @functools.wraps(program)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return _Joined(program, ranks)(*args, **kwargs)
+
+    return run
+
+
+def undeclared(reading: Reading) -> dict[str, int]:
+    """The states of scans with batch dimensions that no plate declares, and how many these are."""
+    ranks: dict[str, int] = {}
+    for scan in reading.scans.values():
+        for name in scan.movers:
+            inner = [p for p in reading.sites[name].dims if p != scan.time]
+            if inner and all(reading.plates[p].implicit for p in inner):
+                ranks[name] = len(inner)
+    return ranks
