@@ -220,6 +220,178 @@ def shocks(y):
     scan(step, 0.0, y)
 
 
+def undeclared(y):
+    """A vector state without to_event; the data come through a handler."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+    turn = jnp.array([[0.9, 0.2], [-0.1, 0.8]])
+
+    def step(x, _):
+        x = numpyro.sample("x", dist.Normal(turn @ x, sd))
+        numpyro.sample("y", dist.Normal(x[0] + x[1], 0.5))
+        return x, None
+
+    with numpyro.handlers.condition(data={"y": y}):
+        scan(step, jnp.zeros(2), None, length=T)
+
+
+def stationary(y):
+    """An AR(1) that begins in its stationary law and is seen before it moves."""
+    phi = numpyro.sample("phi", dist.Uniform(-1, 1))
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+    first = numpyro.sample("first", dist.Normal(0, sd / jnp.sqrt(1 - phi**2)))
+
+    def step(x, y_t):
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        x = numpyro.sample("x", dist.Normal(phi * x, sd))
+        return x, None
+
+    scan(step, first, y)
+
+
+def counted(y):
+    """The first step has a law of its own, by the number of the step."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(carry, y_t):
+        x, t = carry
+        first = t == 0
+        x = numpyro.sample("x", dist.Normal(jnp.where(first, 0.0, x), jnp.where(first, 10.0, sd)))
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        return (x, t + 1), None
+
+    scan(step, (0.0, 0), y)
+
+
+def arma(y):
+    """ARMA(1, 1) in companion form: the shock is the latent, and parameters carry it on."""
+    phi = numpyro.sample("phi", dist.Normal(0, 0.5))
+    theta = numpyro.sample("theta", dist.Normal(0, 0.5))
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(a, y_t):
+        shock = numpyro.sample("shock", dist.Normal(0, sd))
+        a = jnp.stack([phi * a[0] + a[1] + shock, theta * shock])
+        numpyro.sample("y", dist.Normal(a[0], 0.1), obs=y_t)
+        return a, None
+
+    scan(step, jnp.zeros(2), y)
+
+
+def lengths(y, mask):
+    """Series of several lengths."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(x, data):
+        y_t, seen = data
+        with numpyro.plate("series", 3):
+            x = numpyro.sample("x", dist.Normal(x, sd))
+            with numpyro.handlers.mask(mask=seen):
+                numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        return x, None
+
+    scan(step, jnp.zeros(3), (y, mask))
+
+
+def clustered(y):
+    """Series of two kinds, by how fast they move."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5).expand([2]).to_event(1))
+    weight = numpyro.sample("weight", dist.Dirichlet(jnp.ones(2)))
+    n = y.shape[1]
+    with numpyro.plate("series", n):
+        z = numpyro.sample("z", dist.Categorical(weight))
+
+    def step(x, y_t):
+        with numpyro.plate("series", n):
+            x = numpyro.sample("x", dist.Normal(x, sd[z]))
+            numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        return x, None
+
+    scan(step, jnp.zeros(n), y)
+
+
+def beside(y, counts):
+    """A finite chain and a real state in one scan that do not meet."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+    rate = numpyro.sample("rate", dist.HalfNormal(5).expand([2]).to_event(1))
+    moves = jnp.array([[0.9, 0.1], [0.2, 0.8]])
+
+    def step(carry, data):
+        z, x = carry
+        y_t, k_t = data
+        z = numpyro.sample("z", dist.Categorical(moves[z]))
+        x = numpyro.sample("x", dist.Normal(x, sd))
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        numpyro.sample("k", dist.Poisson(rate[z]), obs=k_t)
+        return (z, x), None
+
+    scan(step, (0, 0.0), (y, counts))
+
+
+def switching(y):
+    """A state that chooses how fast another moves: no structure sums it."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5).expand([2]).to_event(1))
+    moves = jnp.array([[0.9, 0.1], [0.2, 0.8]])
+
+    def step(carry, y_t):
+        z, x = carry
+        z = numpyro.sample("z", dist.Categorical(moves[z]))
+        x = numpyro.sample("x", dist.Normal(x, sd[z]))
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        return (z, x), None
+
+    scan(step, (0, 0.0), y)
+
+
+def outside(y):
+    """The observations stand outside of the scan."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(x, _):
+        x = numpyro.sample("x", dist.Normal(x, sd))
+        return x, x
+
+    _, states = scan(step, 0.0, None, length=T)
+    numpyro.sample("y", dist.Normal(states, 0.5), obs=y)
+
+
+def bent(y):
+    """The state moves by a curve."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Normal(jnp.sin(x), sd))
+        numpyro.sample("y", dist.Normal(x, 0.5), obs=y_t)
+        return x, None
+
+    scan(step, 0.0, y)
+
+
+def of_counts(y):
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Normal(x, sd))
+        numpyro.sample("y", dist.Poisson(jnp.exp(x)), obs=y_t)
+        return x, None
+
+    scan(step, 0.0, y)
+
+
+def coupled(y):
+    """A common level, and one of each series."""
+    sd = numpyro.sample("sd", dist.HalfNormal(5))
+
+    def step(carry, y_t):
+        common, own = carry
+        common = numpyro.sample("common", dist.Normal(common, sd))
+        with numpyro.plate("series", 3):
+            own = numpyro.sample("own", dist.Normal(own, sd))
+            numpyro.sample("y", dist.Normal(common + own, 0.5), obs=y_t)
+        return (common, own), None
+
+    scan(step, (0.0, jnp.zeros(3)), y)
+
+
 def cases() -> dict[str, StateSpace]:
     rng = np.random.default_rng(3)
     y, x = rng.normal(size=T).cumsum(), rng.normal(size=T)
@@ -252,6 +424,20 @@ def cases() -> dict[str, StateSpace]:
             two_sites, (y, x), {"sd": np.float64(0.6), "noise": np.array([0.5, 0.8])}, {"level": (T,)}
         ),
         "backwards": StateSpace(backwards, (y,), own, {"level": (T,)}),
+        "undeclared": StateSpace(undeclared, (jnp.asarray(y),), {"sd": np.float64(0.6)}, {"x": (T, 2)}),
+        "stationary": StateSpace(
+            stationary, (y,), {"phi": np.float64(0.7), "sd": np.float64(0.6)},
+            {"first": (), "x": (T,)},
+        ),
+        "counted": StateSpace(counted, (y,), {"sd": np.float64(0.6)}, {"x": (T,)}),
+        "arma": StateSpace(
+            arma, (y,), {"phi": np.float64(0.5), "theta": np.float64(0.3), "sd": np.float64(0.8)},
+            {"shock": (T,)},
+        ),
+        "lengths": StateSpace(
+            lengths, (rng.normal(size=(T, 3)).cumsum(0), np.arange(T)[:, None] < [12, 7, 9]),
+            {"sd": np.float64(0.6)}, {"x": (T, 3)},
+        ),
         "shocks": StateSpace(
             shocks, (rng.normal(size=(T, 2)),), {"sd": np.array([0.6, 0.3])},
             {"level": (T,), "shock": (T,)},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 
 from pp_mlem import Model
-from tests.state_space_programs import backwards, cases, dense, trend
+from tests import state_space_programs as programs
+from tests.state_space_programs import T, StateSpace, backwards, cases, dense, trend
 
 CASES = cases()
 NAMES = tuple(CASES)
@@ -90,3 +90,71 @@ def test_filter_forecasts_and_innovations_of_a_local_level():
     posterior = model.posterior(params)["level"]
     np.testing.assert_allclose(posterior.mean, found.smoothed_state[0], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(posterior.sd**2, found.smoothed_state_cov[0, 0], rtol=1e-6)
+
+
+RNG = np.random.default_rng(9)
+SERIES = RNG.normal(size=(T, 3)).cumsum(0)
+
+
+def test_clusters_of_series():
+    """Every series by each kind, densely."""
+    model = Model(programs.clustered, SERIES)
+    params = {"sd": np.array([0.4, 1.1]), "weight": np.array([0.3, 0.7])}
+    total = 0.0
+    for i in range(3):
+        kinds = [
+            dense(
+                StateSpace(
+                    programs.lengths, (SERIES, np.ones((T, 3), bool)), {"sd": sd}, {"x": (T, 3)}
+                ),
+                (np.tile(SERIES[:, i : i + 1], 3), np.ones((T, 3), bool)),
+            )[0]
+            / 3
+            for sd in params["sd"]
+        ]
+        total += np.logaddexp(*(np.log(params["weight"]) + kinds))
+    assert model.log_likelihood(params) == pytest.approx(total, rel=1e-10)
+    posterior = model.posterior(params)
+    assert posterior["z"].shape == (3, 2) and posterior["x"].mean.shape == (T, 3)
+    with pytest.raises(ValueError, match="finite latent 'z' above"):
+        model.filtered(params)
+
+
+def test_a_finite_chain_beside_a_real_state():
+    """Two chains that do not meet: their sum."""
+    y, counts = SERIES[:, 0], RNG.poisson(3, T)
+    params = {"sd": np.float64(0.6), "rate": np.array([1.0, 4.0])}
+    model = Model(programs.beside, y, counts)
+    alone = StateSpace(
+        programs.lengths,
+        (np.tile(y[:, None], 3), np.ones((T, 3), bool)),
+        {"sd": params["sd"]},
+        {"x": (T, 3)},
+    )
+    moves, alpha = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0.9, 0.1])
+    stats = pytest.importorskip("scipy.stats")
+    for t, count in enumerate(counts):
+        alpha = (alpha if t == 0 else alpha @ moves) * stats.poisson.pmf(count, params["rate"])
+    expected = dense(alone)[0] / 3 + np.log(alpha.sum())
+    assert model.log_likelihood(params) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "told"),
+    [
+        (
+            programs.switching,
+            SERIES[:, 0],
+            "finite latent 'z' of a step chooses among Gaussians of the real",
+        ),
+        (programs.outside, SERIES[:, 0], "outside of the scan in whose body it is sampled"),
+        (programs.bent, SERIES[:, 0], "the mean of 'x' is not affine"),
+        (programs.of_counts, np.arange(T), "where it enters 'y', a Poisson"),
+        (programs.coupled, SERIES, "are of different plates"),
+    ],
+    ids=["switching", "outside", "bent", "counts", "coupled"],
+)
+def test_what_no_structure_integrates_is_refused(program, data, told):
+    with pytest.raises(ValueError, match=told) as refused:
+        Model(program, data)
+    assert "carry of" not in str(refused.value)

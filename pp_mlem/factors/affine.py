@@ -356,8 +356,8 @@ def _refuse_switching(probe: Probe, touched: list[str]) -> None:
         raise SiteValueError(
             f"site '{probe.site.origin or probe.site.name}': the finite latent '{finite[0]}' of a step chooses among "
             f"Gaussians of the real state '{carried[0]}', which is carried on. What is known of the state is then "
-            f"a mixture of more Gaussians at every step, which no structure sums. Observe '{finite[0]}' with "
-            "observe={...}, sample it outside of the scan, once for the whole sequence, or estimate the values "
+            f"a mixture of more Gaussians at every step, which no structure sums. Pass the values of '{finite[0]}' "
+            "to the program as data, sample it outside of the scan, once for the whole sequence, or estimate the values "
             f'of the state with Model(..., parameters={{"{carried[0]}"}}).'
         )
 
