@@ -23,9 +23,7 @@ def model(y):
         name: numpyro.sample(f"s_{name}", dist.HalfNormal(1))
         for name in ("level", "slope", "season", "noise")
     }
-    before = numpyro.sample(
-        "before", dist.ImproperUniform(dist.constraints.real_vector, (), (5,))
-    )
+    before = numpyro.sample("before", dist.ImproperUniform(dist.constraints.real_vector, (), (5,)))
 
     def step(carry, y_t):
         level, slope, (one, two, three) = carry

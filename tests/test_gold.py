@@ -712,3 +712,21 @@ def test_sleepstudy_by_restricted_likelihood():
     fit = fit_em(model, starts=1)
     assert -2 * fit.log_likelihood == pytest.approx(1743.628, abs=1e-3)
     np.testing.assert_allclose(fit.posterior()["beta"].sd, [6.825, 1.546], atol=6e-4)
+
+
+@pytest.mark.parametrize("fit_by", [fit_em, fit_mle])
+def test_nile_by_a_local_level(fit_by):
+    """Durbin & Koopman's variances, KFAS's exact diffuse log-likelihood, recomputed standard errors."""
+    gold = expected("C01_nile_local_level")
+    shelf = find_model("local_level")
+    model = Model(shelf.program, table("C01_nile_local_level").to_numpy()[:, -1], **shelf.options)
+    at = model.log_likelihood({"H": 15099.0, "Q": 1469.1})
+    assert at == pytest.approx(-632.5456, abs=1e-4)
+    fit = fit_by(model, starts=3, seed=0)
+    value = gold["loglik_exact_diffuse(KFAS/arima convention: sum over t=2..n)"]
+    assert fit.converged and fit.log_likelihood == pytest.approx(value, abs=1e-7)
+    assert fit.params["H"] == pytest.approx(gold["H KFAS"], rel=1e-5)
+    assert fit.params["Q"] == pytest.approx(gold["Q KFAS"], rel=1e-5)
+    errors = fit.standard_errors()
+    assert errors["H"] == pytest.approx(gold["recomputed_se_H"], rel=1e-4)
+    assert errors["Q"] == pytest.approx(gold["recomputed_se_Q"], rel=1e-4)

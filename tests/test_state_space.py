@@ -1,13 +1,16 @@
-"""Linear Gaussian state space in `scan`, against NumPyro's joint density and published results."""
+"""Linear Gaussian state space in `scan`, against NumPyro's joint density and statsmodels' filter."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import state_space_programs as programs
+from state_space_programs import StateSpace, T, backwards, cases, dense, trend
 
-from pp_mlem import Model
-from tests import state_space_programs as programs
-from tests.state_space_programs import T, StateSpace, backwards, cases, dense, trend
+from pp_mlem import Model, fit_em, fit_mle
+from pp_mlem.base.precision import working_precision
+from pp_mlem.show.catalogue import find_model
+from pp_mlem.target.target import Target
 
 CASES = cases()
 NAMES = tuple(CASES)
@@ -158,3 +161,80 @@ def test_what_no_structure_integrates_is_refused(program, data, told):
     with pytest.raises(ValueError, match=told) as refused:
         Model(program, data)
     assert "carry of" not in str(refused.value)
+
+
+def test_exact_diffuse_start():
+    """statsmodels' exact diffuse filter: filtered states, one-step-ahead errors, forecasts; and nothing where
+    the data have not settled the first state."""
+    sm = pytest.importorskip("statsmodels.api")
+    shelf = find_model("local_level")
+    y, params = shelf.data()["y"], {"H": 15099.0, "Q": 1469.1}
+    model = Model(shelf.program, y, **shelf.options)
+    theirs = sm.tsa.UnobservedComponents(y, "llevel", use_exact_diffuse=True).smooth(
+        [15099, 1469.1]
+    )
+    # statsmodels keeps the constant of the first observation, which the flat law takes
+    assert model.log_likelihood(params) - np.log(2 * np.pi) / 2 == pytest.approx(
+        theirs.llf, abs=1e-9
+    )
+    filtered, ahead = model.filtered(params)["level"], model.innovations(params)["y"]
+    np.testing.assert_allclose(filtered.mean, theirs.filtered_state[0], rtol=1e-9)
+    np.testing.assert_allclose(filtered.sd**2, theirs.filtered_state_cov[0, 0], rtol=1e-9)
+    assert np.isnan(ahead.mean[0])
+    np.testing.assert_allclose(ahead.mean[1:], theirs.forecasts[0, 1:], rtol=1e-9)
+    np.testing.assert_allclose(ahead.sd[1:] ** 2, theirs.forecasts_error_cov[0, 0, 1:], rtol=1e-9)
+    forecast, theirs = model.forecast(params, 4)["y"], theirs.get_forecast(4)
+    np.testing.assert_allclose(forecast["mean"], theirs.predicted_mean, rtol=1e-9)
+    np.testing.assert_allclose(forecast["sd"], theirs.se_mean, rtol=1e-9)
+    with pytest.raises(ValueError, match="'before' has a flat law"):
+        model.simulate(params)
+
+
+EM = ["not centred", "trend", "autoregression", "dynamic factors", "varying", "arma", "many series"]
+
+
+@pytest.mark.parametrize("name", EM)
+def test_em_ascends_by_the_gradient_of_log_z(name):
+    case = CASES[name]
+    model = Model(case.program, *case.data, latents=case.named)
+    with working_precision(model.dtype):
+        target = model.target()
+        vector = 0.3 * np.random.default_rng(0).normal(size=target.space.size)
+        value, gradient = target.climb(vector)
+        new, same, expected = target.compiled(Target.em_step)(vector)
+        assert float(same) == pytest.approx(value, rel=1e-12)
+        np.testing.assert_allclose(expected, gradient, rtol=1e-8, atol=1e-8 * abs(gradient).max())
+        assert target.climb(np.asarray(new))[0] > value
+        step = 1e-5 * np.eye(len(vector))[0]
+        slope = (target.climb(vector + step)[0] - target.climb(vector - step)[0]) / 2e-5
+        assert slope == pytest.approx(gradient[0], rel=1e-5, abs=1e-5)
+
+
+def test_fits_agree_and_scores_are_of_predictions():
+    """EM of a program that carries its parameters on (ECME) ends where maximisation of log Z does."""
+    case = CASES["not centred"]
+    model = Model(case.program, *case.data)
+    em, mle = fit_em(model, starts=2, seed=0), fit_mle(model, starts=2, seed=0)
+    assert em.converged and em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-8)
+    centred = fit_mle(Model(programs.local_level, *case.data), starts=2, seed=0)
+    assert centred.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-8)
+    np.testing.assert_allclose(mle.covariance("opg"), centred.covariance("opg"), rtol=1e-4)
+    with pytest.raises(ValueError, match="innovations"):
+        model.pseudo_residuals(case.params)
+
+
+def test_long_series_go_by_blocks():
+    """The same value step by step: statsmodels' filter on 1,003 steps, and on as many with holes."""
+    sm = pytest.importorskip("statsmodels.api")
+    y = np.random.default_rng(5).normal(size=1003).cumsum()
+    model, params = Model(programs.local_level, y), {"sd": 0.7, "noise": 0.9}
+    for seen in (y, np.where(np.arange(1003) % 7 == 3, np.nan, y)):
+        theirs = sm.tsa.UnobservedComponents(seen, "llevel")
+        theirs.initialize_known(np.array([0.5]), np.array([[0.49]]))
+        theirs.loglikelihood_burn = 0
+        found = theirs.smooth([0.81, 0.49])
+        model = model.with_data(y=seen)
+        assert model.log_likelihood(params) == pytest.approx(found.llf, rel=1e-11)
+        posterior = model.posterior(params)["level"]
+        np.testing.assert_allclose(posterior.mean, found.smoothed_state[0], rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(posterior.sd**2, found.smoothed_state_cov[0, 0], rtol=1e-8)

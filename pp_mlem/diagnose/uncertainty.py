@@ -14,6 +14,7 @@ from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.diagnose.spurious import edge_masks
+from pp_mlem.marginal.units import step_values
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target
 
@@ -182,6 +183,10 @@ def information(
 
 def _scores(target: Target, vector: jax.Array) -> jax.Array:
     def pointwise(v: jax.Array) -> jax.Array:
+        if (
+            target.marginal.sequential
+        ):  # of one-step-ahead predictions, whose scores do not correlate
+            return step_values(target.marginal, target.natural(v), target.data)
         units = target.marginal.unit_values(target.natural(v), target.data)
         return jnp.concatenate([t.array.ravel() for t in units])
 

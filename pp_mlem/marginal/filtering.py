@@ -9,14 +9,20 @@ import jax.numpy as jnp
 
 from pp_mlem.marginal.elements import (
     Element,
+    Message,
     applied,
     inverse_and_volume,
+    joined,
     product,
     symmetric,
     turned,
 )
 from pp_mlem.marginal.steps.kalman import Collected, Kalman, Steps
+from pp_mlem.potentials.quadratic import COLUMN, ROW, Law, Quadratic, product_of
+from pp_mlem.potentials.table import Table
 from pp_mlem.potentials.term import Term
+
+SETTLED = 1e12  # condition up to which a flat latent counts as determined by the data so far
 
 
 class Gaussian(NamedTuple):
@@ -48,10 +54,13 @@ class Forward(NamedTuple):
 
 
 def forward(chain: Kalman, found: Collected, terms: list[Term]) -> Forward:
-    """One pass over the steps, from the first.
+    """What is known at every step before its data and after them.
 
-    Raises ValueError where what is above the scan has no law of its own.
+    Where a latent outside of the scan has no law by itself (it is flat), the first steps, which leave it
+    undetermined, have no moments: NaN.
     """
+    if not all(chain.law_above(n, terms, found.lanes) for n, _ in chain.outside):
+        return _from_start(chain, found, terms)
     steps, width = found.steps, sum(n for _, n in chain.before)
     step = chain.elements(steps)
     sampled = chain.outputs(_for_latents(steps, width))
@@ -70,6 +79,71 @@ def forward(chain: Kalman, found: Collected, terms: list[Term]) -> Forward:
 
     last, (before, after) = jax.lax.scan(body, start, jnp.arange(chain.length))
     return Forward(before, after, last)
+
+
+def _from_start(chain: Kalman, found: Collected, terms: list[Term]) -> Forward:
+    """The same by what the first steps tell together about what is outside of the scan."""
+    steps, width = found.steps, sum(n for _, n in chain.before)
+    moves, start = chain.begin(found)
+    linear, precision = _told_outside(chain, found, terms)
+
+    def law(sofar: Element) -> Gaussian:
+        """Of what is carried out of steps, given their data and all that is known outside."""
+        message = chain.about_outside(found, sofar.message)
+        whole = symmetric(message.precision + precision)
+        inverse = jnp.linalg.inv(whole)
+        settled = jnp.linalg.cond(whole) < SETTLED
+        inverse = jnp.where(settled[..., None, None], inverse, jnp.nan)
+        outside = Gaussian(applied(inverse, message.linear + linear), inverse)
+        into = outside.moved(start, moves, jnp.zeros((width, width)))
+        return into.moved(sofar.mean, sofar.slope, sofar.covariance)
+
+    element = chain.elements(steps)
+    sampled = chain.outputs(_for_latents(steps, width))
+    nothing = Element(
+        jnp.eye(width), jnp.zeros(width), jnp.zeros((width, width)),
+        Message(jnp.zeros(width), jnp.zeros((width, width)), jnp.zeros(())),
+    )  # fmt: skip
+    first = jax.tree.map(
+        lambda a, b: jnp.broadcast_to(a, b.shape), nothing, _shape_of(element, chain)
+    )
+
+    def body(sofar: Element, t: jax.Array) -> tuple[Element, tuple[Gaussian, Gaussian]]:
+        here, own, raw = _at(element, t), _at(sampled, t), Steps(*(_entry(a, t) for a in steps))
+        new = joined(sofar, here)
+        return new, (_joint(law(sofar), raw), law(joined(sofar, own)))
+
+    last, (before, after) = jax.lax.scan(body, first, jnp.arange(chain.length))
+    return Forward(before, after, law(last))
+
+
+def _shape_of(element: Element, chain: Kalman) -> Element:
+    """The shapes of a product of steps."""
+    one = jax.eval_shape(lambda e: _at(e, 0), element)
+    return jax.eval_shape(joined, one, jax.eval_shape(joined, one, one))
+
+
+def _told_outside(
+    chain: Kalman, found: Collected, terms: list[Term]
+) -> tuple[jax.Array, jax.Array]:
+    """What all else tells about the latents outside of the scan, as a linear part and a precision."""
+    names = {n for n, _ in chain.outside}
+    met = [t for t in terms if t.latents & names and not t.latents & chain.own]
+    forms = [t.table.canonical() if isinstance(t.table, Law) else t.table for t in met]
+    form = product_of([f for f in forms if isinstance(f, (Table, Quadratic))])
+    strange = form.coordinates if isinstance(form, Quadratic) else ()
+    if {n for n, _ in strange} - names or set(form.axes) - set(found.lanes):
+        raise ValueError(
+            f"the states meet {', '.join(sorted(names))}, which other latents or plates meet as well: what is "
+            "known before later data is not offered. Use posterior() on data whose later values are "
+            "missing (NaN)."
+        )
+    if not isinstance(form, Quadratic):
+        size = sum(n for _, n in chain.outside)
+        return jnp.zeros(size), jnp.zeros((size, size))
+    form = form.spread(chain.outside)
+    lanes = found.lanes
+    return form.linear.aligned((*lanes, ROW)), form.precision.aligned((*lanes, ROW, COLUMN))
 
 
 def ahead(chain: Kalman, found: Collected, last: Gaussian, steps: int) -> Gaussian:
@@ -125,7 +199,8 @@ def _start(chain: Kalman, found: Collected, terms: list[Term]) -> Gaussian:
     covariance = jnp.zeros((*found.first.shape[:-1], total, total))
     begin = 0
     for name, size in chain.outside:
-        centre, root = chain.law_above(name, terms, found.lanes)
+        law = chain.law_above(name, terms, found.lanes)
+        centre, root = law if law is not None else _no_law(name)
         own = slice(begin, begin + size)
         mean, covariance = _wide(mean, centre, 1), _wide(covariance, root, 2)
         mean = mean.at[..., own].set(centre)
@@ -133,6 +208,10 @@ def _start(chain: Kalman, found: Collected, terms: list[Term]) -> Gaussian:
         begin += size
     slope, offset = chain.begin(found)
     return Gaussian(mean, covariance).moved(offset, slope, jnp.zeros((slope.shape[-2],) * 2))
+
+
+def _no_law(name: str) -> tuple[jax.Array, jax.Array]:
+    raise RuntimeError(f"'{name}' has no law by itself")
 
 
 def _wide(array: jax.Array, other: jax.Array, trailing: int) -> jax.Array:

@@ -24,9 +24,17 @@ def drawing(bound: Bound, arguments: Arguments) -> Callable[..., tuple[dict, dic
     return bound.kept.once("drawing", lambda: quick_jit(draw)) if arguments.traced else draw
 
 
-def refuse_weighed(marginal: Marginal) -> None:
-    """A numpyro.factor that weighs latents makes their law another than what is drawn from."""
+def refuse_undrawn(marginal: Marginal) -> None:
+    """A numpyro.factor that weighs latents makes their law another than what is drawn from, and a flat
+    one has no draws."""
     sites = marginal.reading.sites
+    flat = [s.name for s in marginal.reading.reals if s.distribution == "ImproperUniform"]
+    if flat:
+        raise ValueError(
+            f"latent '{flat[0]}' has a flat law, from which nothing can be drawn, and so no data can. Give "
+            "it a proper law, such as a Normal that is wide next to the data, for simulate(), the parametric "
+            "bootstrap and experiments; for regression coefficients estimate them as parameters."
+        )
     weighed = [
         f.site for f in marginal.factors if f.latents and sites[f.site].distribution == "Unit"
     ]
@@ -67,6 +75,7 @@ def redrawing(
     `clamped` are the latents that are data, `weights` the case weights of the units.
     """
     _refuse_redraw(bound, clamped, weights)
+    refuse_undrawn(bound.marginal)
     reading, factors = bound.reading, bound.marginal.factors
     names = tuple(s.name for s in reading.observed if s.distribution != "Unit")
     params = neutral_parameters(reading, 0)

@@ -30,7 +30,7 @@ from pp_mlem.marginal.units import pointwise_values, unit_weights
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences, states
 from pp_mlem.model.bound import Values
-from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
+from pp_mlem.model.drawing import drawing, redrawing, refuse_undrawn, with_arrays
 from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
 from pp_mlem.model.residuals import pseudo_residuals
 from pp_mlem.program.arguments import Arguments, bind_arguments
@@ -312,7 +312,7 @@ class Model:
                 "innovations: no scan of the program carries real latents. For finite states use "
                 "pseudo_residuals()."
             )
-        return states.innovations(self.bound, values, self.observed_values())
+        return states.innovations(self.bound, values)
 
     @in_model_precision
     def transition_counts(self, params: Params) -> dict[str, np.ndarray]:
@@ -368,7 +368,7 @@ class Model:
         """
         values = self.check_params(params)
         check_seed(seed)
-        refuse_weighed(self.marginal)
+        refuse_undrawn(self.marginal)
         draw = drawing(self.bound, self.arguments)
         drawn, _ = draw(self.arguments.device_arrays(), values, jax.random.key(seed))
         return {k: np.asarray(v) for k, v in drawn.items()}

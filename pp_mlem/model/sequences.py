@@ -22,8 +22,9 @@ from pp_mlem.program.messages import Message
 def chains_of(bound: Bound) -> tuple[Chain, ...]:
     chains = bound.marginal.chains
     if not chains:
+        real = " Of real states innovations() tells." if bound.marginal.kalmans else ""
         raise ValueError(
-            "the program has no chain: no latent of a scan depends on the step before."
+            f"the program has no finite chain: no finite latent of a scan depends on the step before.{real}"
         )
     for chain in chains:
         if chain.above:

@@ -46,19 +46,18 @@ def filtered(bound: Bound, values: Values) -> dict[str, Moments]:
     return found
 
 
-def innovations(
-    bound: Bound, values: Values, observed: dict[str, np.ndarray]
-) -> dict[str, Predicted]:
-    """One-step-ahead predictions of every observed site; `observed` are the values."""
+def innovations(bound: Bound, values: Values) -> dict[str, Predicted]:
+    """One-step-ahead predictions of every observed site."""
     found: dict[str, Predicted] = {}
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
         for factor in _observed(bound, chain):
             run = bound.compiled(_one_ahead, chain, factor)
             mean, sd = _shaped(bound, chain, factor, *run(values, bound.data))
+            value = np.asarray(bound.compiled(_values, factor.site)(values, bound.data), float)
+            value = value.reshape(mean.shape)
             if chain.reverse:
-                mean, sd = mean[::-1], sd[::-1]
-            value = np.asarray(observed[factor.site], float).reshape(mean.shape)
+                mean, sd, value = mean[::-1], sd[::-1], value[::-1]
             found[factor.site] = Predicted(mean, sd, (value - mean) / sd)
     return found
 
@@ -81,6 +80,18 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
             mean, sd = _shaped(bound, chain, factor, *predicted, steps)
             found[factor.site] = {"mean": mean, "sd": sd}
     return found
+
+
+def _values(marginal: Marginal, name: str, params: Values, data: ProgramData) -> jax.Array:
+    """The data of a site, (steps, ..., *plates, *columns, *event)."""
+
+    def extract(message: Message) -> Any:
+        value = jnp.asarray(message.value)
+        site = marginal.reading.sites[name]
+        return message.placed(value, site.columns + len(site.event_shape))
+
+    run = marginal.reading.run
+    return run(params, data.dynamic, extract, wanted=frozenset({name}), wide=True)[name]
 
 
 def _collected(

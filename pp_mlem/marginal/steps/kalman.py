@@ -255,15 +255,15 @@ class Kalman(Step):
     def message(self, found: Collected, steps: Steps, noise: jax.Array | None = None) -> Message:
         """What the data of all steps tell about the latents above, (*lanes, ...)."""
         carried = all_before(self.elements(steps, noise), self.length, found.shape)
-        return self._above(found, carried)
+        return self.about_outside(found, carried)
 
     def prefixes(self, found: Collected) -> Table | Quadratic:
         """What the first 1, 2, ... steps tell about the latents above, along an axis of the steps."""
-        message = self._above(found, all_prefixes(self.elements(found.steps), self.length))
+        message = self.about_outside(found, all_prefixes(self.elements(found.steps), self.length))
         lanes = (self.time, *found.lanes)
         return self._potential(lanes, (self.length, *found.shape), message)
 
-    def _above(self, found: Collected, carried: Message) -> Message:
+    def about_outside(self, found: Collected, carried: Message) -> Message:
         """What is told about what is carried into the first step, as about the latents outside."""
         moves, start = self.begin(found)
         pull = applied(carried.precision, start)
@@ -284,11 +284,9 @@ class Kalman(Step):
 
     def law_above(
         self, name: str, terms: list[Term], lanes: tuple[str, ...]
-    ) -> tuple[jax.Array, jax.Array]:
-        """Mean (*lanes, size) and root (*lanes, size, size) of the law of a latent above the scan.
-
-        Raises ValueError where it has none that stands alone.
-        """
+    ) -> tuple[jax.Array, jax.Array] | None:
+        """Mean (*lanes, size) and root (*lanes, size, size) of the law of a latent outside of the scan; None
+        where it has none that stands alone."""
         met = [t.table for t in terms if name in t.latents and not t.latents & self.own]
         law = met[0] if len(met) == 1 else None
         if (
@@ -296,11 +294,7 @@ class Kalman(Step):
             or len(law.further.coordinates) > 1
             or set(law.axes) - set(lanes)
         ):
-            raise ValueError(
-                f"'{name}' acts on the scan and has no Gaussian law by itself (it is flat, meets other sites or "
-                "latents, or is of other plates), so what is known before later data is not offered. Use "
-                "posterior() on data whose later values are missing (NaN)."
-            )
+            return None
         return law.mean.aligned((*lanes, ROW)), law.root.aligned((*lanes, ROW, COLUMN))
 
     def elements(self, steps: Steps, noise: jax.Array | None = None) -> Element:
