@@ -54,10 +54,6 @@ class CarriedFactor(Factor):
         """The numbers of its coordinates among the basis points."""
         return coordinate_places(reading, self.coordinates)
 
-    def for_statistics(self, eta: jax.Array) -> jax.Array:
-        """A map has no statistics."""
-        return jax.lax.stop_gradient(eta)
-
     def term(
         self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
     ) -> tuple[Any, Plates]:
