@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpyro.distributions import MultivariateNormal
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.labels import clamps_of
@@ -81,10 +82,11 @@ class _Shown:
         host = np.asarray(raw.value[name])
         missing = np.isnan(host) if host.dtype.kind == "f" else np.zeros(host.shape, bool)
         _refuse_infinite(name, host)
-        _refuse_partial(name, missing, event_dim, type(bare.fn).__name__)
+        if type(bare.fn) is not MultivariateNormal:  # whose missing entries are integrated out
+            _refuse_partial(name, missing, event_dim, type(bare.fn).__name__)
         keep = ~missing
         if event_dim:
-            keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).all(-1)
+            keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).any(-1)
         for mask in raw.mask.get(name, ()):
             keep = keep & np.asarray(mask)
         support, edge = raw.support[name], None
@@ -112,8 +114,8 @@ def _refuse_partial(name: str, missing: np.ndarray, event_dim: int, kind: str) -
         where = tuple(int(i) for i in np.argwhere(missing)[0])
         raise ValueError(
             f"observed site '{name}': NaN at index {where} inside a {kind} "
-            "vector. Missing coordinates of a joint distribution cannot be integrated out "
-            "yet; drop these rows, or use independent columns with to_event."
+            "vector. Missing entries are integrated out of a MultivariateNormal and of independent "
+            "columns (to_event) alone: write it as one of these, or drop these rows."
         )
 
 

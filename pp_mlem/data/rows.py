@@ -44,6 +44,8 @@ class Rows:
         # A weight on some factors alone is none of the rows' units, which blocks weigh.
         if not self.plate or 0 < len(data.weights) < len(self.factors):
             return 1
+        if any(site.patterns is not None for site in data.sites.values()):
+            return 1  # such rows are grouped by what is missing, and taken in parts there
         return -(-self.size // self.per_block(data))
 
     def fold(self, function: Callable[[ProgramData], T], data: ProgramData, zero: T) -> T:

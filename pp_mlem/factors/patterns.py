@@ -1,0 +1,261 @@
+"""Vectors of which some entries are missing: rows grouped by which entries are seen, and Gaussians of them
+with the missing entries integrated out.
+
+A Gaussian factor is exp(constant - y' M y / 2) with y = (x, u, 1), u real latents if it has any. Integrating
+out the missing entries of x leaves the same with another M for each pattern, whose derivative with respect to
+M is E[y y' | what is seen]: the E-step of Little & Rubin (2019, section 11.2, doi:10.1002/9781119482260).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.potentials.sweep import completed, integrated
+
+LARGEST = 256  # cells of one pattern that are multiplied together
+AT_ONCE = 2**21  # numbers in the matrices of the patterns that are swept at once
+MOST_KEPT = 2**23  # in those of all patterns; of more each chunk sweeps its own
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Patterns:
+    """The cells (columns, rows) of a site of vectors by what is seen of them. A chunk holds cells of one column
+    and one pattern, so that they are multiplied by one matrix.
+
+    `seen` (patterns, D) is one or zero, `column` (patterns,) the column of their cells; `of` (chunks,) the
+    pattern of each chunk; `value` (chunks, D, size) what is seen less the reference, zero where it is missing
+    or where a chunk is not full; `place` (columns, rows) where among all places of the chunks a cell is; `sums`
+    (patterns, D + 1, D + 1) of (x, 1)(x, 1)' over the cells that count. Numbers of patterns and chunks are
+    rounded up, so that other data with about as many need no other code.
+    """
+
+    seen: jax.Array
+    column: jax.Array
+    of: jax.Array
+    value: jax.Array
+    place: jax.Array
+    sums: jax.Array
+
+    @property
+    def size(self) -> int:
+        """Cells in a chunk."""
+        return int(self.value.shape[-1])
+
+    @property
+    def pattern(self) -> jax.Array:
+        """The pattern of each cell, (columns, rows)."""
+        return self.of[self.place // self.size]
+
+    @property
+    def cells(self) -> jax.Array:
+        """What is seen of each cell, (D, columns, rows)."""
+        at = self.value[self.place // self.size, :, self.place % self.size]
+        return jnp.moveaxis(at, -1, 0)
+
+    def of_cells(self, array: jax.Array) -> jax.Array:
+        """What is known by chunk and place, (..., chunks, size), of each cell: (..., columns, rows)."""
+        places = array.shape[-2] * array.shape[-1]
+        return array.reshape(*array.shape[:-2], places)[..., self.place]
+
+    def cut(self, take: Callable[[Any, int], Any]) -> Patterns:
+        """Some of the rows, a chunk for each cell. `sums` are of no use then: each row weighs its own."""
+        place = take(self.place, 1)
+        chunk = place // self.size
+        value = self.value[chunk, :, place % self.size]
+        return replace(
+            self,
+            of=self.of[chunk].reshape(-1),
+            value=value.reshape(-1, value.shape[-1], 1),
+            place=jnp.arange(place.size).reshape(place.shape),
+        )
+
+    def with_values(self, value: jax.Array, shift: jax.Array, mask: jax.Array) -> Patterns:
+        """Other values (D, columns, rows) with the same entries missing, in place of those that are kept;
+        `mask` (columns, rows) says which cells count."""
+        seen = jnp.moveaxis(self.seen[self.pattern], -1, 0)
+        centred = jnp.where(mask & (seen > 0), value - shift, 0.0)
+        whole = jnp.zeros((self.of.shape[0] * self.size, value.shape[0]), self.value.dtype)
+        flat = jnp.moveaxis(centred, 0, -1).reshape(-1, value.shape[0])
+        place = jnp.where(mask, self.place, whole.shape[0]).reshape(-1)
+        whole = whole.at[place].set(flat, mode="drop")
+        chunks = jnp.moveaxis(whole.reshape(-1, self.size, value.shape[0]), 1, 2)
+        counts = jnp.zeros(whole.shape[0]).at[place].set(1.0, mode="drop")
+        sums = _sums(self.of, chunks, counts.reshape(-1, self.size), len(self.seen))
+        return replace(self, value=chunks, sums=sums)
+
+
+def group_by_pattern(
+    value: Any, shift: Any, seen: np.ndarray, mask: np.ndarray
+) -> Patterns:
+    """The patterns of (D, columns, rows) values of which `seen` says what is there; `mask` (columns, rows)
+    which cells count at all."""
+    columns, rows = mask.shape
+    flat = np.moveaxis(seen, 0, -1).reshape(-1, len(seen))
+    cells = np.flatnonzero(mask.ravel())
+    keys = np.concatenate([(cells // rows)[:, None], flat[cells]], 1)
+    order, number = _sorted(keys)
+    counts = np.bincount(number)
+    patterns = keys[order][np.r_[0, np.cumsum(counts)[:-1]]]
+    size = _chunk_size(counts, len(seen))
+    many = -(-counts // size)
+    begin = np.cumsum(np.r_[0, many[:-1]]) * size
+    inside = np.arange(len(cells)) - np.repeat(np.cumsum(np.r_[0, counts[:-1]]), counts)
+    place = np.zeros(columns * rows, int)
+    place[cells[order]] = np.repeat(begin, counts) + inside
+    of = np.repeat(np.arange(len(counts)), many)
+    total, chunks = _rounded(len(counts)), _rounded(len(of))
+    padded = np.ones((total, keys.shape[1]))
+    padded[:, 0] = 0
+    padded[: len(patterns)] = patterns
+    empty = Patterns(
+        seen=jnp.asarray(padded[:, 1:], jnp.result_type(float)),
+        column=jnp.asarray(padded[:, 0].astype(int)),
+        of=jnp.asarray(np.r_[of, np.full(chunks - len(of), total - 1)]),
+        value=jnp.zeros((chunks, len(seen), size)),
+        place=jnp.asarray(place.reshape(columns, rows)),
+        sums=jnp.zeros((total, len(seen) + 1, len(seen) + 1)),
+    )
+    return empty.with_values(jnp.asarray(value), shift, jnp.asarray(mask))
+
+
+def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of rows (rows, numbers) by their contents, and in it the number of each row's contents."""
+    packed = np.packbits(keys[:, 1:].astype(bool), axis=1)
+    codes = np.concatenate([keys[:, :1].astype(np.int64).view(np.uint8).reshape(len(keys), 8), packed], 1)
+    whole = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
+    _, number = np.unique(whole, return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    return order, number[order]
+
+
+def _chunk_size(counts: np.ndarray, entries: int) -> int:
+    """Cells in a chunk, with the least work: what is multiplied, and a matrix for each chunk."""
+    sizes = 2 ** np.arange(int(np.log2(LARGEST)) + 1)
+    work = [(-(-counts // size)).sum() * (size + 8 + entries) for size in sizes]
+    return int(sizes[int(np.argmin(work))])
+
+
+def _rounded(count: int) -> int:
+    """The next number that is four to seven times a power of two, or a small one."""
+    step = 2 ** max(int(np.log2(max(count, 1))) - 2, 0)
+    return -(-count // step) * step
+
+
+def _sums(of: jax.Array, value: jax.Array, counts: jax.Array, total: int) -> jax.Array:
+    """(patterns, D + 1, D + 1): (x, 1)(x, 1)' summed over the cells of each pattern."""
+    whole = jnp.concatenate([value, counts[:, None, :]], 1)
+    return jax.ops.segment_sum(whole @ jnp.swapaxes(whole, 1, 2), of, total)
+
+
+class Rest(NamedTuple):
+    """What is left of a Gaussian factor over real latents u, exp(constant + linear . u - u' precision u / 2), of
+    each cell (lanes, columns, rows); nothing but the constant where there are none."""
+
+    constant: jax.Array
+    linear: jax.Array
+    precision: jax.Array
+
+
+def scores(matrix: jax.Array, constant: jax.Array, patterns: Patterns) -> jax.Array:
+    """(lanes,): log of the factor without latents, summed over all cells. `matrix` (lanes, columns, n, n) and
+    `constant` (lanes, columns) are of the vector and one."""
+
+    def of_pattern(own: tuple[jax.Array, ...]) -> jax.Array:
+        column, seen, sums = own
+        left, more = integrated(matrix[:, column], _gone(seen, 1))
+        form = jnp.einsum("lij,ij->l", left, sums)
+        return (constant[:, column] + more) * sums[-1, -1] - form / 2
+
+    every = _mapped(of_pattern, (patterns.column, patterns.seen, patterns.sums), matrix)
+    return every.sum(0)
+
+
+def rest_of_cells(
+    matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int = 0
+) -> Rest:
+    """The factor of each cell with its missing entries integrated out. `matrix` (lanes, columns, n, n) is over
+    the vector, the real latents' numbers and one, the same along the rows."""
+
+    def of_pattern(own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        column, seen = own
+        left, more = integrated(matrix[:, column], _gone(seen, latents + 1))
+        return left, constant[:, column] + more
+
+    every = patterns.column, patterns.seen
+    few = latents or patterns.column.size * matrix.size // matrix.shape[1] <= MOST_KEPT
+    kept = _mapped(of_pattern, every, matrix) if few else None
+
+    def of_chunk(own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        pattern, value = own
+        one = patterns.column[pattern], patterns.seen[pattern]
+        left, more = of_pattern(one) if kept is None else (kept[0][pattern], kept[1][pattern])
+        return _evaluated(left, more, value, latents)
+
+    found, linear = _mapped(of_chunk, (patterns.of, patterns.value), matrix)
+    linear = patterns.of_cells(jnp.moveaxis(linear, 0, -2))
+    precision = jnp.zeros((*matrix.shape[:1], *patterns.place.shape, 0, 0), matrix.dtype)
+    if kept is not None and latents:
+        begin = patterns.seen.shape[1]
+        precision = jnp.moveaxis(kept[0][:, :, begin:-1, begin:-1][patterns.pattern], 2, 0)
+    return Rest(
+        patterns.of_cells(jnp.moveaxis(found, 0, -2)), jnp.moveaxis(linear, 1, -1), precision
+    )
+
+
+def rest_by_row(
+    matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int = 0
+) -> Rest:
+    """The same where the matrix (lanes, columns, rows, n, n) differs by row."""
+    value = jnp.moveaxis(patterns.cells, 0, -1)
+    left, more = integrated(matrix, _gone(patterns.seen[patterns.pattern], latents + 1))
+    flat = left.reshape(-1, *left.shape[-2:])
+    many = jnp.broadcast_to(value, (*left.shape[:-2], value.shape[-1]))
+    found, linear = jax.vmap(lambda m, v: _evaluated(m[None], jnp.zeros(1), v[:, None], latents))(
+        flat, many.reshape(-1, value.shape[-1])
+    )
+    shape = left.shape[:-2]
+    begin = value.shape[-1]
+    return Rest(
+        found.reshape(shape) + constant + more,
+        linear.reshape(*shape, latents),
+        left[..., begin:-1, begin:-1],
+    )
+
+
+def _gone(seen: jax.Array, others: int) -> jax.Array:
+    """Ones where entries of (x, u, 1) are integrated out; `others` has the numbers of u and one."""
+    return jnp.concatenate([1.0 - seen, jnp.zeros((*seen.shape[:-1], others), seen.dtype)], -1)
+
+
+def _evaluated(
+    left: jax.Array, constant: jax.Array, value: jax.Array, latents: int
+) -> tuple[jax.Array, jax.Array]:
+    """(lanes, size) and (lanes, latents, size): the constant and the linear part at values (D, size) of what
+    is seen."""
+    begin = value.shape[0]
+    known = jnp.concatenate([value, jnp.ones((1, value.shape[1]), value.dtype)])
+    places = jnp.r_[jnp.arange(begin), begin + latents]
+    among = left[:, places[:, None], places]
+    form = ((among @ known) * known).sum(1)
+    linear = -(left[:, begin : begin + latents][:, :, places] @ known)
+    return constant[:, None] - form / 2, linear
+
+
+def _mapped(function: Callable[[Any], Any], arrays: tuple, matrix: jax.Array) -> Any:
+    """The function of each entry of arrays (many, ...), as many at once as fit a cache; what it computes
+    on the way is computed again for its derivative."""
+    many = arrays[0].shape[0]
+    at_once = max(AT_ONCE // int(matrix.size // matrix.shape[1]), 16)
+    if many <= at_once:
+        return jax.vmap(function)(arrays)
+    return jax.lax.map(jax.checkpoint(function), arrays, batch_size=at_once)
+
+
+__all__ = ["Patterns", "Rest", "completed", "group_by_pattern", "rest_by_row", "rest_of_cells", "scores"]
