@@ -15,6 +15,7 @@ from pp_mlem.base.no import No
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.partly import quadratic_of_partly
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
@@ -171,6 +172,14 @@ class AffineFactor(Factor):
         sizes = [size for name, size, column in self.layout if not column and size > 1]
         rows = laid.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)
         count = eta.shape[-2]
+        if laid.patterns is not None:
+            shown = jnp.broadcast_to(laid.mask, (*self.column_shape, laid.mask.shape[-1]))
+            plates = dict(zip(self.rows, rows, strict=True))
+            named = Table.of(eta, (*axes, COLUMNS, EVENT))
+            return quadratic_of_partly(
+                named, self.event_size, self.coordinates, laid.patterns,
+                shown.reshape(count, -1), plates,
+            ), self.term_plates  # fmt: skip
         mask = None if laid.mask is None else jnp.broadcast_to(
             laid.mask, (*self.column_shape, laid.mask.shape[-1])
         ).reshape(count, *rows)  # fmt: skip
