@@ -36,3 +36,8 @@ class ProgramData:
     @property
     def shifts(self) -> dict[str, Any]:
         return {name: d.shift for name, d in self.sites.items()}
+
+    @property
+    def partly(self) -> frozenset[str]:
+        """The sites with vectors that are missing in part."""
+        return frozenset(name for name, d in self.sites.items() if d.patterns is not None)

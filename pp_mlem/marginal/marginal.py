@@ -74,7 +74,7 @@ class Marginal:
     ) -> Natural:
         """Natural parameters (and tables) of the factors at `params`."""
         return natural_parameters(
-            self.reading, self.factors, params, data.dynamic, data.shifts, sites
+            self.reading, self.factors, params, data.dynamic, data.shifts, sites, data.partly
         )
 
     # --- terms ------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ class Model:
             return self._anew(arguments)
         with working_precision(self.dtype):
             data = other_data(self.bound, arguments, self.observe)
-        if not alike(data.designs, self.data.designs):
+        if not alike(data.designs, self.data.designs) or data.partly != self.data.partly:
             return self._anew(arguments)
         return self._on(data, arguments)
 
