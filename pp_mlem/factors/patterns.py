@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.potentials.sweep import completed, integrated
 
 LARGEST = 256  # cells of one pattern that are multiplied together
@@ -122,7 +123,7 @@ def group_by_pattern(
         place=jnp.asarray(place.reshape(columns, rows)),
         sums=jnp.zeros((total, len(seen) + 1, len(seen) + 1)),
     )
-    return empty.with_values(jnp.asarray(value), shift, jnp.asarray(mask))
+    return quick_jit(Patterns.with_values)(empty, jnp.asarray(value), shift, jnp.asarray(mask))
 
 
 def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,41 +193,33 @@ def rest_of_cells(
     few = latents or patterns.column.size * matrix.size // matrix.shape[1] <= MOST_KEPT
     kept = _mapped(of_pattern, every, matrix) if few else None
 
-    def of_chunk(own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def of_chunk(own: tuple[jax.Array, jax.Array]) -> Any:
         pattern, value = own
         one = patterns.column[pattern], patterns.seen[pattern]
         left, more = of_pattern(one) if kept is None else (kept[0][pattern], kept[1][pattern])
         return _evaluated(left, more, value, latents)
 
-    found, linear = _mapped(of_chunk, (patterns.of, patterns.value), matrix)
-    linear = patterns.of_cells(jnp.moveaxis(linear, 0, -2))
-    precision = jnp.zeros((*matrix.shape[:1], *patterns.place.shape, 0, 0), matrix.dtype)
+    found = _mapped(of_chunk, (patterns.of, patterns.value), matrix)
+    by_cell = {name: patterns.of_cells(jnp.moveaxis(a, 0, -2)) for name, a in found.items()}
+    constant = by_cell["constant"]
+    linear, precision = jnp.zeros((*constant.shape, 0)), jnp.zeros((*constant.shape, 0, 0))
     if kept is not None and latents:
         begin = patterns.seen.shape[1]
+        linear = jnp.moveaxis(by_cell["linear"], 1, -1)
         precision = jnp.moveaxis(kept[0][:, :, begin:-1, begin:-1][patterns.pattern], 2, 0)
-    return Rest(
-        patterns.of_cells(jnp.moveaxis(found, 0, -2)), jnp.moveaxis(linear, 1, -1), precision
-    )
+    return Rest(constant, linear, precision)
 
 
 def rest_by_row(
-    matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int = 0
+    matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int
 ) -> Rest:
-    """The same where the matrix (lanes, columns, rows, n, n) differs by row."""
-    value = jnp.moveaxis(patterns.cells, 0, -1)
+    """The same where the matrix (lanes, columns, rows, n, n) and the constant differ by row."""
+    value = jnp.moveaxis(patterns.cells, 0, -1)[..., None]
     left, more = integrated(matrix, _gone(patterns.seen[patterns.pattern], latents + 1))
-    flat = left.reshape(-1, *left.shape[-2:])
-    many = jnp.broadcast_to(value, (*left.shape[:-2], value.shape[-1]))
-    found, linear = jax.vmap(lambda m, v: _evaluated(m[None], jnp.zeros(1), v[:, None], latents))(
-        flat, many.reshape(-1, value.shape[-1])
-    )
-    shape = left.shape[:-2]
-    begin = value.shape[-1]
-    return Rest(
-        found.reshape(shape) + constant + more,
-        linear.reshape(*shape, latents),
-        left[..., begin:-1, begin:-1],
-    )
+    found = _evaluated(left, constant + more, value, latents)
+    begin = value.shape[-2]
+    precision = left[..., begin:-1, begin:-1]
+    return Rest(found["constant"][..., 0], found["linear"][..., 0], precision)
 
 
 def _gone(seen: jax.Array, others: int) -> jax.Array:
@@ -236,16 +229,18 @@ def _gone(seen: jax.Array, others: int) -> jax.Array:
 
 def _evaluated(
     left: jax.Array, constant: jax.Array, value: jax.Array, latents: int
-) -> tuple[jax.Array, jax.Array]:
-    """(lanes, size) and (lanes, latents, size): the constant and the linear part at values (D, size) of what
-    is seen."""
-    begin = value.shape[0]
-    known = jnp.concatenate([value, jnp.ones((1, value.shape[1]), value.dtype)])
-    places = jnp.r_[jnp.arange(begin), begin + latents]
-    among = left[:, places[:, None], places]
-    form = ((among @ known) * known).sum(1)
-    linear = -(left[:, begin : begin + latents][:, :, places] @ known)
-    return constant[:, None] - form / 2, linear
+) -> dict[str, jax.Array]:
+    """The constant (..., size) and the linear part (..., latents, size) at values (..., D, size) of what is
+    seen."""
+    begin = value.shape[-2]
+    one = jnp.ones((*value.shape[:-2], 1, value.shape[-1]), value.dtype)
+    known = jnp.concatenate([value, one], -2)
+    places = np.r_[0:begin, begin + latents]
+    form = ((left[..., places[:, None], places] @ known) * known).sum(-2)
+    found = {"constant": constant[..., None] - form / 2}
+    if latents:
+        found["linear"] = -(left[..., begin : begin + latents, :][..., places] @ known)
+    return found
 
 
 def _mapped(function: Callable[[Any], Any], arrays: tuple, matrix: jax.Array) -> Any:
