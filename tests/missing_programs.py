@@ -174,3 +174,28 @@ def chain_density(logs, P):
             here = z
         total = np.logaddexp(total, value)
     return total
+
+
+def mixed_conditional(row, shares, means, covariances):
+    """Mean and sd of a row of a mixture of normals given what is seen of it."""
+    logs = np.log(shares) + [
+        row_density(row, m, c) for m, c in zip(means, covariances, strict=True)
+    ]
+    posterior = np.exp(logs - np.logaddexp.reduce(logs))
+    parts = [conditional(row, m, c) for m, c in zip(means, covariances, strict=True)]
+    mean = sum(p * f for p, (f, _) in zip(posterior, parts, strict=True))
+    second = sum(
+        p * (np.diag(c) + f**2) for p, (f, c) in zip(posterior, parts, strict=True)
+    )
+    return mean, np.sqrt(np.maximum(second - mean**2, 0.0))
+
+
+def chain_shares(logs, P):
+    """p(state of each step | data) by enumeration of all paths, the state before the first being zero."""
+    steps, states = logs.shape
+    share = np.zeros((steps, states))
+    for path in itertools.product(range(states), repeat=steps):
+        before = (0, *path[:-1])
+        weight = np.exp(sum(np.log(P[a, z]) + logs[t, z] for t, (a, z) in enumerate(zip(before, path, strict=True))))
+        share[np.arange(steps), path] += weight
+    return share / share.sum(1, keepdims=True)

@@ -235,9 +235,10 @@ def _evaluated(
     begin = value.shape[-2]
     one = jnp.ones((*value.shape[:-2], 1, value.shape[-1]), value.dtype)
     known = jnp.concatenate([value, one], -2)
-    places = np.r_[0:begin, begin + latents]
-    form = ((left[..., places[:, None], places] @ known) * known).sum(-2)
-    found = {"constant": constant[..., None] - form / 2}
+    places, among = np.r_[0:begin, begin + latents], left
+    if latents:
+        among = left[..., places[:, None], places]
+    found = {"constant": constant[..., None] - ((among @ known) * known).sum(-2) / 2}
     if latents:
         found["linear"] = -(left[..., begin : begin + latents, :][..., places] @ known)
     return found
