@@ -36,7 +36,9 @@ def mixture(x, K=3):
     d = x.shape[1]
     w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
     mu = numpyro.sample("mu", dist.Normal(0, 10).expand([K, d]).to_event(2))
-    S = numpyro.param("S", jnp.stack([jnp.eye(d)] * K), constraint=dist.constraints.positive_definite)
+    S = numpyro.param(
+        "S", jnp.stack([jnp.eye(d)] * K), constraint=dist.constraints.positive_definite
+    )
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Categorical(w))
         numpyro.sample("x", dist.MultivariateNormal(mu[z], S[z]), obs=x)
@@ -120,7 +122,10 @@ def iterations(rows, share, theirs):
             clock = time.perf_counter()
             fit = fit_em(model, starts=1, progress=False, max_iter=200)
             took = time.perf_counter() - clock
-            print(f"{name}, {kind}: {took:.2f} s, {fit.iterations} iterations, {fit.status}", flush=True)
+            print(
+                f"{name}, {kind}: {took:.2f} s, {fit.iterations} iterations, {fit.status}",
+                flush=True,
+            )
 
 
 def memory(share):

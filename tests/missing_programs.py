@@ -62,7 +62,9 @@ def columns(x):
     """Vectors of two columns (rows, 2, D), each with a mean and a covariance of its own."""
     d = x.shape[2]
     mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2, d]).to_event(2))
-    S = numpyro.param("S", jnp.stack([jnp.eye(d)] * 2), constraint=dist.constraints.positive_definite)
+    S = numpyro.param(
+        "S", jnp.stack([jnp.eye(d)] * 2), constraint=dist.constraints.positive_definite
+    )
     with numpyro.plate("rows", len(x)):
         numpyro.sample("x", dist.MultivariateNormal(mu, S).to_event(1), obs=x)
 
@@ -71,7 +73,9 @@ def mixture(x, K=2):
     d = x.shape[1]
     w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
     mu = numpyro.sample("mu", dist.Normal(0, 10).expand([K, d]).to_event(2))
-    S = numpyro.param("S", jnp.stack([jnp.eye(d)] * K), constraint=dist.constraints.positive_definite)
+    S = numpyro.param(
+        "S", jnp.stack([jnp.eye(d)] * K), constraint=dist.constraints.positive_definite
+    )
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("z", dist.Categorical(w))
         numpyro.sample("x", dist.MultivariateNormal(mu[z], S[z]), obs=x)
@@ -184,9 +188,7 @@ def mixed_conditional(row, shares, means, covariances):
     posterior = np.exp(logs - np.logaddexp.reduce(logs))
     parts = [conditional(row, m, c) for m, c in zip(means, covariances, strict=True)]
     mean = sum(p * f for p, (f, _) in zip(posterior, parts, strict=True))
-    second = sum(
-        p * (np.diag(c) + f**2) for p, (f, c) in zip(posterior, parts, strict=True)
-    )
+    second = sum(p * (np.diag(c) + f**2) for p, (f, c) in zip(posterior, parts, strict=True))
     return mean, np.sqrt(np.maximum(second - mean**2, 0.0))
 
 
@@ -196,6 +198,11 @@ def chain_shares(logs, P):
     share = np.zeros((steps, states))
     for path in itertools.product(range(states), repeat=steps):
         before = (0, *path[:-1])
-        weight = np.exp(sum(np.log(P[a, z]) + logs[t, z] for t, (a, z) in enumerate(zip(before, path, strict=True))))
+        weight = np.exp(
+            sum(
+                np.log(P[a, z]) + logs[t, z]
+                for t, (a, z) in enumerate(zip(before, path, strict=True))
+            )
+        )
         share[np.arange(steps), path] += weight
     return share / share.sum(1, keepdims=True)

@@ -164,9 +164,7 @@ def _direct(factor: FamilyFactor, shape: _Shape, laid: Laid) -> jax.Array | None
     return direct.reshape(-1, *shape.rows)
 
 
-def _of_patterns(
-    factor: FamilyFactor, shape: _Shape, laid: Laid, patterns: Patterns
-) -> jax.Array:
+def _of_patterns(factor: FamilyFactor, shape: _Shape, laid: Laid, patterns: Patterns) -> jax.Array:
     """Of vectors that are missing in part, their missing entries integrated out."""
     family = factor.family
     if not isinstance(family, MultivariateNormal):

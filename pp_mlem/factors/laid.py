@@ -38,6 +38,4 @@ class Laid:
             lambda a: take(a, a.ndim - 1), (self.value, self.mask, self.known, self.base)
         )
         patterns = None if self.patterns is None else self.patterns.cut(take)
-        return replace(
-            self, value=value, mask=mask, known=known, base=base, patterns=patterns
-        )
+        return replace(self, value=value, mask=mask, known=known, base=base, patterns=patterns)

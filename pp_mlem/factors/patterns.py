@@ -92,9 +92,7 @@ class Patterns:
         return replace(self, value=chunks, sums=sums)
 
 
-def group_by_pattern(
-    value: Any, shift: Any, seen: np.ndarray, mask: np.ndarray
-) -> Patterns:
+def group_by_pattern(value: Any, shift: Any, seen: np.ndarray, mask: np.ndarray) -> Patterns:
     """The patterns of (D, columns, rows) values of which `seen` says what is there; `mask` (columns, rows)
     which cells count at all."""
     columns, rows = mask.shape
@@ -129,7 +127,9 @@ def group_by_pattern(
 def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The order of rows (rows, numbers) by their contents, and in it the number of each row's contents."""
     packed = np.packbits(keys[:, 1:].astype(bool), axis=1)
-    codes = np.concatenate([keys[:, :1].astype(np.int64).view(np.uint8).reshape(len(keys), 8), packed], 1)
+    codes = np.concatenate(
+        [keys[:, :1].astype(np.int64).view(np.uint8).reshape(len(keys), 8), packed], 1
+    )
     whole = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
     _, number = np.unique(whole, return_inverse=True)
     order = np.argsort(number, kind="stable")
@@ -210,9 +210,7 @@ def rest_of_cells(
     return Rest(constant, linear, precision)
 
 
-def rest_by_row(
-    matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int
-) -> Rest:
+def rest_by_row(matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int) -> Rest:
     """The same where the matrix (lanes, columns, rows, n, n) and the constant differ by row."""
     value = jnp.moveaxis(patterns.cells, 0, -1)[..., None]
     left, more = integrated(matrix, _gone(patterns.seen[patterns.pattern], latents + 1))
@@ -254,4 +252,12 @@ def _mapped(function: Callable[[Any], Any], arrays: tuple, matrix: jax.Array) ->
     return jax.lax.map(jax.checkpoint(function), arrays, batch_size=at_once)
 
 
-__all__ = ["Patterns", "Rest", "completed", "group_by_pattern", "rest_by_row", "rest_of_cells", "scores"]
+__all__ = [
+    "Patterns",
+    "Rest",
+    "completed",
+    "group_by_pattern",
+    "rest_by_row",
+    "rest_of_cells",
+    "scores",
+]

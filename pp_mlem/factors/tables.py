@@ -35,7 +35,9 @@ def log_table(message: Message, site: Site, partly: bool = False) -> jax.Array:
     if jnp.issubdtype(value.dtype, jnp.floating):
         seen = ~jnp.isnan(value)
         missing = ~_rows(seen, bare.fn) if partly else _rows(~seen, bare.fn)
-        value = jnp.where(seen if partly else _cells(~missing, bare.fn), value, support.feasible_like(value))
+        value = jnp.where(
+            seen if partly else _cells(~missing, bare.fn), value, support.feasible_like(value)
+        )
         masks.append(~missing)
         inside = inside | missing if moves else None
     if moves:

@@ -9,37 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import MultivariateNormal, Normal
-from numpyro.distributions.discrete import CategoricalLogits, CategoricalProbs
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.program_data import ProgramData
-from pp_mlem.factors.affine import basis
-from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.model.drawing import refuse_weighed
 from pp_mlem.model.latents import sample
+from pp_mlem.model.site_moments import Scope, SiteMoments, axes_of, reals_of
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Quadratic
-from pp_mlem.potentials.sweep import swept
 from pp_mlem.potentials.table import Table
 from pp_mlem.potentials.term import LAST, Term
 from pp_mlem.program.arguments import Arguments
-from pp_mlem.program.distributions import is_factor, unwrap
 from pp_mlem.program.draw import completing_function
-from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-
-AT_ONCE = 1024  # vectors completed together
-
-Scope = dict[str, jax.Array]  # "constant", and with real latents "linear" and "precision"
 
 
 @dataclass(frozen=True)
@@ -65,9 +54,7 @@ class Imputed:
 
 def with_missing(observed: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The observed sites with missing cells."""
-    return tuple(
-        n for n, v in observed.items() if v.dtype.kind == "f" and bool(np.isnan(v).any())
-    )
+    return tuple(n for n, v in observed.items() if v.dtype.kind == "f" and bool(np.isnan(v).any()))
 
 
 def draw_missing(
@@ -92,7 +79,9 @@ def draw_missing(
     return {n: np.stack(v) for n, v in found.items()}
 
 
-def impute_moments(bound: Bound, values: Values, observed: Mapping[str, np.ndarray]) -> dict[str, Imputed]:
+def impute_moments(
+    bound: Bound, values: Values, observed: Mapping[str, np.ndarray]
+) -> dict[str, Imputed]:
     """The moments of the missing cells of these sites; `observed` are their data."""
     reading = bound.reading
     pieces = {name: _pieces(reading, name) for name in observed}
@@ -103,7 +92,7 @@ def impute_moments(bound: Bound, values: Values, observed: Mapping[str, np.ndarr
     if touching:
         zeros = {n: _zeros(bound.marginal, _factor(factors, n)) for n in touching}
         scopes = bound.compiled(_scopes, touching)(zeros, values, bound.data)
-    by_site = {f.site: _SiteMoments(bound, values, f, scopes.get(f.site)) for f in factors}
+    by_site = {f.site: SiteMoments(bound, values, f, scopes.get(f.site)) for f in factors}
     return {
         name: _joined(reading, [by_site[p].found for p in own], own, observed[name])
         for name, own in pieces.items()
@@ -150,32 +139,22 @@ def _joined(
 # --- the latents of a site, row by row ------------------------------------------------------
 
 
-def _axes(marginal: Marginal, factor: Factor) -> tuple[list[str], list[str]]:
-    """The finite latents and the plates of a factor's term that have several values, in positional order."""
-    sites, sizes = marginal.reading.sites, marginal.layout.sizes
-    finite = [n for n in factor.latents if not sites[n].real and sizes[n] > 1]
-    dims = sites[factor.site].dims
-    plates = [p for p in sorted(factor.term_plates, key=dims.__getitem__) if sizes[p] > 1]
-    return finite, plates
-
-
-def _reals(marginal: Marginal, factor: Factor) -> tuple[tuple[str, int], ...]:
-    sites = marginal.reading.sites
-    return tuple((n, sites[n].size) for n in factor.latents if sites[n].real)
-
-
 def _zeros(marginal: Marginal, factor: Factor) -> Scope:
-    finite, plates = _axes(marginal, factor)
+    finite, plates = axes_of(marginal, factor)
     shape = tuple(marginal.layout.sizes[a] for a in (*finite, *plates))
     scope = {"constant": jnp.zeros(shape)}
-    size = sum(n for _, n in _reals(marginal, factor))
+    size = sum(n for _, n in reals_of(marginal, factor))
     if size:
         scope |= {"linear": jnp.zeros((*shape, size)), "precision": jnp.zeros((*shape, size, size))}
     return scope
 
 
 def _scopes(
-    marginal: Marginal, names: tuple[str, ...], zeros: dict[str, Scope], params: Values, data: ProgramData
+    marginal: Marginal,
+    names: tuple[str, ...],
+    zeros: dict[str, Scope],
+    params: Values,
+    data: ProgramData,
 ) -> dict[str, Scope]:
     """Of each site's latents, by their finite values and rows: the probability, times the expected real
     latents, and minus half times their expected products. Traceable."""
@@ -185,14 +164,14 @@ def _scopes(
         terms = marginal.terms(marginal.natural(params, data), data)
         for name in names:
             factor, scope = _factor(marginal.factors, name), scopes[name]
-            axes = tuple(a for own in _axes(marginal, factor) for a in own)
+            axes = tuple(a for own in axes_of(marginal, factor) for a in own)
             potential: Any = Table(scope["constant"], axes)
             if "linear" in scope:
                 potential = Quadratic(
                     potential,
                     Table(scope["linear"], (*axes, ROW)),
                     Table(scope["precision"], (*axes, ROW, COLUMN)),
-                    _reals(marginal, factor),
+                    reals_of(marginal, factor),
                 )
             ends = not sites[name].scan and any(sites[v].scan for v in factor.latents)
             place = LAST if ends else sites[name].step
@@ -204,233 +183,3 @@ def _scopes(
         return sum((t.array.sum() for t in units), jnp.zeros(()))
 
     return jax.grad(value)(zeros)
-
-
-# --- a site at given latents ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _SiteMoments:
-    """The moments of one site of the reading; `scope` tells of its latents, None where it has none."""
-
-    bound: Bound
-    values: Values
-    factor: Factor
-    scope: Scope | None
-
-    @cached_property
-    def finite(self) -> list[str]:
-        return _axes(self.bound.marginal, self.factor)[0]
-
-    @cached_property
-    def plates(self) -> list[str]:
-        """All plates of the site, columns of a family factor as well."""
-        sizes, dims = self.bound.marginal.layout.sizes, self.bound.reading.sites[self.factor.site].dims
-        return [p for p in sorted(dims, key=dims.__getitem__) if sizes[p] > 1]
-
-    @cached_property
-    def found(self) -> dict[str, np.ndarray]:
-        """mean and variance (*plates, *columns, *event), and of a categorical site probabilities."""
-        parts = self._parts()
-        if "loc" in parts:
-            mean, variance = self._gaussian(parts)
-            return {"mean": mean, "variance": variance}
-        share = self._share()
-        found = {}
-        for name in ("mean", "second", "probabilities"):
-            if name in parts:
-                array = self._laid(parts[name])
-                rank = array.ndim - share.ndim
-                weight = share.reshape(*share.shape, *(1,) * rank)
-                found[name] = (weight * array).sum(tuple(range(len(self.finite))))
-        found["variance"] = found.pop("second") - found["mean"] ** 2
-        return found
-
-    def _share(self) -> np.ndarray:
-        """Probabilities of the finite latents, (*finite, *plates)."""
-        if self.scope is None:
-            return np.ones((1,) * len(self.plates))
-        return self._wide(np.asarray(self.scope["constant"]), 0)
-
-    def _wide(self, array: np.ndarray, after: int) -> np.ndarray:
-        """What is known by (*finite, *plates of the term), with `after` axes behind, over all plates."""
-        _, own = _axes(self.bound.marginal, self.factor)
-        lead = array.shape[: len(self.finite)]
-        sizes = iter(array.shape[len(lead) : array.ndim - after])
-        inner = tuple(next(sizes) if p in own else 1 for p in self.plates)
-        return array.reshape(*lead, *inner, *array.shape[array.ndim - after :])
-
-    def _parts(self) -> dict[str, tuple[np.ndarray, int]]:
-        """What the program's distribution says at every value of the finite latents, each with the number of
-        axes behind its batch; at the basis points of the real ones, if it has any."""
-        reading, name = self.bound.reading, self.factor.site
-        real = bool(_reals(self.bound.marginal, self.factor))
-        ranks: dict[str, int] = {}
-
-        def extract(message: Message) -> dict[str, Any]:
-            parts = _told(message, real)
-            ranks.update({k: rank for k, (_, rank) in parts.items()})
-            return {k: message.placed(jnp.asarray(a), rank) for k, (a, rank) in parts.items()}
-
-        def at(reals: dict[str, Any]) -> dict[str, Any]:
-            found = reading.run(
-                self.values, self.bound.data.dynamic, extract, reals, wanted=frozenset({name}), wide=True
-            )
-            return found[name]
-
-        if real:
-            parts = jax.vmap(at)(basis(reading))
-            parts = {k: (a if k == "loc" else a[0]) for k, a in parts.items()}
-        else:
-            parts = at({})
-        return {k: (np.asarray(a), ranks[k]) for k, a in parts.items()}
-
-    def _laid(self, part: tuple[np.ndarray, int], lead: int = 0) -> np.ndarray:
-        """(lead..., *finite, *plates, *columns, *event) of an array of the program with `lead` axes of its
-        own before the latents'."""
-        array, after = part
-        reading, factor = self.bound.reading, self.factor
-        outer = [s for s in reading.slots if s.vmapped]
-        for i in reversed(range(len(outer))):
-            if outer[i].name not in factor.latents:
-                array = array.take(0, axis=lead + i)
-        batch = array.shape[lead : array.ndim - after]
-        names = table_axes(reading, factor.site, factor.latents, batch)
-        kept = [n for n, size in zip(batch, batch, strict=True) if size > 1]
-        flat = array.reshape(*array.shape[:lead], *kept, *array.shape[array.ndim - after :])
-        named = [n for n in names if n]
-        order = [*self.finite, *self.plates]
-        moved = [lead + named.index(a) for a in order if a in named]
-        rest = range(lead + len(named), flat.ndim)
-        flat = np.transpose(flat, [*range(lead), *moved, *rest])
-        sizes = iter(flat.shape[lead : lead + len(moved)])
-        inner = tuple(next(sizes) if a in named else 1 for a in order)
-        return flat.reshape(*flat.shape[:lead], *inner, *flat.shape[lead + len(moved) :])
-
-    def _gaussian(self, parts: dict[str, tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of a Gaussian whose other entries are seen, at its real latents' posterior."""
-        reading, count = self.bound.reading, len(self.finite)
-        real = bool(_reals(self.bound.marginal, self.factor))
-        loc = self._laid(parts["loc"], int(real))
-        vector = "covariance" in parts and parts["loc"][1] > reading.sites[self.factor.site].columns
-        covariance = self._laid(parts["covariance"])
-        value = self._laid(parts["value"])
-        columns = reading.sites[self.factor.site].columns
-        if not vector:
-            loc, value = loc[..., None], value[..., None]
-            covariance = covariance[..., None, None]
-        slope = np.zeros((*loc.shape[int(real) :], 0))
-        if real:
-            places = self.factor.places(reading)  # type: ignore[attr-defined]
-            slope = np.moveaxis(loc[places] - loc[0], 0, -1)
-            loc = loc[0]
-        plates = np.broadcast_shapes(*(a.shape[count : count + len(self.plates)] for a in (loc, value)))
-        sizes = tuple(self.bound.marginal.layout.sizes[p] for p in self.plates)
-        inner = value.shape[count + len(self.plates) : value.ndim - 1]
-        inner = np.broadcast_shapes(inner, loc.shape[loc.ndim - 1 - columns : loc.ndim - 1])
-        del plates
-
-        def cells(array: np.ndarray, after: int, has_columns: bool = True) -> np.ndarray:
-            """(values of the finite latents, rows or 1, columns or 1, ...)"""
-            own = inner if has_columns else ()
-            tail = array.shape[array.ndim - after :]
-            lead = array.shape[: array.ndim - after - len(own)]
-            rows = lead[count:] if all(n == 1 for n in lead[count:]) else sizes
-            array = array if has_columns else array
-            shape = array.shape[array.ndim - after - len(own) : array.ndim - after]
-            wide = np.broadcast_to(array, (*lead[:count], *rows, *shape, *tail))
-            return wide.reshape(
-                int(np.prod(lead[:count])), int(np.prod(rows)), int(np.prod(shape)), *tail
-            )
-
-        given = self.scope or {"constant": jnp.ones(())}
-        share = self._share()
-        flat = {
-            "loc": cells(loc, 1), "slope": cells(slope, 2), "covariance": cells(covariance, 2),
-            "value": cells(value, 1), "share": cells(share, 0, False),
-        }  # fmt: skip
-        first = np.zeros((*share.shape, 0))
-        second = np.zeros((*share.shape, 0, 0))
-        if real:
-            first = self._wide(np.asarray(given["linear"]), 1)
-            second = -2 * self._wide(np.asarray(given["precision"]), 2)
-        flat |= {"first": cells(first, 1, False), "second": cells(second, 2, False)}
-        whole = (int(np.prod(sizes)), int(np.prod(inner)), value.shape[-1])
-        seen = np.broadcast_to(flat["value"][0], whole)
-        rows, places = np.nonzero(np.isnan(seen).any(-1))
-        found = self.bound.compiled(_completed_cells)(flat, rows, places)
-        moments = []
-        for part in found:
-            array = np.zeros(whole)
-            array[rows, places] = np.asarray(part)
-            array = array.reshape(*sizes, *inner, whole[-1])
-            moments.append(array if vector else array[..., 0])
-        return moments[0], moments[1]
-
-
-def _completed_cells(
-    marginal: Marginal, flat: dict[str, jax.Array], rows: jax.Array, columns: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance (cells, D) of vectors given what is seen of them. Traceable."""
-    del marginal
-
-    def one(cell: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        i, j = cell
-        own = {
-            k: a[:, jnp.minimum(i, a.shape[1] - 1), jnp.minimum(j, a.shape[2] - 1)]
-            for k, a in flat.items()
-        }
-        (value,) = own["value"][:1]
-        seen = (~jnp.isnan(value)).astype(own["loc"].dtype)
-        gone = 1.0 - seen
-        found, _ = swept(own["covariance"], jnp.broadcast_to(seen, own["covariance"].shape[:-1]))
-        across = found * gone[:, None] * seen + jnp.diag(seen)
-        left = found * gone[:, None] * gone
-        away = jnp.where(seen > 0, value - own["loc"], 0.0)
-        mean = own["loc"] + jnp.squeeze(across @ away[..., None], -1)
-        slope = own["slope"] - across @ (own["slope"] * seen[:, None])
-        share = own["share"]
-        likely = jnp.where(share > 0, share, 1.0)
-        expected = own["first"] / likely[:, None]
-        second = own["second"] / likely[:, None, None]
-        spread = second - expected[:, :, None] * expected[:, None, :]
-        mean = mean + jnp.squeeze(slope @ expected[..., None], -1)
-        variance = jnp.diagonal(left + slope @ spread @ jnp.swapaxes(slope, -1, -2), 0, -2, -1)
-        total = (share[:, None] * mean).sum(0)
-        apart = mean - total
-        return total, (share[:, None] * (variance + apart**2)).sum(0)
-
-    return jax.lax.map(one, (rows, columns), batch_size=AT_ONCE)
-
-
-def _told(message: Message, real: bool) -> dict[str, tuple[Any, int]]:
-    """What a distribution says of a missing value, each with the number of axes behind the batch."""
-    bare = unwrap(message.fn)
-    fn, rank = bare.fn, bare.columns + len(bare.fn.event_shape)
-    if isinstance(fn, MultivariateNormal):
-        value = jnp.asarray(message.value, jnp.result_type(float))
-        return {
-            "loc": (fn.loc, rank), "covariance": (fn.covariance_matrix, rank + 1), "value": (value, rank),
-        }  # fmt: skip
-    if isinstance(fn, Normal) and real:
-        value = jnp.asarray(message.value, jnp.result_type(float))
-        return {
-            "loc": (fn.loc, rank), "covariance": (fn.scale**2, rank), "value": (value, rank),
-        }  # fmt: skip
-    if isinstance(fn, (CategoricalProbs, CategoricalLogits)):
-        codes = jnp.arange(fn.probs.shape[-1])
-        mean, second = (fn.probs * codes).sum(-1), (fn.probs * codes**2).sum(-1)
-        return {
-            "mean": (mean, rank), "second": (second, rank), "probabilities": (fn.probs, rank + 1),
-        }  # fmt: skip
-    try:
-        mean, variance = fn.mean, fn.variance
-    except NotImplementedError:
-        raise ValueError(
-            f"impute: observed site '{message.name}' is a {type(fn).__name__}, of which NumPyro knows no mean. "
-            "Ask for draws: impute(params, draws=100)."
-        ) from None
-    return {"mean": (mean, rank), "second": (variance + mean**2, rank)}
-
-
-__all__ = ["Imputed", "draw_missing", "impute_moments", "is_factor", "with_missing"]
