@@ -342,12 +342,12 @@ class Model:
             those of `fit.impute` do.
         """
         values = self.check_params(params)
+        check_counts(0, draws=draws)
         if draws == 0:
             observed = self.observed_values()
             return impute_moments(
                 self.bound, values, {n: observed[n] for n in with_missing(observed)}
             )
-        check_counts(draws=draws)
         return self.impute_at([values] * draws, seed)
 
     @in_model_precision

@@ -75,7 +75,7 @@ class SiteMoments:
         share, found = self._known("constant", 0), dict[str, np.ndarray]()
         for name, part in parts.items():
             array = self._laid(part)
-            weight = share.reshape(*share.shape, *(1,) * (array.ndim - share.ndim))
+            weight = share.reshape(share.shape + (1,) * (array.ndim - share.ndim))
             found[name] = (weight * array).sum(tuple(range(len(self.finite))))
         found["variance"] = found.pop("second") - found["mean"] ** 2
         whole = (*self.sizes, *found["mean"].shape[len(self.sizes) :])
@@ -90,7 +90,7 @@ class SiteMoments:
         count = len(self.finite)
         sizes = iter(array.shape[count : array.ndim - after])
         inner = tuple(next(sizes) if p in own else 1 for p in self.plates)
-        return array.reshape(*array.shape[:count], *inner, *array.shape[array.ndim - after :])
+        return array.reshape(array.shape[:count] + inner + array.shape[array.ndim - after :])
 
     def _parts(self) -> dict[str, Part]:
         """What the program's distribution says at every value of the finite latents; a mean at the basis
@@ -125,13 +125,13 @@ class SiteMoments:
         begin, batch = array.shape[:lead], array.shape[lead : array.ndim - after]
         named = [n for n in table_axes(reading, factor.site, factor.latents, batch) if n]
         end = array.shape[array.ndim - after :]
-        flat = array.reshape(*begin, *(n for n in batch if n > 1), *end)
+        flat = array.reshape((*begin, *(n for n in batch if n > 1), *end))
         order = [*self.finite, *self.plates]
         moved = [lead + named.index(a) for a in order if a in named]
         behind = range(lead + len(named), flat.ndim)
         flat = np.transpose(flat, [*range(lead), *moved, *behind])
         sizes = iter(flat.shape[lead : lead + len(moved)])
-        return flat.reshape(*begin, *(next(sizes) if a in named else 1 for a in order), *end)
+        return flat.reshape((*begin, *(next(sizes) if a in named else 1 for a in order), *end))
 
     # --- Gaussians, of which other entries are seen --------------------------------------------
 
