@@ -95,7 +95,9 @@ def pool(
     values, squares, names = _numbers(list(estimates), variances)  # type: ignore[arg-type]
     m = len(values)
     if m < 2:
-        raise ValueError(f"pool: received {m} estimate, expected one from each of at least 2 imputations.")
+        raise ValueError(
+            f"pool: received {m} estimate, expected one from each of at least 2 imputations."
+        )
     if squares.shape != values.shape:
         raise ValueError(
             f"pool: variances have shape {squares.shape}, expected that of the estimates, {values.shape}."

@@ -17,6 +17,7 @@ from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
 from pp_mlem.data.predictors import find_designs
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.raw import Raw, read_raw
+from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.data.weights import weights_of
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
@@ -54,7 +55,7 @@ def prepare_data(
     weights = weights_of(reading, factors, raw, maps)
     valid = valid_steps(reading, raw)
     check_masks(reading, factors, raw, valid, maps)
-    return ProgramData(
+    data = ProgramData(
         dynamic=dynamic,
         sites={k: v for k, v in sites.items() if v is not None},
         weights=weights,
@@ -64,6 +65,8 @@ def prepare_data(
         valid={name: jax.device_put(mask) for name, mask in valid.items()},
         designs=find_designs(reading, factors, dynamic, gathers.keep),
     )
+    warn_of_unseen(data)
+    return data
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.diagnose.spurious import edge_masks
+from pp_mlem.diagnose.unidentified import unidentified_by_data
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target
 
@@ -294,6 +295,9 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     masks = edge_masks(target, vector, natural)
     edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
     active = _active(target.space, natural, jacobian, edge)
+    names, reasons = scalar_names(target.space), unidentified_by_data(target)
+    known = np.array([n not in reasons for n in names], bool)
+    active &= (jacobian[known] != 0).any(0)  # the others move nothing that the data tell of
 
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
         return information(target, at, basis)[1]
@@ -310,12 +314,12 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
             inverse, flat = basis @ inverse @ basis.T, basis @ flat
         else:
             inverse = inverse @ meat @ inverse
-    names = scalar_names(target.space)
     matrix = jacobian @ inverse @ jacobian.T
     reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
-    reasons: dict[str, str] = {}
     for i, name in enumerate(names):
+        if name in reasons:
+            continue
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
