@@ -91,7 +91,8 @@ def ours(model, mean, covariance, steps=20):
             clock = time.perf_counter()
             jax.block_until_ready(compiled(vector))
             seconds.append((time.perf_counter() - clock) / steps)
-        return min(seconds), target.params(end)
+        params = {k: np.asarray(v) for k, v in target.params(end).items()}
+        return min(seconds), params
 
 
 def iterations(rows, share, theirs):

@@ -120,6 +120,17 @@ def mixed(x, c, group, K=2):
         numpyro.sample("x", dist.MultivariateNormal(mean, S), obs=x)
 
 
+def answers(y, K=2):
+    """Latent classes of categorical answers (rows, items)."""
+    items, levels = y.shape[1], 3
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
+    p = numpyro.sample("p", dist.Dirichlet(jnp.ones((K, items, levels))).to_event(2))
+    with numpyro.plate("rows", len(y), dim=-2):
+        z = numpyro.sample("z", dist.Categorical(w))
+        with numpyro.plate("items", items, dim=-1):
+            numpyro.sample("y", dist.Categorical(p[z, jnp.arange(items)]), obs=y)
+
+
 # --- by plain NumPy, row by row -------------------------------------------------------------
 
 
