@@ -217,3 +217,36 @@ def chain_shares(logs, P):
         )
         share[np.arange(steps), path] += weight
     return share / share.sum(1, keepdims=True)
+
+
+def covariate(x, y):
+    """A regression on a covariate that has a distribution, so that it may be missing."""
+    m = numpyro.sample("m", dist.Normal(0, 10))
+    s = numpyro.sample("s", dist.HalfNormal(1))
+    a = numpyro.sample("a", dist.Normal(0, 10))
+    b = numpyro.sample("b", dist.Normal(0, 10))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("rows", len(y)):
+        x = numpyro.sample("x", dist.Normal(m, s), obs=x)
+        numpyro.sample("y", dist.Normal(a + b * x, sigma), obs=y)
+
+
+def covariates(x, v, y):
+    """Two covariates of which one predicts the other, a mixture of two regressions on both."""
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    s = numpyro.sample("s", dist.HalfNormal(1).expand([2]).to_event(1))
+    c = numpyro.sample("c", dist.Normal(0, 1))
+    b = numpyro.sample("b", dist.Normal(0, 1).expand([2, 2]).to_event(2))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        x = numpyro.sample("x", dist.Normal(0.3, s[0]), obs=x)
+        v = numpyro.sample("v", dist.Normal(c * x, s[1]), obs=v)
+        numpyro.sample("y", dist.Normal(b[z, 0] * x + b[z, 1] * v, 0.5), obs=y)
+
+
+def joint_of_covariates(s, c, b):
+    """Mean and covariance of (x, v, y) with coefficients b."""
+    root = np.array([
+        [s[0], 0, 0], [c * s[0], s[1], 0], [(b[0] + b[1] * c) * s[0], b[1] * s[1], 0.5],
+    ])  # fmt: skip
+    return 0.3 * np.array([1, c, b[0] + b[1] * c]), root @ root.T

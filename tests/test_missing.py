@@ -24,8 +24,11 @@ from missing_programs import (
     chain_shares,
     columns,
     conditional,
+    covariate,
+    covariates,
     density,
     factors,
+    joint_of_covariates,
     mixed,
     mixed_conditional,
     mixture,
@@ -657,3 +660,77 @@ def test_row_density_is_that_of_the_marginal():
     assert row_density(
         np.array([np.nan, 1.0, np.nan]), np.zeros(3), 4 * np.eye(3)
     ) == pytest.approx(-0.125 - 0.5 * np.log(8 * np.pi))
+
+
+# --- covariates with a distribution of their own ---------------------------------------------
+
+ON_COVARIATE = {"m": 0.8, "s": 1.2, "a": 0.3, "b": 1.5, "sigma": 0.6}
+ON_COVARIATES = {
+    "w": np.array([0.4, 0.6]), "s": np.array([1.1, 0.8]), "c": 0.6,
+    "b": np.array([[1.0, 0.5], [-0.5, 1.5]]),
+}  # fmt: skip
+
+
+def bivariate(p):
+    """Mean and covariance of (x, y) of `covariate`."""
+    across = p["b"] * p["s"] ** 2
+    mean = np.array([p["m"], p["a"] + p["b"] * p["m"]])
+    return mean, np.array([[p["s"] ** 2, across], [across, p["b"] * across + p["sigma"] ** 2]])
+
+
+def test_a_missing_covariate_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="value of 'x' that enters 'y'.*latents={\"x\"}"):
+        Model(covariate, Z[:, 0], Z[:, 1])
+
+
+def test_missing_covariates_are_integrated_out():
+    model, p = Model(covariate, Z[:, 0], Z[:, 1], latents={"x"}), ON_COVARIATE
+    mean, joint = bivariate(p)
+    rows = Z[:, :2]
+    assert model.log_likelihood(p) == pytest.approx(density(rows, mean, joint).sum(), rel=1e-12)
+    assert model.n_observations == (~np.isnan(rows).all(1)).sum()
+    assert f"latent, {(~np.isnan(rows[:, 0])).sum()} of 30 known" in str(model)
+    filled, sd = gaussian_rows(rows, mean, joint)
+    found = model.impute(p)
+    for j, name in enumerate("xy"):
+        np.testing.assert_allclose(found[name].mean, filled[:, j], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(found[name].sd ** 2, sd[:, j] ** 2, atol=1e-12)
+    other = model.with_data(x=Z[:, 2])
+    assert other.log_likelihood(p) == pytest.approx(
+        density(Z[:, [2, 1]], mean, joint).sum(), rel=1e-12
+    )
+
+
+def test_a_missing_covariate_is_half_of_a_bivariate_normal():
+    """The same model in two ways: maxima, estimates and imputations agree."""
+    halves = fit_em(Model(covariate, Z[:, 0], Z[:, 1], latents={"x"}), starts=1)
+    whole = fit_em(Model(normal, Z[:, :2]), starts=1)
+    assert halves.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-8)
+    mean, joint = bivariate(halves.params)
+    np.testing.assert_allclose(mean, whole.params["mu"], atol=1e-6)
+    np.testing.assert_allclose(joint, whole.params["S"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_several_missing_covariates_in_a_mixture():
+    model = Model(covariates, *Z.T, latents={"x", "v"})
+    p = ON_COVARIATES
+    parts = [joint_of_covariates(p["s"], p["c"], b) for b in p["b"]]
+    means, joints = [m for m, _ in parts], [c for _, c in parts]
+    logs = [np.log(w) + density(Z, m, c) for w, m, c in zip(p["w"], means, joints, strict=True)]
+    assert model.log_likelihood(p) == pytest.approx(np.logaddexp(*logs).sum(), rel=1e-12)
+    mean, sd = of_rows([mixed_conditional(r, p["w"], means, joints) for r in Z])
+    found, draws = model.impute(p), model.impute(p, draws=400, seed=1)
+    for j, name in enumerate("xvy"):
+        np.testing.assert_allclose(found[name].mean, mean[:, j], rtol=1e-9, atol=1e-11)
+        unknown = np.isnan(Z[:, j])
+        error = (draws[name].mean(0) - mean[:, j])[unknown] / sd[unknown, j] * 20
+        assert np.abs(error).max() < 4.5
+    em, mle = fit_em(model, starts=1), fit_mle(model, starts=1)
+    assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-6)
+
+
+def test_data_with_known_latents_cannot_be_drawn_anew():
+    model = Model(covariate, Z[:, 0], Z[:, 1], latents={"x"})
+    with pytest.raises(ValueError, match="have values in some units"):
+        model.redraw(ON_COVARIATE)

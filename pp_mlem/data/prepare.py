@@ -11,6 +11,7 @@ import numpy as np
 from numpyro.distributions import MultivariateNormal
 
 from pp_mlem.base.compiling import quick_jit
+from pp_mlem.data.known import known_values
 from pp_mlem.data.labels import clamps_of
 from pp_mlem.data.masks import check_masks, valid_steps
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
@@ -64,6 +65,7 @@ def prepare_data(
         maps=maps,
         valid={name: jax.device_put(mask) for name, mask in valid.items()},
         designs=find_designs(reading, factors, dynamic, gathers.keep),
+        known=known_values(reading),
     )
     warn_of_unseen(data)
     return data

@@ -21,7 +21,7 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.model.drawing import refuse_weighed
-from pp_mlem.model.latents import sample
+from pp_mlem.model.latents import posterior, sample
 from pp_mlem.model.site_moments import Scope, SiteMoments, axes_of, reals_of
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Quadratic
 from pp_mlem.potentials.table import Table
@@ -57,6 +57,11 @@ def with_missing(observed: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(n for n, v in observed.items() if v.dtype.kind == "f" and bool(np.isnan(v).any()))
 
 
+def partly_known(bound: Bound) -> tuple[str, ...]:
+    """The real latents that have values in some units."""
+    return tuple(n for n, (_, shown) in bound.data.known.items() if not np.asarray(shown).all())
+
+
 def draw_missing(
     bound: Bound, arguments: Arguments, names: tuple[str, ...], several: Sequence[Values], seed: int
 ) -> dict[str, np.ndarray]:
@@ -76,6 +81,8 @@ def draw_missing(
         completed = complete(dynamic, {**values, **latents}, jax.random.fold_in(key, i))
         for n in names:
             found[n].append(np.asarray(completed[n], float))
+        for n in partly_known(bound):
+            found.setdefault(n, []).append(np.asarray(latents[n], float))
     return {n: np.stack(v) for n, v in found.items()}
 
 
@@ -92,8 +99,10 @@ def impute_moments(
     if touching:
         zeros = {n: _zeros(bound.marginal, _factor(factors, n)) for n in touching}
         scopes = bound.compiled(_scopes, touching)(zeros, values, bound.data)
+    told = posterior(bound, values) if partly_known(bound) else {}
+    known = {n: Imputed(told[n].mean, told[n].sd) for n in partly_known(bound)}
     by_site = {f.site: SiteMoments(bound, values, f, scopes.get(f.site)) for f in factors}
-    return {
+    return known | {
         name: _joined(reading, [by_site[p].found for p in own], own, observed[name])
         for name, own in pieces.items()
     }

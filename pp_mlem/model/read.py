@@ -15,9 +15,11 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
+from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.model.bound import Bound
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.hidden import Hidden
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.rows import thin
@@ -44,6 +46,9 @@ def read_bound(
     Raises TypeError, ValueError for a program or data that cannot be read.
     """
     note_shapes(arguments.dynamic)
+    if overrides["latents"]:
+        program = Hidden(arguments.program, overrides["latents"])
+        arguments = replace(arguments, program=program)
     reading, dynamic = read_program(arguments, **overrides)
     _check_observe(reading, observe)
     inputs = read_inputs(reading)
@@ -58,9 +63,21 @@ def read_bound(
     reading, factors = verification.reading, verification.factors
     data = prepare_data(reading, factors, observe, verification.gathers)
     bound = Bound(build_marginal(reading, factors), data, Kept())
+    _refuse_known(bound)
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
     return reading.arguments, bound
+
+
+def _refuse_known(bound: Bound) -> None:
+    """Values of real latents that are taken out together have no place."""
+    crossed = [n for s in bound.marginal.steps if isinstance(s, JointStep) for n in s.latents]
+    both = sorted(set(crossed) & bound.data.known.keys())
+    if both:
+        raise ValueError(
+            f"latents '{both[0]}': it has known values and is crossed with other real latents, which are taken "
+            "out together. Put it into nested plates, or drop the rows where it is missing."
+        )
 
 
 def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:

@@ -31,6 +31,9 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
                 if told == known[..., 0].size
                 else (f"latent, {told} of {known[..., 0].size} known")
             )
+        if site.name in model.data.known:
+            _, shown = model.data.known[site.name]
+            role = f"latent, {int(np.asarray(shown).sum())} of {shown.size} known"
         rows.append((site.name, role, site.distribution, where, site.reason))
     return rows
 
