@@ -173,13 +173,11 @@ class AffineFactor(Factor):
         rows = laid.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)
         count = eta.shape[-2]
         if laid.patterns is not None:
-            shown = jnp.broadcast_to(laid.mask, (*self.column_shape, laid.mask.shape[-1]))
-            plates = dict(zip(self.rows, rows, strict=True))
-            named = Table.of(eta, (*axes, COLUMNS, EVENT))
+            seen = jnp.broadcast_to(laid.mask, laid.value.shape[1:]).reshape(count, -1)
+            plates, named = dict(zip(self.rows, rows, strict=True)), (*axes, COLUMNS, EVENT)
             return quadratic_of_partly(
-                named, self.event_size, self.coordinates, laid.patterns,
-                shown.reshape(count, -1), plates,
-            ), self.term_plates  # fmt: skip
+                Table.of(eta, named), self.event_size, self.coordinates, laid.patterns, seen, plates
+            ), self.term_plates
         mask = None if laid.mask is None else jnp.broadcast_to(
             laid.mask, (*self.column_shape, laid.mask.shape[-1])
         ).reshape(count, *rows)  # fmt: skip

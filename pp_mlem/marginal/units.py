@@ -60,9 +60,9 @@ def unit_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
         if factor.site in observed:
             seen.append(Term(_shown(marginal, factor, data), latents, factor.term_plates))
         elif factor.own in data.known:
-            shown = context.known[factor.own].shown
-            shown = Table(shown.array.astype(float), shown.axes)
-            seen.append(Term(shown, latents, factor.term_plates))
+            where = context.known[factor.own].shown
+            table = Table(where.array.astype(float), where.axes)
+            seen.append(Term(table, latents, factor.term_plates))
         counts.append(Term(zero, latents, factor.term_plates, marginal.weight(factor, data)))
     layout = marginal.layout
     units = layout.units(marginal.run(seen + counts, context), context, with_weights=False)

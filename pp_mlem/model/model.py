@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences
 from pp_mlem.model.bound import Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_weighed, with_arrays
-from pp_mlem.model.imputation import draw_missing, impute_moments, with_missing
+from pp_mlem.model.imputes import Imputes
 from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
 from pp_mlem.model.residuals import pseudo_residuals
 from pp_mlem.program.arguments import Arguments, bind_arguments
@@ -45,7 +45,7 @@ from pp_mlem.target.target import Target
 Params = Mapping[str, Any]
 
 
-class Model:
+class Model(Imputes):
     """A NumPyro program with its arguments, read into roles, plates, factors and a plan.
 
     Args:
@@ -329,34 +329,6 @@ class Model:
         values = self.check_params(params)
         function = self.bound.compiled(latent_questions.classification_log_likelihood)
         return float(function(values, self.data))
-
-    @in_model_precision
-    def impute(self, params: Params, draws: int = 0, seed: int = 0) -> dict[str, Any]:
-        """The missing cells of the observed sites given all that is seen, by site; those without are left out.
-
-        Returns:
-            without draws an `Imputed` each: `mean` and `sd` in the shape of the data, of a seen cell its value
-            and 0, exact in models of finite and of real latents (the law of total variance); of a categorical
-            site its `probabilities` besides. With draws the completed data (draws, *shape), drawn jointly with
-            the latents at these parameters: imputations are proper only if the parameters vary as well, as
-            those of `fit.impute` do.
-        """
-        values = self.check_params(params)
-        check_counts(0, draws=draws)
-        if draws == 0:
-            observed = self.observed_values()
-            return impute_moments(
-                self.bound, values, {n: observed[n] for n in with_missing(observed)}
-            )
-        return self.impute_at([values] * draws, seed)
-
-    @in_model_precision
-    def impute_at(self, several: Sequence[Params], seed: int = 0) -> dict[str, np.ndarray]:
-        """Completed data by site, (draws, *shape), one draw at each of these parameters."""
-        check_seed(seed)
-        names = with_missing(self.observed_values())
-        every = [self.check_params(params) for params in several]
-        return draw_missing(self.bound, self.arguments, names, every, seed)
 
     @in_model_precision
     def simulate(self, params: Params, seed: int = 0) -> dict[str, np.ndarray]:

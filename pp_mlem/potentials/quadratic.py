@@ -128,8 +128,8 @@ def _chosen(shown: Table, first: Table, second: Table, *last: str) -> Table:
     """The first where `shown` is true, else the second; the axes `last` stay there."""
     axes = (*first.axes, *second.axes, *shown.axes)
     order = (*dict.fromkeys(a for a in axes if a not in last), *last)
-    parts = [t.aligned(order) for t in (shown, first, second)]
-    return Table(jnp.where(*parts), order)
+    here, one, other = (t.aligned(order) for t in (shown, first, second))
+    return Table(jnp.where(here, one, other), order)
 
 
 @dataclass(frozen=True)
