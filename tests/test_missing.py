@@ -151,6 +151,24 @@ def test_em_is_the_textbook_sweep(weights):
         np.testing.assert_allclose(params["S"], covariance, rtol=1e-10, atol=1e-12)
 
 
+def test_em_of_a_regression_is_the_textbook_sweep():
+    """Vectors on a covariate: least squares of the completed responses (Little & Rubin, section 11.4)."""
+    design = np.stack([np.ones(30), COVARIATE], 1)[~np.isnan(Z).all(1)]
+    rows, coefficients, covariance = Z[~np.isnan(Z).all(1)], REGRESSION["B"], S
+    for params in em_steps(model_of("regression"), REGRESSION, 3):
+        parts = [
+            conditional(r, m, covariance) for r, m in zip(rows, design @ coefficients, strict=True)
+        ]
+        filled = np.stack([p[0] for p in parts])
+        coefficients = np.linalg.lstsq(design, filled, rcond=None)[0]
+        left = filled - design @ coefficients
+        covariance = (left.T @ left + sum(p[1] for p in parts)) / len(rows)
+        np.testing.assert_allclose(params["B"], coefficients, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(params["S"], covariance, rtol=1e-9, atol=1e-11)
+    (block,) = model_of("regression").problem({}, False).blocks
+    assert block.method == "closed, in turn"
+
+
 def test_em_of_a_mixture_is_the_textbook_sweep():
     """Hunt & Jorgensen (2003), doi:10.1016/S0167-9473(02)00190-1: each component's sweep, weighted."""
     shares, means, covariances = MIXTURE.values()
@@ -167,7 +185,7 @@ def test_em_of_a_mixture_is_the_textbook_sweep():
 
 
 @pytest.mark.parametrize(
-    "name", ["normal", "factors", pytest.param("mixed", marks=pytest.mark.slow)]
+    "name", ["normal", "regression", "factors", pytest.param("mixed", marks=pytest.mark.slow)]
 )
 def test_em_and_mle_agree(name):
     model = model_of(name)

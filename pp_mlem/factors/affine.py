@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +159,8 @@ class AffineFactor(Factor):
         """The numbers of its coordinates among the basis points."""
         ends = np.cumsum([s.size for s in reading.reals])
         begin = {s.name: end - s.size for s, end in zip(reading.reals, ends, strict=True)}
-        return np.concatenate([begin[n] + 1 + np.arange(size) for n, size in self.coordinates])
+        own = [begin[n] + 1 + np.arange(size) for n, size in self.coordinates]
+        return np.concatenate([np.zeros(0, int), *own])
 
     def term(
         self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
@@ -313,6 +314,13 @@ def basis(reading: Reading) -> dict[str, jax.Array]:
         wide = np.broadcast_to(values.reshape(shape), (1 + total, *whole))
         points[site.name] = jnp.asarray(wide, jnp.result_type(float))
     return points
+
+
+def at_basis(function: Callable[[dict[str, Any]], Any], reading: Reading) -> Any:
+    """A function of the real latents at their basis points, which lead; of a program without them at one."""
+    if not reading.reals:
+        return jax.tree.map(lambda a: a[None], function({}))
+    return jax.vmap(function)(basis(reading))
 
 
 def refuse_nonaffine(

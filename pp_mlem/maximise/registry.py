@@ -15,6 +15,7 @@ from pp_mlem.maximise.blocks.coefficients import plan_regression
 from pp_mlem.maximise.blocks.gaussian import plan_gaussian
 from pp_mlem.maximise.blocks.idle import plan_idle
 from pp_mlem.maximise.blocks.numeric import plan_numeric
+from pp_mlem.maximise.blocks.vectors import plan_vectors
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 
@@ -24,6 +25,7 @@ BLOCKS: list[Kind] = [
     plan_idle,
     plan_gaussian,
     plan_closed,
+    plan_vectors,
     plan_regression,
     plan_numeric,
 ]
