@@ -27,7 +27,7 @@ class Unseen:
     @classmethod
     def of(cls, site: str, patterns: Patterns) -> Unseen:
         seen = np.asarray(patterns.seen) > 0
-        counts = np.asarray(patterns.sums)[:, -1, -1]
+        counts = np.asarray(patterns.counts)
         column, used = np.asarray(patterns.column), counts > 0
         pairs = []
         for c in np.unique(column[used]):

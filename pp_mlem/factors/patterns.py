@@ -20,7 +20,9 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.potentials.sweep import completed, integrated
 
 LARGEST = 256  # cells of one pattern that are multiplied together
-AT_ONCE = 2**21  # numbers in the matrices of the patterns that are swept at once
+AT_ONCE = 2**17  # numbers in the matrices of the patterns that are swept at once
+MOST_SUMS = 4  # times the numbers of the values
+NOWHERE = np.iinfo(np.int32).max
 MOST_KEPT = 2**23  # in those of all patterns; of more each chunk sweeps its own
 
 
@@ -30,19 +32,23 @@ class Patterns:
     """The cells (columns, rows) of a site of vectors by what is seen of them. A chunk holds cells of one column
     and one pattern, so that they are multiplied by one matrix.
 
-    `seen` (patterns, D) is one or zero, `column` (patterns,) the column of their cells; `of` (chunks,) the
+    `seen` (patterns, D) is one or zero, `missing` (patterns, most) the numbers of the other entries (D + L + 1 or
+    more where there are no more), `counts` how many cells count, `column` (patterns,) the column of their cells; `of` (chunks,) the
     pattern of each chunk; `value` (chunks, D, size) what is seen less the reference, zero where it is missing
     or where a chunk is not full; `place` (columns, rows) where among all places of the chunks a cell is; `sums`
-    (patterns, D + 1, D + 1) of (x, 1)(x, 1)' over the cells that count. Numbers of patterns and chunks are
+    (patterns, D + 1, D + 1) of (x, 1)(x, 1)' over the cells that count, None where they were more than the values.
+    Numbers of patterns and chunks are
     rounded up, so that other data with about as many need no other code.
     """
 
     seen: jax.Array
+    missing: jax.Array
+    counts: jax.Array
     column: jax.Array
     of: jax.Array
     value: jax.Array
     place: jax.Array
-    sums: jax.Array
+    sums: jax.Array | None
 
     @property
     def size(self) -> int:
@@ -66,7 +72,7 @@ class Patterns:
         return array.reshape(*array.shape[:-2], places)[..., self.place]
 
     def cut(self, take: Callable[[Any, int], Any]) -> Patterns:
-        """Some of the rows, a chunk for each cell. `sums` are of no use then: each row weighs its own."""
+        """Some of the rows, a chunk for each cell."""
         place = take(self.place, 1)
         chunk = place // self.size
         value = self.value[chunk, :, place % self.size]
@@ -75,6 +81,7 @@ class Patterns:
             of=self.of[chunk].reshape(-1),
             value=value.reshape(-1, value.shape[-1], 1),
             place=jnp.arange(place.size).reshape(place.shape),
+            sums=None,
         )
 
     def with_values(self, value: jax.Array, shift: jax.Array, mask: jax.Array) -> Patterns:
@@ -87,6 +94,8 @@ class Patterns:
         place = jnp.where(mask, self.place, whole.shape[0]).reshape(-1)
         whole = whole.at[place].set(flat, mode="drop")
         chunks = jnp.moveaxis(whole.reshape(-1, self.size, value.shape[0]), 1, 2)
+        if self.sums is None:
+            return replace(self, value=chunks)
         counts = jnp.zeros(whole.shape[0]).at[place].set(1.0, mode="drop")
         sums = _sums(self.of, chunks, counts.reshape(-1, self.size), len(self.seen))
         return replace(self, value=chunks, sums=sums)
@@ -110,18 +119,33 @@ def group_by_pattern(value: Any, shift: Any, seen: np.ndarray, mask: np.ndarray)
     place[cells[order]] = np.repeat(begin, counts) + inside
     of = np.repeat(np.arange(len(counts)), many)
     total, chunks = _rounded(len(counts)), _rounded(len(of))
-    padded = np.ones((total, keys.shape[1]))
+    padded = np.ones((total, keys.shape[1]), int)
     padded[:, 0] = 0
     padded[: len(patterns)] = patterns
+    size_of_sums = total * (len(seen) + 1) ** 2
+    sums = (
+        jnp.zeros((total, len(seen) + 1, len(seen) + 1))
+        if size_of_sums <= MOST_SUMS * cells.size * len(seen)
+        else None
+    )
     empty = Patterns(
         seen=jnp.asarray(padded[:, 1:], jnp.result_type(float)),
-        column=jnp.asarray(padded[:, 0].astype(int)),
+        missing=jnp.asarray(_missing(padded[:, 1:])),
+        counts=jnp.asarray(np.r_[counts, np.zeros(total - len(counts), int)]),
+        column=jnp.asarray(padded[:, 0]),
         of=jnp.asarray(np.r_[of, np.full(chunks - len(of), total - 1)]),
         value=jnp.zeros((chunks, len(seen), size)),
         place=jnp.asarray(place.reshape(columns, rows)),
-        sums=jnp.zeros((total, len(seen) + 1, len(seen) + 1)),
+        sums=sums,
     )
     return quick_jit(Patterns.with_values)(empty, jnp.asarray(value), shift, jnp.asarray(mask))
+
+
+def _missing(seen: np.ndarray) -> np.ndarray:
+    """The numbers of the entries that are not seen (patterns, most), a number that none has behind them."""
+    most = _rounded(int((seen == 0).sum(1).max(initial=0)))
+    order = np.argsort(seen, 1, kind="stable")[:, :most]
+    return np.where(np.take_along_axis(seen, order, 1) == 0, order, NOWHERE)
 
 
 def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,12 +193,13 @@ def scores(matrix: jax.Array, constant: jax.Array, patterns: Patterns) -> jax.Ar
     `constant` (lanes, columns) are of the vector and one."""
 
     def of_pattern(own: tuple[jax.Array, ...]) -> jax.Array:
-        column, seen, sums = own
-        left, more = integrated(matrix[:, column], _gone(seen, 1))
+        column, seen, missing, sums = own
+        left, more = integrated(matrix[:, column], _gone(seen, 1), missing)
         form = jnp.einsum("lij,ij->l", left, sums)
         return (constant[:, column] + more) * sums[-1, -1] - form / 2
 
-    every = _mapped(of_pattern, (patterns.column, patterns.seen, patterns.sums), matrix)
+    own = patterns.column, patterns.seen, patterns.missing, patterns.sums
+    every = _mapped(of_pattern, own, matrix)
     return every.sum(0)
 
 
@@ -184,18 +209,18 @@ def rest_of_cells(
     """The factor of each cell with its missing entries integrated out. `matrix` (lanes, columns, n, n) is over
     the vector, the real latents' numbers and one, the same along the rows."""
 
-    def of_pattern(own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        column, seen = own
-        left, more = integrated(matrix[:, column], _gone(seen, latents + 1))
+    def of_pattern(own: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        column, seen, missing = own
+        left, more = integrated(matrix[:, column], _gone(seen, latents + 1), missing)
         return left, constant[:, column] + more
 
-    every = patterns.column, patterns.seen
+    every = patterns.column, patterns.seen, patterns.missing
     few = latents or patterns.column.size * matrix.size // matrix.shape[1] <= MOST_KEPT
     kept = _mapped(of_pattern, every, matrix) if few else None
 
     def of_chunk(own: tuple[jax.Array, jax.Array]) -> Any:
         pattern, value = own
-        one = patterns.column[pattern], patterns.seen[pattern]
+        one = tuple(a[pattern] for a in every)
         left, more = of_pattern(one) if kept is None else (kept[0][pattern], kept[1][pattern])
         return _evaluated(left, more, value, latents)
 
@@ -213,7 +238,9 @@ def rest_of_cells(
 def rest_by_row(matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int) -> Rest:
     """The same where the matrix (lanes, columns, rows, n, n) and the constant differ by row."""
     value = jnp.moveaxis(patterns.cells, 0, -1)[..., None]
-    left, more = integrated(matrix, _gone(patterns.seen[patterns.pattern], latents + 1))
+    pattern = patterns.pattern
+    gone = _gone(patterns.seen[pattern], latents + 1)
+    left, more = integrated(matrix, gone, patterns.missing[pattern])
     found = _evaluated(left, constant + more, value, latents)
     begin = value.shape[-2]
     precision = left[..., begin:-1, begin:-1]
