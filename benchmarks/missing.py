@@ -19,6 +19,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from pp_mlem import Model, fit_em
+from pp_mlem.base.compiling import Effort
 from pp_mlem.base.precision import working_precision
 
 ENTRIES = 10
@@ -84,7 +85,7 @@ def ours(model, mean, covariance, steps=20):
         def run(target, vector):
             return jax.lax.fori_loop(0, steps, lambda _, v: target.em_step(v)[0], vector)
 
-        compiled = target.compiled(run)
+        compiled = target.compiled(run, effort=Effort.LEAN)
         end = jax.block_until_ready(compiled(vector))
         seconds = []
         for _ in range(3):

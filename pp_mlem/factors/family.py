@@ -172,7 +172,7 @@ def _of_patterns(factor: FamilyFactor, shape: _Shape, laid: Laid, patterns: Patt
     matrix = family.form(jnp.swapaxes(shape.eta, 1, 2))  # (lanes, columns, D + 1, D + 1)
     nothing = jnp.zeros(matrix.shape[:2], matrix.dtype)
     if len(shape.surplus) == len(shape.rows) and patterns.sums is not None:
-        return scores(matrix, nothing, patterns)
+        return scores(matrix, nothing, patterns, patterns.sums)
     cells = rest_of_cells(matrix, nothing, patterns).constant
     cells = cells if laid.mask is None else jnp.where(_flat(laid, cells), cells, 0.0)
     cells = cells.sum(1).reshape(-1, *shape.rows)

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
-from pp_mlem.potentials.sweep import completed, integrated
+from pp_mlem.potentials.sweep import swept
 
 LARGEST = 256  # cells of one pattern that are multiplied together
-AT_ONCE = 2**17  # numbers in the matrices of the patterns that are swept at once
+AT_ONCE = 2**15  # numbers in the matrices of the patterns that are swept at once
 MOST_SUMS = 4  # times the numbers of the values
 NOWHERE = np.iinfo(np.int32).max
 MOST_KEPT = 2**23  # in those of all patterns; of more each chunk sweeps its own
@@ -188,19 +188,40 @@ class Rest(NamedTuple):
     precision: jax.Array
 
 
-def scores(matrix: jax.Array, constant: jax.Array, patterns: Patterns) -> jax.Array:
-    """(lanes,): log of the factor without latents, summed over all cells. `matrix` (lanes, columns, n, n) and
-    `constant` (lanes, columns) are of the vector and one."""
+class _Gone(NamedTuple):
+    """The missing entries of a pattern: their `rows` (..., most, n) of the matrix, the `inverse` of their block
+    (..., most, most), zero beyond those there are, and log of the integral of their own Gaussian."""
+
+    rows: jax.Array
+    inverse: jax.Array
+    constant: jax.Array
+
+    @classmethod
+    def of(cls, matrix: jax.Array, missing: jax.Array) -> _Gone:
+        pick = jax.nn.one_hot(missing, matrix.shape[-1], dtype=matrix.dtype)
+        rows, there = pick @ matrix, pick.sum(-1)
+        eye = jnp.eye(there.shape[-1], dtype=matrix.dtype)
+        block = rows @ jnp.swapaxes(pick, -1, -2) + eye * (1.0 - there)[..., None, :]
+        found, half_log_det = swept(block, there)
+        inverse = -found * there[..., :, None] * there[..., None, :]
+        return cls(rows, inverse, there.sum(-1) / 2 * jnp.log(2 * jnp.pi) - half_log_det)
+
+
+def scores(
+    matrix: jax.Array, constant: jax.Array, patterns: Patterns, sums: jax.Array
+) -> jax.Array:
+    """(lanes,): log of the factor without latents, summed over all cells, from the `sums` of the patterns.
+    `matrix` (lanes, columns, n, n) and `constant` (lanes, columns) are of the vector and one."""
 
     def of_pattern(own: tuple[jax.Array, ...]) -> jax.Array:
-        column, seen, missing, sums = own
-        left, more = integrated(matrix[:, column], _gone(seen, 1), missing)
-        form = jnp.einsum("lij,ij->l", left, sums)
-        return (constant[:, column] + more) * sums[-1, -1] - form / 2
+        column, missing, squares = own
+        here = _of_column(matrix, column)
+        gone = _Gone.of(here, missing)
+        pulled = gone.rows @ squares @ jnp.swapaxes(gone.rows, -1, -2)
+        form = (here * squares).sum((-1, -2)) - (gone.inverse * pulled).sum((-1, -2))
+        return (_of_column(constant, column) + gone.constant) * squares[-1, -1] - form / 2
 
-    own = patterns.column, patterns.seen, patterns.missing, patterns.sums
-    every = _mapped(of_pattern, own, matrix)
-    return every.sum(0)
+    return _mapped(of_pattern, (patterns.column, patterns.missing, sums), matrix).sum(0)
 
 
 def rest_of_cells(
@@ -208,65 +229,81 @@ def rest_of_cells(
 ) -> Rest:
     """The factor of each cell with its missing entries integrated out. `matrix` (lanes, columns, n, n) is over
     the vector, the real latents' numbers and one, the same along the rows."""
+    every = patterns.column, patterns.missing
 
-    def of_pattern(own: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        column, seen, missing = own
-        left, more = integrated(matrix[:, column], _gone(seen, latents + 1), missing)
-        return left, constant[:, column] + more
+    def of_pattern(own: tuple[jax.Array, ...]) -> _Gone:
+        column, missing = own
+        return _Gone.of(_of_column(matrix, column), missing)
 
-    every = patterns.column, patterns.seen, patterns.missing
-    few = latents or patterns.column.size * matrix.size // matrix.shape[1] <= MOST_KEPT
+    lanes, size = matrix.shape[0], matrix.shape[-1]
+    few = patterns.missing.size * lanes * size <= MOST_KEPT
     kept = _mapped(of_pattern, every, matrix) if few else None
 
-    def of_chunk(own: tuple[jax.Array, jax.Array]) -> Any:
+    def of_chunk(own: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         pattern, value = own
-        one = tuple(a[pattern] for a in every)
-        left, more = of_pattern(one) if kept is None else (kept[0][pattern], kept[1][pattern])
-        return _evaluated(left, more, value, latents)
+        column, missing = (a[pattern] for a in every)
+        gone = of_pattern((column, missing)) if kept is None else _Gone(*(a[pattern] for a in kept))
+        here = _of_column(matrix, column), _of_column(constant, column)
+        return _evaluated(*here, gone, value, latents)
 
     found = _mapped(of_chunk, (patterns.of, patterns.value), matrix)
     by_cell = {name: patterns.of_cells(jnp.moveaxis(a, 0, -2)) for name, a in found.items()}
     constant = by_cell["constant"]
-    linear, precision = jnp.zeros((*constant.shape, 0)), jnp.zeros((*constant.shape, 0, 0))
-    if kept is not None and latents:
-        begin = patterns.seen.shape[1]
-        linear = jnp.moveaxis(by_cell["linear"], 1, -1)
-        precision = jnp.moveaxis(kept[0][:, :, begin:-1, begin:-1][patterns.pattern], 2, 0)
-    return Rest(constant, linear, precision)
+    if not latents:
+        return Rest(constant, jnp.zeros((*constant.shape, 0)), jnp.zeros((*constant.shape, 0, 0)))
+
+    def precision_of(own: tuple[jax.Array, ...]) -> jax.Array:
+        return _precision(_of_column(matrix, own[0]), of_pattern(own), latents)
+
+    precision = _mapped(precision_of, every, matrix)[patterns.pattern]
+    return Rest(constant, jnp.moveaxis(by_cell["linear"], 1, -1), jnp.moveaxis(precision, 2, 0))
 
 
 def rest_by_row(matrix: jax.Array, constant: jax.Array, patterns: Patterns, latents: int) -> Rest:
     """The same where the matrix (lanes, columns, rows, n, n) and the constant differ by row."""
     value = jnp.moveaxis(patterns.cells, 0, -1)[..., None]
-    pattern = patterns.pattern
-    gone = _gone(patterns.seen[pattern], latents + 1)
-    left, more = integrated(matrix, gone, patterns.missing[pattern])
-    found = _evaluated(left, constant + more, value, latents)
-    begin = value.shape[-2]
-    precision = left[..., begin:-1, begin:-1]
-    return Rest(found["constant"][..., 0], found["linear"][..., 0], precision)
+    gone = _Gone.of(matrix, patterns.missing[patterns.pattern])
+    found = _evaluated(matrix, constant, gone, value, latents)
+    return Rest(
+        found["constant"][..., 0], found["linear"][..., 0], _precision(matrix, gone, latents)
+    )
 
 
-def _gone(seen: jax.Array, others: int) -> jax.Array:
-    """Ones where entries of (x, u, 1) are integrated out; `others` has the numbers of u and one."""
-    return jnp.concatenate([1.0 - seen, jnp.zeros((*seen.shape[:-1], others), seen.dtype)], -1)
+def _of_column(array: jax.Array, column: jax.Array) -> jax.Array:
+    """Of an array (lanes, columns, ...) one column."""
+    return array[:, 0] if array.shape[1] == 1 else array[:, column]
 
 
 def _evaluated(
-    left: jax.Array, constant: jax.Array, value: jax.Array, latents: int
+    matrix: jax.Array, constant: jax.Array, gone: _Gone, value: jax.Array, latents: int
 ) -> dict[str, jax.Array]:
     """The constant (..., size) and the linear part (..., latents, size) at values (..., D, size) of what is
     seen."""
     begin = value.shape[-2]
     one = jnp.ones((*value.shape[:-2], 1, value.shape[-1]), value.dtype)
     known = jnp.concatenate([value, one], -2)
-    places, among = np.r_[0:begin, begin + latents], left
+    among, rows = matrix, gone.rows
     if latents:
-        among = left[..., places[:, None], places]
-    found = {"constant": constant[..., None] - ((among @ known) * known).sum(-2) / 2}
+        places = np.r_[0:begin, begin + latents]
+        among, rows = matrix[..., places], gone.rows[..., places]
+    turned, pull = among @ known, rows @ known
+    moved = gone.inverse @ pull
+    here = turned
     if latents:
-        found["linear"] = -(left[..., begin : begin + latents, :][..., places] @ known)
+        here = jnp.concatenate([turned[..., :begin, :], turned[..., -1:, :]], -2)
+    form = (here * known).sum(-2) - (pull * moved).sum(-2)
+    found = {"constant": (constant + gone.constant)[..., None] - form / 2}
+    if latents:
+        own = jnp.swapaxes(gone.rows[..., begin:-1], -1, -2)
+        found["linear"] = own @ moved - turned[..., begin : begin + latents, :]
     return found
+
+
+def _precision(matrix: jax.Array, gone: _Gone, latents: int) -> jax.Array:
+    """(..., latents, latents)"""
+    own = gone.rows[..., -1 - latents : -1]
+    among = matrix[..., -1 - latents : -1, -1 - latents : -1]
+    return among - jnp.swapaxes(own, -1, -2) @ gone.inverse @ own
 
 
 def _mapped(function: Callable[[Any], Any], arrays: tuple, matrix: jax.Array) -> Any:
@@ -279,12 +316,4 @@ def _mapped(function: Callable[[Any], Any], arrays: tuple, matrix: jax.Array) ->
     return jax.lax.map(jax.checkpoint(function), arrays, batch_size=at_once)
 
 
-__all__ = [
-    "Patterns",
-    "Rest",
-    "completed",
-    "group_by_pattern",
-    "rest_by_row",
-    "rest_of_cells",
-    "scores",
-]
+__all__ = ["Patterns", "Rest", "group_by_pattern", "rest_by_row", "rest_of_cells", "scores"]

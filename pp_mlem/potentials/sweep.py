@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 
 
-def integrated(
-    matrix: jax.Array, gone: jax.Array, order: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+def integrated(matrix: jax.Array, gone: jax.Array) -> tuple[jax.Array, jax.Array]:
     """exp(-v' matrix v / 2) with the coordinates where `gone` is one integrated out: (left, constant) of
     exp(constant - w' left w / 2), w the other coordinates; rows and columns of those that are gone are zero.
 
     `matrix` (..., n, n) is symmetric and positive definite among the coordinates that are gone; `gone`
-    (..., n) is zero or one; `order` (..., steps) their numbers, n where there are no more, spares steps.
+    (..., n) is zero or one.
     """
-    found, half_log_det = swept(matrix, gone, order)
+    found, half_log_det = swept(matrix, gone)
     kept = 1.0 - gone
     constant = gone.sum(-1) / 2 * jnp.log(2 * jnp.pi) - half_log_det
     return found * kept[..., :, None] * kept[..., None, :], constant
@@ -33,23 +31,14 @@ def completed(matrix: jax.Array, gone: jax.Array) -> tuple[jax.Array, jax.Array]
     return whole, -found * gone[..., :, None] * gone[..., None, :]
 
 
-def swept(
-    matrix: jax.Array, gone: jax.Array, order: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+@jax.custom_jvp
+def swept(matrix: jax.Array, gone: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The matrix swept on the coordinates that are gone, and half the log determinant among them.
 
     Among those that are left it is the Schur complement, among the others minus the inverse, between the two
     the inverse times the block. Its derivatives, of any order, are products of matrices: no loop is
     differentiated.
     """
-    if order is None:
-        size = gone.shape[-1]
-        order = jnp.where(gone > 0, jnp.arange(size), size)
-    return _swept(matrix, gone, order)
-
-
-@jax.custom_jvp
-def _swept(matrix: jax.Array, gone: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
     size = matrix.shape[-1]
     batch = jnp.broadcast_shapes(matrix.shape[:-2], gone.shape[:-1])
     start = jnp.broadcast_to(matrix, (*batch, size, size)), jnp.zeros(batch, matrix.dtype)
@@ -58,27 +47,26 @@ def _swept(matrix: jax.Array, gone: jax.Array, order: jax.Array) -> tuple[jax.Ar
         state: tuple[jax.Array, jax.Array], own: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         whole, half_log_det = state
-        now = own.sum(-1) > 0
-        column = (whole * own[..., None, :]).sum(-1)
+        now = (gone * own).sum(-1) > 0
+        column = (whole * own).sum(-1)
         pivot = jnp.where(now, (column * own).sum(-1), 1.0)
         edge = column / pivot[..., None]
         rest = whole - column[..., :, None] * edge[..., None, :]
-        down, across = own[..., :, None] > 0, own[..., None, :] > 0
+        down, across = own[:, None] > 0, own[None, :] > 0
         rest = jnp.where(down, edge[..., None, :], rest)
         rest = jnp.where(across, edge[..., :, None], rest)
         rest = jnp.where(down & across, -1.0 / pivot[..., None, None], rest)
         new = jnp.where(now[..., None, None], rest, whole)
         return (new, half_log_det + 0.5 * jnp.log(pivot)), None
 
-    steps = jnp.moveaxis(jax.nn.one_hot(order, size, dtype=matrix.dtype), -2, 0)
-    (whole, half_log_det), _ = jax.lax.scan(sweep, start, steps)
+    (whole, half_log_det), _ = jax.lax.scan(sweep, start, jnp.eye(size, dtype=matrix.dtype))
     return whole, half_log_det
 
 
-@_swept.defjvp
+@swept.defjvp
 def _swept_jvp(primals: tuple, tangents: tuple) -> tuple:
-    (matrix, gone, order), (change, *_) = primals, tangents
-    found, half_log_det = _swept(matrix, gone, order)
+    (matrix, gone), (change, _) = primals, tangents
+    found, half_log_det = swept(matrix, gone)
     turn = jnp.eye(gone.shape[-1], dtype=found.dtype) * (1.0 - gone[..., None, :])
     turn = turn - gone[..., :, None] * found
     moved = jnp.einsum("...ia,...ij,...jb->...ab", turn, change, turn, optimize="optimal")
