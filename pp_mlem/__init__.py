@@ -11,6 +11,7 @@ __all__ = [
     "Fit",
     "Model",
     "PointFit",
+    "Pooled",
     "calibrate",
     "compare",
     "experiment",
@@ -21,6 +22,7 @@ __all__ = [
     "fit_nuts",
     "likelihood_ratio_test",
     "load",
+    "pool",
     "select",
 ]
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpyro.distributions import MultivariateNormal
 
 from pp_mlem.base.compiling import quick_jit
+from pp_mlem.data.known import known_values
 from pp_mlem.data.labels import clamps_of
 from pp_mlem.data.masks import check_masks, valid_steps
 from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
 from pp_mlem.data.predictors import find_designs
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.raw import Raw, read_raw
+from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.data.weights import weights_of
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
@@ -53,7 +56,7 @@ def prepare_data(
     weights = weights_of(reading, factors, raw, maps)
     valid = valid_steps(reading, raw)
     check_masks(reading, factors, raw, valid, maps)
-    return ProgramData(
+    data = ProgramData(
         dynamic=dynamic,
         sites={k: v for k, v in sites.items() if v is not None},
         weights=weights,
@@ -62,7 +65,10 @@ def prepare_data(
         maps=maps,
         valid={name: jax.device_put(mask) for name, mask in valid.items()},
         designs=find_designs(reading, factors, dynamic, gathers.keep),
+        known=known_values(reading),
     )
+    warn_of_unseen(data)
+    return data
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,11 @@ class _Shown:
         host = np.asarray(raw.value[name])
         missing = np.isnan(host) if host.dtype.kind == "f" else np.zeros(host.shape, bool)
         _refuse_infinite(name, host)
-        _refuse_partial(name, missing, event_dim, type(bare.fn).__name__)
+        if type(bare.fn) is not MultivariateNormal:  # whose missing entries are integrated out
+            _refuse_partial(name, missing, event_dim, type(bare.fn).__name__)
         keep = ~missing
         if event_dim:
-            keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).all(-1)
+            keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).any(-1)
         for mask in raw.mask.get(name, ()):
             keep = keep & np.asarray(mask)
         support, edge = raw.support[name], None
@@ -112,8 +119,8 @@ def _refuse_partial(name: str, missing: np.ndarray, event_dim: int, kind: str) -
         where = tuple(int(i) for i in np.argwhere(missing)[0])
         raise ValueError(
             f"observed site '{name}': NaN at index {where} inside a {kind} "
-            "vector. Missing coordinates of a joint distribution cannot be integrated out "
-            "yet; drop these rows, or use independent columns with to_event."
+            "vector. Missing entries are integrated out of a MultivariateNormal and of independent "
+            "columns (to_event) alone: write it as one of these, or drop these rows."
         )
 
 

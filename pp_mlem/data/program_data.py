@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pp_mlem.data.designs import Designs
+from pp_mlem.data.known import Known
 from pp_mlem.factors.laid import Laid
 
 
@@ -21,7 +22,8 @@ class ProgramData:
     global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
     `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
-    predictor of a site that varies by row, or why it has none.
+    predictor of a site that varies by row, or why it has none; `known[latent]` the values of a real
+    latent (*plates, size), and (*plates) where they are known.
     """
 
     dynamic: tuple
@@ -32,7 +34,13 @@ class ProgramData:
     maps: dict[tuple[str, str], Any]
     valid: dict[str, Any]
     designs: Designs = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
 
     @property
     def shifts(self) -> dict[str, Any]:
         return {name: d.shift for name, d in self.sites.items()}
+
+    @property
+    def partly(self) -> frozenset[str]:
+        """The sites with vectors that are missing in part."""
+        return frozenset(name for name, d in self.sites.items() if d.patterns is not None)

@@ -146,9 +146,22 @@ def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
         shown = old.mask[(None,) * family.event_dim]
         value = jnp.where(shown, value, old.value)
     value = value.astype(old.value.dtype)
+    patterns = old.patterns
+    if patterns is not None:  # the entries that are missing stay so
+        value = jnp.where(jnp.isnan(value), old.value, value)
+        patterns = patterns.with_values(*_by_columns(old, value))
     cells = value.shape[family.event_dim :]
     known = {
         k: jnp.broadcast_to(to_layout(factor, jnp.asarray(v), 0), cells)
         for k, v in parts["known"].items()
     }
-    return replace(old, value=value, known=known, base=base_measure(family, value, old.mask, known))
+    base = base_measure(family, value, old.mask, known)
+    return replace(old, value=value, known=known, base=base, patterns=patterns)
+
+
+def _by_columns(old: Laid, value: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Values, reference and mask with all columns in one dimension."""
+    entries, rows = value.shape[0], value.shape[-1]
+    mask = jnp.broadcast_to(old.mask, value.shape[1:]).reshape(-1, rows)
+    shift = old.shift_rows.reshape(entries, -1, 1)
+    return value.reshape(entries, -1, rows), shift, mask

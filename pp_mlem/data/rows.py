@@ -44,6 +44,8 @@ class Rows:
         # A weight on some factors alone is none of the rows' units, which blocks weigh.
         if not self.plate or 0 < len(data.weights) < len(self.factors):
             return 1
+        if data.known or data.partly:
+            return 1  # such rows are grouped by what is missing, and taken in parts there
         return -(-self.size // self.per_block(data))
 
     def fold(self, function: Callable[[ProgramData], T], data: ProgramData, zero: T) -> T:
@@ -93,7 +95,11 @@ class Rows:
                 weights[site] = cut(given, given.ndim + dim) * fresh.reshape(shape)
         clamps = {n: cut(c, c.ndim - 1 + self.dims[n]) for n, c in data.clamps.items()}
         sites = {name: site.cut(cut) for name, site in data.sites.items()}
-        return {"sites": sites, "weights": weights, "clamps": clamps}
+        known = {}
+        for name, (value, mask) in data.known.items():
+            dim = self.dims[name]
+            known[name] = cut(value, value.ndim - 1 + dim), cut(mask, mask.ndim + dim)
+        return {"sites": sites, "weights": weights, "clamps": clamps, "known": known}
 
 
 def plan_rows(reading: Reading, factors: tuple[Factor, ...], gathers: Any) -> Rows:

@@ -127,12 +127,19 @@ def told(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"no {what} ({why})" for what, why in reasons.items())
 
 
+def thinned(
+    flat: Mapping[str, np.ndarray], wanted: int, repeat: bool = False
+) -> list[dict[str, np.ndarray]]:
+    """The parameters of as many draws (draws, ...) as are wanted, evenly thinned; of fewer some may repeat."""
+    count = len(next(iter(flat.values())))
+    chosen = np.linspace(0, count - 1, wanted if repeat else min(count, wanted)).astype(int)
+    return [{k: v[i] for k, v in flat.items()} for i in chosen]
+
+
 def average_posterior(model: Model, draws: dict[str, np.ndarray]) -> dict[str, Any]:
     """p(latent | data) averaged over (a thinned set of) posterior draws."""
     flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
-    count = len(next(iter(flat.values())))
-    chosen = np.linspace(0, count - 1, min(count, POSTERIOR_DRAWS)).astype(int)
-    each = [model.posterior({k: v[i] for k, v in flat.items()}) for i in chosen]
+    each = [model.posterior(params) for params in thinned(flat, POSTERIOR_DRAWS)]
     return {
         name: Moments.mixed([p[name] for p in each])
         if isinstance(first, Moments)

@@ -14,6 +14,7 @@ from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.diagnose.spurious import edge_masks
+from pp_mlem.diagnose.unidentified import unidentified_by_data
 from pp_mlem.marginal.units import step_values
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target
@@ -299,28 +300,30 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     masks = edge_masks(target, vector, natural)
     edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
     active = _active(target.space, natural, jacobian, edge)
+    names, reasons = scalar_names(target.space), unidentified_by_data(target)
+    turn, told = _told_by_data(jacobian, active, [n not in reasons for n in names])
 
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        return information(target, at, basis)[1]
+        return information(target, at, turn @ basis)[1]
 
-    inverse, spoiled, flat = resolved_inverse(along, curvature, gradient, active, point)
+    turned = turn.T @ curvature @ turn
+    inverse, spoiled, flat = resolved_inverse(along, turned, turn.T @ gradient, told, point)
+    inverse, flat = turn @ inverse @ turn.T, turn @ flat
     if kind != "observed" and not spoiled:
         meat = _outer_product(target, vector)
         if kind == "opg":
-            basis = closer_basis(curvature, active)
-            basis = np.eye(len(gradient)) if basis is None else basis
-            inverse, spoiled, flat = invert_information(
-                basis.T @ meat @ basis, gradient * 0, active
-            )
+            basis = closer_basis(turned, told)
+            basis = turn if basis is None else turn @ basis
+            inverse, spoiled, flat = invert_information(basis.T @ meat @ basis, gradient * 0, told)
             inverse, flat = basis @ inverse @ basis.T, basis @ flat
         else:
             inverse = inverse @ meat @ inverse
-    names = scalar_names(target.space)
     matrix = jacobian @ inverse @ jacobian.T
     reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
-    reasons: dict[str, str] = {}
     for i, name in enumerate(names):
+        if name in reasons:
+            continue
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
@@ -333,6 +336,19 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     bad = np.array([n in reasons for n in names], bool)
     matrix[bad, :] = matrix[:, bad] = np.nan
     return Covariance(names, matrix, inverse, reasons, kind)
+
+
+def _told_by_data(
+    jacobian: np.ndarray, active: np.ndarray, known: list[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A basis, as columns, and which of it moves some scalar that the data tell of (`known`)."""
+    turn, told = np.eye(len(active)), active.copy()
+    if not all(known):
+        _, length, rows = np.linalg.svd(jacobian[np.array(known)][:, active])
+        rank = int((length > 1e-10 * length.max(initial=0.0)).sum())
+        turn[np.ix_(active, active)] = rows.T
+        told[np.flatnonzero(active)[rank:]] = False
+    return turn, told
 
 
 def _outer_product(target: Target, vector: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pp_mlem.base.no import No
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.partly import quadratic_of_partly
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
@@ -76,8 +77,8 @@ class AffineFactor(Factor):
         left = -arguments["loc"] if shift is None else shift - arguments["loc"]
         if "scale" in arguments:
             scale = arguments["scale"]
-            found = left, scale**-2, jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi), scale
-            return tuple(message.placed(a, columns) for a in found)
+            normaliser = jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi)
+            return tuple(message.placed(a, columns) for a in (left, scale**-2, normaliser, scale))
         precision, half_log_det, root = _precision(arguments)
         size = left.shape[-1]
         normaliser = half_log_det + 0.5 * size * jnp.log(2 * jnp.pi)
@@ -171,6 +172,12 @@ class AffineFactor(Factor):
         sizes = [size for name, size, column in self.layout if not column and size > 1]
         rows = laid.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)
         count = eta.shape[-2]
+        if laid.patterns is not None:
+            seen = jnp.broadcast_to(laid.mask, laid.value.shape[1:]).reshape(count, -1)
+            plates, named = dict(zip(self.rows, rows, strict=True)), (*axes, COLUMNS, EVENT)
+            return quadratic_of_partly(
+                Table.of(eta, named), self.event_size, self.coordinates, laid.patterns, seen, plates
+            ), self.term_plates
         mask = None if laid.mask is None else jnp.broadcast_to(
             laid.mask, (*self.column_shape, laid.mask.shape[-1])
         ).reshape(count, *rows)  # fmt: skip
@@ -315,6 +322,13 @@ def basis(reading: Reading) -> dict[str, jax.Array]:
         wide = np.broadcast_to(values.reshape(shape), (1 + total, *whole))
         points[site.name] = jnp.asarray(wide, jnp.result_type(float))
     return points
+
+
+def at_basis(function: Callable[[dict[str, Any]], Any], reading: Reading) -> Any:
+    """A function of the real latents at their basis points, which lead; of a program without them at one."""
+    if not reading.coordinates:
+        return jax.tree.map(lambda a: a[None], function({}))
+    return jax.vmap(function)(basis(reading))
 
 
 def _wrong(probe: Probe, reals: frozenset[str]) -> str:

@@ -25,7 +25,8 @@ def refuse_nonaffine(
     reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, maps: Mapping[Any, Any]
 ) -> None:
     """Raise where a mean at random values of the real latents is not what the basis points tell."""
-    checked = [f for f in factors if isinstance(f, (AffineFactor, CarriedFactor))]
+    read = [f for f in factors if isinstance(f, (AffineFactor, CarriedFactor))]
+    checked = [f for f in read if f.coordinates or isinstance(f, CarriedFactor)]
     if not checked:
         return
     by_site = {f.site: f for f in checked}

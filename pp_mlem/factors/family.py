@@ -13,7 +13,9 @@ from pp_mlem.base.no import No
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.patterns import Patterns, rest_of_cells, scores
 from pp_mlem.families import Family
+from pp_mlem.families.multivariate_normal import MultivariateNormal
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.messages import Message
@@ -113,6 +115,8 @@ def _scores(
     """
     shape = _shape(reading, factor, eta, laid, reduce)
     total = _direct(factor, shape, laid)
+    if laid.patterns is not None:
+        total = _of_patterns(factor, shape, laid, laid.patterns)
     if total is None:
         total = (
             _looked_up(shape, laid) if _is_lookup(factor, eta) else _product(factor, shape, laid)
@@ -147,7 +151,7 @@ def _shape(
 def _direct(factor: FamilyFactor, shape: _Shape, laid: Laid) -> jax.Array | None:
     """By the family's own way without T(x), where it has one and it is faster."""
     family = factor.family
-    if not family.event_dim or shape.eta.shape[-1] != 1 or shape.surplus:
+    if not family.event_dim or shape.eta.shape[-1] != 1 or shape.surplus or laid.patterns:
         return None
     shift = laid.shift_rows
     if shift is not None:
@@ -158,6 +162,26 @@ def _direct(factor: FamilyFactor, shape: _Shape, laid: Laid) -> jax.Array | None
         return None
     direct = direct if laid.mask is None else jnp.where(laid.mask.ravel(), direct, 0.0)
     return direct.reshape(-1, *shape.rows)
+
+
+def _of_patterns(factor: FamilyFactor, shape: _Shape, laid: Laid, patterns: Patterns) -> jax.Array:
+    """Of vectors that are missing in part, their missing entries integrated out."""
+    family = factor.family
+    if not isinstance(family, MultivariateNormal):
+        raise TypeError(f"'{factor.site}' is no MultivariateNormal.")
+    matrix = family.form(jnp.swapaxes(shape.eta, 1, 2))  # (lanes, columns, D + 1, D + 1)
+    nothing = jnp.zeros(matrix.shape[:2], matrix.dtype)
+    if len(shape.surplus) == len(shape.rows) and patterns.sums is not None:
+        return scores(matrix, nothing, patterns, patterns.sums)
+    cells = rest_of_cells(matrix, nothing, patterns).constant
+    cells = cells if laid.mask is None else jnp.where(_flat(laid, cells), cells, 0.0)
+    cells = cells.sum(1).reshape(-1, *shape.rows)
+    return cells.sum(tuple(i + 1 for i in shape.surplus))
+
+
+def _flat(laid: Laid, cells: jax.Array) -> jax.Array:
+    """The mask over (columns, rows)."""
+    return jnp.broadcast_to(laid.mask, laid.value.shape[1:]).reshape(cells.shape[1:])
 
 
 def _product(factor: FamilyFactor, shape: _Shape, laid: Laid) -> jax.Array:

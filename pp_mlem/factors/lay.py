@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.patterns import group_by_pattern
 from pp_mlem.families import Family
 from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.messages import Message
@@ -82,6 +84,7 @@ def lay(
     mask = None if keep is None else jnp.asarray(to_layout(factor, keep, 0))
     host = np.asarray(value)
     missing = np.isnan(host) if host.dtype.kind == "f" else np.zeros((), bool)
+    partly = is_partly(missing, event_dim)
     if missing.any():
         safe = np.asarray(support.feasible_like(jnp.zeros(host.shape)))
         host = np.where(missing, safe, host)
@@ -95,12 +98,33 @@ def lay(
         for k, v in known.items()
     }
 
+    seen = np.asarray(to_layout(factor, ~missing, event_dim)) if partly else True
+
     @quick_jit
     def derive(x: Any, mask: Any, known: Any) -> Any:
-        shown = True if mask is None else mask[(None,) * event_dim]
+        shown = seen if mask is None else seen & mask[(None,) * event_dim]
         shift = family.shift(x, jnp.broadcast_to(shown, x.shape))
         base = base_measure(family, x, mask, known)
         positional = None if shift is None else _positional_shift(factor, shift, event_dim)
         return positional, shift, base
 
-    return Laid(arranged, mask, placed, *derive(arranged, mask, placed))
+    laid = Laid(arranged, mask, placed, *derive(arranged, mask, placed))
+    return _with_patterns(laid, seen) if partly else laid
+
+
+def is_partly(missing: np.ndarray, event_dim: int) -> bool:
+    """Whether vectors are missing in part."""
+    if not event_dim or not missing.any():
+        return False
+    rows = missing.reshape(*missing.shape[: missing.ndim - event_dim], -1)
+    return bool(np.any(rows.any(-1) & ~rows.all(-1)))
+
+
+def _with_patterns(laid: Laid, seen: Any) -> Laid:
+    """What is kept of vectors that are missing in part: the reference in place of what is not seen."""
+    filled = jnp.where(seen, laid.value, laid.shift_rows)
+    flat = lambda a: np.asarray(a).reshape(seen.shape[0], -1, seen.shape[-1])
+    shift = np.asarray(laid.shift_rows).reshape(seen.shape[0], -1, 1)
+    mask = np.broadcast_to(laid.mask, seen.shape[1:]).reshape(-1, seen.shape[-1])
+    patterns = group_by_pattern(flat(filled), shift, flat(seen), mask)
+    return replace(laid, value=filled, patterns=patterns)

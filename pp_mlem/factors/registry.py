@@ -162,9 +162,15 @@ def natural_parameters(
     dynamic: tuple,
     shifts: dict[str, Any],
     sites: frozenset[str] | None = None,
+    partly: frozenset[str] = frozenset(),
 ) -> dict[str, jax.Array]:
-    """Natural parameters of every factor (of the named sites) at `params`; see `Factor.natural`."""
+    """Natural parameters of every factor (of the named sites) at `params`; see `Factor.natural`. `partly` are
+    the sites whose vectors are missing in part, which a table has to know."""
     wanted = [f for f in factors if sites is None or f.site in sites]
+    wanted = [
+        replace(f, partly=True) if isinstance(f, TableFactor) and f.site in partly else f
+        for f in wanted
+    ]
     by_name = {f.site: f for f in wanted}
 
     def extract(message: Message) -> Any:

@@ -21,6 +21,7 @@ from pp_mlem.program.reading import Reading
 class TableFactor(Factor):
     """Any site with finite latents, and the law of a latent itself: its table is its natural parameters."""
 
+    partly: bool = False  # whether its vectors may be missing in part
     kind = "table"
     of_family = True
     by_step = True
@@ -37,7 +38,7 @@ class TableFactor(Factor):
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
         """log-probability of each (latent value, unit), latents that are gathered leading, then
         right-aligned (*latents, *plates)."""
-        return message.placed(log_table(message, reading.sites[self.site]))
+        return message.placed(log_table(message, reading.sites[self.site], self.partly))
 
     def term(
         self, reading: Reading, eta: jax.Array, laid: Laid | None, reduce: bool
@@ -52,7 +53,8 @@ class TableFactor(Factor):
 
 def as_table(factor: Factor) -> TableFactor:
     """Another kind of factor as the table that it could be as well."""
-    return TableFactor(**{f.name: getattr(factor, f.name) for f in fields(factor)})
+    own = {f.name for f in fields(TableFactor)}
+    return TableFactor(**{f.name: getattr(factor, f.name) for f in fields(factor) if f.name in own})
 
 
 def _law_varies(probe: Probe) -> bool:

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from pp_mlem.base.precision import tiny_log
-from pp_mlem.program.densities import law_density, log_density
+from pp_mlem.program.densities import law_density, log_density, seen_density
 from pp_mlem.program.distributions import is_factor, unwrap
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Site
 
 
-def log_table(message: Message, site: Site) -> jax.Array:
-    """log f of each element, missing and masked ones zero, summed over `to_event` columns."""
+def log_table(message: Message, site: Site, partly: bool = False) -> jax.Array:
+    """log f of each element, missing and masked ones zero, summed over `to_event` columns. `partly` says that
+    vectors may be missing in part: their other entries are then integrated out."""
     bare = unwrap(message.fn)
     value = message.value
     if is_factor(message.fn):
@@ -32,13 +33,16 @@ def log_table(message: Message, site: Site) -> jax.Array:
         event = value.shape[value.ndim - len(bare.fn.event_shape) :]
         value = jnp.broadcast_to(value, (*inside.shape, *event))
     if jnp.issubdtype(value.dtype, jnp.floating):
-        missing = _rows(jnp.isnan(value), bare.fn)
-        value = jnp.where(_cells(missing, bare.fn), support.feasible_like(value), value)
+        seen = ~jnp.isnan(value)
+        missing = ~_rows(seen, bare.fn) if partly else _rows(~seen, bare.fn)
+        value = jnp.where(
+            seen if partly else _cells(~missing, bare.fn), value, support.feasible_like(value)
+        )
         masks.append(~missing)
         inside = inside | missing if moves else None
     if moves:
         value = jnp.where(_cells(inside, bare.fn), value, support.feasible_like(value))
-    density = log_density(bare.fn, value)
+    density = seen_density(bare.fn, value, seen) if partly else log_density(bare.fn, value)
     if moves:  # outside of a support that the latents move: probability zero, to be summed
         density = jnp.where(inside, density, tiny_log(density.dtype))
     if bare.columns:

@@ -83,6 +83,17 @@ class MultivariateNormal(Family):
         quadratic = jnp.broadcast_to(-precision[..., rows, columns] * twice, batch + (len(rows),))
         return jnp.concatenate([normaliser[..., None], linear, quadratic], -1)
 
+    def form(self, natural: jax.Array) -> jax.Array:
+        """The matrix M (..., D + 1, D + 1) with <natural, T(x)> = -(x, 1)' M (x, 1) / 2."""
+        d = event_size(natural.shape[-1])
+        rows, columns = np.triu_indices(d)
+        entries = -natural[..., d + 1 :] * np.where(rows == columns, 2.0, 1.0)
+        form = jnp.zeros((*natural.shape[:-1], d + 1, d + 1), natural.dtype)
+        form = form.at[..., rows, columns].set(entries).at[..., columns, rows].set(entries)
+        form = form.at[..., :d, d].set(-natural[..., 1 : d + 1])
+        form = form.at[..., d, :d].set(-natural[..., 1 : d + 1])
+        return form.at[..., d, d].set(-2 * natural[..., 0])
+
     def closed_form(self, free: frozenset[str]) -> bool:
         return bool(free)
 
@@ -133,3 +144,8 @@ class MultivariateNormal(Family):
 
     def rows_needed(self, event_size: int) -> int:
         return event_size + 1
+
+
+def event_size(width: int) -> int:
+    """The number of entries of a vector that has `width` statistics."""
+    return int(np.sqrt(2 * width + 0.25) - 1.5 + 1e-9)

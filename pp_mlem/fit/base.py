@@ -292,6 +292,17 @@ class Fit(abc.ABC):
         """p(latent | data) at the estimates: (*plates, values), of a real latent its mean, sd and
         covariance; of draws: averaged over them."""
 
+    @abc.abstractmethod
+    def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:
+        """The missing cells of the observed sites given all that is seen, by site.
+
+        Without draws an `Imputed` each, with `mean` and `sd` at the estimates; of posterior draws averaged over
+        them (at most 100, evenly thinned). With draws the completed data (draws, *shape), as multiple imputation
+        takes them: each at parameters of its own, of a point estimate drawn from its asymptotic normal
+        distribution (Rubin 1987, doi:10.1002/9780470316696; `model.impute(params, draws)` stays at one value),
+        so that `pool` of what is estimated from each is right.
+        """
+
     def decode(self) -> dict[str, np.ndarray]:
         """The jointly most probable latents at the estimates."""
         return self.model_for("decode").decode(self.params)

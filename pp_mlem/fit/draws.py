@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pp_mlem.base.checks import check_counts
 from pp_mlem.base.lazy import pd
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import reorder_draws
-from pp_mlem.diagnose.summary import average_posterior
+from pp_mlem.diagnose.summary import POSTERIOR_DRAWS, average_posterior, thinned
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.base import Fit, Params, not_a_point
+from pp_mlem.model.imputation import Imputed
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
@@ -187,6 +189,17 @@ class DrawsFit(Fit):
 
     def posterior(self) -> dict[str, Any]:
         return average_posterior(self.model_for("posterior"), self.draws)
+
+    def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:
+        model = self.model_for("impute")
+        check_counts(0, draws=draws)
+        flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in self.draws.items()}
+        several = thinned(flat, draws or POSTERIOR_DRAWS, repeat=draws > 0)
+        several = [{**self.fixed, **params} for params in several]
+        if draws:
+            return model.impute_at(several, seed)
+        each = [model.impute(params) for params in several]
+        return {name: Imputed.mixed([e[name] for e in each]) for name in each[0]}
 
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
         return self.draw_vectors, self.draws, self.sample_stats, "posterior draws"

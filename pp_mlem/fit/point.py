@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.compiling import Effort
 from pp_mlem.base.digits import written
 from pp_mlem.base.lazy import pd, scipy_stats
@@ -341,16 +342,38 @@ class PointFit(Fit):
     def posterior(self) -> dict[str, Any]:
         return self.model_for("posterior").posterior(self.params)
 
+    def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:
+        model = self.model_for("impute")
+        check_counts(0, draws=draws)
+        check_seed(seed)
+        if draws == 0:
+            return model.impute(self.params)
+        if self.outcome is Status.COLLAPSED:
+            raise ValueError(
+                f"impute: the likelihood has no bound, so its estimates have no spread: {self.status_note}. "
+                "Ask for model.impute(fit.params, draws), at the estimates."
+            )
+        with self.computing("impute") as target:
+            vectors = self._asymptotic(draws, np.random.default_rng(seed))
+            params = target.constrained(vectors)
+        several = [{name: value[i] for name, value in params.items()} for i in range(draws)]
+        return model.impute_at(several, seed)
+
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
         """Draws of the vector from the normal approximation in unconstrained coordinates."""
+        units = max(float(self.n_observations), 1.0)
+        draws = int(np.clip(0.4 * POINTWISE_CELLS / units, FEWEST_DRAWS, ASYMPTOTIC_DRAWS))
+        vectors = self._asymptotic(draws, np.random.default_rng(self.seed))
+        return vectors[None], None, None, ASYMPTOTIC
+
+    def _asymptotic(self, draws: int, rng: np.random.Generator) -> np.ndarray:
+        """(draws, size) vectors; along what has no standard error all are at the estimate."""
         details = self.covariance_details("observed")
         free = np.where(np.isfinite(details.free), details.free, 0.0)
         values, axes = np.linalg.eigh(free)
         root = axes * np.sqrt(np.maximum(values, 0.0))
-        units = max(float(self.n_observations), 1.0)
-        draws = int(np.clip(0.4 * POINTWISE_CELLS / units, FEWEST_DRAWS, ASYMPTOTIC_DRAWS))
-        noise = np.random.default_rng(self.seed).standard_normal((draws, len(self.vector)))
-        return (self.vector + noise @ root.T)[None], None, None, ASYMPTOTIC
+        noise = rng.standard_normal((draws, len(self.vector)))
+        return np.asarray(self.vector + noise @ root.T)
 
 
 def _free_prior(target: Target, params: dict[str, jax.Array]) -> jax.Array:

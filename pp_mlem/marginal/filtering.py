@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ SETTLED = 1e12  # condition up to which a flat latent counts as determined by th
 class Gaussian(NamedTuple):
     """Mean (..., n) and covariance (..., n, n)."""
 
-    mean: jax.Array
-    covariance: jax.Array
+    mean: Any
+    covariance: Any
 
     def moved(self, mean: jax.Array, slope: jax.Array, covariance: jax.Array) -> Gaussian:
         """Of mean + slope @ this + noise with that covariance."""

@@ -23,7 +23,7 @@ from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.marginal.steps.registry import plan_steps
 from pp_mlem.potentials.modes import SUM, Mode
-from pp_mlem.potentials.quadratic import Potential
+from pp_mlem.potentials.quadratic import ROW, Known, Potential
 from pp_mlem.potentials.table import Table
 from pp_mlem.potentials.term import LAST, Layout, Pass, Term, Weight, without_value
 from pp_mlem.program.reading import Reading
@@ -84,7 +84,7 @@ class Marginal:
     ) -> Natural:
         """Natural parameters (and tables) of the factors at `params`."""
         return natural_parameters(
-            self.reading, self.factors, params, data.dynamic, data.shifts, sites
+            self.reading, self.factors, params, data.dynamic, data.shifts, sites, data.partly
         )
 
     # --- terms ------------------------------------------------------------------------------
@@ -158,7 +158,16 @@ class Marginal:
     # --- log Z ------------------------------------------------------------------------------
 
     def context(self, data: ProgramData, mode: Mode = SUM, once: bool = False) -> Pass:
-        return Pass(mode, data.maps, data.valid, once)
+        known = {n: self._known(n, *values) for n, values in data.known.items()}
+        return Pass(mode, data.maps, data.valid, once, known=known)
+
+    def _known(self, name: str, value: jax.Array, shown: jax.Array) -> Known:
+        """The known values of a real latent over its plates."""
+        site = self.reading.sites[name]
+        axes = [""] * shown.ndim
+        for plate, dim in site.dims.items():
+            axes[dim] = plate if shown.shape[dim] > 1 else ""
+        return Known(Table.of(value, (*axes, ROW)), Table.of(shown, axes))
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
         """Take every latent out, step after step."""

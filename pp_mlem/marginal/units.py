@@ -70,14 +70,18 @@ def unit_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
     if marginal.sequential:
         return _step_weights(marginal, data)
     observed = {s.name for s in marginal.reading.observed}
-    zero = Table(jnp.zeros(()), ())
+    zero, context = Table(jnp.zeros(()), ()), marginal.context(data, FIRST)
     seen, counts = [], []
     for factor in marginal.factors:
         latents = frozenset(factor.latents)
         if factor.site in observed:
             seen.append(Term(_shown(marginal, factor, data), latents, factor.term_plates))
+        elif factor.own in data.known:
+            where = context.known[factor.own].shown
+            table = Table(where.array.astype(float), where.axes)
+            seen.append(Term(table, latents, factor.term_plates))
         counts.append(Term(zero, latents, factor.term_plates, marginal.weight(factor, data)))
-    context, layout = marginal.context(data, FIRST), marginal.layout
+    layout = marginal.layout
     units = layout.units(marginal.run(seen + counts, context), context, with_weights=False)
     shown = jnp.concatenate([(t.array > 0).astype(float).ravel() for t in units])
     final = marginal.run(counts, context)

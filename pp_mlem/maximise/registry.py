@@ -16,6 +16,7 @@ from pp_mlem.maximise.blocks.direct import plan_direct
 from pp_mlem.maximise.blocks.gaussian import plan_gaussian
 from pp_mlem.maximise.blocks.idle import plan_idle
 from pp_mlem.maximise.blocks.numeric import plan_numeric
+from pp_mlem.maximise.blocks.vectors import plan_vectors
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role
 
@@ -26,6 +27,7 @@ BLOCKS: list[Kind] = [
     plan_direct,
     plan_gaussian,
     plan_closed,
+    plan_vectors,
     plan_regression,
     plan_numeric,
 ]

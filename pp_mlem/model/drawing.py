@@ -53,6 +53,11 @@ def _refuse_redraw(bound: Bound, clamped: tuple[str, ...], weights: np.ndarray) 
             f"states {scanned} of a scan were given by observe=; data with known states cannot "
             "be drawn anew yet. Drop observe=, or draw with simulate()."
         )
+    if bound.data.known:
+        raise ValueError(
+            f"latents {sorted(bound.data.known)} have values in some units; such data cannot be drawn anew yet. "
+            "Draw with simulate(), or resample units (a bootstrap of kind 'nonparametric')."
+        )
     factored = [s.name for s in reading.observed if s.distribution == "Unit"]
     if factored:
         raise ValueError(

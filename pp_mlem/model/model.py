@@ -31,6 +31,7 @@ from pp_mlem.model import latents as latent_questions
 from pp_mlem.model import sequences, states
 from pp_mlem.model.bound import Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_undrawn, with_arrays
+from pp_mlem.model.imputes import Imputes
 from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
 from pp_mlem.model.residuals import pseudo_residuals
 from pp_mlem.program.arguments import Arguments, bind_arguments
@@ -44,7 +45,7 @@ from pp_mlem.target.target import Target
 Params = Mapping[str, Any]
 
 
-class Model:
+class Model(Imputes):
     """A NumPyro program with its arguments, read into roles, plates, factors and a plan.
 
     Args:
@@ -154,7 +155,7 @@ class Model:
             return self._anew(arguments)
         with working_precision(self.dtype):
             data = other_data(self.bound, arguments, self.observe)
-        if not alike(data.designs, self.data.designs):
+        if not alike(data.designs, self.data.designs) or data.partly != self.data.partly:
             return self._anew(arguments)
         return self._on(data, arguments)
 

@@ -15,9 +15,11 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
+from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.model.bound import Bound
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.hidden import Hidden
 from pp_mlem.program.joined import joined, undeclared
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
@@ -45,15 +47,16 @@ def read_bound(
     Raises TypeError, ValueError for a program or data that cannot be read.
     """
     note_shapes(arguments.dynamic)
+    if overrides["latents"]:
+        hidden = Hidden(arguments.program, overrides["latents"])
+        arguments = replace(arguments, program=hidden)
     reading, dynamic = read_program(arguments, **overrides)
     ranks = undeclared(reading)
     if not ranks:
         return _bound(reading, dynamic, observe)
     try:
-        return _bound(
-            reading, dynamic, observe
-        )  # the entries of a batch may be series of their own
-    except Exception:
+        return _bound(reading, dynamic, observe)
+    except Exception:  # the entries of a batch move together: they are no series of their own
         program = joined(arguments.program, ranks)
         reading, dynamic = read_program(replace(arguments, program=program), **overrides)
         return _bound(reading, dynamic, observe)
@@ -74,9 +77,21 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
     reading, factors = verification.reading, verification.factors
     data = prepare_data(reading, factors, observe, verification.gathers)
     bound = Bound(build_marginal(reading, factors), data, Kept())
+    _refuse_known(bound)
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
     return reading.arguments, bound
+
+
+def _refuse_known(bound: Bound) -> None:
+    """Values of real latents that are taken out together have no place."""
+    crossed = [n for s in bound.marginal.steps if isinstance(s, JointStep) for n in s.latents]
+    both = sorted(set(crossed) & bound.data.known.keys())
+    if both:
+        raise ValueError(
+            f"latents '{both[0]}': it has known values and is crossed with other real latents, which are taken "
+            "out together. Put it into nested plates, or drop the rows where it is missing."
+        )
 
 
 def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:

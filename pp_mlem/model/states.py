@@ -53,7 +53,7 @@ def innovations(bound: Bound, values: Values) -> dict[str, Predicted]:
         _refuse_above(bound, chain)
         for factor in _observed(bound, chain):
             run = bound.compiled(_one_ahead, chain, factor)
-            mean, sd = _shaped(bound, chain, factor, *run(values, bound.data))
+            mean, sd = _shaped(bound, chain, factor, run(values, bound.data))
             value = np.asarray(bound.compiled(_values, factor.site)(values, bound.data), float)
             value = value.reshape(mean.shape)
             if chain.reverse:
@@ -77,7 +77,7 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
             if bound.reading.sites[factor.site].timed:
                 continue
             predicted = bound.compiled(_ahead_of_site, chain, factor, steps)(values, bound.data)
-            mean, sd = _shaped(bound, chain, factor, *predicted, steps)
+            mean, sd = _shaped(bound, chain, factor, predicted, steps)
             found[factor.site] = {"mean": mean, "sd": sd}
     return found
 
@@ -185,8 +185,7 @@ def _shaped(
     bound: Bound,
     chain: Kalman,
     factor: AffineFactor,
-    mean: Any,
-    sd: Any,
+    both: tuple[Any, Any],
     steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(steps, *lanes, *other plates, columns, D) as (steps, *plates, *columns, *event)."""
@@ -196,9 +195,9 @@ def _shaped(
     order = sorted((p for p in site.dims if p != chain.time), key=site.dims.__getitem__)
     inner = bound.reading.plate_shape({p: d for p, d in site.dims.items() if p != chain.time})
     length = chain.length if steps is None else steps
-    given = [a for a in (*lanes, *others)]
+    given = [*lanes, *others]
     found = []
-    for array in (np.asarray(mean), np.asarray(sd)):
+    for array in map(np.asarray, both):
         tail = (int(np.prod(factor.column_shape)), array.shape[-1])
         wide = np.broadcast_to(array, (length, *(sizes[a] for a in given), *tail))
         moved = np.transpose(

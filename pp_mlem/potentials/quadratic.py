@@ -63,6 +63,36 @@ class Quadratic:
             coordinates,
         )
 
+    def at(self, latent: str, value: Table) -> Quadratic:
+        """A real latent at a value, whose last axis is `ROW`."""
+        places = places_of(self.coordinates)
+        own = places[latent]
+        rest = np.concatenate([places[n] for n, _ in self.coordinates if n != latent] or [own[:0]])
+        order = tuple(dict.fromkeys((*self.axes, *(a for a in value.axes if a != ROW))))
+        linear = self.linear.aligned((*order, ROW))
+        precision = self.precision.aligned((*order, ROW, COLUMN))
+        here = value.aligned((*order, ROW))
+        pull = jnp.squeeze(precision[..., :, own] @ here[..., None], -1)
+        told = (linear[..., own] * here).sum(-1) - (pull[..., own] * here).sum(-1) / 2
+        left = tuple((n, size) for n, size in self.coordinates if n != latent)
+        return Quadratic(
+            Table(self.constant.aligned(order) + told, order),
+            Table(linear[..., rest] - pull[..., rest], (*order, ROW)),
+            Table(precision[..., rest[:, None], rest], (*order, ROW, COLUMN)),
+            left,
+        )
+
+    def where(self, shown: Table, other: Table | Quadratic) -> Table | Quadratic:
+        """This one where `shown` is true, another over the same coordinates elsewhere."""
+        if isinstance(other, Table):
+            return _chosen(shown, self.constant, other)
+        return Quadratic(
+            _chosen(shown, self.constant, other.constant),
+            _chosen(shown, self.linear, other.linear, ROW),
+            _chosen(shown, self.precision, other.precision, ROW, COLUMN),
+            self.coordinates,
+        )
+
     def take(self, latent: str, mode: Mode) -> Table | Quadratic:
         """A real latent integrated out, or drawn."""
         places = places_of(self.coordinates)
@@ -84,6 +114,22 @@ class Quadratic:
             Table(precision, (*order, ROW, COLUMN)),
             left,
         )
+
+
+@dataclass(frozen=True)
+class Known:
+    """Values of a real latent, with the axis `ROW` last, and the units in which they are known."""
+
+    value: Table
+    shown: Table
+
+
+def _chosen(shown: Table, first: Table, second: Table, *last: str) -> Table:
+    """The first where `shown` is true, else the second; the axes `last` stay there."""
+    axes = (*first.axes, *second.axes, *shown.axes)
+    order = (*dict.fromkeys(a for a in axes if a not in last), *last)
+    here, one, other = (t.aligned(order) for t in (shown, first, second))
+    return Table(jnp.where(here, one, other), order)
 
 
 @dataclass(frozen=True)
@@ -252,9 +298,15 @@ def _spread(table: Table, axis: str, places: np.ndarray, size: int) -> Table:
     return replace(table, array=jnp.moveaxis(wide, -1, i))
 
 
-def take_out(potentials: Iterable[Potential], latent: str, mode: Mode) -> Table | Quadratic:
-    """The product of potentials with a latent taken out."""
+def take_out(
+    potentials: Iterable[Potential], latent: str, mode: Mode, known: Known | None = None
+) -> Table | Quadratic:
+    """The product of potentials with a latent taken out; where it is known, at its value."""
     potentials = list(potentials)
+    if known is not None and any(isinstance(p, (Law, Quadratic)) for p in potentials):
+        free = take_out(potentials, latent, mode)
+        canonical = [p.canonical() if isinstance(p, Law) else p for p in potentials]
+        return product_of(canonical).at(latent, known.value).where(known.shown, free)
     law = next((p for p in potentials if isinstance(p, Law) and p.latent == latent), None)
     others = [p.canonical() if isinstance(p, Law) else p for p in potentials if p is not law]
     if law is None:

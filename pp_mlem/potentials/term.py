@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.potentials.modes import SUM, Mode
-from pp_mlem.potentials.quadratic import Law, Potential, Quadratic
+from pp_mlem.potentials.quadratic import Known, Law, Potential, Quadratic
 from pp_mlem.potentials.table import Table, add
 
 Pair = tuple[str, str]  # child plate, parent plate
@@ -124,7 +124,7 @@ class Pass:
     `once`: a weighted unit keeps its value, but its derivative counts it once. A posterior is such
     a derivative: the weight says how much a unit tells about the latents above it, not how often
     its own latents exist. `assigned`: where it is true, what real latents say of finite ones has no
-    value: clamps alone assign these.
+    value: clamps alone assign these. `known` are the values of real latents that have some.
     """
 
     mode: Mode = SUM
@@ -132,6 +132,7 @@ class Pass:
     valid: Mapping[str, jax.Array] = field(default_factory=dict)
     once: bool = False
     assigned: jax.Array | None = None
+    known: Mapping[str, Known] = field(default_factory=dict)
 
 
 def without_value(table: Table, condition: jax.Array) -> Table:

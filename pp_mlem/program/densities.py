@@ -27,6 +27,7 @@ from numpyro.distributions.discrete import (
     Poisson,
 )
 
+from pp_mlem.potentials.sweep import integrated
 from pp_mlem.program.arrays import observed_array
 from pp_mlem.program.distributions import innermost
 from pp_mlem.program.domains import INTEGER_INTERVAL
@@ -45,6 +46,21 @@ _PARTS = ("base_dist", "_component_distribution", "_component_distributions")
 def log_density(fn: Any, value: Any) -> jax.Array:
     """log f of an observed value."""
     return _log_prob(fn, as_numbers(fn, value))
+
+
+def seen_density(fn: Any, value: jax.Array, seen: jax.Array) -> jax.Array:
+    """log f of the entries of a MultivariateNormal's vectors that are `seen`, the others integrated out."""
+    away = jnp.where(seen, value - fn.loc, 0.0)[..., None]
+    shape = jnp.broadcast_shapes(away.shape[:-2], fn.covariance_matrix.shape[:-2])
+    size = away.shape[-2]
+    away = jnp.broadcast_to(away, (*shape, size, 1))
+    covariance = jnp.broadcast_to(fn.covariance_matrix, (*shape, size, size))
+    corner = jnp.zeros((*shape, 1, 1), away.dtype)
+    lines = [[covariance, away], [jnp.swapaxes(away, -1, -2), corner]]
+    matrix = jnp.concatenate([jnp.concatenate(line, -1) for line in lines], -2)
+    swept = jnp.concatenate([seen.astype(away.dtype), jnp.zeros((*seen.shape[:-1], 1))], -1)
+    left, constant = integrated(matrix, swept)
+    return left[..., -1, -1] / 2 + constant - seen.sum(-1) * jnp.log(2 * jnp.pi)
 
 
 def law_density(fn: Any, value: Any) -> jax.Array:

@@ -9,13 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro
+import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import alone
+from pp_mlem.potentials.sweep import completed
 from pp_mlem.program.arguments import Arguments
-from pp_mlem.program.distributions import is_factor
+from pp_mlem.program.distributions import innermost, is_factor
 from pp_mlem.program.literals import Literals
 from pp_mlem.program.scans.body import same_form
 from pp_mlem.program.trace import no_outer_handlers
@@ -30,7 +32,7 @@ class _Unobserve(Literals):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            msg["value"], values, seen = _drawn_scan(msg, numpyro.prng_key())
+            msg["value"], values, seen = _drawn_scan(msg, numpyro.prng_key(), type(self))
             self.drawn.update(values)
             self.seen.update(seen)
             return
@@ -47,6 +49,33 @@ class _Unobserve(Literals):
         msg["value"], msg["is_observed"] = None, False
 
 
+class _Complete(_Unobserve):
+    """Draws the missing cells of observed sites, given those that are seen, and hands on both."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        observed = msg["type"] == "sample" and msg["is_observed"] and not is_factor(msg["fn"])
+        data = jnp.asarray(msg["value"]) if observed else None
+        super().process_message(msg)
+        if data is None:
+            return
+        key = numpyro.prng_key()
+        if jnp.issubdtype(data.dtype, jnp.floating):
+            msg["value"] = _completed(msg["fn"], self.seen[msg["name"]], key)
+        else:
+            msg["value"] = self.seen[msg["name"]]
+
+
+def _completed(fn: Any, value: jax.Array, key: jax.Array) -> jax.Array:
+    """A value with its missing cells drawn; the entries of a vector given the others (a whole draw, moved by
+    the regression on what is seen: Matheron's rule)."""
+    drawn, missing, bare = fn.sample(key), jnp.isnan(value), innermost(fn)
+    if isinstance(bare, dist.MultivariateNormal):
+        whole, _ = completed(bare.precision_matrix, missing.astype(value.dtype))
+        away = jnp.where(missing, 0.0, value - drawn)
+        drawn = drawn + jnp.squeeze(whole @ away[..., None], -1)
+    return jnp.where(missing, drawn.astype(value.dtype), value)
+
+
 def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         name: site["value"]
@@ -55,7 +84,9 @@ def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _drawn_scan(
+    msg: dict[str, Any], key: jax.Array, unobserve: type[_Unobserve]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Run a scan with every site of its body drawn; also the draws, and the data in their place,
     stacked over the steps. The first steps, until the carry has its form, are run one by one."""
     f, init, xs, length, reverse = msg["args"]
@@ -74,7 +105,7 @@ def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any
             handlers.block(),
             handlers.trace() as sites,
             handlers.seed(rng_seed=own),
-            _Unobserve({}, seen),
+            unobserve({}, seen),
         ):
             new, y = body(carry, x)
         return new, (_drawn_sites(sites), seen, y)
@@ -104,7 +135,22 @@ def _drawn_scan(msg: dict[str, Any], key: jax.Array) -> tuple[Any, dict[str, Any
 def drawing_function(arguments: Arguments) -> Callable[..., tuple[dict, dict]]:
     """(arrays, given values, key) -> every site that is not given, drawn, observed ones included;
     and the data of the observed ones, in the same shapes. Traceable."""
+    return _drawing(arguments, _Unobserve)
 
+
+def completing_function(arguments: Arguments) -> Callable[..., dict]:
+    """(arrays, given values, key) -> the observed sites, what is missing drawn given what is seen and the given
+    values, among which are all parameters and latents. Traceable."""
+    draw = _drawing(arguments, _Complete)
+
+    def complete(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> dict:
+        drawn, seen = draw(dynamic, given, key)
+        return {name: drawn[name] for name in seen}
+
+    return complete
+
+
+def _drawing(arguments: Arguments, kind: type[_Unobserve]) -> Callable[..., tuple[dict, dict]]:
     @alone
     def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> tuple[dict, dict]:
         inside: dict[str, Any] = {}
@@ -113,7 +159,7 @@ def drawing_function(arguments: Arguments) -> Callable[..., tuple[dict, dict]]:
             no_outer_handlers(),
             handlers.trace() as sites,
             handlers.seed(rng_seed=key),
-            _Unobserve(inside, seen),
+            kind(inside, seen),
         ):
             arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
         drawn = _drawn_sites(sites) | inside

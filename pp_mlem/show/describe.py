@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pp_mlem.base.precision import working_precision
+from pp_mlem.data.unseen import unseen_of
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe, renamed_rows
@@ -30,6 +31,9 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
                 if told == known[..., 0].size
                 else (f"latent, {told} of {known[..., 0].size} known")
             )
+        if site.name in model.data.known:
+            _, shown = model.data.known[site.name]
+            role = f"latent, {int(np.asarray(shown).sum())} of {shown.size} known"
         rows.append((site.name, role, site.distribution, where, site.reason))
     return rows
 
@@ -71,6 +75,8 @@ def describe_model(model: Model) -> str:
     )
     lines += ["", "Factors of log Z"]
     lines += _table(("site", "enters as"), factor_rows(model))
+    told = [line for unseen in unseen_of(model.data) for line in unseen.told()]
+    lines += ["", "Missing", *(f"  {line}" for line in told)] if told else []
     sums = sum_rows(model)
     lines += ["", "Summed out exactly" if sums else "No latents: log Z is the likelihood itself"]
     lines += [f"  {s}" for s in sums]

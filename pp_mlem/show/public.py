@@ -3,6 +3,7 @@
 from pp_mlem.comparison.calibrate import calibrate
 from pp_mlem.comparison.compare import Comparison, compare
 from pp_mlem.comparison.experiment import experiment
+from pp_mlem.comparison.pool import Pooled, pool
 from pp_mlem.comparison.ratio_test import likelihood_ratio_test
 from pp_mlem.comparison.selection import select
 from pp_mlem.estimate.laplace import fit_laplace

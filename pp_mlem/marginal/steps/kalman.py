@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +157,9 @@ class Kalman(Step):
         home = self.plates | {self.time}
         touching = [t for t in terms if t.latents & self.own]
         weight = next((t.weight for t in touching if t.weight is not None), None)
-        motions = [t for t in touching if isinstance(t.table, Motion)]
+        motions: dict[bool, Any] = {
+            self.time in t.plates: t.table for t in touching if isinstance(t.table, Motion)
+        }
         others = [
             self.layout.project(t, home & t.plates, context)
             for t in touching
@@ -172,8 +174,7 @@ class Kalman(Step):
         if not isinstance(form, Quadratic):
             raise RuntimeError("the laws of real states are no Gaussians")
         form = form.spread((*self.before, *self.states))
-        moving = next(t.table for t in motions if self.time in t.plates)
-        first = next(t.table for t in motions if self.time not in t.plates)
+        moving, first = motions[True], motions[False]
         lanes = self._lanes([*laws.values(), form, moving, first])
         order = (self.time, *lanes)
         mean, slope, root = self._sampled(laws, order)

@@ -50,7 +50,8 @@ class PlateStep(Step):
                 # The latent is of the weighted unit, and so is all that hangs on it.
                 touching = [_of_unit(t, plates) for t in touching]
             projected = [self.layout.project(t, plates, context) for t in touching]
-            left = take_out([t.table for t in projected], latent, context.mode)
+            known = context.known.get(latent)
+            left = take_out([t.table for t in projected], latent, context.mode, known)
             if context.assigned is not None and latent in self.reals and isinstance(left, Table):
                 left = without_value(left, context.assigned)
             weight = next((t.weight for t in projected if t.weight is not None), None)

@@ -18,7 +18,7 @@ from numpyro.distributions import constraints
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
 from pp_mlem.data.program_data import ProgramData
-from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.factors.affine import AffineFactor, at_basis
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
 from pp_mlem.maximise.blocks.roles import are_events, argument_rows, is_natural
@@ -49,14 +49,17 @@ class Gaussian(Block):
     scales: tuple[_Scale, ...] = field(kw_only=True)
     method: ClassVar[str] = "closed, in turn"
 
-    def collect(self, context: Context, params: Params, statistics: Natural) -> Natural:
-        return {site: statistics[site] for site in self.sites}
+    def members(self, context: Context) -> list[AffineFactor]:
+        """The block's factors."""
+        return [f for f in context.members(self) if isinstance(f, AffineFactor)]
+
+    def collect(self, context: Context, params: Params, statistics: Natural) -> dict[str, Moments]:
+        return {f.site: Moments.of(f, statistics[f.site]) for f in self.members(context)}
 
     def maximise(
-        self, context: Context, params: Params, collected: Natural, prior: Prior | None
+        self, context: Context, params: Params, collected: dict[str, Moments], prior: Prior | None
     ) -> Params:
-        members = [f for f in context.members(self) if isinstance(f, AffineFactor)]
-        moments = {f.site: _Moments.of(f, collected[f.site]) for f in members}
+        members, moments = self.members(context), collected
         new = dict(params)
         if self.coefficients:
             new |= self._coefficients(context, params, members, moments)
@@ -69,14 +72,14 @@ class Gaussian(Block):
         context: Context,
         params: Params,
         members: list[AffineFactor],
-        moments: dict[str, _Moments],
+        moments: dict[str, Moments],
     ) -> Params:
         space = context.reading.space.only(frozenset(self.coefficients))
 
         def left(vector: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
             """Of each site what its value leaves, as coefficients of (1, u); and its precision."""
             at = {**params, **space.constrain(vector)}
-            parts = _arranged(context.reading, members, at, context.data)
+            parts = arranged(context.reading, members, at, context.data)
             return {n: (_joined(p[0], p[1]), p[2]) for n, p in parts.items()}
 
         here = space.unconstrain(params)
@@ -100,10 +103,10 @@ class Gaussian(Block):
         context: Context,
         params: Params,
         members: list[AffineFactor],
-        moments: dict[str, _Moments],
+        moments: dict[str, Moments],
     ) -> Params:
         reading, new = context.reading, {}
-        parts = _arranged(reading, members, params, context.data)
+        parts = arranged(reading, members, params, context.data)
         by_site = {f.site: f for f in members}
         for name in dict.fromkeys(s.parameter for s in self.scales):
             shape = next(s.shape for s in reading.space.sites if s.name == name)
@@ -134,8 +137,9 @@ class Gaussian(Block):
         return new
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Expected sums over the units of each entry (..., columns): `second` of (1, u)(1, u)' and, of an
     observed site, `crossed` x (1, u)' and `entries` x x' (zero for a law); and how many there are."""
 
@@ -145,7 +149,7 @@ class _Moments:
     count: jax.Array
 
     @classmethod
-    def of(cls, factor: AffineFactor, statistics: jax.Array) -> _Moments:
+    def of(cls, factor: AffineFactor, statistics: jax.Array) -> Moments:
         size = sum(n for _, n in factor.coordinates)
         event = factor.event_size if factor.family and factor.family.event_dim else 1
         batch = statistics.shape[:-1]
@@ -178,7 +182,7 @@ def _joined(at_zero: jax.Array, moves: jax.Array) -> jax.Array:
     return jnp.concatenate([at_zero[..., None], moves], -1)
 
 
-def _arranged(
+def arranged(
     reading: Reading, members: list[AffineFactor], params: Params, data: ProgramData
 ) -> dict[str, tuple[jax.Array, ...]]:
     """`AffineFactor.arranged` of each member at these parameters."""
@@ -190,7 +194,7 @@ def _arranged(
     def at(reals: dict[str, Any]) -> dict[str, Any]:
         return reading.run(params, data.dynamic, extract, reals, wanted=frozenset(by_site))
 
-    probed = jax.vmap(at)(basis(reading))
+    probed = at_basis(at, reading)
     return {name: f.arranged(reading, probed[name]) for name, f in by_site.items()}
 
 
@@ -230,21 +234,25 @@ def plan_gaussian(group: Group) -> Block | No:
         return No("a site without real latents shares its parameters")
     if group.priors is not None:
         return No("priors are not part of the normal equations")
-    scales = _find_scales(group, members)
+    scales = find_scales(group, members)
     if isinstance(scales, str):
         return No(scales)
     behind = {s.parameter for s in scales}
     coefficients = tuple(n for n in group.names if n not in behind)
-    reason = _no_coefficients(group, members, coefficients, behind)
+    reason = no_coefficients(group, members, coefficients, behind)
     if reason:
         return No(reason)
+    told = told_of(coefficients, scales)
+    return Gaussian(group.names, group.sites, told, coefficients=coefficients, scales=scales)
+
+
+def told_of(coefficients: tuple[str, ...], scales: tuple[_Scale, ...]) -> str:
+    """How these are maximised."""
     parts = ["normal equations"] * bool(coefficients) + ["expected squares"] * bool(scales)
-    return Gaussian(
-        group.names, group.sites, " and ".join(parts), coefficients=coefficients, scales=scales
-    )
+    return " and ".join(parts)
 
 
-def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...] | str:
+def find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...] | str:
     scales: list[_Scale] = []
     spaces = {s.name: s for s in group.reading.space.sites}
     for member in members:
@@ -270,7 +278,7 @@ def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...
     return tuple(scales)
 
 
-def _no_coefficients(
+def no_coefficients(
     group: Group, members: list[AffineFactor], names: tuple[str, ...], scales: set[str]
 ) -> str:
     """Why the other parameters are no coefficients ("": they are)."""
@@ -299,7 +307,7 @@ def _is_affine(group: Group, members: list[AffineFactor], space: ParameterSpace)
 
     def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
         def one(vector: Any) -> Any:
-            parts = _arranged(reading, members, {**rest, **space.constrain(vector)}, data)
+            parts = arranged(reading, members, {**rest, **space.constrain(vector)}, data)
             return {n: _joined(p[0], p[1]) for n, p in parts.items()}
 
         return jax.vmap(one)(vectors)

@@ -79,6 +79,10 @@ def _unfit(group: Group, member: Factor, family: Family) -> str:
         return ""
     if member.site not in data.sites:
         return f"'{member.site}' has no statistics of its own"
+    if member.site in data.partly:
+        return (
+            f"'{member.site}' has vectors that are missing in part, and parameters that vary by row"
+        )
     hidden = [k for k in family.known if reading.dependencies[member.site].get(f"argument {k}")]
     if hidden:
         return f"{', '.join(hidden)} of '{member.site}' depends on unobserved sites"

@@ -199,8 +199,9 @@ class FiniteCheck:
 def _remedy(observed: str, reader: str) -> str:
     if observed and observed != reader:
         return (
-            f"A missing value of '{observed}' that enters '{reader}' cannot be integrated out: drop "
-            "these rows, mask both sites there, or fill it in."
+            f"A missing value of '{observed}' that enters '{reader}' is integrated out where '{observed}' is a "
+            f'Normal that enters a Normal\'s mean affinely, and is named: Model(..., latents={{"{observed}"}}). '
+            "Else drop these rows, mask both sites there, or fill it in."
         )
     if observed:
         return (

@@ -1,0 +1,96 @@
+"""What vectors with missing entries never show: entries, and pairs of entries that are never seen together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.patterns import Patterns
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Of one site: pairs (column, entry, entry) that no vector shows together, an entry that is never seen as
+    one with itself; how many vectors there are, how many show something, and in how many patterns."""
+
+    site: str
+    pairs: tuple[tuple[int, int, int], ...]
+    vectors: int
+    shown: int
+    missing: int
+    patterns: int
+
+    @classmethod
+    def of(cls, site: str, patterns: Patterns) -> Unseen:
+        seen = np.asarray(patterns.seen) > 0
+        counts = np.asarray(patterns.counts)
+        column, used = np.asarray(patterns.column), counts > 0
+        pairs = []
+        for c in np.unique(column[used]):
+            own = seen[used & (column == c)].astype(float)
+            together = own.T @ own
+            pairs += [(int(c), int(a), int(b)) for a, b in np.argwhere(np.triu(together == 0))]
+        missing = int((counts * (~seen).sum(1)).sum())
+        return cls(
+            site,
+            tuple(pairs),
+            int(patterns.place.size),
+            int(counts.sum()),
+            missing,
+            int(used.sum()),
+        )
+
+    @property
+    def entries(self) -> list[tuple[int, int]]:
+        """(column, entry) of what is never seen."""
+        return [(c, a) for c, a, b in self.pairs if a == b]
+
+    @property
+    def apart(self) -> list[tuple[int, int, int]]:
+        """Pairs of which each is seen, never both."""
+        alone = set(self.entries)
+        return [(c, a, b) for c, a, b in self.pairs if not {(c, a), (c, b)} & alone]
+
+    def told(self) -> Iterator[str]:
+        """A sentence for each fact."""
+        yield (
+            f"{self.site}: {self.missing} entries of {self.shown} vectors are missing, in {self.patterns} patterns; "
+            "they are integrated out"
+        )
+        nothing = self.vectors - self.shown
+        if nothing:
+            yield f"{self.site}: {nothing} of {self.vectors} vectors show nothing and add nothing"
+        for what, several in (
+            ("is never seen", self.entries),
+            ("are never seen together", self.apart),
+        ):
+            if several:
+                named = ", ".join(str(list(e[1:])) for e in several[:5])
+                more = f" and {len(several) - 5} more" if len(several) > 5 else ""
+                yield f"{self.site}: entry {named}{more} {what}: the likelihood knows nothing of it"
+
+
+def warn_of_unseen(data: ProgramData) -> None:
+    """Tell of entries that no vector shows, mostly a mistake in the data."""
+    for unseen in unseen_of(data):
+        for column, entry in unseen.entries:
+            where = f"entry {entry} of column {column}" if column else f"entry {entry}"
+            warnings.warn(
+                f"observed site '{unseen.site}': {where} is missing in all {unseen.shown} vectors, so the likelihood "
+                "knows nothing of its mean and variance; a prior alone does. Drop it, or check what was read "
+                "from the file.",
+                stacklevel=2,
+            )
+
+
+def unseen_of(data: ProgramData) -> list[Unseen]:
+    """Of every site whose vectors are missing in part."""
+    return [
+        Unseen.of(name, site.patterns)
+        for name, site in data.sites.items()
+        if site.patterns is not None
+    ]
