@@ -9,6 +9,8 @@ from itertools import permutations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pandas as pd
 import pytest
 from conftest import SHARED
@@ -421,6 +423,21 @@ def test_imputed_categories_have_probabilities():
     assert found.sd[5, 0] == pytest.approx(np.sqrt(second - mean**2))
 
 
+def test_what_a_mask_hides_is_not_imputed():
+    def program(x, shown):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        with numpyro.plate("rows", len(x)), numpyro.handlers.mask(mask=shown):
+            numpyro.sample("x", dist.Normal(mu, 2.0), obs=x)
+
+    x, shown = np.array([1.0, np.nan, np.nan, 2.0]), np.array([True, True, False, True])
+    model, params = Model(program, x, shown), {"mu": 1e7}
+    found = model.impute(params)["x"]
+    np.testing.assert_array_equal(found.mean, [1.0, 1e7, np.nan, 2.0])
+    np.testing.assert_array_equal(found.sd, [0.0, 2.0, np.nan, 0.0])
+    draws = model.impute(params, draws=3)["x"]
+    assert np.isnan(draws[:, 2]).all() and np.isfinite(draws[:, [0, 1, 3]]).all()
+
+
 def test_fits_impute_with_their_uncertainty():
     model = model_of("normal")
     fit = fit_em(model, starts=1)
@@ -663,9 +680,6 @@ def test_the_rest_of_the_public_surface(tmp_path):
 
 
 def test_other_vectors_may_not_miss_entries():
-    import numpyro
-    import numpyro.distributions as dist
-
     def shares(x):
         a = numpyro.sample("a", dist.Gamma(2, 1).expand([3]).to_event(1))
         with numpyro.plate("rows", len(x)):
