@@ -131,6 +131,49 @@ def answers(y, K=2):
             numpyro.sample("y", dist.Categorical(p[z, jnp.arange(items)]), obs=y)
 
 
+def columns_of_factors(x):
+    """Vectors of two columns (rows, 2, D) with one score of each row in both."""
+    a = numpyro.sample("a", dist.Normal(0, 1).expand([2]).to_event(1))
+    S = covariance(x.shape[2])
+    with numpyro.plate("rows", len(x)):
+        u = numpyro.sample("u", dist.Normal(0, 1))
+        mean = a[:, None] + u[:, None, None] * jnp.arange(1.0, x.shape[2] + 1)
+        numpyro.sample("x", dist.MultivariateNormal(mean, S).to_event(1), obs=x)
+
+
+def nested(x):
+    """Vectors of units in groups (groups, units, D), with one effect of each group."""
+    tau = numpyro.sample("tau", dist.HalfNormal(1))
+    S = covariance(x.shape[2])
+    with numpyro.plate("groups", x.shape[0], dim=-2):
+        u = numpyro.sample("u", dist.Normal(0, tau))
+        with numpyro.plate("units", x.shape[1], dim=-1):
+            mean = u[..., None] * jnp.arange(1.0, x.shape[2] + 1)
+            numpyro.sample("x", dist.MultivariateNormal(mean, S), obs=x)
+
+
+def gathered(x, group):
+    """The same, each row reading its group's effect."""
+    tau = numpyro.sample("tau", dist.HalfNormal(1))
+    S = covariance(x.shape[1])
+    with numpyro.plate("groups", 4):
+        u = numpyro.sample("u", dist.Normal(0, tau))
+    with numpyro.plate("rows", len(x)):
+        mean = u[group][:, None] * jnp.arange(1.0, x.shape[1] + 1)
+        numpyro.sample("x", dist.MultivariateNormal(mean, S), obs=x)
+
+
+def classes(x, K=2):
+    """Groups of vectors (groups, units, D) of one class each."""
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
+    mu = numpyro.sample("mu", dist.Normal(0, 1).expand([K, x.shape[2]]).to_event(2))
+    S = covariance(x.shape[2])
+    with numpyro.plate("groups", x.shape[0], dim=-2):
+        z = numpyro.sample("z", dist.Categorical(w))
+        with numpyro.plate("units", x.shape[1], dim=-1):
+            numpyro.sample("x", dist.MultivariateNormal(mu[z], S), obs=x)
+
+
 # --- by plain NumPy, row by row -------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ from itertools import permutations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pandas as pd
 import pytest
 from conftest import SHARED
@@ -22,16 +24,20 @@ from missing_programs import (
     chain,
     chain_density,
     chain_shares,
+    classes,
     columns,
+    columns_of_factors,
     conditional,
     covariate,
     covariates,
     density,
     factors,
+    gathered,
     joint_of_covariates,
     mixed,
     mixed_conditional,
     mixture,
+    nested,
     normal,
     regression,
     row_density,
@@ -421,6 +427,21 @@ def test_imputed_categories_have_probabilities():
     assert found.sd[5, 0] == pytest.approx(np.sqrt(second - mean**2))
 
 
+def test_what_a_mask_hides_is_not_imputed():
+    def program(x, shown):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        with numpyro.plate("rows", len(x)), numpyro.handlers.mask(mask=shown):
+            numpyro.sample("x", dist.Normal(mu, 2.0), obs=x)
+
+    x, shown = np.array([1.0, np.nan, np.nan, 2.0]), np.array([True, True, False, True])
+    model, params = Model(program, x, shown), {"mu": 1e7}
+    found = model.impute(params)["x"]
+    np.testing.assert_array_equal(found.mean, [1.0, 1e7, np.nan, 2.0])
+    np.testing.assert_array_equal(found.sd, [0.0, 2.0, np.nan, 0.0])
+    draws = model.impute(params, draws=3)["x"]
+    assert np.isnan(draws[:, 2]).all() and np.isfinite(draws[:, [0, 1, 3]]).all()
+
+
 def test_fits_impute_with_their_uncertainty():
     model = model_of("normal")
     fit = fit_em(model, starts=1)
@@ -446,6 +467,53 @@ def test_draws_impute_over_the_posterior():
     np.testing.assert_allclose(found.mean[3], means.mean(0), rtol=1e-9)
     variance = np.mean([np.diag(c) for _, c in each], 0) + means.var(0)
     np.testing.assert_allclose(found.sd[3] ** 2, variance, rtol=1e-9)
+
+
+CUBE = Z[:12].reshape(4, 3, 3)
+SHARED_SCORE = np.kron(np.ones((2, 2)), np.outer(LOADS, LOADS)) + np.kron(np.eye(2), S)
+SHARED_EFFECT = np.kron(np.ones((3, 3)), 0.36 * np.outer(LOADS, LOADS)) + np.kron(np.eye(3), S)
+STACKED = {  # program, arguments, parameters, units as long vectors, their mean and covariance
+    "columns_of_factors": (
+        columns_of_factors, (PAIR - [1, 5, 100],), {"a": np.array([0.3, -0.2]), "S": S},
+        (PAIR - [1, 5, 100]).reshape(30, 6), np.repeat([0.3, -0.2], 3), SHARED_SCORE,
+    ),
+    "nested": (nested, (CUBE,), {"tau": 0.6, "S": S}, CUBE.reshape(4, 9), np.zeros(9), SHARED_EFFECT),
+    "gathered": (
+        gathered, (Z[:12], np.arange(12) // 3), {"tau": 0.6, "S": S},
+        CUBE.reshape(4, 9), np.zeros(9), SHARED_EFFECT,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STACKED)
+def test_vectors_of_units_that_share_a_latent(name):
+    """Likelihood and imputation where several vectors hang on one latent, as one long vector each."""
+    program, arguments, params, rows, mean, joint = STACKED[name]
+    latents = {"u"} if name == "columns_of_factors" else set()
+    model = Model(program, *arguments, latents=latents)
+    assert model.log_likelihood(params) == pytest.approx(
+        density(rows, mean, joint).sum(), rel=1e-12
+    )
+    filled, sd = gaussian_rows(rows, mean, joint)
+    found = model.impute(params)["x"]
+    np.testing.assert_allclose(found.mean.reshape(rows.shape), filled, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(found.sd.reshape(rows.shape) ** 2, sd**2, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_vectors_of_groups_of_one_class():
+    model, params = Model(classes, CUBE), {"w": np.array([0.4, 0.6]), "mu": MEANS, "S": S}
+    logs = np.stack([
+        np.log(w) + density(Z[:12], m, S).reshape(4, 3).sum(1)
+        for w, m in zip(params["w"], MEANS, strict=True)
+    ])  # fmt: skip
+    assert model.log_likelihood(params) == pytest.approx(np.logaddexp(*logs).sum(), rel=1e-12)
+    shares, found = np.exp(logs - np.logaddexp(*logs)), model.impute(params)["x"]
+    own = np.stack([gaussian_rows(Z[:12], m, S)[0].reshape(4, 3, 3) for m in MEANS])
+    np.testing.assert_allclose(
+        found.mean, np.einsum("kg,kgud->gud", shares, own), rtol=1e-9, atol=1e-11
+    )
 
 
 # --- Rubin's rules --------------------------------------------------------------------------
@@ -501,10 +569,10 @@ def test_pool_refuses(given, message):
 def test_an_entry_that_is_never_seen_is_told():
     x = np.random.default_rng(3).normal(size=(40, 3))
     x[:, 2] = np.nan
-    with pytest.warns(UserWarning, match="entry 2 is missing in all 40 vectors"):
-        model = Model(normal, x)
+    model = Model(normal, x)
     assert "entry [2] is never seen" in str(model)
-    fit = fit_em(model, starts=1)
+    with pytest.warns(UserWarning, match="entry 2 is missing in all 40 vectors"):
+        fit = fit_em(model, starts=1)
     reasons = fit.covariance_details().reasons
     assert set(reasons) == {"mu[2]", *(f"S[{i},2]" for i in range(3)), "S[2,0]", "S[2,1]"}
     assert reasons["mu[2]"] == "not identified: entry 2 of 'x' is never seen"
@@ -663,9 +731,6 @@ def test_the_rest_of_the_public_surface(tmp_path):
 
 
 def test_other_vectors_may_not_miss_entries():
-    import numpyro
-    import numpyro.distributions as dist
-
     def shares(x):
         a = numpyro.sample("a", dist.Gamma(2, 1).expand([3]).to_event(1))
         with numpyro.plate("rows", len(x)):

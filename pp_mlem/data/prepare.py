@@ -18,7 +18,6 @@ from pp_mlem.data.observations import at_edge, refuse_impossible, refuse_no_data
 from pp_mlem.data.predictors import find_designs
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.raw import Raw, read_raw
-from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.data.weights import weights_of
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
@@ -56,7 +55,7 @@ def prepare_data(
     weights = weights_of(reading, factors, raw, maps)
     valid = valid_steps(reading, raw)
     check_masks(reading, factors, raw, valid, maps)
-    data = ProgramData(
+    return ProgramData(
         dynamic=dynamic,
         sites={k: v for k, v in sites.items() if v is not None},
         weights=weights,
@@ -67,8 +66,6 @@ def prepare_data(
         designs=find_designs(reading, factors, dynamic, gathers.keep),
         known=known_values(reading),
     )
-    warn_of_unseen(data)
-    return data
 
 
 @dataclass(frozen=True)

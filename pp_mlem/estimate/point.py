@@ -15,6 +15,7 @@ from pp_mlem.base.memory import collector_paused
 from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
+from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.differences import DifferenceNewton
 from pp_mlem.estimate.drivers import em_driver, em_starts, is_whole, starts_too
@@ -101,6 +102,8 @@ def _check(model: Any, options: PointOptions) -> int:
     check_counts(starts=starts, max_iter=options.max_iter)
     check_seed(options.seed)
     check_positive(tol=options.tol)
+    if options.objective == "mle":
+        warn_of_unseen(model.data)
     free = set(model.space.names) - set(options.fixed)
     return 1 if is_whole(options.init, free) else int(starts)
 

@@ -68,16 +68,27 @@ class SiteMoments:
 
     @cached_property
     def found(self) -> dict[str, np.ndarray]:
-        """mean and variance (*plates, *columns, *event), and of a categorical site probabilities."""
+        """mean and variance (*plates, *columns, *event), and of a categorical site probabilities; NaN where a
+        mask hides the site."""
         parts = self._parts()
-        if "loc" in parts:
-            return self._gaussian(parts)
-        share, found = self._known("constant", 0), dict[str, np.ndarray]()
-        for name, part in parts.items():
-            array = self._laid(part)
-            weight = share.reshape(share.shape + (1,) * (array.ndim - share.ndim))
-            found[name] = (weight * array).sum(tuple(range(len(self.finite))))
-        found["variance"] = found.pop("second") - found["mean"] ** 2
+        shown = parts.pop("shown", None)
+        found = self._gaussian(parts) if "loc" in parts else self._mixed(parts)
+        if shown is None:
+            return found
+        mask = self._laid(shown)[(0,) * len(self.finite)]
+        wide = {n: mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)) for n, a in found.items()}
+        return {n: np.where(wide[n] > 0, a, np.nan) for n, a in found.items()}
+
+    def _mixed(self, parts: dict[str, Part]) -> dict[str, np.ndarray]:
+        """The moments at every value of the finite latents by the probabilities of these."""
+        share, lanes = self._known("constant", 0), tuple(range(len(self.finite)))
+        arrays = {name: self._laid(part) for name, part in parts.items()}
+        weights = {
+            n: share.reshape(share.shape + (1,) * (a.ndim - share.ndim)) for n, a in arrays.items()
+        }
+        found = {n: (weights[n] * a).sum(lanes) for n, a in arrays.items()}
+        apart = (arrays["mean"] - found["mean"]) ** 2
+        found["variance"] = found["variance"] + (weights["mean"] * apart).sum(lanes)
         whole = (*self.sizes, *found["mean"].shape[len(self.sizes) :])
         return {n: np.broadcast_to(a, (*whole, *a.shape[len(whole) :])) for n, a in found.items()}
 
@@ -100,7 +111,7 @@ class SiteMoments:
         ranks: dict[str, int] = {}
 
         def extract(message: Message) -> dict[str, Any]:
-            parts = _told(message, real)
+            parts = _told(message, real) | _shown(message)
             ranks.update({k: rank for k, (_, rank) in parts.items()})
             return {k: message.placed(jnp.asarray(a), rank) for k, (a, rank) in parts.items()}
 
@@ -238,7 +249,7 @@ def _told(message: Message, real: bool) -> dict[str, tuple[Any, int]]:
         codes = jnp.arange(fn.probs.shape[-1])
         mean, second = (fn.probs * codes).sum(-1), (fn.probs * codes**2).sum(-1)
         return {
-            "mean": (mean, rank), "second": (second, rank), "probabilities": (fn.probs, rank + 1),
+            "mean": (mean, rank), "variance": (second - mean**2, rank), "probabilities": (fn.probs, rank + 1),
         }  # fmt: skip
     try:
         mean, variance = fn.mean, fn.variance
@@ -247,4 +258,16 @@ def _told(message: Message, real: bool) -> dict[str, tuple[Any, int]]:
             f"impute: observed site '{message.name}' is a {type(fn).__name__}, of which NumPyro knows no mean. "
             "Ask for draws: impute(params, draws=100)."
         ) from None
-    return {"mean": (mean, rank), "second": (variance + mean**2, rank)}
+    return {"mean": (mean, rank), "variance": (variance, rank)}
+
+
+def _shown(message: Message) -> dict[str, tuple[Any, int]]:
+    """Where no mask hides a site; nothing of one without masks."""
+    bare = unwrap(message.fn)
+    shown: Any = None
+    for mask in bare.masks:
+        shown = mask if shown is None else shown & mask
+    if shown is None:
+        return {}
+    shape = jnp.broadcast_shapes(jnp.shape(shown), (1,) * bare.columns)
+    return {"shown": (jnp.broadcast_to(shown, shape).astype(float), bare.columns)}

@@ -17,7 +17,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import alone
 from pp_mlem.potentials.sweep import completed
 from pp_mlem.program.arguments import Arguments
-from pp_mlem.program.distributions import innermost, is_factor
+from pp_mlem.program.distributions import innermost, is_factor, unwrap
 from pp_mlem.program.literals import Literals
 from pp_mlem.program.scans.body import same_form
 from pp_mlem.program.trace import no_outer_handlers
@@ -67,13 +67,17 @@ class _Complete(_Unobserve):
 
 def _completed(fn: Any, value: jax.Array, key: jax.Array) -> jax.Array:
     """A value with its missing cells drawn; the entries of a vector given the others (a whole draw, moved by
-    the regression on what is seen: Matheron's rule)."""
+    the regression on what is seen: Matheron's rule); NaN where a mask hides them."""
     drawn, missing, bare = fn.sample(key), jnp.isnan(value), innermost(fn)
     if isinstance(bare, dist.MultivariateNormal):
         whole, _ = completed(bare.precision_matrix, missing.astype(value.dtype))
         away = jnp.where(missing, 0.0, value - drawn)
         drawn = drawn + jnp.squeeze(whole @ away[..., None], -1)
-    return jnp.where(missing, drawn.astype(value.dtype), value)
+    drawn = drawn.astype(value.dtype)
+    for mask in unwrap(fn).masks:
+        shown = mask.reshape(mask.shape + (1,) * len(bare.event_shape))
+        drawn = jnp.where(shown, drawn, jnp.nan)
+    return jnp.where(missing, drawn, value)
 
 
 def _drawn_sites(sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
