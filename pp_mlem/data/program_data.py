@@ -9,6 +9,7 @@ import jax
 
 from pp_mlem.data.designs import Designs
 from pp_mlem.factors.laid import Laid
+from pp_mlem.potentials.crossed import Pattern
 
 
 @jax.tree_util.register_dataclass
@@ -21,7 +22,8 @@ class ProgramData:
     global parameter index of each entry of a directly bound argument; `maps[child, parent]` says
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
     `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
-    predictor of a site that varies by row, or why it has none.
+    predictor of a site that varies by row, or why it has none. `pattern` says which units of crossed
+    latents meet, where these are few of all.
     """
 
     dynamic: tuple
@@ -32,6 +34,7 @@ class ProgramData:
     maps: dict[tuple[str, str], Any]
     valid: dict[str, Any]
     designs: Designs = field(default_factory=dict)
+    pattern: Pattern | None = None
 
     @property
     def shifts(self) -> dict[str, Any]:

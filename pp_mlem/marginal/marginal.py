@@ -148,7 +148,12 @@ class Marginal:
     # --- log Z ------------------------------------------------------------------------------
 
     def context(self, data: ProgramData, mode: Mode = SUM, once: bool = False) -> Pass:
-        return Pass(mode, data.maps, data.valid, once)
+        return Pass(mode, data.maps, data.valid, once, pattern=data.pattern)
+
+    def patterned(self, data: ProgramData) -> ProgramData:
+        """The data with what the steps keep of who meets whom."""
+        patterns = (s.pattern(data.maps) for s in self.steps)
+        return replace(data, pattern=next((p for p in patterns if p is not None), None))
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
         """Take every latent out, step after step."""

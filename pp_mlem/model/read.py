@@ -57,7 +57,8 @@ def read_bound(
         inputs.tell()
     reading, factors = verification.reading, verification.factors
     data = prepare_data(reading, factors, observe, verification.gathers)
-    bound = Bound(build_marginal(reading, factors), data, Kept())
+    marginal = build_marginal(reading, factors)
+    bound = Bound(marginal, marginal.patterned(data), Kept())
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
     return reading.arguments, bound
@@ -88,7 +89,8 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
     reading = bound.reading
     inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
     reading = replace(reading, arguments=inputs.check(arguments))
-    return prepare_data(reading, bound.marginal.factors, observe, _verification(bound).gathers)
+    gathers, marginal = _verification(bound).gathers, bound.marginal
+    return marginal.patterned(prepare_data(reading, marginal.factors, observe, gathers))
 
 
 def reads_alike(bound: Bound, arguments: Arguments) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.potentials.crossed import Pattern
 from pp_mlem.potentials.modes import SUM, Mode
 from pp_mlem.potentials.quadratic import Law, Potential, Quadratic
 from pp_mlem.potentials.table import Table, add
@@ -119,7 +120,8 @@ class Layout:
 @dataclass(frozen=True)
 class Pass:
     """What a pass over the terms needs besides them: the mode; of the data, which unit of a parent plate
-    each row of a child reads (`maps`) and where masked sequences still run (`valid`).
+    each row of a child reads (`maps`), where masked sequences still run (`valid`), and which units of
+    crossed latents meet (`pattern`).
 
     `once`: a weighted unit keeps its value, but its derivative counts it once. A posterior is such
     a derivative: the weight says how much a unit tells about the latents above it, not how often
@@ -132,6 +134,7 @@ class Pass:
     valid: Mapping[str, jax.Array] = field(default_factory=dict)
     once: bool = False
     assigned: jax.Array | None = None
+    pattern: Pattern | None = None
 
 
 def without_value(table: Table, condition: jax.Array) -> Table:
