@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 
 from pp_mlem.data.designs import Designs
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.summed import Summed
 from pp_mlem.potentials.crossed import Pattern
 
 
@@ -23,7 +24,8 @@ class ProgramData:
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
     `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
     predictor of a site that varies by row, or why it has none. `pattern` says which units of crossed
-    latents meet, where these are few of all.
+    latents meet, where these are few of all; `summed[site]` what an affine site says of its latents, summed
+    over its rows.
     """
 
     dynamic: tuple
@@ -35,6 +37,12 @@ class ProgramData:
     valid: dict[str, Any]
     designs: Designs = field(default_factory=dict)
     pattern: Pattern | None = None
+    summed: dict[str, Summed] = field(default_factory=dict)
+
+    @property
+    def by_rows(self) -> ProgramData:
+        """The same with no site summed over its rows."""
+        return replace(self, summed={}) if self.summed else self
 
     @property
     def shifts(self) -> dict[str, Any]:

@@ -136,7 +136,10 @@ def relaid(
     if kept:  # observations may be covariates, too: those of the step before
         designs |= laid_designs(reading, factors, kept, dynamic)
     sites = {**data.sites, **sites}
-    return replace(data, dynamic=dynamic, sites=sites, clamps=clamps, designs=designs)
+    summed = {n: s.of_values(sites[n]) for n, s in data.summed.items()}
+    return replace(
+        data, dynamic=dynamic, sites=sites, clamps=clamps, designs=designs, summed=summed
+    )
 
 
 def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:

@@ -181,6 +181,8 @@ def information(
 
 
 def _scores(target: Target, vector: jax.Array) -> jax.Array:
+    target = target.on(target.data.by_rows)
+
     def pointwise(v: jax.Array) -> jax.Array:
         units = target.marginal.unit_values(target.natural(v), target.data)
         return jnp.concatenate([t.array.ravel() for t in units])

@@ -15,6 +15,7 @@ from pp_mlem.base.no import No
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.summed import Summed, natural
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
@@ -82,8 +83,14 @@ class AffineFactor(Factor):
         size = left.shape[-1]
         return left, precision, half_log_det + 0.5 * size * jnp.log(2 * jnp.pi), root
 
-    def canonical(self, reading: Reading, probed: tuple[Any, Any, Any, Any]) -> jax.Array:
-        """Natural parameters from what is left at the basis points."""
+    def canonical(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any], summed: Summed | None = None
+    ) -> jax.Array:
+        """Natural parameters from what is left at the basis points, those of a site that is `summed` over
+        its rows without them."""
+        if summed is not None:
+            features, precision, normaliser = self.features(reading, probed, summed)
+            return natural(features, precision, normaliser)
         at_zero, moves, precision, normaliser, root = self.arranged(reading, probed)
         weighed = precision @ moves
         origin = jnp.squeeze(precision @ at_zero[..., None], -1)
@@ -133,6 +140,25 @@ class AffineFactor(Factor):
         moves = jnp.moveaxis(residual[self.places(reading)] - at_zero, 0, -1)
         found = at_zero, moves, precision, normaliser, root
         return tuple(a.reshape(*lead, count, *a.shape[len(batch) :]) for a in found)
+
+    def features(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any], summed: Summed
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Coefficients of the features of a summed site (columns, D, features), its precision and its
+        normaliser."""
+        at_zero, moves, precision, normaliser, _ = self.arranged(reading, probed)
+        plates = [size for _, size, column in self.layout if not column]
+        lead = at_zero.ndim - 2
+        ones = (1,) * (len(plates) - lead)
+
+        def rows(array: jax.Array) -> jax.Array:
+            wide = array.reshape(*ones, *array.shape)
+            return jnp.broadcast_to(wide, (*plates, *array.shape[lead:])).reshape(
+                -1, *array.shape[lead:]
+            )
+
+        first = (0,) * lead
+        return summed.compact(rows(at_zero), rows(moves)), precision[first], normaliser[first]
 
     def for_value(self, eta: jax.Array) -> jax.Array:
         """A law without its canonical part: the mean, slope and root say the same."""

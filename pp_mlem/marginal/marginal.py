@@ -18,9 +18,12 @@ from pp_mlem.data.rows import Rows, plan_rows
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.registry import natural_parameters
+from pp_mlem.factors.summed import Summed
 from pp_mlem.marginal.steps.base import Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
+from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.marginal.steps.registry import plan_steps
+from pp_mlem.marginal.summaries import sums_over_rows
 from pp_mlem.potentials.modes import SUM, Mode
 from pp_mlem.potentials.quadratic import Potential
 from pp_mlem.potentials.table import Table
@@ -74,7 +77,7 @@ class Marginal:
     ) -> Natural:
         """Natural parameters (and tables) of the factors at `params`."""
         return natural_parameters(
-            self.reading, self.factors, params, data.dynamic, data.shifts, sites
+            self.reading, self.factors, params, data.dynamic, data.shifts, sites, data.summed
         )
 
     # --- terms ------------------------------------------------------------------------------
@@ -109,6 +112,9 @@ class Marginal:
         sites, terms = self.reading.sites, []
         for factor in factors:
             weight, array = self.weight(factor, data), eta[factor.site]
+            if factor.site in data.summed:
+                terms += _summed(factor, array, data.summed[factor.site])
+                continue
             free = weight is None or not weight.plates
             laid = data.sites.get(factor.site)
             table, plates = factor.term(self.reading, array, laid, reduce and free)
@@ -150,10 +156,12 @@ class Marginal:
     def context(self, data: ProgramData, mode: Mode = SUM, once: bool = False) -> Pass:
         return Pass(mode, data.maps, data.valid, once, pattern=data.pattern)
 
-    def patterned(self, data: ProgramData) -> ProgramData:
-        """The data with what the steps keep of who meets whom."""
+    def summed(self, data: ProgramData) -> ProgramData:
+        """The data with what is found once: who meets whom, and sums over rows. On the host."""
         patterns = (s.pattern(data.maps) for s in self.steps)
-        return replace(data, pattern=next((p for p in patterns if p is not None), None))
+        data = replace(data, pattern=next((p for p in patterns if p is not None), None))
+        joint = frozenset(n for s in self.steps if isinstance(s, JointStep) for n in s.latents)
+        return replace(data, summed=sums_over_rows(self.reading, self.factors, joint, data))
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
         """Take every latent out, step after step."""
@@ -217,6 +225,16 @@ class Marginal:
         context = self.context(data, mode, once=not with_weights)
         terms = self.run(self.terms(eta, data, extra), context)
         return self.layout.units(terms, context, with_weights)
+
+
+def _summed(factor: Factor, eta: jax.Array, summed: Summed) -> list[Term]:
+    """A site that is summed over its rows: a number, and what it says of the units of its latents."""
+    constant, potential = summed.potentials(eta)
+    plates = factor.term_plates if summed.axes is None else frozenset(summed.axes)
+    return [
+        Term(Table(constant, ()), frozenset(), frozenset()),
+        Term(potential, frozenset(factor.latents), plates),
+    ]
 
 
 def _without_value(term: Term, condition: jax.Array) -> Term:

@@ -58,7 +58,7 @@ def read_bound(
     reading, factors = verification.reading, verification.factors
     data = prepare_data(reading, factors, observe, verification.gathers)
     marginal = build_marginal(reading, factors)
-    bound = Bound(marginal, marginal.patterned(data), Kept())
+    bound = Bound(marginal, marginal.summed(data), Kept())
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
     return reading.arguments, bound
@@ -90,7 +90,7 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
     inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
     reading = replace(reading, arguments=inputs.check(arguments))
     gathers, marginal = _verification(bound).gathers, bound.marginal
-    return marginal.patterned(prepare_data(reading, marginal.factors, observe, gathers))
+    return marginal.summed(prepare_data(reading, marginal.factors, observe, gathers))
 
 
 def reads_alike(bound: Bound, arguments: Arguments) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from pp_mlem.potentials.crossed import Crossed, Pattern, log_integral
 from pp_mlem.potentials.modes import Draw, Mode
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Quadratic, inverse_root, value_of
+from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table
 
 WHOLE = "\0all units"
@@ -77,6 +79,42 @@ class Blocks:
         elif a.size and b.size:
             rows, columns = places[:, a][:, :, None], places[:, b][:, None, :] - first
             new = replace(new, cross=new.cross.at[rows, columns].add(precision[:, a[:, None], b]))
+        return new
+
+    def with_sums(self, sums: Sums, begins: Mapping[str, int]) -> Blocks:
+        """With a quadratic over all units added; `begins` says where the numbers of each latent begin."""
+        new, first = self, next(n for n, begin in begins.items() if begin == 0)
+        places = {}
+        for name, linear in sums.linear.items():
+            units, size = linear.shape
+            begin = begins[name]
+            at = slice(begin, begin + units * size)
+            new = replace(new, linear=new.linear.at[at].add(linear.reshape(-1)))
+            places[name] = begin - self.first + np.arange(units * size).reshape(units, size)
+            if name == first:
+                new = replace(new, own=new.own + sums.own[name])
+                continue
+            rows, columns = places[name][:, :, None], places[name][:, None, :]
+            new = replace(new, others=new.others.at[rows, columns].add(sums.own[name]))
+        for (a, b), block in sums.between.items():
+            pairs = sums.pairs[a, b]
+            if first not in (a, b):
+                rows = jnp.asarray(places[a])[pairs.one][:, :, None]
+                columns = jnp.asarray(places[b])[pairs.two][:, None, :]
+                others = new.others.at[rows, columns].add(block)
+                others = others.at[columns, rows].add(block)
+                new = replace(new, others=others)
+                continue
+            one, two, other = (pairs.one, pairs.two, b) if a == first else (pairs.two, pairs.one, a)
+            block = block if a == first else jnp.swapaxes(block, 1, 2)
+            if pairs.edges is not None:
+                met = new.cross.at[pairs.edges].add(jnp.swapaxes(block, 1, 2))
+            else:
+                size = block.shape[1]
+                rows = (one[:, None] * size + jnp.arange(size))[:, :, None]
+                columns = jnp.asarray(places[other])[two][:, None, :]
+                met = new.cross.at[rows, columns].add(block)
+            new = replace(new, cross=met)
         return new
 
     def centred(self, mean: jax.Array) -> Blocks:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.potentials.modes import Draw, Mode
+from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 
 ROW, COLUMN = "\0row", "\0column"  # axes of the linear and of the quadratic part: no plate's names
@@ -278,4 +279,4 @@ def _product(potentials: list[Table | Quadratic]) -> Any:
     )
 
 
-Potential = Table | Quadratic | Law
+Potential = Table | Quadratic | Law | Sums

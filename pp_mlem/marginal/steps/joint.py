@@ -19,6 +19,7 @@ from pp_mlem.marginal.steps.base import Graph, Step
 from pp_mlem.potentials.blocks import Blocks, Cells
 from pp_mlem.potentials.crossed import Pattern, find_pattern
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Law, Potential, Quadratic
+from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.potentials.term import Layout, Pair, Pass, Term, weighted
 from pp_mlem.program.reading import Reading
@@ -116,6 +117,9 @@ class JointStep(Step):
             potential: Potential = term.table
             if term.weight is not None:
                 potential = weighted(potential, term.weight, context.once)
+            if isinstance(potential, Sums):
+                blocks = blocks.with_sums(potential, begins)
+                continue
             if isinstance(potential, Law) and self._alone(potential):
                 at = begins[potential.latent]
                 centre, roots[potential.latent] = self._of_units(potential)
@@ -145,9 +149,7 @@ class JointStep(Step):
         lower = jnp.broadcast_to(law.root.aligned((*plates, ROW, COLUMN)), (*shape, size, size))
         return centre.reshape(-1, size), lower.reshape(-1, size, size)
 
-    def _with(
-        self, blocks: Blocks, form: Table | Quadratic, term: Term, context: Pass
-    ) -> Blocks:
+    def _with(self, blocks: Blocks, form: Table | Quadratic, term: Term, context: Pass) -> Blocks:
         """The blocks with a potential of every cell of its plates added at the places of its
         coordinates."""
         plates = tuple(sorted(term.plates))

@@ -19,6 +19,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.factors.summed import Summed, split
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
 from pp_mlem.maximise.blocks.roles import are_events, argument_rows, is_natural
@@ -56,7 +57,10 @@ class Gaussian(Block):
         self, context: Context, params: Params, collected: Natural, prior: Prior | None
     ) -> Params:
         members = [f for f in context.members(self) if isinstance(f, AffineFactor)]
-        moments = {f.site: _Moments.of(f, collected[f.site]) for f in members}
+        moments = {
+            f.site: _Moments.of(f, collected[f.site], context.data.summed.get(f.site))
+            for f in members
+        }
         new = dict(params)
         if self.coefficients:
             new |= self._coefficients(context, params, members, moments)
@@ -76,8 +80,7 @@ class Gaussian(Block):
         def left(vector: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
             """Of each site what its value leaves, as coefficients of (1, u); and its precision."""
             at = {**params, **space.constrain(vector)}
-            parts = _arranged(context.reading, members, at, context.data)
-            return {n: (_joined(p[0], p[1]), p[2]) for n, p in parts.items()}
+            return _residuals(context.reading, members, at, context.data)
 
         here = space.unconstrain(params)
         now, slope = jax.linearize(left, here)
@@ -103,7 +106,7 @@ class Gaussian(Block):
         moments: dict[str, _Moments],
     ) -> Params:
         reading, new = context.reading, {}
-        parts = _arranged(reading, members, params, context.data)
+        parts = _residuals(reading, members, params, context.data)
         by_site = {f.site: f for f in members}
         for name in dict.fromkeys(s.parameter for s in self.scales):
             shape = next(s.shape for s in reading.space.sites if s.name == name)
@@ -115,8 +118,7 @@ class Gaussian(Block):
             total = jnp.zeros(count, params[name].dtype)
             for scale in own:
                 factor, moment = by_site[scale.site], moments[scale.site]
-                at_zero, moves, *_ = parts[scale.site]
-                outer = moment.outer(_joined(at_zero, moves))
+                outer = moment.outer(parts[scale.site][0])
                 index = context.data.index[scale.site][scale.argument]
                 rows = (argument_rows(index, rank) - offsets(reading)[name]) // max(
                     int(np.prod(event)), 1
@@ -137,7 +139,8 @@ class Gaussian(Block):
 @dataclass(frozen=True)
 class _Moments:
     """Expected sums over the units of each entry (..., columns): `second` of (1, u)(1, u)' and, of an
-    observed site, `crossed` x (1, u)' and `entries` x x' (zero for a law); and how many there are."""
+    observed site, `crossed` x (1, u)' and `entries` x x' (zero for a law); and how many there are. Of a site
+    that is summed over its rows its features are in the place of (1, u)."""
 
     second: jax.Array
     crossed: jax.Array
@@ -145,7 +148,13 @@ class _Moments:
     count: jax.Array
 
     @classmethod
-    def of(cls, factor: AffineFactor, statistics: jax.Array) -> _Moments:
+    def of(
+        cls, factor: AffineFactor, statistics: jax.Array, summed: Summed | None = None
+    ) -> _Moments:
+        if summed is not None:
+            both, count, crossed, entries = split(statistics, summed.size)
+            second = -both - jnp.swapaxes(both, -1, -2)
+            return cls(second, -crossed, -2 * entries, -count)
         size = sum(n for _, n in factor.coordinates)
         event = factor.event_size if factor.family and factor.family.event_dim else 1
         batch = statistics.shape[:-1]
@@ -178,10 +187,11 @@ def _joined(at_zero: jax.Array, moves: jax.Array) -> jax.Array:
     return jnp.concatenate([at_zero[..., None], moves], -1)
 
 
-def _arranged(
+def _residuals(
     reading: Reading, members: list[AffineFactor], params: Params, data: ProgramData
-) -> dict[str, tuple[jax.Array, ...]]:
-    """`AffineFactor.arranged` of each member at these parameters."""
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Of each site what its value leaves, as coefficients of (1, u) or of the features of a summed site; and
+    its precision."""
     by_site, shifts = {f.site: f for f in members}, data.shifts
 
     def extract(message: Message) -> Any:
@@ -191,7 +201,14 @@ def _arranged(
         return reading.run(params, data.dynamic, extract, reals, wanted=frozenset(by_site))
 
     probed = jax.vmap(at)(basis(reading))
-    return {name: f.arranged(reading, probed[name]) for name, f in by_site.items()}
+    found = {}
+    for name, factor in by_site.items():
+        if name in data.summed:
+            found[name] = factor.features(reading, probed[name], data.summed[name])[:2]
+            continue
+        at_zero, moves, precision, *_ = factor.arranged(reading, probed[name])
+        found[name] = _joined(at_zero, moves), precision
+    return found
 
 
 def _solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
@@ -210,7 +227,9 @@ def _over_batch(
     site = reading.sites[factor.site]
     columns = site.event_shape[: site.columns] if factor.own else factor.column_shape
     wide = (*batch[:-1], *columns)
-    return jnp.broadcast_to(jnp.asarray(rows), wide).reshape(batch)
+    rows = jnp.asarray(rows)
+    rows = rows.reshape(rows.shape[max(rows.ndim - len(wide), 0) :])  # the same in all rows
+    return jnp.broadcast_to(rows, wide).reshape(batch)
 
 
 def _of_variance(variance: jax.Array, argument: str) -> jax.Array:
@@ -299,8 +318,8 @@ def _is_affine(group: Group, members: list[AffineFactor], space: ParameterSpace)
 
     def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
         def one(vector: Any) -> Any:
-            parts = _arranged(reading, members, {**rest, **space.constrain(vector)}, data)
-            return {n: _joined(p[0], p[1]) for n, p in parts.items()}
+            parts = _residuals(reading, members, {**rest, **space.constrain(vector)}, data)
+            return {n: residual for n, (residual, _) in parts.items()}
 
         return jax.vmap(one)(vectors)
 
