@@ -22,6 +22,7 @@ from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
+from pp_mlem.estimate.opening import em_of, opened, opens
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
@@ -120,11 +121,17 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         if target.space.size == 0:
             return nothing_to_fit(record, target)
         settings = settings_of(target, options, starts)
+        opening = em_of(settings.units, settings.tolerance) if opens(target) else None
         algorithm = make(settings)
+        if opening is not None and not algorithm.unit_free:
+            own = target.space.units_of_their_own()
+            algorithm = DifferenceNewton(opening, settings.units, settings.tolerance, own)
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
         vectors = em_starts(model, driver, starts, options.seed, options.init)
         with Progress(options.method, starts, options.progress) as progress:
+            if opening is not None:
+                vectors = opened(replace(driver, algorithm=opening), vectors)
             ends = _run(replace(driver, progress=progress), settings, vectors)
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends), driver.at)

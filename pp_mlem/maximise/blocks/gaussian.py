@@ -44,10 +44,12 @@ class _Scale:
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Block):
-    """`coefficients` enter the means affinely; `scales` are the scales that are parameters."""
+    """`coefficients` enter the means affinely, `fixed` among them without latents: log Z is quadratic in these.
+    `scales` are the scales that are parameters."""
 
     coefficients: tuple[str, ...] = field(kw_only=True)
     scales: tuple[_Scale, ...] = field(kw_only=True)
+    fixed: tuple[str, ...] = field(kw_only=True)
     method: ClassVar[str] = "closed, in turn"
 
     def collect(self, context: Context, params: Params, statistics: Natural) -> Natural:
@@ -254,13 +256,14 @@ def plan_gaussian(group: Group) -> Block | No:
         return No(scales)
     behind = {s.parameter for s in scales}
     coefficients = tuple(n for n in group.names if n not in behind)
-    reason = _no_coefficients(group, members, coefficients, behind)
-    if reason:
-        return No(reason)
+    fixed = _find_fixed(group, members, coefficients, behind)
+    if isinstance(fixed, str):
+        return No(fixed)
     parts = ["normal equations"] * bool(coefficients) + ["expected squares"] * bool(scales)
     return Gaussian(
-        group.names, group.sites, " and ".join(parts), coefficients=coefficients, scales=scales
-    )
+        group.names, group.sites, " and ".join(parts),
+        coefficients=coefficients, scales=scales, fixed=fixed,
+    )  # fmt: skip
 
 
 def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...] | str:
@@ -289,10 +292,10 @@ def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...
     return tuple(scales)
 
 
-def _no_coefficients(
+def _find_fixed(
     group: Group, members: list[AffineFactor], names: tuple[str, ...], scales: set[str]
-) -> str:
-    """Why the other parameters are no coefficients ("": they are)."""
+) -> tuple[str, ...] | str:
+    """The other parameters that multiply no latent, or why these are no coefficients."""
     reading = group.reading
     sites = {s.name: s for s in reading.space.sites}
     for member in members:
@@ -306,12 +309,14 @@ def _no_coefficients(
     space = reading.space.only(frozenset(names))
     if space.size > COEFFICIENTS:
         return f"more than {COEFFICIENTS} coefficients"
-    if names and not _is_affine(group, members, space):
-        return f"the means are not affine in {', '.join(names)} together"
-    return ""
+    found = _affine(group, members, space) if names else ()
+    return f"the means are not affine in {', '.join(names)} together" if found is None else found
 
 
-def _is_affine(group: Group, members: list[AffineFactor], space: ParameterSpace) -> bool:
+def _affine(
+    group: Group, members: list[AffineFactor], space: ParameterSpace
+) -> tuple[str, ...] | None:
+    """The parameters that multiply no latent, where the means are affine in all of them together."""
     reading, rng = group.reading, np.random.default_rng(2)
     whole = reading.space
     rest = whole.constrain(jnp.asarray(rng.uniform(-1, 1, whole.size)))
@@ -324,15 +329,23 @@ def _is_affine(group: Group, members: list[AffineFactor], space: ParameterSpace)
         return jax.vmap(one)(vectors)
 
     a, b = rng.normal(size=(2, space.size))
-    points = np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b])
+    alone = np.zeros((len(space.sites), space.size))
+    for i, part in enumerate(space.slices().values()):
+        alone[i, part] = a[part]
+    points = np.concatenate([np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b]), alone])
     run = quick_jit(means) if reading.arguments.traced else means
-    for values in run(points, rest, group.data).values():
-        zero, at_a, at_b, both, other = np.asarray(values)
+    multiply = np.zeros(len(space.sites), bool)
+    for site, values in run(points, rest, group.data).items():
+        zero, at_a, at_b, both, other = np.asarray(values[:5])
         size = max(1.0, float(np.abs(values).max(initial=0.0)))
         tolerance = 1e-9 if values.dtype == np.float64 else 1e-3
         told = at_a + at_b - zero, 2 * at_a - at_b
         if not np.allclose(both, told[0], atol=tolerance * size, rtol=0):
-            return False
+            return None
         if not np.allclose(other, told[1], atol=tolerance * size, rtol=0):
-            return False
-    return True
+            return None
+        summed = group.data.summed.get(site)
+        begin = 1 if summed is None else summed.fixed
+        moved = np.abs(np.asarray(values[5:]) - zero)[..., begin:]
+        multiply |= moved.reshape(len(moved), -1).max(1, initial=0.0) > tolerance * size
+    return tuple(s.name for s, known in zip(space.sites, multiply, strict=True) if not known)
