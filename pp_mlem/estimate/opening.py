@@ -17,7 +17,7 @@ from pp_mlem.target.target import Target
 
 COEFFICIENTS = 12  # with more, the looks for their Hessian cost more than they save
 EM_STEPS = 6
-LITTLE = 1.0  # nats of a step of EM, below which the Hessian of all parameters is worth its looks
+LITTLE = 3.0  # nats of a step of EM, below which the Hessian of all parameters is worth its looks
 HEAVY = 1e5  # numbers in the steps of log Z, from which looks are dear
 NEWTON = 30  # parameters, up to which so few looks as those of a Hessian are few
 
@@ -50,7 +50,7 @@ def opened(driver: Driver, vectors: np.ndarray) -> np.ndarray:
         value = np.where(better, seen.value, value)
         if not np.any(gain > LITTLE):
             break
-    return _least_squares(driver, points)
+    return points
 
 
 def _least_squares(driver: Driver, points: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +32,48 @@ class Cells(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Square:
+    """A square matrix as a sum: `whole`, if there is one, and entries at rows and columns."""
+
+    size: int
+    whole: jax.Array | None = None
+    entries: tuple[tuple[Any, Any, jax.Array], ...] = ()
+
+    def plus(self, rows: Any, columns: Any, values: jax.Array) -> Square:
+        shape = jnp.broadcast_shapes(jnp.shape(rows), jnp.shape(columns), values.shape)
+        wide = (jnp.broadcast_to(a, shape).reshape(-1) for a in (rows, columns, values))
+        return replace(self, entries=(*self.entries, (*wide,)))
+
+    def scaled(self, by: jax.Array) -> Square:
+        """Rows and columns times a vector."""
+        entries = tuple((r, c, v * by[r] * by[c]) for r, c, v in self.entries)
+        whole = None if self.whole is None else self.whole * by[:, None] * by
+        return replace(self, whole=whole, entries=entries)
+
+    def dense(self) -> jax.Array:
+        whole = jnp.zeros((self.size, self.size)) if self.whole is None else self.whole
+        if not self.entries:
+            return whole
+        rows, columns, values = (jnp.concatenate(a) for a in zip(*self.entries, strict=True))
+        return whole.at[rows, columns].add(values)
+
+    def times(self, vector: jax.Array) -> jax.Array:
+        product = jnp.zeros(self.size) if self.whole is None else self.whole @ vector
+        for rows, columns, values in self.entries:
+            product = product.at[rows].add(values * vector[columns])
+        return product
+
+
+@dataclass(frozen=True)
 class Blocks:
     """A quadratic over all units: the first latent's own precision, block by block (units, size, size), for
-    no two of its units meet; `cross`, see `Crossed`; and the others' (others, others)."""
+    no two of its units meet; `cross`, see `Crossed`; and the others'."""
 
     constant: jax.Array
     linear: jax.Array
     own: jax.Array
     cross: jax.Array
-    others: jax.Array
+    others: Square
     pattern: Pattern | None
 
     @classmethod
@@ -50,7 +83,7 @@ class Blocks:
         edges = whole if pattern is None else (pattern.unit.shape[0], size)
         return cls(
             jnp.zeros(()), jnp.zeros(total), jnp.zeros((units, size, size)), jnp.zeros(edges),
-            jnp.zeros((rest, rest)), pattern,
+            Square(rest), pattern,
         )  # fmt: skip
 
     @property
@@ -72,7 +105,7 @@ class Blocks:
             new = replace(new, own=new.own.at[unit].add(precision[:, a[:, None], a]))
         if b.size:
             rows, columns = places[:, b][:, :, None] - first, places[:, b][:, None, :] - first
-            new = replace(new, others=new.others.at[rows, columns].add(precision[:, b[:, None], b]))
+            new = replace(new, others=new.others.plus(rows, columns, precision[:, b[:, None], b]))
         if a.size and b.size and edges is not None:
             met = new.cross.at[edges].add(precision[:, b[:, None], a])
             new = replace(new, cross=met)
@@ -95,15 +128,14 @@ class Blocks:
                 new = replace(new, own=new.own + sums.own[name])
                 continue
             rows, columns = places[name][:, :, None], places[name][:, None, :]
-            new = replace(new, others=new.others.at[rows, columns].add(sums.own[name]))
+            new = replace(new, others=new.others.plus(rows, columns, sums.own[name]))
         for (a, b), block in sums.between.items():
             pairs = sums.pairs[a, b]
             if first not in (a, b):
                 rows = jnp.asarray(places[a])[pairs.one][:, :, None]
                 columns = jnp.asarray(places[b])[pairs.two][:, None, :]
-                others = new.others.at[rows, columns].add(block)
-                others = others.at[columns, rows].add(block)
-                new = replace(new, others=others)
+                others = new.others.plus(rows, columns, block)
+                new = replace(new, others=others.plus(columns, rows, block))
                 continue
             one, two, other = (pairs.one, pairs.two, b) if a == first else (pairs.two, pairs.one, a)
             block = block if a == first else jnp.swapaxes(block, 1, 2)
@@ -124,11 +156,11 @@ class Blocks:
         own = jnp.squeeze(self.own @ mine[..., None], -1)
         if self.pattern is None:
             own = own.reshape(-1) + self.cross @ rest
-            other = mine.reshape(-1) @ self.cross + self.others @ rest
+            other = mine.reshape(-1) @ self.cross + self.others.times(rest)
         else:
             unit, column = self.pattern.unit, self.pattern.column
             own = own.at[unit].add(self.cross * rest[column, None]).reshape(-1)
-            other = (self.others @ rest).at[column].add((self.cross * mine[unit]).sum(-1))
+            other = self.others.times(rest).at[column].add((self.cross * mine[unit]).sum(-1))
         pull = jnp.concatenate([own, other])
         constant = self.constant + (self.linear * mean).sum() - (pull * mean).sum() / 2
         return replace(self, constant=constant, linear=self.linear - pull)
@@ -145,10 +177,15 @@ class Blocks:
             own = jnp.swapaxes(lower, 1, 2) @ self.own @ lower + jnp.eye(size)
             return replace(new, own=own, cross=self._cross_of_first(lower))
         at = slice(begin - self.first, begin - self.first + units * size)
-        others = self.others.at[at].set(_turned(lower, self.others[at]))
-        others = others.at[:, at].set(_turned(lower, others[:, at].T).T)
+        if size == 1:
+            others = self.others.scaled(jnp.ones(self.others.size).at[at].set(lower[:, 0, 0]))
+        else:
+            whole = self.others.dense()
+            whole = whole.at[at].set(_turned(lower, whole[at]))
+            whole = whole.at[:, at].set(_turned(lower, whole[:, at].T).T)
+            others = Square(self.others.size, whole)
         place = np.arange(at.start, at.stop)
-        others = others.at[place, place].add(1.0)
+        others = others.plus(place, place, jnp.ones(()))
         return replace(new, cross=self._cross_of_other(at.start, lower), others=others)
 
     def _cross_of_first(self, lower: jax.Array) -> jax.Array:
@@ -177,7 +214,7 @@ class Blocks:
         if self.pattern is None:
             cross = cross.reshape(units, size, -1)
         form = Crossed(
-            self.own, cross, self.others, self.linear[: self.first].reshape(units, size),
+            self.own, cross, self.others.dense(), self.linear[: self.first].reshape(units, size),
             self.linear[self.first :],
         )  # fmt: skip
         return self.constant + log_integral(form, self.pattern)
@@ -187,7 +224,7 @@ class Blocks:
         units, size, _ = self.own.shape
         cross, pattern = self.cross, self.pattern
         if pattern is not None:
-            whole = jnp.zeros((units, self.others.shape[0], size), cross.dtype)
+            whole = jnp.zeros((units, self.others.size, size), cross.dtype)
             cross = jnp.swapaxes(whole.at[pattern.unit, pattern.column].add(cross), 1, 2)
         given = self.linear[: self.first].reshape(units, size)
         root = inverse_root(self.own)
@@ -198,7 +235,7 @@ class Blocks:
         form = Quadratic(
             Table(self.constant, ()),
             Table(linear, (ROW,)),
-            Table(self.others - cross.T @ cross, (ROW, COLUMN)),
+            Table(self.others.dense() - cross.T @ cross, (ROW, COLUMN)),
             ((WHOLE, cross.shape[1]),),
         )
         left = form.take(WHOLE, mode)
