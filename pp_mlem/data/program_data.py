@@ -25,7 +25,7 @@ class ProgramData:
     `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
     predictor of a site that varies by row, or why it has none. `pattern` says which units of crossed
     latents meet, where these are few of all; `summed[site]` what an affine site says of its latents, summed
-    over its rows.
+    over its rows; `points` few weighted rows that say of the parameters what all rows do.
     """
 
     dynamic: tuple
@@ -38,11 +38,12 @@ class ProgramData:
     designs: Designs = field(default_factory=dict)
     pattern: Pattern | None = None
     summed: dict[str, Summed] = field(default_factory=dict)
+    points: dict[str, Laid] = field(default_factory=dict)
 
     @property
     def by_rows(self) -> ProgramData:
-        """The same with no site summed over its rows."""
-        return replace(self, summed={}) if self.summed else self
+        """The same with every row for itself."""
+        return replace(self, summed={}, points={})
 
     @property
     def shifts(self) -> dict[str, Any]:

@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Work
+from pp_mlem.base.compiling import Work, lean_jit
 from pp_mlem.base.precision import tiny_log
+from pp_mlem.data.points import ROWS, points_of
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.rows import Rows, plan_rows
+from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.registry import natural_parameters
 from pp_mlem.factors.summed import Summed
 from pp_mlem.marginal.steps.base import Step, layout_of
@@ -161,7 +164,29 @@ class Marginal:
         patterns = (s.pattern(data.maps) for s in self.steps)
         data = replace(data, pattern=next((p for p in patterns if p is not None), None))
         joint = frozenset(n for s in self.steps if isinstance(s, JointStep) for n in s.latents)
-        return replace(data, summed=sums_over_rows(self.reading, self.factors, joint, data))
+        data = replace(data, summed=sums_over_rows(self.reading, self.factors, joint, data))
+        return replace(data, points=self._points(data))
+
+    def _points(self, data: ProgramData) -> dict[str, Laid]:
+        """Few rows in the place of all, where the log density of a row is quadratic in its values."""
+        gaussian = all(isinstance(f, AffineFactor) for f in self.factors)
+        seen = {f.site: data.sites[f.site] for f in self.factors if f.site in data.sites}
+        whole = all(s.mask is None for s in seen.values()) and not data.weights and not data.clamps
+        width = sum(int(np.prod(s.value.shape[:-1])) for s in seen.values())
+        if not (self.rows.plate and gaussian and seen and whole and not self.reading.latents):
+            return {}
+        if self.rows.size < ROWS * (width + 1) or any(not f.own and f.site not in seen for f in self.factors):
+            return {}
+        return dict(lean_jit(points_of)(seen))
+
+    def at_points(self, data: ProgramData) -> ProgramData:
+        """The data with few weighted rows in the place of all, where they have such."""
+        if not data.points:
+            return data
+        count = next(iter(data.points.values())).value.shape[-1]
+        share = jnp.full(count, self.rows.size / count)
+        weights = {n: share.reshape(-1, *(1,) * (-self.rows.dims[n] - 1)) for n in self.rows.factors}
+        return replace(data, sites={**data.sites, **data.points}, weights=weights, points={})
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
         """Take every latent out, step after step."""
@@ -180,8 +205,8 @@ class Marginal:
     def log_z(self, eta: Natural, data: ProgramData) -> jax.Array:
         """The marginal log-likelihood in nats; differentiable to any order."""
         eta = self.for_value(eta)
-        if self.rows.blocks(data) == 1:
-            return self._log_z_of(eta, data)
+        if data.points or self.rows.blocks(data) == 1:
+            return self._log_z_of(eta, self.at_points(data))
         body = jax.checkpoint(lambda part: self._log_z_of(eta, part))
         return self.rows.fold(body, data, _zero(eta))
 
@@ -198,6 +223,8 @@ class Marginal:
             return self._log_z_of(self.for_statistics(eta), part, assigned)
 
         function = jax.value_and_grad(value)
+        if data.points:
+            return function(eta, self.at_points(data))
         zero = (_zero(eta), jax.tree.map(jnp.zeros_like, eta))
         return self.rows.fold(lambda part: function(eta, part), data, zero)
 
