@@ -25,7 +25,7 @@ NEWTON = 30  # parameters, up to which so few looks as those of a Hessian are fe
 def fixed_coordinates(target: Target) -> np.ndarray:
     """The coordinates of a vector in which log Z is quadratic, the others given."""
     where = target.space.slices()
-    names = [n for b in target.problem.blocks if isinstance(b, Gaussian) for n in b.fixed]
+    names = [n for b in target.problem.blocks if isinstance(b, Gaussian) for n in b.means.fixed]
     parts = [np.arange(where[n].start, where[n].stop) for n in names if n in where]
     return np.concatenate(parts) if parts else np.zeros(0, int)
 

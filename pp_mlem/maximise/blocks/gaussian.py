@@ -15,21 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
-from pp_mlem.data.program_data import ProgramData
-from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.summed import Summed, split
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
+from pp_mlem.maximise.blocks.means import Means, find_means, residuals, solved
 from pp_mlem.maximise.blocks.roles import are_events, argument_rows, is_natural
 from pp_mlem.program.bindings import offsets
-from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.space import ParameterSpace, base_support
+from pp_mlem.program.space import base_support
 
 COEFFICIENTS = 512  # with more the normal equations cost more than numeric steps
-FLAT = 1e-12  # of the largest curvature: directions with less stay as they are
 KINDS = {"scale": "positive", "scale_tril": "cholesky", "covariance_matrix": "covariance"}
 
 
@@ -44,12 +41,10 @@ class _Scale:
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Block):
-    """`coefficients` enter the means affinely, `fixed` among them without latents: log Z is quadratic in these.
-    `scales` are the scales that are parameters."""
+    """`means` says how coefficients enter the means; `scales` are the scales that are parameters."""
 
-    coefficients: tuple[str, ...] = field(kw_only=True)
+    means: Means = field(kw_only=True)
     scales: tuple[_Scale, ...] = field(kw_only=True)
-    fixed: tuple[str, ...] = field(kw_only=True)
     method: ClassVar[str] = "closed, in turn"
 
     def collect(self, context: Context, params: Params, statistics: Natural) -> Natural:
@@ -64,7 +59,7 @@ class Gaussian(Block):
             for f in members
         }
         new = dict(params)
-        if self.coefficients:
+        if self.means.coefficients:
             new |= self._coefficients(context, params, members, moments)
         if self.scales:
             new |= self._scales(context, new, members, moments)
@@ -77,12 +72,12 @@ class Gaussian(Block):
         members: list[AffineFactor],
         moments: dict[str, _Moments],
     ) -> Params:
-        space = context.reading.space.only(frozenset(self.coefficients))
+        space = context.reading.space.only(frozenset(self.means.coefficients))
 
         def left(vector: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
             """Of each site what its value leaves, as coefficients of (1, u); and its precision."""
             at = {**params, **space.constrain(vector)}
-            return _residuals(context.reading, members, at, context.data)
+            return residuals(context.reading, members, at, context.data)
 
         here = space.unconstrain(params)
         now, slope = jax.linearize(left, here)
@@ -97,7 +92,7 @@ class Gaussian(Block):
             curvature += weighed.reshape(space.size, -1) @ lanes.T
             away = precision @ (residual @ moment.second + moment.crossed)
             pull -= lanes @ jnp.broadcast_to(away, change.shape[1:]).reshape(-1)
-        step = _solved(curvature, pull)
+        step = solved(curvature, pull, self.means.groups)
         return space.constrain(here + step)
 
     def _scales(
@@ -108,7 +103,7 @@ class Gaussian(Block):
         moments: dict[str, _Moments],
     ) -> Params:
         reading, new = context.reading, {}
-        parts = _residuals(reading, members, params, context.data)
+        parts = residuals(reading, members, params, context.data)
         by_site = {f.site: f for f in members}
         for name in dict.fromkeys(s.parameter for s in self.scales):
             shape = next(s.shape for s in reading.space.sites if s.name == name)
@@ -184,44 +179,6 @@ class _Moments:
         return whole + residual @ self.second @ turned
 
 
-def _joined(at_zero: jax.Array, moves: jax.Array) -> jax.Array:
-    """Coefficients of (1, u): (..., D, 1 + L)."""
-    return jnp.concatenate([at_zero[..., None], moves], -1)
-
-
-def _residuals(
-    reading: Reading, members: list[AffineFactor], params: Params, data: ProgramData
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Of each site what its value leaves, as coefficients of (1, u) or of the features of a summed site; and
-    its precision."""
-    by_site, shifts = {f.site: f for f in members}, data.shifts
-
-    def extract(message: Message) -> Any:
-        return by_site[message.name].natural(reading, message, shifts.get(message.name))
-
-    def at(reals: dict[str, Any]) -> dict[str, Any]:
-        return reading.run(params, data.dynamic, extract, reals, wanted=frozenset(by_site))
-
-    probed = jax.vmap(at)(basis(reading))
-    found = {}
-    for name, factor in by_site.items():
-        if name in data.summed:
-            found[name] = factor.features(reading, probed[name], data.summed[name])[:2]
-            continue
-        at_zero, moves, precision, *_ = factor.arranged(reading, probed[name])
-        found[name] = _joined(at_zero, moves), precision
-    return found
-
-
-def _solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """The shortest solution; nothing along directions without curvature."""
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-300))
-    values, vectors = jnp.linalg.eigh(matrix / scale[:, None] / scale)
-    kept = values > FLAT * jnp.maximum(values.max(initial=0.0), 1e-300)
-    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
-    return (vectors * inverse) @ (vectors.T @ (right / scale)) / scale
-
-
 def _over_batch(
     rows: Any, factor: AffineFactor, reading: Reading, batch: tuple[int, ...]
 ) -> jax.Array:
@@ -256,14 +213,11 @@ def plan_gaussian(group: Group) -> Block | No:
         return No(scales)
     behind = {s.parameter for s in scales}
     coefficients = tuple(n for n in group.names if n not in behind)
-    fixed = _find_fixed(group, members, coefficients, behind)
-    if isinstance(fixed, str):
-        return No(fixed)
+    means = _find_means(group, members, coefficients, behind)
+    if isinstance(means, str):
+        return No(means)
     parts = ["normal equations"] * bool(coefficients) + ["expected squares"] * bool(scales)
-    return Gaussian(
-        group.names, group.sites, " and ".join(parts),
-        coefficients=coefficients, scales=scales, fixed=fixed,
-    )  # fmt: skip
+    return Gaussian(group.names, group.sites, " and ".join(parts), means=means, scales=scales)
 
 
 def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...] | str:
@@ -292,10 +246,10 @@ def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...
     return tuple(scales)
 
 
-def _find_fixed(
+def _find_means(
     group: Group, members: list[AffineFactor], names: tuple[str, ...], scales: set[str]
-) -> tuple[str, ...] | str:
-    """The other parameters that multiply no latent, or why these are no coefficients."""
+) -> Means | str:
+    """How the other parameters enter the means, or why these are no coefficients."""
     reading = group.reading
     sites = {s.name: s for s in reading.space.sites}
     for member in members:
@@ -309,43 +263,5 @@ def _find_fixed(
     space = reading.space.only(frozenset(names))
     if space.size > COEFFICIENTS:
         return f"more than {COEFFICIENTS} coefficients"
-    found = _affine(group, members, space) if names else ()
-    return f"the means are not affine in {', '.join(names)} together" if found is None else found
-
-
-def _affine(
-    group: Group, members: list[AffineFactor], space: ParameterSpace
-) -> tuple[str, ...] | None:
-    """The parameters that multiply no latent, where the means are affine in all of them together."""
-    reading, rng = group.reading, np.random.default_rng(2)
-    whole = reading.space
-    rest = whole.constrain(jnp.asarray(rng.uniform(-1, 1, whole.size)))
-
-    def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
-        def one(vector: Any) -> Any:
-            parts = _residuals(reading, members, {**rest, **space.constrain(vector)}, data)
-            return {n: residual for n, (residual, _) in parts.items()}
-
-        return jax.vmap(one)(vectors)
-
-    a, b = rng.normal(size=(2, space.size))
-    alone = np.zeros((len(space.sites), space.size))
-    for i, part in enumerate(space.slices().values()):
-        alone[i, part] = a[part]
-    points = np.concatenate([np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b]), alone])
-    run = quick_jit(means) if reading.arguments.traced else means
-    multiply = np.zeros(len(space.sites), bool)
-    for site, values in run(points, rest, group.data).items():
-        zero, at_a, at_b, both, other = np.asarray(values[:5])
-        size = max(1.0, float(np.abs(values).max(initial=0.0)))
-        tolerance = 1e-9 if values.dtype == np.float64 else 1e-3
-        told = at_a + at_b - zero, 2 * at_a - at_b
-        if not np.allclose(both, told[0], atol=tolerance * size, rtol=0):
-            return None
-        if not np.allclose(other, told[1], atol=tolerance * size, rtol=0):
-            return None
-        summed = group.data.summed.get(site)
-        begin = 1 if summed is None else summed.fixed
-        moved = np.abs(np.asarray(values[5:]) - zero)[..., begin:]
-        multiply |= moved.reshape(len(moved), -1).max(1, initial=0.0) > tolerance * size
-    return tuple(s.name for s, known in zip(space.sites, multiply, strict=True) if not known)
+    found = find_means(group, members, space) if names else Means((), (), ())
+    return found or f"the means are not affine in {', '.join(names)} together"

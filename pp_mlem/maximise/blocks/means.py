@@ -1,0 +1,154 @@
+"""How parameters enter the means of Gaussians with real latents: affinely, with or without latents, and which
+of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.base.compiling import quick_jit
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.maximise.blocks.base import Group, Params
+from pp_mlem.program.messages import Message
+from pp_mlem.program.reading import Reading
+from pp_mlem.program.space import ParameterSpace
+
+FLAT = 1e-12  # of the largest curvature: directions with less stay as they are
+
+
+@dataclass(frozen=True)
+class Means:
+    """The means are affine in `coefficients` together; log Z is quadratic in those that are `fixed`, which
+    multiply no latent. `groups` are their coordinates that share no mean with those of other groups."""
+
+    coefficients: tuple[str, ...]
+    fixed: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+
+
+def _joined(at_zero: jax.Array, moves: jax.Array) -> jax.Array:
+    """Coefficients of (1, u): (..., D, 1 + L)."""
+    return jnp.concatenate([at_zero[..., None], moves], -1)
+
+
+def residuals(
+    reading: Reading, members: list[AffineFactor], params: Params, data: ProgramData
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Of each site what its value leaves, as coefficients of (1, u) or of the features of a summed site; and
+    its precision."""
+    by_site, shifts = {f.site: f for f in members}, data.shifts
+
+    def extract(message: Message) -> Any:
+        return by_site[message.name].natural(reading, message, shifts.get(message.name))
+
+    def at(reals: dict[str, Any]) -> dict[str, Any]:
+        return reading.run(params, data.dynamic, extract, reals, wanted=frozenset(by_site))
+
+    probed = jax.vmap(at)(basis(reading))
+    found = {}
+    for name, factor in by_site.items():
+        if name in data.summed:
+            found[name] = factor.features(reading, probed[name], data.summed[name])[:2]
+            continue
+        at_zero, moves, precision, *_ = factor.arranged(reading, probed[name])
+        found[name] = _joined(at_zero, moves), precision
+    return found
+
+
+
+def solved(
+    matrix: jax.Array, right: jax.Array, groups: tuple[tuple[int, ...], ...]
+) -> jax.Array:
+    """The shortest solution, group by group; nothing along directions without curvature."""
+    if len(groups) == 1:
+        return _shortest(matrix, right)
+    width = max(len(g) for g in groups)
+    index = np.array([[*g, *[-1] * (width - len(g))] for g in groups])
+    known = index >= 0
+    blocks = jnp.where(
+        known[:, :, None] & known[:, None, :], matrix[index[:, :, None], index[:, None, :]], 0.0
+    )
+    own = jnp.where(known, right[index], 0.0)
+    steps = jax.vmap(_shortest)(blocks, own)
+    return jnp.zeros_like(right).at[index.ravel()].add(jnp.where(known, steps, 0.0).ravel())
+
+
+def _shortest(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-300))
+    values, vectors = jnp.linalg.eigh(matrix / scale[:, None] / scale)
+    kept = values > FLAT * jnp.maximum(values.max(initial=0.0), 1e-300)
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
+    return (vectors * inverse) @ (vectors.T @ (right / scale)) / scale
+
+
+def find_means(
+    group: Group, members: list[AffineFactor], space: ParameterSpace
+) -> Means | None:
+    """How the parameters of a space enter the means; None where these are not affine in all together."""
+    reading, rng = group.reading, np.random.default_rng(2)
+    whole = reading.space
+    rest = whole.constrain(jnp.asarray(rng.uniform(-1, 1, whole.size)))
+
+    def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
+        def one(vector: Any) -> Any:
+            parts = residuals(reading, members, {**rest, **space.constrain(vector)}, data)
+            return {n: residual for n, (residual, _) in parts.items()}
+
+        here = jax.vmap(one)(vectors)
+
+        def touched(direction: Any) -> Any:
+            """What a coordinate moves alone: in each column the fixed part, and those of latents."""
+            moved = {n: jnp.abs(v - here[n][0]) for n, v in one(direction).items()}
+            lanes = {n: v.max(tuple(range(v.ndim - 3))).max(1) for n, v in moved.items()}
+            ends = {n: _fixed_part(data, n) for n in lanes}
+            return {
+                n: jnp.stack([v[:, : ends[n]].max(1, initial=0.0), v[:, ends[n] :].max(1)])
+                for n, v in lanes.items()
+            }
+
+        return here, jax.lax.map(touched, jnp.diag(vectors[1]))
+
+    a, b = rng.normal(size=(2, space.size))
+    points = np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b])
+    run = quick_jit(means) if reading.arguments.traced else means
+    values, touched = jax.device_get(run(points, rest, group.data))
+    lanes = []
+    for site, (zero, at_a, at_b, both, other) in values.items():
+        size = max(1.0, float(np.abs(values[site]).max(initial=0.0)))
+        off = (1e-9 if zero.dtype == np.float64 else 1e-3) * size
+        told = at_a + at_b - zero, 2 * at_a - at_b
+        if not np.allclose(both, told[0], atol=off, rtol=0):
+            return None
+        if not np.allclose(other, told[1], atol=off, rtol=0):
+            return None
+        lanes.append(touched[site] > off)  # (coordinates, fixed or not, columns)
+    multiplied = np.concatenate([lane[:, 1] for lane in lanes], 1).any(1)
+    where = space.slices()
+    fixed = tuple(n for n in where if not multiplied[where[n]].any())
+    return Means(space.names, fixed, _groups(np.concatenate([lane.any(1) for lane in lanes], 1)))
+
+
+def _fixed_part(data: ProgramData, site: str) -> int:
+    """How many coefficients of a residual belong to no latent."""
+    return data.summed[site].fixed if site in data.summed else 1
+
+
+def _groups(touched: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    """Coordinates (rows) that touch no lane (column) of those of another group."""
+    left, groups = list(range(len(touched))), []
+    while left:
+        group, lanes = [left[0]], touched[left[0]]
+        while True:
+            more = [i for i in left if i not in group and (touched[i] & lanes).any()]
+            if not more:
+                break
+            group += more
+            lanes = touched[group].any(0)
+        left = [i for i in left if i not in group]
+        groups.append(tuple(sorted(group)))
+    return tuple(groups)
