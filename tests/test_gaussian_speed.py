@@ -13,9 +13,12 @@ import pytest
 from pp_mlem import Model
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.uncertainty import information
+from pp_mlem.marginal import summaries
 from pp_mlem.marginal.steps import joint
+from pp_mlem.marginal.units import reweighted
 from pp_mlem.potentials import crossed as kernel
 from pp_mlem.program.neutral import neutral_parameters
+from pp_mlem.target.target import Target
 
 
 def slopes_of_both(y, x, a, b):
@@ -86,3 +89,112 @@ def test_an_inverse_by_halves(monkeypatch):
     np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-10)
     np.testing.assert_allclose(half, np.linalg.slogdet(matrix)[1] / 2, rtol=1e-12)
     np.testing.assert_allclose(slope, np.linalg.inv(matrix[0]) / 2, rtol=1e-9)
+
+
+def two_sites(y, x, group):
+    """A vector with correlated noise, and a second site with a loading that is estimated."""
+    tau = numpyro.sample("tau", dist.HalfNormal(1))
+    beta = numpyro.sample("beta", dist.Normal(0, 1).expand([2]).to_event(1))
+    loading = numpyro.sample("loading", dist.Normal(1, 1))
+    with numpyro.plate("groups", 4):
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+    noise = jnp.array([[1.0, 0.3], [0.3, 0.8]])
+    with numpyro.plate("rows", len(x)):
+        mean = jnp.stack([beta[0] + tau * u[group], beta[1] * x], -1)
+        numpyro.sample("pair", dist.MultivariateNormal(mean, noise), obs=y[:, :2])
+        wide = loading * x[:, None] * u[group][:, None] + jnp.array([0.0, 1.0])
+        numpyro.sample("wide", dist.Normal(wide, jnp.array([1.0, tau])).to_event(1), obs=y[:, 2:])
+
+
+def long_panel(y, x):
+    """Units and occasions as two plates, in the dimensions of the data, with holes in these."""
+    rate = numpyro.sample("rate", dist.HalfNormal(1))
+    tau = numpyro.sample("tau", dist.HalfNormal(1))
+    with numpyro.plate("units", 4, dim=-1):
+        u = numpyro.sample("u", dist.Normal(rate, tau))
+    with numpyro.plate("units", 4, dim=-1), numpyro.plate("occasions", 7, dim=-2):
+        numpyro.sample("y", dist.Normal(jnp.exp(-rate * x[:, None]) + u * x[:, None], tau), obs=y)
+
+
+SUMMED = [
+    (programs.random_intercepts, (programs.Y, programs.GROUP), {}),
+    (programs.nested, (programs.Y, programs.GROUP, programs.SCHOOL), {}),
+    (programs.slopes, (programs.Y, programs.X, programs.GROUP), {}),
+    (programs.growth, (programs.Y, programs.X, programs.GROUP), {}),
+    (programs.one_for_all, (programs.Y,), {}),
+    (*CROSSED[0], {}),
+    (*CROSSED[1], {}),
+    (*CROSSED[2], {}),
+    (
+        two_sites,
+        (np.random.default_rng(5).normal(size=(9, 4)), programs.X, programs.GROUP),
+        {"latents": {"u"}},
+    ),
+    (long_panel, (programs.HOLES, np.linspace(0.0, 1.0, 7)), {}),
+]
+POINTS = [
+    (programs.factors, (np.random.default_rng(3).normal(size=(60, 4)),), {"latents": {"u"}}),
+    (
+        programs.correlated_noise,
+        (3.0 + np.random.default_rng(3).normal(size=(40, 3)),),
+        {"latents": {"u"}},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "program,data,options", SUMMED + POINTS, ids=lambda p: getattr(p, "__name__", "")
+)
+def test_sums_over_rows_say_what_the_rows_do(program, data, options, monkeypatch):
+    monkeypatch.setattr(summaries, "ROWS", 1)
+    model = Model(program, *data, **options)
+    observed = {s.name for s in model.reading.observed}
+    assert (set(model.data.points) or set(model.data.summed)) == observed
+    params = neutral(model)
+    units = model.pointwise_log_likelihood(params)
+    assert model.log_likelihood(params) == pytest.approx(units.sum(), rel=1e-10)
+    with working_precision(model.dtype):
+        target = model.target()
+        rows = target.on(model.data.by_rows)
+        vector = 0.3 * np.random.default_rng(0).normal(size=target.space.size)
+        here, there = (t.compiled(Target.em_step)(vector) for t in (target, rows))
+        slope, curvature = information(target, vector)
+        expected, known = information(rows, vector)
+    assert here[1] == pytest.approx(float(there[1]), rel=1e-10)
+    np.testing.assert_allclose(here[0], there[0], atol=1e-8)
+    for own, other in ((here[2], there[2]), (slope, expected), (curvature, known)):
+        np.testing.assert_allclose(own, other, atol=1e-9 * max(1.0, float(np.abs(known).max())))
+    again = model.redraw(params, seed=1)
+    units = again.pointwise_log_likelihood(params)
+    assert again.log_likelihood(params) == pytest.approx(units.sum(), rel=1e-10)
+    assert not (set(again.data.points) ^ set(model.data.points))
+
+
+def test_other_data_and_case_weights(monkeypatch):
+    monkeypatch.setattr(summaries, "ROWS", 1)
+    model = Model(programs.slopes, programs.Y, programs.X, programs.GROUP)
+    params, rng = neutral(model), np.random.default_rng(8)
+    y = np.where(np.arange(9) == 4, np.nan, rng.normal(size=9))
+    other = model.with_data(y=y, x=rng.normal(size=9))
+    assert other.data.summed
+    with jax.enable_x64(True):
+        expected = programs.dense(other, params)[0]
+    assert other.log_likelihood(params) == pytest.approx(float(expected), rel=1e-10)
+    weighed = Model(programs.weighed, programs.Y, programs.GROUP, 1.0 + np.arange(9) % 3)
+    assert not weighed.data.summed
+    model = Model(programs.factors, POINTS[0][1][0], latents={"u"})
+    params, weights = neutral(model), rng.integers(0, 3, 60).astype(float)
+    units = model.pointwise_log_likelihood(params)
+    with working_precision(model.dtype):
+        again = reweighted(model.marginal, model.data, jnp.asarray(weights))
+        value = model.marginal.log_z(model.marginal.natural(params, again), again)
+    assert model.data.points and not again.points
+    assert float(value) == pytest.approx(units @ weights, rel=1e-10)
+
+
+def test_means_of_many_functions_stay_with_their_rows(monkeypatch):
+    """A mean whose rows have no few functions in common: as many as rows are allowed, here fewer."""
+    monkeypatch.setattr(summaries, "ROWS", 1)
+    monkeypatch.setattr(summaries, "FEATURES", 3)
+    model = Model(programs.growth, programs.Y, programs.X, programs.GROUP)
+    assert not model.data.summed

@@ -42,4 +42,3 @@ def _corners(size: int) -> np.ndarray:
     """Corners (size + 1, size) of a simplex about zero, its columns orthonormal."""
     first = np.concatenate([np.ones((size + 1, 1)), np.eye(size + 1, size)], 1)
     return np.linalg.qr(first)[0][:, 1:]
-

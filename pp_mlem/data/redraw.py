@@ -140,7 +140,13 @@ def relaid(
     summed = {n: s.of_values(sites[n]) for n, s in data.summed.items()}
     points = points_of({n: sites[n] for n in data.points}) if data.points else {}
     return replace(
-        data, dynamic=dynamic, sites=sites, clamps=clamps, designs=designs, summed=summed, points=points
+        data,
+        dynamic=dynamic,
+        sites=sites,
+        clamps=clamps,
+        designs=designs,
+        summed=summed,
+        points=points,
     )
 
 

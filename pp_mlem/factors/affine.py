@@ -147,18 +147,17 @@ class AffineFactor(Factor):
         """Coefficients of the features of a summed site (columns, D, features), its precision and its
         normaliser."""
         at_zero, moves, precision, normaliser, _ = self.arranged(reading, probed)
+        first = (0,) * (at_zero.ndim - 2)
+        found = summed.compact(self.over_rows(at_zero, 2), self.over_rows(moves, 3))
+        return found, precision[first], normaliser[first]
+
+    def over_rows(self, array: jax.Array, trailing: int) -> jax.Array:
+        """(*plates, ...) with so many dimensions after the plates as (rows, ...)."""
+        lead = array.ndim - trailing
         plates = [size for _, size, column in self.layout if not column]
-        lead = at_zero.ndim - 2
-        ones = (1,) * (len(plates) - lead)
-
-        def rows(array: jax.Array) -> jax.Array:
-            wide = array.reshape(*ones, *array.shape)
-            return jnp.broadcast_to(wide, (*plates, *array.shape[lead:])).reshape(
-                -1, *array.shape[lead:]
-            )
-
-        first = (0,) * lead
-        return summed.compact(rows(at_zero), rows(moves)), precision[first], normaliser[first]
+        wide = array.reshape((1,) * (len(plates) - lead) + array.shape)
+        rest = array.shape[lead:]
+        return jnp.broadcast_to(wide, (*plates, *rest)).reshape(-1, *rest)
 
     def for_value(self, eta: jax.Array) -> jax.Array:
         """A law without its canonical part: the mean, slope and root say the same."""

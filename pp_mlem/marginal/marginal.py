@@ -175,7 +175,9 @@ class Marginal:
         width = sum(int(np.prod(s.value.shape[:-1])) for s in seen.values())
         if not (self.rows.plate and gaussian and seen and whole and not self.reading.latents):
             return {}
-        if self.rows.size < ROWS * (width + 1) or any(not f.own and f.site not in seen for f in self.factors):
+        if self.rows.size < ROWS * (width + 1) or any(
+            not f.own and f.site not in seen for f in self.factors
+        ):
             return {}
         return dict(lean_jit(points_of)(seen))
 
@@ -185,7 +187,9 @@ class Marginal:
             return data
         count = next(iter(data.points.values())).value.shape[-1]
         share = jnp.full(count, self.rows.size / count)
-        weights = {n: share.reshape(-1, *(1,) * (-self.rows.dims[n] - 1)) for n in self.rows.factors}
+        weights = {
+            n: share.reshape(-1, *(1,) * (-self.rows.dims[n] - 1)) for n in self.rows.factors
+        }
         return replace(data, sites={**data.sites, **data.points}, weights=weights, points={})
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:

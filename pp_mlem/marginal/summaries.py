@@ -22,6 +22,7 @@ from pp_mlem.program.reading import Reading
 ROWS = 2000  # from which sums are worth finding
 FEATURES = 64  # of a site, at most
 PROBED = 2**26  # numbers that are looked at to find them
+LOOKS = 32  # at random parameters, which see many functions where means are no affine ones of these
 SPANNED = 1e-11  # of the largest singular value: what is less is rounding
 LEFT = 1e-10  # of what other parameters make of the rows, outside of the span
 WIDTH = 0.5  # of random unconstrained parameters
@@ -135,7 +136,7 @@ def _summed(
             else:
                 products[i, j] = np.bincount(pairs[n, m], c * d, len(met[n, m].one))
     laid = data.sites[factor.site]
-    event = factor.event_size if factor.family is not None and factor.family.event_dim else 1
+    event = _event(factor)
     shown = _rows(factor) if laid.mask is None else int(np.sum(np.asarray(laid.mask)))
     empty = Summed(
         features=Features(features.fixed, features.loads, units.read, pairs),
@@ -185,46 +186,37 @@ def _features(
     above = reading.dependencies[factor.site]
     names = above.get("argument loc", frozenset()) | above.get("all", frozenset())
     space = reading.space.only(names & frozenset(reading.space.names))
-    coordinates = sum(n for _, n in factor.coordinates)
-    numbers = 2 * (space.size + 1) * (1 + coordinates) * _rows(factor)
-    if numbers > PROBED or not _same_precision(reading, factor, data):
+    parts = 1 + sum(n for _, n in factor.coordinates)
+    if not _same_precision(reading, factor, data):
         return None
     look, rng = _look(reading, factor, space, data), np.random.default_rng(4)
     mask = data.sites[factor.site].mask
     shown = 1.0 if mask is None else np.asarray(mask).reshape(-1).astype(float)
-    every = reading.space
-    seen, beyond = [], []
-    for _ in range(2):
-        seen.append(
-            jax.device_get(
-                look(WIDTH * rng.normal(size=every.size), rng.normal(size=factor_width(factor)))
-            )
-        )
-    for _ in range(2):
-        beyond.append(
-            jax.device_get(
-                look(3 * WIDTH * rng.normal(size=every.size), rng.normal(size=factor_width(factor)))
-            )
-        )
-    bases = []
-    for part in range(1 + coordinates):
-        rows = (
-            np.concatenate([np.concatenate([v[part][None], s[:, part]]) for v, s in seen]) * shown
-        )
-        checks = np.stack([v[part] for v, _ in beyond]) * shown
-        found = _basis(rows, checks)
-        if found is None:
+
+    def looks(width: float) -> list[tuple[Any, Any]]:
+        points = rng.normal(size=(2, reading.space.size)) * width
+        return [jax.device_get(look(p, rng.normal(size=_width(factor)))) for p in points]
+
+    seen: list[tuple[Any, Any]] = looks(WIDTH)
+    while len(seen) * (space.size + 1) * parts * _rows(factor) <= PROBED and len(seen) <= LOOKS:
+        beyond = looks(3 * WIDTH)
+        bases = [_basis(seen, beyond, i, shown) for i in range(parts)]
+        known = [b for b in bases if b is not None]
+        if sum(b.columns.shape[1] for b in known) > FEATURES:
             return None
-        bases.append(found)
-    if sum(b.columns.shape[1] for b in bases) > FEATURES:
-        return None
-    return Features(bases[0], tuple(bases[1:]), units.read, {})
+        if len(known) == parts:
+            return Features(known[0], tuple(known[1:]), units.read, {})
+        seen += beyond
+    return None
 
 
-def factor_width(factor: Factor) -> int:
+def _width(factor: Factor) -> int:
     """How many numbers a row of its values is."""
-    event = factor.event_size if factor.family is not None and factor.family.event_dim else 1
-    return int(np.prod(factor.column_shape)) * event
+    return int(np.prod(factor.column_shape)) * _event(factor)
+
+
+def _event(factor: Factor) -> int:
+    return factor.event_size if factor.family is not None and factor.family.event_dim else 1
 
 
 def _same_precision(reading: Reading, factor: AffineFactor, data: ProgramData) -> bool:
@@ -264,13 +256,8 @@ def _look(
             return reading.run(params, dynamic, extract, reals, wanted=wanted)[factor.site]
 
         at_zero, moves, *_ = factor.arranged(reading, jax.vmap(at)(basis(reading)))
-        whole = jnp.concatenate([at_zero[..., None], moves], -1)
-        lead = whole.ndim - 3
-        plates = [size for _, size, column in factor.layout if not column]
-        wide = jnp.broadcast_to(
-            whole.reshape((1,) * (len(plates) - lead) + whole.shape), (*plates, *whole.shape[lead:])
-        )
-        return jnp.einsum("rml,m->lr", wide.reshape(-1, len(mix), whole.shape[-1]), mix)
+        whole = factor.over_rows(jnp.concatenate([at_zero[..., None], moves], -1), 3)
+        return jnp.einsum("rml,m->lr", whole.reshape(len(whole), len(mix), -1), mix)
 
     def look(vector: jax.Array, mix: jax.Array, dynamic: tuple, shift: Any) -> tuple[Any, Any]:
         params = reading.space.constrain(vector)
@@ -286,27 +273,25 @@ def _look(
     return lambda vector, mix: run(vector, mix, data.dynamic, shift)
 
 
-def _basis(seen: np.ndarray, beyond: np.ndarray) -> Basis | None:
-    """An orthonormal basis of functions (several, rows), with as many rows that tell its coefficients; None
-    where others, `beyond`, are not spanned."""
+def _basis(
+    looks: list[tuple[Any, Any]], others: list[tuple[Any, Any]], part: int, shown: Any
+) -> Basis | None:
+    """An orthonormal basis of the functions of the rows that were seen, with as many rows that tell its
+    coefficients; None where others are not spanned."""
+    seen = np.concatenate([np.concatenate([v[part][None], s[:, part]]) for v, s in looks]) * shown
+    beyond = np.stack([v[part] for v, _ in others]) * shown
+    if not np.isfinite(seen).all() or not np.isfinite(beyond).all():
+        return None
     size = np.abs(seen).max(1, initial=0.0)
-    if not np.isfinite(size).all() or not np.isfinite(beyond).all():
-        return None
     seen = seen[size > 0] / size[size > 0, None]
-    if not len(seen):
-        return (
-            None
-            if np.any(beyond)
-            else Basis(np.zeros((beyond.shape[1], 0)), np.zeros(0, int), np.zeros((0, 0)))
-        )
     columns, values, _ = np.linalg.svd(seen.T, full_matrices=False)
-    columns = columns[:, values > SPANNED * values[0]]
+    columns = columns[:, values > SPANNED * values.max(initial=0.0)]
     left = beyond - (beyond @ columns) @ columns.T
-    if np.any(np.abs(left).max(1) > LEFT * np.abs(beyond).max(1)) or columns.shape[1] > FEATURES:
+    if np.any(np.abs(left).max(1) > LEFT * np.abs(beyond).max(1)):
         return None
-    pivots, rest = [], columns.copy()
-    for _ in range(columns.shape[1]):
-        pivots.append(int(np.argmax((rest**2).sum(1))))
-        line = rest[pivots[-1]] / np.linalg.norm(rest[pivots[-1]])
+    pivots, rest = np.zeros(columns.shape[1], int), columns.copy()
+    for i in range(len(pivots)):
+        pivots[i] = np.argmax((rest**2).sum(1))
+        line = rest[pivots[i]] / np.linalg.norm(rest[pivots[i]])
         rest -= np.outer(rest @ line, line)
-    return Basis(columns, np.array(pivots), np.linalg.inv(columns[pivots]))
+    return Basis(columns, pivots, np.linalg.inv(columns[pivots]))

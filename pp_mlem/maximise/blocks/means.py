@@ -60,10 +60,7 @@ def residuals(
     return found
 
 
-
-def solved(
-    matrix: jax.Array, right: jax.Array, groups: tuple[tuple[int, ...], ...]
-) -> jax.Array:
+def solved(matrix: jax.Array, right: jax.Array, groups: tuple[tuple[int, ...], ...]) -> jax.Array:
     """The shortest solution, group by group; nothing along directions without curvature."""
     if len(groups) == 1:
         return _shortest(matrix, right)
@@ -86,9 +83,7 @@ def _shortest(matrix: jax.Array, right: jax.Array) -> jax.Array:
     return (vectors * inverse) @ (vectors.T @ (right / scale)) / scale
 
 
-def find_means(
-    group: Group, members: list[AffineFactor], space: ParameterSpace
-) -> Means | None:
+def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace) -> Means | None:
     """How the parameters of a space enter the means; None where these are not affine in all together."""
     reading, rng = group.reading, np.random.default_rng(2)
     whole = reading.space
