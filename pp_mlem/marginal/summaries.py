@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import lean_jit
+from pp_mlem.base.compiling import quick_jit
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.factors.base import Factor
@@ -151,7 +151,7 @@ def _summed(
         axes=units.axes,
         shape=units.shape,
     )
-    return lean_jit(Summed.of_values)(jax.device_put(empty), laid)
+    return quick_jit(Summed.of_values)(jax.device_put(empty), laid)
 
 
 def _pairs(
@@ -269,7 +269,7 @@ def _look(
         value, slope = jax.linearize(of, here)
         return value, jax.lax.map(slope, jnp.eye(space.size))
 
-    run = lean_jit(look)
+    run = quick_jit(look)
     return lambda vector, mix: run(vector, mix, data.dynamic, shift)
 
 

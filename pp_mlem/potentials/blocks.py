@@ -41,8 +41,8 @@ class Square:
 
     def plus(self, rows: Any, columns: Any, values: jax.Array) -> Square:
         shape = jnp.broadcast_shapes(jnp.shape(rows), jnp.shape(columns), values.shape)
-        wide = (jnp.broadcast_to(a, shape).reshape(-1) for a in (rows, columns, values))
-        return replace(self, entries=(*self.entries, (*wide,)))
+        r, c, v = (jnp.broadcast_to(a, shape).reshape(-1) for a in (rows, columns, values))
+        return replace(self, entries=(*self.entries, (r, c, v)))
 
     def scaled(self, by: jax.Array) -> Square:
         """Rows and columns times a vector."""
@@ -117,13 +117,13 @@ class Blocks:
     def with_sums(self, sums: Sums, begins: Mapping[str, int]) -> Blocks:
         """With a quadratic over all units added; `begins` says where the numbers of each latent begin."""
         new, first = self, next(n for n, begin in begins.items() if begin == 0)
-        places = {}
+        places = dict[str, jax.Array]()
         for name, linear in sums.linear.items():
             units, size = linear.shape
             begin = begins[name]
             at = slice(begin, begin + units * size)
             new = replace(new, linear=new.linear.at[at].add(linear.reshape(-1)))
-            places[name] = begin - self.first + np.arange(units * size).reshape(units, size)
+            places[name] = begin - self.first + jnp.arange(units * size).reshape(units, size)
             if name == first:
                 new = replace(new, own=new.own + sums.own[name])
                 continue
@@ -132,8 +132,8 @@ class Blocks:
         for (a, b), block in sums.between.items():
             pairs = sums.pairs[a, b]
             if first not in (a, b):
-                rows = jnp.asarray(places[a])[pairs.one][:, :, None]
-                columns = jnp.asarray(places[b])[pairs.two][:, None, :]
+                rows = places[a][pairs.one][:, :, None]
+                columns = places[b][pairs.two][:, None, :]
                 others = new.others.plus(rows, columns, block)
                 new = replace(new, others=others.plus(columns, rows, block))
                 continue
@@ -144,7 +144,7 @@ class Blocks:
             else:
                 size = block.shape[1]
                 rows = (one[:, None] * size + jnp.arange(size))[:, :, None]
-                columns = jnp.asarray(places[other])[two][:, None, :]
+                columns = places[other][two][:, None, :]
                 met = new.cross.at[rows, columns].add(block)
             new = replace(new, cross=met)
         return new

@@ -50,17 +50,12 @@ class Crossed(NamedTuple):
     linear_others: jax.Array
 
 
-def log_integral(form: Crossed, pattern: Pattern | None) -> jax.Array:
-    """log of the integral over all coordinates; differentiable to any order."""
-    return _log_integral(form, pattern)
-
-
 @jax.custom_jvp
-def _log_integral(form: Crossed, pattern: Pattern | None) -> jax.Array:
-    """By Cholesky factors, where no derivative is wanted."""
+def log_integral(form: Crossed, pattern: Pattern | None) -> jax.Array:
+    """log of the integral over all coordinates; differentiable to any order. Where no derivative is wanted it
+    takes a Cholesky factor."""
     inverse, half = inverse_of(form.own)
-    turned, given, rest = _eliminated(form, pattern, inverse)
-    del turned
+    _, given, rest = _eliminated(form, pattern, inverse)
     lower = jnp.linalg.cholesky(rest)
     white = jax.scipy.linalg.solve_triangular(lower, given.others, lower=True)
     square = given.first + white @ white
@@ -68,7 +63,7 @@ def _log_integral(form: Crossed, pattern: Pattern | None) -> jax.Array:
     return _value(form, square, half.sum() + half_others)
 
 
-@_log_integral.defjvp
+@log_integral.defjvp
 def _log_integral_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (form, pattern), change = primals, tangents[0]
     value, mean, second = _moments(form, pattern)
@@ -237,5 +232,8 @@ def find_pattern(
         k: part.reshape(key.shape).astype(np.int32)
         for k, part, key in zip(met, parts, keys, strict=True)
     }
-    arrays = (a.astype(np.int32) for a in (unit, column, one[order], two[order], place[order]))
-    return Pattern(*arrays, edges)
+    small = np.int32
+    return Pattern(
+        unit=unit.astype(small), column=column.astype(small), one=one[order].astype(small),
+        two=two[order].astype(small), place=place[order].astype(small), edges=edges,
+    )  # fmt: skip

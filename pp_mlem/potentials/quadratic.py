@@ -257,10 +257,16 @@ def take_out(potentials: Iterable[Potential], latent: str, mode: Mode) -> Table 
     """The product of potentials with a latent taken out."""
     potentials = list(potentials)
     law = next((p for p in potentials if isinstance(p, Law) and p.latent == latent), None)
-    others = [p.canonical() if isinstance(p, Law) else p for p in potentials if p is not law]
+    others = [_plain(p) for p in potentials if p is not law]
     if law is None:
         return _product(others).take(latent, mode)
     return law.put_into(_product([law.further, *others])).take(latent, mode)
+
+
+def _plain(potential: Potential) -> Table | Quadratic:
+    if isinstance(potential, Sums):
+        raise RuntimeError("sums over all units are taken out together.")
+    return potential.canonical() if isinstance(potential, Law) else potential
 
 
 def _product(potentials: list[Table | Quadratic]) -> Any:

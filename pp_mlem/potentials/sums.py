@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+
+from pp_mlem.potentials.table import Table
 
 Pair = tuple[str, str]  # two latents
 
@@ -30,3 +33,21 @@ class Sums:
     own: dict[str, jax.Array]
     between: dict[Pair, jax.Array]
     pairs: dict[Pair, Pairs]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """None: it is over all units."""
+        return ()
+
+    def each(self, change: Callable[[Table], Table]) -> NoReturn:
+        raise self._whole()
+
+    def reduced(self, names: frozenset[str], sizes: Mapping[str, int]) -> NoReturn:
+        raise self._whole()
+
+    def gather(self, child: str, parent: str, index: jax.Array, size: int) -> NoReturn:
+        raise self._whole()
+
+    def _whole(self) -> RuntimeError:
+        names = ", ".join(self.linear)
+        return RuntimeError(f"{names} are summed over rows for a step that takes them out together.")

@@ -12,6 +12,7 @@ import numpy as np
 from pp_mlem.potentials.crossed import Pattern
 from pp_mlem.potentials.modes import SUM, Mode
 from pp_mlem.potentials.quadratic import Law, Potential, Quadratic
+from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 
 Pair = tuple[str, str]  # child plate, parent plate
@@ -147,7 +148,7 @@ def without_value(table: Table, condition: jax.Array) -> Table:
 
 def weighted(table: Potential, weight: Weight, once: bool = False) -> Table | Quadratic:
     """A potential with a case weight multiplied in."""
-    if isinstance(table, (Quadratic, Law)):
+    if isinstance(table, (Quadratic, Law, Sums)):
         return table.each(lambda part: _weighted(part, weight, once))
     return _weighted(table, weight, once)
 

@@ -92,8 +92,8 @@ class JointStep(Step):
         first, rest = self.ends[0], self.ends[-1] - self.ends[0]
         for plates, latents in self.meetings:
             shape = tuple(self.layout.sizes[p] for p in plates)
-            unit = self._places(self.latents[0], plates, shape, maps, 0)[..., 0]
-            unit = np.asarray(unit).ravel() // self.sizes[self.latents[0]]
+            first_places = self._places(self.latents[0], plates, shape, maps, 0)[..., 0]
+            unit = np.asarray(first_places).ravel() // self.sizes[self.latents[0]]
             for name in latents:
                 places = self._places(name, plates, shape, maps, begins[name] - first)
                 met[plates, name] = unit, np.asarray(places).reshape(len(unit), -1)

@@ -112,7 +112,7 @@ def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace)
     points = np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b])
     run = quick_jit(means) if reading.arguments.traced else means
     values, touched = jax.device_get(run(points, rest, group.data))
-    lanes = []
+    lanes: list[np.ndarray] = []
     for site, (zero, at_a, at_b, both, other) in values.items():
         size = max(1.0, float(np.abs(values[site]).max(initial=0.0)))
         off = (1e-9 if zero.dtype == np.float64 else 1e-3) * size
@@ -121,10 +121,10 @@ def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace)
             return None
         if not np.allclose(other, told[1], atol=off, rtol=0):
             return None
-        lanes.append(touched[site] > off)  # (coordinates, fixed or not, columns)
-    multiplied = np.concatenate([lane[:, 1] for lane in lanes], 1).any(1)
+        lanes.append(np.asarray(touched[site]) > off)  # (coordinates, fixed or not, columns)
+    multiplied = np.any(np.concatenate([lane[:, 1] for lane in lanes], 1), axis=1)
     where = space.slices()
-    fixed = tuple(n for n in where if not multiplied[where[n]].any())
+    fixed = tuple(n for n, own in where.items() if not np.any(np.atleast_1d(multiplied)[own]))
     return Means(space.names, fixed, _groups(np.concatenate([lane.any(1) for lane in lanes], 1)))
 
 
