@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pp_mlem.estimate.em import EM
 from pp_mlem.estimate.loop import Driver
 from pp_mlem.maximise.blocks.gaussian import Gaussian
 from pp_mlem.target.target import Target
@@ -72,8 +71,3 @@ def _least_squares(driver: Driver, points: np.ndarray) -> np.ndarray:
             if values[0] > 1e-12 * values[-1] > 0:
                 new[start, own] += vectors @ ((vectors.T @ slope) / values)
     return new
-
-
-def em_of(units: float, tolerance: float) -> EM:
-    """EM, for its looks."""
-    return EM(units, tolerance, -np.inf, 0)
