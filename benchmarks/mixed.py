@@ -205,7 +205,7 @@ def factors(rows=20_000, D=50, L=5):
     fit_em(model, starts=1, progress=False)
     em = min(timed(lambda: fit_em(model, starts=1, progress=False))[0] for _ in range(3))
     for told, tol in (("by default", 1e-2), ("to the same log-likelihood", 1e-6)):
-        theirs, other = timed(lambda: FactorAnalysis(L, tol=tol, max_iter=5000).fit(x))
+        theirs, other = timed(partial(FactorAnalysis(L, tol=tol, max_iter=5000).fit, x))
         print(
             f"factor analysis, N={rows:,}, D={D}, L={L}: scikit-learn {told} {theirs:.2f} s, pp_mlem "
             f"{reading + cold:.1f} s cold, {warm:.2f} s warm (ratio {theirs / warm:.0f}, asked 10), EM {em:.2f} s; "

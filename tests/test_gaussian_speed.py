@@ -10,9 +10,10 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from pp_mlem import Model
+from pp_mlem import Model, fit_em, fit_mle
 from pp_mlem.base.precision import working_precision
 from pp_mlem.diagnose.uncertainty import information
+from pp_mlem.estimate import opening
 from pp_mlem.marginal import summaries
 from pp_mlem.marginal.steps import joint
 from pp_mlem.marginal.units import reweighted
@@ -192,9 +193,58 @@ def test_other_data_and_case_weights(monkeypatch):
     assert float(value) == pytest.approx(units @ weights, rel=1e-10)
 
 
+def test_no_fixed_part_at_all(monkeypatch):
+    """Values whose mean is zero to the last digit, under a mean of latents alone."""
+    monkeypatch.setattr(summaries, "ROWS", 1)
+
+    def program(y, group):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("groups", 4):
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
+
+    model = Model(program, np.arange(9) - 4.0, programs.GROUP)
+    assert model.data.summed["y"].fixed == 0
+    params = {"tau": 0.7}
+    with jax.enable_x64(True):
+        expected = programs.dense(model, params)[0]
+    assert model.log_likelihood(params) == pytest.approx(float(expected), rel=1e-10)
+
+
 def test_means_of_many_functions_stay_with_their_rows(monkeypatch):
     """A mean whose rows have no few functions in common: as many as rows are allowed, here fewer."""
     monkeypatch.setattr(summaries, "ROWS", 1)
     monkeypatch.setattr(summaries, "FEATURES", 3)
     model = Model(programs.growth, programs.Y, programs.X, programs.GROUP)
     assert not model.data.summed
+
+
+@pytest.mark.slow
+def test_an_opening_ends_where_the_other_ways_do(monkeypatch):
+    rng = np.random.default_rng(2)
+    a, b, x = rng.integers(0, 12, 240), rng.integers(0, 8, 240), rng.normal(size=240)
+    y = 3 + 0.5 * x + rng.normal(size=12)[a] + 0.6 * rng.normal(size=8)[b] + rng.normal(size=240)
+
+    def program(y, x, a, b):
+        beta = numpyro.sample("beta", dist.Normal(0, 10).expand([2]).to_event(1))
+        tau = numpyro.sample("tau", dist.HalfNormal(1).expand([3]).to_event(1))
+        with numpyro.plate("left", 12):
+            u = numpyro.sample("u", dist.Normal(0.0, tau[0]))
+        with numpyro.plate("right", 8):
+            v = numpyro.sample("v", dist.Normal(0.0, tau[1]))
+        with numpyro.plate("rows", len(y)):
+            mean = beta[0] + beta[1] * x + u[a] + v[b]
+            numpyro.sample("y", dist.Normal(mean, tau[2]), obs=y)
+
+    plain = fit_mle(Model(program, y, x, a, b), starts=1)
+    monkeypatch.setattr(opening, "HEAVY", 1)
+    model = Model(program, y, x, a, b)
+    with working_precision(model.dtype):
+        target = model.target()
+        assert opening.opens(target)
+        np.testing.assert_array_equal(opening.fixed_coordinates(target), [0, 1])
+    for fit in (fit_mle(model, starts=1), fit_em(model, starts=2)):
+        assert fit.converged
+        assert fit.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-8)
+        np.testing.assert_allclose(fit.params["tau"], plain.params["tau"], rtol=1e-5)

@@ -96,7 +96,7 @@ def _units(
                 axis, index = names.index(child), np.asarray(data.maps[child, plate])
             along = index.reshape(-1, *(1,) * (len(sizes) - axis - 1))
             unit = unit * reading.plates[plate].size + along
-        read[latent] = unit.ravel()
+        read[latent] = unit.ravel().astype(np.int32)
     counts = {n: int(np.prod([reading.plates[p].size for p in plates[n]])) for n in plates}
     if max(counts.values()) > _rows(factor) / 2:
         return None
@@ -125,6 +125,8 @@ def _summed(
     fixed = features.fixed.columns
     means = tuple(
         np.stack([np.bincount(units.read[n], c * q, units.counts[n]) for q in fixed.T], -1)
+        if fixed.size
+        else np.zeros((units.counts[n], 0))
         for n, c in columns
     )
     met, pairs = _pairs(units, data, factor)

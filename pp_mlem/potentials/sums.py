@@ -50,4 +50,6 @@ class Sums:
 
     def _whole(self) -> RuntimeError:
         names = ", ".join(self.linear)
-        return RuntimeError(f"{names} are summed over rows for a step that takes them out together.")
+        return RuntimeError(
+            f"{names} are summed over rows for a step that takes them out together."
+        )
