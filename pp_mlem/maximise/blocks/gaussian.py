@@ -26,7 +26,8 @@ from pp_mlem.program.bindings import offsets
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import base_support
 
-COEFFICIENTS = 512  # with more the normal equations cost more than numeric steps
+COEFFICIENTS = 512  # with more in one mean the normal equations cost more than numeric steps
+MOST = 4096  # in all of them
 KINDS = {"scale": "positive", "scale_tril": "cholesky", "covariance_matrix": "covariance"}
 
 
@@ -79,21 +80,24 @@ class Gaussian(Block):
             at = {**params, **space.constrain(vector)}
             return residuals(context.reading, members, at, context.data)
 
-        here = space.unconstrain(params)
+        here, means = space.unconstrain(params), self.means
         now, slope = jax.linearize(left, here)
-        moved = jax.vmap(slope)(jnp.eye(space.size, dtype=here.dtype))
-        pull = jnp.zeros(space.size, here.dtype)
-        curvature = jnp.zeros((space.size, space.size), here.dtype)
+        seeds = means.seeds(space.size)
+        width, count = seeds.shape[0], len(means.groups)
+        moved = jax.vmap(slope)(jnp.asarray(seeds, here.dtype))
+        pull = jnp.zeros((count, width), here.dtype)
+        curvature = jnp.zeros((count, width, width), here.dtype)
         for factor in members:
             moment, (residual, precision) = moments[factor.site], now[factor.site]
             change = moved[factor.site][0]
             weighed = precision @ change @ moment.second
-            lanes = change.reshape(space.size, -1)
-            curvature += weighed.reshape(space.size, -1) @ lanes.T
             away = precision @ (residual @ moment.second + moment.crossed)
-            pull -= lanes @ jnp.broadcast_to(away, change.shape[1:]).reshape(-1)
-        step = solved(curvature, pull, self.means.groups)
-        return space.constrain(here + step)
+            away = jnp.broadcast_to(away, change.shape[1:])
+            flat, other = (_by_column(a) for a in (change, weighed))
+            own = np.asarray(means.owners[factor.site])
+            curvature = curvature.at[own].add(jnp.einsum("jrcn,krcn->cjk", flat, other))
+            pull = pull.at[own].add(-jnp.einsum("jrcn,rcn->cj", flat, _by_column(away[None])[0]))
+        return space.constrain(here + means.spread(solved(curvature, pull), here))
 
     def _scales(
         self,
@@ -131,6 +135,12 @@ class Gaussian(Block):
             sound = jnp.isfinite(found).all(tuple(range(1, 1 + rank)), keepdims=True) & (wide > 0)
             new[name] = jnp.where(sound, found, old).reshape(shape)
         return new
+
+
+def _by_column(array: jax.Array) -> jax.Array:
+    """(several, ..., columns, D, coefficients) as (several, rest, columns, numbers)."""
+    columns = array.shape[-3]
+    return array.reshape(len(array), -1, columns, array.shape[-2] * array.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -261,7 +271,10 @@ def _find_means(
     if unfit:
         return f"'{unfit[0]}' is neither a scale nor any real number"
     space = reading.space.only(frozenset(names))
-    if space.size > COEFFICIENTS:
-        return f"more than {COEFFICIENTS} coefficients"
-    found = find_means(group, members, space) if names else Means((), (), ())
+    by_row = any(m.varies_by_row and m.site not in group.data.summed for m in members)
+    if space.size > (COEFFICIENTS if by_row else MOST):
+        return f"more than {COEFFICIENTS if by_row else MOST} coefficients"
+    found = find_means(group, members, space) if names else Means((), (), (), {})
+    if found is not None and max((len(g) for g in found.groups), default=0) > COEFFICIENTS:
+        return f"more than {COEFFICIENTS} coefficients in one mean"
     return found or f"the means are not affine in {', '.join(names)} together"

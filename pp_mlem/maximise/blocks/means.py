@@ -3,6 +3,7 @@ of them together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,27 @@ FLAT = 1e-12  # of the largest curvature: directions with less stay as they are
 @dataclass(frozen=True)
 class Means:
     """The means are affine in `coefficients` together; log Z is quadratic in those that are `fixed`, which
-    multiply no latent. `groups` are their coordinates that share no mean with those of other groups."""
+    multiply no latent. `groups` are their coordinates that share no column of a site with those of other
+    groups; `owners` says of every column of a site which group is its own."""
 
     coefficients: tuple[str, ...]
     fixed: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
+    owners: Mapping[str, tuple[int, ...]]
+
+    def seeds(self, size: int) -> np.ndarray:
+        """Directions (widest group, size), each with a coordinate of every group: as these share nothing, one
+        derivative tells all (Curtis, Powell & Reid 1974, doi:10.1093/imamat/13.1.117)."""
+        found = np.zeros((max(len(g) for g in self.groups), size))
+        for group in self.groups:
+            found[np.arange(len(group)), group] = 1.0
+        return found
+
+    def spread(self, steps: jax.Array, like: jax.Array) -> jax.Array:
+        """Steps (groups, widest group) as a vector."""
+        places = [(g, i, c) for g, own in enumerate(self.groups) for i, c in enumerate(own)]
+        group, place, coordinate = np.array(places).T
+        return jnp.zeros_like(like).at[coordinate].set(steps[group, place])
 
 
 def _joined(at_zero: jax.Array, moves: jax.Array) -> jax.Array:
@@ -60,19 +77,9 @@ def residuals(
     return found
 
 
-def solved(matrix: jax.Array, right: jax.Array, groups: tuple[tuple[int, ...], ...]) -> jax.Array:
-    """The shortest solution, group by group; nothing along directions without curvature."""
-    if len(groups) == 1:
-        return _shortest(matrix, right)
-    width = max(len(g) for g in groups)
-    index = np.array([[*g, *[-1] * (width - len(g))] for g in groups])
-    known = index >= 0
-    blocks = jnp.where(
-        known[:, :, None] & known[:, None, :], matrix[index[:, :, None], index[:, None, :]], 0.0
-    )
-    own = jnp.where(known, right[index], 0.0)
-    steps = jax.vmap(_shortest)(blocks, own)
-    return jnp.zeros_like(right).at[index.ravel()].add(jnp.where(known, steps, 0.0).ravel())
+def solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """The shortest solution of each group; nothing along directions without curvature."""
+    return jax.vmap(_shortest)(matrix, right)
 
 
 def _shortest(matrix: jax.Array, right: jax.Array) -> jax.Array:
@@ -112,7 +119,7 @@ def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace)
     points = np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b])
     run = quick_jit(means) if reading.arguments.traced else means
     values, touched = jax.device_get(run(points, rest, group.data))
-    lanes: list[np.ndarray] = []
+    lanes = dict[str, np.ndarray]()
     for site, (zero, at_a, at_b, both, other) in values.items():
         size = max(1.0, float(np.abs(values[site]).max(initial=0.0)))
         off = (1e-9 if zero.dtype == np.float64 else 1e-3) * size
@@ -121,11 +128,19 @@ def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace)
             return None
         if not np.allclose(other, told[1], atol=off, rtol=0):
             return None
-        lanes.append(np.asarray(touched[site]) > off)  # (coordinates, fixed or not, columns)
-    multiplied = np.any(np.concatenate([lane[:, 1] for lane in lanes], 1), axis=1)
+        lanes[site] = np.asarray(touched[site]) > off  # (coordinates, fixed or not, columns)
+    multiplied = np.any(np.concatenate([lane[:, 1] for lane in lanes.values()], 1), axis=1)
     where = space.slices()
     fixed = tuple(n for n, own in where.items() if not np.any(np.atleast_1d(multiplied)[own]))
-    return Means(space.names, fixed, _groups(np.concatenate([lane.any(1) for lane in lanes], 1)))
+    met: dict[str, np.ndarray] = {n: np.any(lane, axis=1) for n, lane in lanes.items()}
+    groups = _groups(np.concatenate(list(met.values()), 1))
+    owners = {n: tuple(_owner(groups, column) for column in m.T) for n, m in met.items()}
+    return Means(space.names, fixed, groups, owners)
+
+
+def _owner(groups: tuple[tuple[int, ...], ...], touched: np.ndarray) -> int:
+    """The group whose coordinates touch a column; any where none does, for it moves nothing."""
+    return next((i for i, g in enumerate(groups) if touched[list(g)].any()), 0)
 
 
 def _fixed_part(data: ProgramData, site: str) -> int:
