@@ -1,7 +1,8 @@
-"""Real latents: mixed models and probabilistic PCA against statsmodels and a plain NumPy EM. Float64, the
-same data and the same maximum.
+"""Real latents: mixed models, probabilistic PCA and factor analysis against statsmodels, a plain NumPy EM and
+scikit-learn. Float64, the same data and the same maximum.
 
-Run: python benchmarks/mixed.py [intercepts] [crossed] [components]   (crossed needs ../shared/data)
+Run: python benchmarks/mixed.py [intercepts] [small] [crossed] [components] [factors]
+(crossed needs ../shared/data)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -60,6 +62,41 @@ def intercepts(groups=10_000, rows=100_000):
     )
 
 
+def random_slopes(y, x, group, groups):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
+    tau = numpyro.sample("tau", dist.HalfNormal(1).expand([2]).to_event(1))
+    corr = numpyro.sample("corr", dist.LKJCholesky(2))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("groups", groups):
+        law = dist.MultivariateNormal(jnp.zeros(2), scale_tril=tau[:, None] * corr)
+        u = numpyro.sample("u", law)
+    with numpyro.plate("rows", len(y)):
+        mean = b[0] + b[1] * x + u[group, 0] + u[group, 1] * x
+        numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+
+def small(groups=18, days=10):
+    """As many rows as sleepstudy has."""
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    rng = np.random.default_rng(0)
+    group, x = np.repeat(np.arange(groups), days), np.tile(np.arange(days) / 5.0, groups)
+    u = rng.normal(size=(groups, 2)) * [0.8, 0.5]
+    y = 2 + 0.5 * x + u[group, 0] + u[group, 1] * x + 0.8 * rng.normal(size=len(x))
+    model = Model(random_slopes, y, x, group, groups)
+    cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
+    warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(5))
+    design = np.column_stack([np.ones(len(x)), x])
+    run = MixedLM(y, design, group, exog_re=design).fit
+    theirs, other = min((timed(lambda: run(reml=False)) for _ in range(3)), key=lambda t: t[0])
+    print(
+        f"random slopes, {groups} groups, {len(y)} rows: statsmodels {1e3 * theirs:.0f} ms, pp_mlem "
+        f"{cold:.1f} s cold, {1e3 * warm:.0f} ms warm (ratio {theirs / warm:.1f}); log-likelihood "
+        f"{fit.log_likelihood:.4f}, theirs {other.llf:.4f}",
+        flush=True,
+    )
+
+
 def crossed_effects(y, service, s, d, dept, students, lecturers, departments):
     b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
     sigma = numpyro.sample("sigma", dist.HalfNormal(1))
@@ -89,9 +126,10 @@ def crossed():
     y, service = data["y"].to_numpy(float), codes["service"].astype(float)
     reading, model = timed(lambda: Model(crossed_effects, y, service, *arrays, *sizes))
     cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
-    warm, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
+    warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(2))
+    em = [timed(lambda: fit_em(model, starts=1, progress=False))[0] for _ in range(2)][1]
     print(
-        f"InstEval, {len(y):,} ratings: {reading + cold:.1f} s cold, {warm:.1f} s warm (asked 5), "
+        f"InstEval, {len(y):,} ratings: {reading + cold:.1f} s cold, {warm:.1f} s warm (asked 5), EM {em:.1f} s, "
         f"-2 log-likelihood {-2 * fit.log_likelihood:.5f} (MixedModels.jl 237721.76877)",
         flush=True,
     )
@@ -145,9 +183,42 @@ def components(rows=200_000, D=30, L=5, iterations=10):
     )
 
 
+def factor_scores(x, L):
+    d = x.shape[1]
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([d]).to_event(1))
+    W = numpyro.sample("W", dist.Normal(0, 1).expand([d, L]).to_event(2))
+    psi = numpyro.sample("psi", dist.HalfNormal(1).expand([d]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        u = numpyro.sample("u", dist.Normal(0, 1).expand([L]).to_event(1))
+        numpyro.sample("x", dist.Normal(mu + u @ W.T, psi).to_event(1), obs=x)
+
+
+def factors(rows=20_000, D=50, L=5):
+    from sklearn.decomposition import FactorAnalysis
+
+    rng = np.random.default_rng(0)
+    W, psi = rng.normal(size=(D, L)), rng.uniform(0.3, 1.5, D)
+    x = rng.normal(size=(rows, L)) @ W.T + psi * rng.normal(size=(rows, D)) + rng.normal(size=D)
+    reading, model = timed(lambda: Model(factor_scores, x, L, latents={"u"}))
+    cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
+    warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(3))
+    fit_em(model, starts=1, progress=False)
+    em = min(timed(lambda: fit_em(model, starts=1, progress=False))[0] for _ in range(3))
+    for told, tol in (("by default", 1e-2), ("to the same log-likelihood", 1e-6)):
+        theirs, other = timed(partial(FactorAnalysis(L, tol=tol, max_iter=5000).fit, x))
+        print(
+            f"factor analysis, N={rows:,}, D={D}, L={L}: scikit-learn {told} {theirs:.2f} s, pp_mlem "
+            f"{reading + cold:.1f} s cold, {warm:.2f} s warm (ratio {theirs / warm:.0f}, asked 10), EM {em:.2f} s; "
+            f"log-likelihood {fit.log_likelihood:.4f}, theirs {other.score(x) * rows:.4f}",
+            flush=True,
+        )
+
+
+PARTS = {f.__name__: f for f in (intercepts, small, components, factors, crossed)}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", default=["intercepts", "components", "crossed"])
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
     warnings.simplefilter("ignore")
     for part in parser.parse_args().parts:
-        {"intercepts": intercepts, "crossed": crossed, "components": components}[part]()
+        PARTS[part]()

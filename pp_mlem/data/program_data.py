@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -10,6 +10,8 @@ import jax
 from pp_mlem.data.designs import Designs
 from pp_mlem.data.known import Known
 from pp_mlem.factors.laid import Laid
+from pp_mlem.factors.summed import Summed
+from pp_mlem.potentials.crossed import Pattern
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +25,9 @@ class ProgramData:
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
     `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
     predictor of a site that varies by row, or why it has none; `known[latent]` the values of a real
-    latent (*plates, size), and (*plates) where they are known.
+    latent (*plates, size), and (*plates) where they are known. `pattern` says which units of crossed
+    latents meet, where these are few of all; `summed[site]` what an affine site says of its latents, summed
+    over its rows; `points` few weighted rows that say of the parameters what all rows do.
     """
 
     dynamic: tuple
@@ -35,6 +39,14 @@ class ProgramData:
     valid: dict[str, Any]
     designs: Designs = field(default_factory=dict)
     known: Known = field(default_factory=dict)
+    pattern: Pattern | None = None
+    summed: dict[str, Summed] = field(default_factory=dict)
+    points: dict[str, Laid] = field(default_factory=dict)
+
+    @property
+    def by_rows(self) -> ProgramData:
+        """The same with every row for itself."""
+        return replace(self, summed={}, points={})
 
     @property
     def shifts(self) -> dict[str, Any]:

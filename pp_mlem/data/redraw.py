@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.data.designs import Design, laid_designs
+from pp_mlem.data.points import points_of
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
@@ -136,7 +137,17 @@ def relaid(
     if kept:  # observations may be covariates, too: those of the step before
         designs |= laid_designs(reading, factors, kept, dynamic)
     sites = {**data.sites, **sites}
-    return replace(data, dynamic=dynamic, sites=sites, clamps=clamps, designs=designs)
+    summed = {n: s.of_values(sites[n]) for n, s in data.summed.items()}
+    points = points_of({n: sites[n] for n in data.points}) if data.points else {}
+    return replace(
+        data,
+        dynamic=dynamic,
+        sites=sites,
+        clamps=clamps,
+        designs=designs,
+        summed=summed,
+        points=points,
+    )
 
 
 def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:

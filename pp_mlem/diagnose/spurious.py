@@ -317,9 +317,13 @@ def _far_out(target: Target, params: dict[str, Any]) -> list[list[tuple[str, Ind
     return [[e] for e in entries] + ([entries] if len(entries) > 1 else [])
 
 
-def _one_by_one(target: Target, vectors: jax.Array) -> jax.Array:
-    """The objective at each vector, one after the other. Traceable."""
-    return jax.lax.map(target.value, vectors)
+def _one_by_one(target: Target, vectors: jax.Array, count: jax.Array) -> jax.Array:
+    """The objective at the first `count` vectors, one after the other. Traceable."""
+
+    def step(i: jax.Array, values: jax.Array) -> jax.Array:
+        return values.at[i].set(target.value(vectors[i]))
+
+    return jax.lax.fori_loop(0, count, step, jnp.zeros(len(vectors), vectors.dtype))
 
 
 def objective_at(target: Target, vector: Any, points: Sequence[Any]) -> np.ndarray:
@@ -330,7 +334,7 @@ def objective_at(target: Target, vector: Any, points: Sequence[Any]) -> np.ndarr
     for first in range(0, len(points), AT_ONCE):
         some = list(points[first : first + AT_ONCE])
         padded = some + [np.asarray(vector)] * (AT_ONCE - len(some))
-        parts.append(np.asarray(evaluate(np.stack(padded)))[: len(some)])
+        parts.append(np.asarray(evaluate(np.stack(padded), len(some)))[: len(some)])
     return _known(np.concatenate(parts))
 
 

@@ -183,6 +183,8 @@ def information(
 
 
 def _scores(target: Target, vector: jax.Array) -> jax.Array:
+    target = target.on(target.data.by_rows)
+
     def pointwise(v: jax.Array) -> jax.Array:
         if (
             target.marginal.sequential

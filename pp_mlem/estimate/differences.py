@@ -31,6 +31,7 @@ LOCAL = 0.1  # standard errors that a difference may span
 ENOUGH = 1e-4  # of the gain that the slope promises, by which a step is accepted
 SHORTER, TRIALS = 0.4, 12
 FLAT = 50.0  # roundings of the largest curvature, below which a direction has none
+SHRUNK = 0.1  # of the last decrement, down to which a Hessian serves another step
 CANDIDATE = -1  # `index` where the next look is at a candidate, not along a coordinate
 
 
@@ -52,7 +53,8 @@ class Differences(NamedTuple):
 class DifferenceNewton(Algorithm):
     """Safeguarded Newton steps with modified curvature (Nocedal & Wright 2006, section 3.4,
     doi:10.1007/978-0-387-40065-5) from where `first`, whose looks have a value and a gradient, ended.
-    A step that is tried is an iteration; a look along a coordinate is none.
+    A step that is tried is an iteration; a look along a coordinate is none. Where a whole step leaves a tenth
+    of the decrement at most, the next one takes the same Hessian, with what the step told of it.
 
     `unit_of_its_own` says which coordinates have one, as log-odds and logarithms do: there a slope and
     a curvature that are nothing mean that nothing is left to gain, as at the edge of a simplex.
@@ -109,6 +111,9 @@ class DifferenceNewton(Algorithm):
             (trials > TRIALS, Status.FLAT),
         )
         index = xp.where(kept, 0, CANDIDATE)
+        hessian = _secant(own.hessian, point - state.point, gradient - own.gradient)
+        again = kept & ~first & (own.length == 1)
+        before = own.decrement
         own = own._replace(gradient=gradient, index=index, length=length, trials=trials)
         new = State(
             vector=where(kept, _beside(point, index), point + length[:, None] * own.direction),
@@ -119,6 +124,11 @@ class DifferenceNewton(Algorithm):
             status=status,
             own=own,
         )
+        if not always(~again):
+            kept_hessian = self._propose(new._replace(own=own._replace(hessian=hessian)))
+            left = kept_hessian.own.decrement
+            again &= (left <= SHRUNK * before) | (left <= settled(state.value))
+            new = choose(again & (kept_hessian.status != Status.FLAT), kept_hessian, new)
         return new, xp.where(kept, seen.value, xp.nan)
 
     def _along(self, state: State, seen: Any) -> State:
@@ -161,6 +171,19 @@ class DifferenceNewton(Algorithm):
         curvature = abs(xp.diagonal(own.hessian, axis1=-2, axis2=-1))
         idle = (abs(own.gradient) <= resolution[:, None]) & (curvature <= resolution[:, None])
         return ~(idle & xp.asarray(self.unit_of_its_own))
+
+
+def _secant(hessian: Array, step: Array, change: Array) -> Array:
+    """A Hessian with what a step told of it (the BFGS formula; Nocedal & Wright 2006, section 6.1), where the
+    curvature along the step is negative."""
+    xp = namespace(hessian)
+    pushed = apply(hessian, step)
+    told, known = dot(step, change), dot(step, pushed)
+    sound = (told < 0) & (known < 0)
+    told, known = xp.where(sound, told, 1.0), xp.where(sound, known, 1.0)
+    new = hessian - pushed[..., :, None] * pushed[..., None, :] / known[..., None, None]
+    new = new + change[..., :, None] * change[..., None, :] / told[..., None, None]
+    return where(sound, new, hessian)
 
 
 def _width(point: Array, index: Array) -> Array:

@@ -19,10 +19,12 @@ from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.differences import DifferenceNewton
 from pp_mlem.estimate.drivers import em_driver, em_starts, is_whole, starts_too
+from pp_mlem.estimate.em import EM
 from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
+from pp_mlem.estimate.opening import LITTLE, opened, opens
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
@@ -123,14 +125,31 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         if target.space.size == 0:
             return nothing_to_fit(record, target)
         settings = settings_of(target, options, starts)
-        algorithm = make(settings)
+        algorithm, opening = make(settings), None
+        if (
+            settings.finish_steps
+            and not is_whole(options.init, target.space.names)
+            and opens(target)
+        ):
+            opening = EM(settings.units, settings.tolerance, -np.inf, 0)
+            algorithm = _after_opening(target, algorithm, opening)
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
         vectors = em_starts(model, driver, starts, options.seed, options.init)
         with Progress(options.method, starts, options.progress) as progress:
+            if opening is not None:
+                vectors = opened(replace(driver, algorithm=opening), vectors)
             ends = _run(replace(driver, progress=progress), settings, vectors)
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends), driver.at)
+
+
+def _after_opening(target: Target, algorithm: Algorithm, opening: EM) -> Algorithm:
+    """What goes on after it: to the finish at once, for whose Hessian few looks are enough."""
+    if isinstance(algorithm, Squarem):
+        return replace(algorithm, handover=LITTLE, slow=0, finish_steps=0)
+    own = target.space.units_of_their_own()
+    return DifferenceNewton(opening, opening.units, opening.tolerance, own)
 
 
 def is_large(target: Target) -> bool:

@@ -15,6 +15,7 @@ from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.partly import quadratic_of_partly
+from pp_mlem.factors.summed import Summed, natural
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
@@ -85,8 +86,14 @@ class AffineFactor(Factor):
         found = (left, 1), (precision, 2), (normaliser, 0), (root, 2)
         return tuple(message.placed(a, columns + event) for a, event in found)
 
-    def canonical(self, reading: Reading, probed: tuple[Any, Any, Any, Any]) -> jax.Array:
-        """Natural parameters from what is left at the basis points."""
+    def canonical(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any], summed: Summed | None = None
+    ) -> jax.Array:
+        """Natural parameters from what is left at the basis points, those of a site that is `summed` over
+        its rows without them."""
+        if summed is not None:
+            features, precision, normaliser = self.features(reading, probed, summed)
+            return natural(features, precision, normaliser)
         at_zero, moves, precision, normaliser, root = self.arranged(reading, probed)
         weighed = precision @ moves
         origin = jnp.squeeze(precision @ at_zero[..., None], -1)
@@ -136,6 +143,24 @@ class AffineFactor(Factor):
         moves = jnp.moveaxis(residual[self.places(reading)] - at_zero, 0, -1)
         found = at_zero, moves, precision, normaliser, root
         return tuple(a.reshape(*lead, count, *a.shape[len(batch) :]) for a in found)
+
+    def features(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any], summed: Summed
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Coefficients of the features of a summed site (columns, D, features), its precision and its
+        normaliser."""
+        at_zero, moves, precision, normaliser, _ = self.arranged(reading, probed)
+        first = (0,) * (at_zero.ndim - 2)
+        found = summed.compact(self.over_rows(at_zero, 2), self.over_rows(moves, 3))
+        return found, precision[first], normaliser[first]
+
+    def over_rows(self, array: jax.Array, trailing: int) -> jax.Array:
+        """(*plates, ...) with so many dimensions after the plates as (rows, ...)."""
+        lead = array.ndim - trailing
+        plates = [size for _, size, column in self.layout if not column]
+        wide = array.reshape((1,) * (len(plates) - lead) + array.shape)
+        rest = array.shape[lead:]
+        return jnp.broadcast_to(wide, (*plates, *rest)).reshape(-1, *rest)
 
     def for_value(self, eta: jax.Array) -> jax.Array:
         """A law without its canonical part: the mean, slope and root say the same."""

@@ -111,8 +111,9 @@ class Factor(abc.ABC):
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
         """Natural parameters of the site as the program ran it, marked by `message.placed`."""
 
-    def canonical(self, reading: Reading, probed: Any) -> jax.Array:
-        """Natural parameters from what `natural` gives at the basis points of real latents."""
+    def canonical(self, reading: Reading, probed: Any, summed: Any = None) -> jax.Array:
+        """Natural parameters from what `natural` gives at the basis points of real latents; `summed` where the
+        site is summed over its rows."""
         raise NotImplementedError(f"{type(self).__name__} is not found at points")
 
     @abc.abstractmethod

@@ -42,7 +42,7 @@ class CarriedFactor(Factor):
         """What is carried at one value of the coordinates: (*latents, *plates, size)."""
         return message.placed(message.value, 1)
 
-    def canonical(self, reading: Reading, probed: jax.Array) -> jax.Array:
+    def canonical(self, reading: Reading, probed: Any, summed: Any = None) -> jax.Array:
         at_zero = probed[0]
         if not self.coordinates:
             return at_zero

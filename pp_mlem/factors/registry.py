@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from pp_mlem.factors.base import Factor, Probe
 from pp_mlem.factors.carried import carried_factors
 from pp_mlem.factors.family import FamilyFactor
 from pp_mlem.factors.flat import FlatFactor
+from pp_mlem.factors.summed import Summed
 from pp_mlem.factors.table import TableFactor
 from pp_mlem.families import Family, family_of
 from pp_mlem.program.bindings import Binding, closed_form_candidates, find_bindings, given_arguments
@@ -163,9 +166,11 @@ def natural_parameters(
     shifts: dict[str, Any],
     sites: frozenset[str] | None = None,
     partly: frozenset[str] = frozenset(),
+    summed: Mapping[str, Summed] = MappingProxyType({}),
 ) -> dict[str, jax.Array]:
     """Natural parameters of every factor (of the named sites) at `params`; see `Factor.natural`. `partly` are
-    the sites whose vectors are missing in part, which a table has to know."""
+    the sites whose vectors are missing in part, which a table has to know; those of sites that are `summed`
+    over their rows have none."""
     wanted = [f for f in factors if sites is None or f.site in sites]
     wanted = [
         replace(f, partly=True) if isinstance(f, TableFactor) and f.site in partly else f
@@ -192,7 +197,7 @@ def natural_parameters(
             return reading.run(params, dynamic, extract, reals, wanted=sites)
 
         probed = jax.vmap(at)(basis(reading))
-        values |= {f.site: f.canonical(reading, probed[f.site]) for f in affine}
+        values |= {f.site: f.canonical(reading, probed[f.site], summed.get(f.site)) for f in affine}
     outer = [s for s in reading.slots if s.vmapped]
     for factor in wanted:  # drop the axes of gathered latents on which a factor does not depend
         for i in reversed(range(len(outer))):

@@ -11,17 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Work
+from pp_mlem.base.compiling import Work, lean_jit
 from pp_mlem.base.precision import tiny_log
+from pp_mlem.data.points import ROWS, points_of
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.rows import Rows, plan_rows
+from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.registry import natural_parameters
+from pp_mlem.factors.summed import Summed
 from pp_mlem.marginal.steps.base import Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
+from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.marginal.steps.registry import plan_steps
+from pp_mlem.marginal.summaries import sums_over_rows
 from pp_mlem.potentials.modes import SUM, Mode
 from pp_mlem.potentials.quadratic import ROW, Known, Potential
 from pp_mlem.potentials.table import Table
@@ -84,7 +90,14 @@ class Marginal:
     ) -> Natural:
         """Natural parameters (and tables) of the factors at `params`."""
         return natural_parameters(
-            self.reading, self.factors, params, data.dynamic, data.shifts, sites, data.partly
+            self.reading,
+            self.factors,
+            params,
+            data.dynamic,
+            data.shifts,
+            sites,
+            data.partly,
+            data.summed,
         )
 
     # --- terms ------------------------------------------------------------------------------
@@ -119,6 +132,9 @@ class Marginal:
         sites, terms = self.reading.sites, []
         for factor in factors:
             weight, array = self.weight(factor, data), eta[factor.site]
+            if factor.site in data.summed:
+                terms += _summed(factor, array, data.summed[factor.site])
+                continue
             free = weight is None or not weight.plates
             laid = data.sites.get(factor.site)
             table, plates = factor.term(self.reading, array, laid, reduce and free)
@@ -159,7 +175,7 @@ class Marginal:
 
     def context(self, data: ProgramData, mode: Mode = SUM, once: bool = False) -> Pass:
         known = {n: self._known(n, *values) for n, values in data.known.items()}
-        return Pass(mode, data.maps, data.valid, once, known=known)
+        return Pass(mode, data.maps, data.valid, once, known=known, pattern=data.pattern)
 
     def _known(self, name: str, value: jax.Array, shown: jax.Array) -> Known:
         """The known values of a real latent over its plates."""
@@ -168,6 +184,39 @@ class Marginal:
         for plate, dim in site.dims.items():
             axes[dim] = plate if shown.shape[dim] > 1 else ""
         return Known(Table.of(value, (*axes, ROW)), Table.of(shown, axes))
+
+    def summed(self, data: ProgramData) -> ProgramData:
+        """The data with what is found once: who meets whom, and sums over rows. On the host."""
+        patterns = (s.pattern(data.maps) for s in self.steps)
+        data = replace(data, pattern=next((p for p in patterns if p is not None), None))
+        joint = frozenset(n for s in self.steps if isinstance(s, JointStep) for n in s.latents)
+        data = replace(data, summed=sums_over_rows(self.reading, self.factors, joint, data))
+        return replace(data, points=self._points(data))
+
+    def _points(self, data: ProgramData) -> dict[str, Laid]:
+        """Few rows in the place of all, where the log density of a row is quadratic in its values."""
+        gaussian = all(isinstance(f, AffineFactor) for f in self.factors)
+        seen = {f.site: data.sites[f.site] for f in self.factors if f.site in data.sites}
+        whole = all(s.mask is None for s in seen.values()) and not data.weights and not data.clamps
+        width = sum(int(np.prod(s.value.shape[:-1])) for s in seen.values())
+        if not (self.rows.plate and gaussian and seen and whole and not self.reading.latents):
+            return {}
+        if self.rows.size < ROWS * (width + 1) or any(
+            not f.own and f.site not in seen for f in self.factors
+        ):
+            return {}
+        return dict(lean_jit(points_of)(seen))
+
+    def at_points(self, data: ProgramData) -> ProgramData:
+        """The data with few weighted rows in the place of all, where they have such."""
+        if not data.points:
+            return data
+        count = next(iter(data.points.values())).value.shape[-1]
+        share = jnp.full(count, self.rows.size / count)
+        weights = {
+            n: share.reshape(-1, *(1,) * (-self.rows.dims[n] - 1)) for n in self.rows.factors
+        }
+        return replace(data, sites={**data.sites, **data.points}, weights=weights, points={})
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
         """Take every latent out, step after step."""
@@ -186,8 +235,8 @@ class Marginal:
     def log_z(self, eta: Natural, data: ProgramData) -> jax.Array:
         """The marginal log-likelihood in nats; differentiable to any order."""
         eta = self.for_value(eta)
-        if self.rows.blocks(data) == 1:
-            return self._log_z_of(eta, data)
+        if data.points or self.rows.blocks(data) == 1:
+            return self._log_z_of(eta, self.at_points(data))
         body = jax.checkpoint(lambda part: self._log_z_of(eta, part))
         return self.rows.fold(body, data, _zero(eta))
 
@@ -204,6 +253,8 @@ class Marginal:
             return self._log_z_of(self.for_statistics(eta), part, assigned)
 
         function = jax.value_and_grad(value)
+        if data.points:
+            return function(eta, self.at_points(data))
         zero = (_zero(eta), jax.tree.map(jnp.zeros_like, eta))
         return self.rows.fold(lambda part: function(eta, part), data, zero)
 
@@ -231,6 +282,16 @@ class Marginal:
         context = self.context(data, mode, once=not with_weights)
         terms = self.run(self.terms(eta, data, extra), context)
         return self.layout.units(terms, context, with_weights)
+
+
+def _summed(factor: Factor, eta: jax.Array, summed: Summed) -> list[Term]:
+    """A site that is summed over its rows: a number, and what it says of the units of its latents."""
+    constant, potential = summed.potentials(eta)
+    plates = factor.term_plates if summed.axes is None else frozenset(summed.axes)
+    return [
+        Term(Table(constant, ()), frozenset(), frozenset()),
+        Term(potential, frozenset(factor.latents), plates),
+    ]
 
 
 def _without_value(term: Term, condition: jax.Array) -> Term:

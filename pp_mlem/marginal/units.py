@@ -23,6 +23,7 @@ from pp_mlem.potentials.term import Pass, Term
 
 def pointwise_values(marginal: Marginal, params: Any, data: ProgramData) -> jax.Array:
     """(units,) of `Model.pointwise_log_likelihood`, as a pure function. Traceable."""
+    data = data.by_rows
     eta = marginal.natural(params, data)
     if marginal.sequential:
         return step_values(marginal, eta, data)
@@ -167,4 +168,4 @@ def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> Pro
             full[dims[p]] = n
         moved = jnp.transpose(weights.reshape(shape), [axes.index(p) for p in order])
         placed[factor.site] = moved.reshape(full)
-    return replace(data, weights=placed)
+    return replace(data.by_rows, weights=placed)

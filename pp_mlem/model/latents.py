@@ -92,6 +92,8 @@ def marginals(
 ) -> Tables:
     """The derivative of the units' log Z with respect to a table on every latent. Traceable."""
 
+    data = data.by_rows
+
     def value(tables: Tables) -> jax.Array:
         eta = marginal.natural(params, data)
         extra = _named(marginal.reading, tables)
@@ -184,5 +186,6 @@ def classification_log_likelihood(
     marginal: Marginal, params: Values, data: ProgramData
 ) -> jax.Array:
     """max over finite latents of log p(data, latents), real ones integrated out. Traceable."""
+    data = data.by_rows
     units = marginal.unit_values(marginal.natural(params, data), data, MAX)
     return sum((t.array.sum() for t in units), jnp.zeros(()))

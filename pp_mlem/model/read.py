@@ -76,7 +76,8 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
         inputs.tell()
     reading, factors = verification.reading, verification.factors
     data = prepare_data(reading, factors, observe, verification.gathers)
-    bound = Bound(build_marginal(reading, factors), data, Kept())
+    marginal = build_marginal(reading, factors)
+    bound = Bound(marginal, marginal.summed(data), Kept())
     _refuse_known(bound)
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
@@ -119,7 +120,8 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
     reading = bound.reading
     inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
     reading = replace(reading, arguments=inputs.check(arguments))
-    return prepare_data(reading, bound.marginal.factors, observe, _verification(bound).gathers)
+    gathers, marginal = _verification(bound).gathers, bound.marginal
+    return marginal.summed(prepare_data(reading, marginal.factors, observe, gathers))
 
 
 def reads_alike(bound: Bound, arguments: Arguments) -> bool:

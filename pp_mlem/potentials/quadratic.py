@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.potentials.modes import Draw, Mode
+from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 
 ROW, COLUMN = "\0row", "\0column"  # axes of the linear and of the quadratic part: no plate's names
@@ -305,13 +306,19 @@ def take_out(
     potentials = list(potentials)
     if known is not None and any(isinstance(p, (Law, Quadratic)) for p in potentials):
         free = take_out(potentials, latent, mode)
-        canonical = [p.canonical() if isinstance(p, Law) else p for p in potentials]
+        canonical = [_plain(p) for p in potentials]
         return product_of(canonical).at(latent, known.value).where(known.shown, free)
     law = next((p for p in potentials if isinstance(p, Law) and p.latent == latent), None)
-    others = [p.canonical() if isinstance(p, Law) else p for p in potentials if p is not law]
+    others = [_plain(p) for p in potentials if p is not law]
     if law is None:
         return product_of(others).take(latent, mode)
     return law.put_into(product_of([law.further, *others])).take(latent, mode)
+
+
+def _plain(potential: Potential) -> Table | Quadratic:
+    if isinstance(potential, Sums):
+        raise RuntimeError("sums over all units are taken out together.")
+    return potential.canonical() if isinstance(potential, Law) else potential
 
 
 def product_of(potentials: list[Table | Quadratic]) -> Any:
@@ -330,4 +337,4 @@ def product_of(potentials: list[Table | Quadratic]) -> Any:
     )
 
 
-Potential = Table | Quadratic | Law
+Potential = Table | Quadratic | Law | Sums

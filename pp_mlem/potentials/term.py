@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.potentials.crossed import Pattern
 from pp_mlem.potentials.modes import SUM, Mode
 from pp_mlem.potentials.quadratic import Known, Law, Potential, Quadratic
+from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 
 Pair = tuple[str, str]  # child plate, parent plate
@@ -119,7 +121,8 @@ class Layout:
 @dataclass(frozen=True)
 class Pass:
     """What a pass over the terms needs besides them: the mode; of the data, which unit of a parent plate
-    each row of a child reads (`maps`) and where masked sequences still run (`valid`).
+    each row of a child reads (`maps`), where masked sequences still run (`valid`), and which units of
+    crossed latents meet (`pattern`).
 
     `once`: a weighted unit keeps its value, but its derivative counts it once. A posterior is such
     a derivative: the weight says how much a unit tells about the latents above it, not how often
@@ -133,6 +136,7 @@ class Pass:
     once: bool = False
     assigned: jax.Array | None = None
     known: Mapping[str, Known] = field(default_factory=dict)
+    pattern: Pattern | None = None
 
 
 def without_value(table: Table, condition: jax.Array) -> Table:
@@ -145,7 +149,7 @@ def without_value(table: Table, condition: jax.Array) -> Table:
 
 def weighted(table: Potential, weight: Weight, once: bool = False) -> Table | Quadratic:
     """A potential with a case weight multiplied in."""
-    if isinstance(table, (Quadratic, Law)):
+    if isinstance(table, (Quadratic, Law, Sums)):
         return table.each(lambda part: _weighted(part, weight, once))
     return _weighted(table, weight, once)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pp_mlem.base.no import No
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import gathered_factors
-from pp_mlem.potentials.term import Layout, Pass, Term
+from pp_mlem.potentials.crossed import Pattern
+from pp_mlem.potentials.term import Layout, Pair, Pass, Term
 from pp_mlem.program.reading import Reading
 
 
@@ -77,6 +78,11 @@ class Step(abc.ABC):
         """A step that applies to the graph and what it leaves, or why there is none.
 
         Raises ValueError, with the remedy, for what no other step could do either."""
+
+    def pattern(self, maps: Mapping[Pair, Any]) -> Pattern | None:
+        """What it keeps of who meets whom, given which unit each row reads. On the host."""
+        del maps
+        return None
 
     @abc.abstractmethod
     def run(self, terms: list[Term], context: Pass) -> list[Term]:

@@ -167,7 +167,7 @@ class Kalman(Step):
         ]
         potentials = [t.table for t in others]
         laws = {p.latent: p for p in potentials if isinstance(p, Law)}
-        forms = [p for p in potentials if not isinstance(p, Law)] + [
+        forms: list[Any] = [p for p in potentials if not isinstance(p, Law)] + [
             p.further for p in laws.values()
         ]
         form = product_of(forms)

@@ -15,20 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
-from pp_mlem.data.program_data import ProgramData
-from pp_mlem.factors.affine import AffineFactor, at_basis
+from pp_mlem.factors.affine import AffineFactor
+from pp_mlem.factors.summed import Summed, split
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
+from pp_mlem.maximise.blocks.means import Means, find_means, residuals, solved
 from pp_mlem.maximise.blocks.roles import are_events, argument_rows, is_natural
 from pp_mlem.program.bindings import offsets
-from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
-from pp_mlem.program.space import ParameterSpace, base_support
+from pp_mlem.program.space import base_support
 
-COEFFICIENTS = 512  # with more the normal equations cost more than numeric steps
-FLAT = 1e-12  # of the largest curvature: directions with less stay as they are
+COEFFICIENTS = 512  # with more in one mean the normal equations cost more than numeric steps
+MOST = 4096  # in all of them
 KINDS = {"scale": "positive", "scale_tril": "cholesky", "covariance_matrix": "covariance"}
 
 
@@ -43,9 +42,9 @@ class _Scale:
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Block):
-    """`coefficients` enter the means affinely; `scales` are the scales that are parameters."""
+    """`means` says how coefficients enter the means; `scales` are the scales that are parameters."""
 
-    coefficients: tuple[str, ...] = field(kw_only=True)
+    means: Means = field(kw_only=True)
     scales: tuple[_Scale, ...] = field(kw_only=True)
     method: ClassVar[str] = "closed, in turn"
 
@@ -54,14 +53,18 @@ class Gaussian(Block):
         return [f for f in context.members(self) if isinstance(f, AffineFactor)]
 
     def collect(self, context: Context, params: Params, statistics: Natural) -> dict[str, Moments]:
-        return {f.site: Moments.of(f, statistics[f.site]) for f in self.members(context)}
+        summed = context.data.summed
+        return {
+            f.site: Moments.of(f, statistics[f.site], summed.get(f.site))
+            for f in self.members(context)
+        }
 
     def maximise(
         self, context: Context, params: Params, collected: dict[str, Moments], prior: Prior | None
     ) -> Params:
         members, moments = self.members(context), collected
         new = dict(params)
-        if self.coefficients:
+        if self.means.coefficients:
             new |= self._coefficients(context, params, members, moments)
         if self.scales:
             new |= self._scales(context, new, members, moments)
@@ -74,29 +77,31 @@ class Gaussian(Block):
         members: list[AffineFactor],
         moments: dict[str, Moments],
     ) -> Params:
-        space = context.reading.space.only(frozenset(self.coefficients))
+        space = context.reading.space.only(frozenset(self.means.coefficients))
 
         def left(vector: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
             """Of each site what its value leaves, as coefficients of (1, u); and its precision."""
             at = {**params, **space.constrain(vector)}
-            parts = arranged(context.reading, members, at, context.data)
-            return {n: (_joined(p[0], p[1]), p[2]) for n, p in parts.items()}
+            return residuals(context.reading, members, at, context.data)
 
-        here = space.unconstrain(params)
+        here, means = space.unconstrain(params), self.means
         now, slope = jax.linearize(left, here)
-        moved = jax.vmap(slope)(jnp.eye(space.size, dtype=here.dtype))
-        pull = jnp.zeros(space.size, here.dtype)
-        curvature = jnp.zeros((space.size, space.size), here.dtype)
+        seeds = means.seeds(space.size)
+        width, count = seeds.shape[0], len(means.groups)
+        moved = jax.vmap(slope)(jnp.asarray(seeds, here.dtype))
+        pull = jnp.zeros((count, width), here.dtype)
+        curvature = jnp.zeros((count, width, width), here.dtype)
         for factor in members:
             moment, (residual, precision) = moments[factor.site], now[factor.site]
             change = moved[factor.site][0]
             weighed = precision @ change @ moment.second
-            lanes = change.reshape(space.size, -1)
-            curvature += weighed.reshape(space.size, -1) @ lanes.T
             away = precision @ (residual @ moment.second + moment.crossed)
-            pull -= lanes @ jnp.broadcast_to(away, change.shape[1:]).reshape(-1)
-        step = _solved(curvature, pull)
-        return space.constrain(here + step)
+            away = jnp.broadcast_to(away, change.shape[1:])
+            flat, other = (_by_column(a) for a in (change, weighed))
+            own = np.asarray(means.owners[factor.site])
+            curvature = curvature.at[own].add(jnp.einsum("jrcn,krcn->cjk", flat, other))
+            pull = pull.at[own].add(-jnp.einsum("jrcn,rcn->cj", flat, _by_column(away[None])[0]))
+        return space.constrain(here + means.spread(solved(curvature, pull), here))
 
     def _scales(
         self,
@@ -106,7 +111,7 @@ class Gaussian(Block):
         moments: dict[str, Moments],
     ) -> Params:
         reading, new = context.reading, {}
-        parts = arranged(reading, members, params, context.data)
+        parts = residuals(reading, members, params, context.data)
         by_site = {f.site: f for f in members}
         for name in dict.fromkeys(s.parameter for s in self.scales):
             shape = next(s.shape for s in reading.space.sites if s.name == name)
@@ -118,8 +123,7 @@ class Gaussian(Block):
             total = jnp.zeros(count, params[name].dtype)
             for scale in own:
                 factor, moment = by_site[scale.site], moments[scale.site]
-                at_zero, moves, *_ = parts[scale.site]
-                outer = moment.outer(_joined(at_zero, moves))
+                outer = moment.outer(parts[scale.site][0])
                 index = context.data.index[scale.site][scale.argument]
                 rows = (argument_rows(index, rank) - offsets(reading)[name]) // max(
                     int(np.prod(event)), 1
@@ -137,11 +141,18 @@ class Gaussian(Block):
         return new
 
 
+def _by_column(array: jax.Array) -> jax.Array:
+    """(several, ..., columns, D, coefficients) as (several, rest, columns, numbers)."""
+    columns = array.shape[-3]
+    return array.reshape(len(array), -1, columns, array.shape[-2] * array.shape[-1])
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Moments:
     """Expected sums over the units of each entry (..., columns): `second` of (1, u)(1, u)' and, of an
-    observed site, `crossed` x (1, u)' and `entries` x x' (zero for a law); and how many there are."""
+    observed site, `crossed` x (1, u)' and `entries` x x' (zero for a law); and how many there are. Of a site
+    that is summed over its rows its features are in the place of (1, u)."""
 
     second: jax.Array
     crossed: jax.Array
@@ -149,7 +160,13 @@ class Moments:
     count: jax.Array
 
     @classmethod
-    def of(cls, factor: AffineFactor, statistics: jax.Array) -> Moments:
+    def of(
+        cls, factor: AffineFactor, statistics: jax.Array, summed: Summed | None = None
+    ) -> Moments:
+        if summed is not None:
+            both, count, crossed, entries = split(statistics, summed.size)
+            second = -both - jnp.swapaxes(both, -1, -2)
+            return cls(second, -crossed, -2 * entries, -count)
         size = sum(n for _, n in factor.coordinates)
         event = factor.event_size if factor.family and factor.family.event_dim else 1
         batch = statistics.shape[:-1]
@@ -177,36 +194,6 @@ class Moments:
         return whole + residual @ self.second @ turned
 
 
-def _joined(at_zero: jax.Array, moves: jax.Array) -> jax.Array:
-    """Coefficients of (1, u): (..., D, 1 + L)."""
-    return jnp.concatenate([at_zero[..., None], moves], -1)
-
-
-def arranged(
-    reading: Reading, members: list[AffineFactor], params: Params, data: ProgramData
-) -> dict[str, tuple[jax.Array, ...]]:
-    """`AffineFactor.arranged` of each member at these parameters."""
-    by_site, shifts = {f.site: f for f in members}, data.shifts
-
-    def extract(message: Message) -> Any:
-        return by_site[message.name].natural(reading, message, shifts.get(message.name))
-
-    def at(reals: dict[str, Any]) -> dict[str, Any]:
-        return reading.run(params, data.dynamic, extract, reals, wanted=frozenset(by_site))
-
-    probed = at_basis(at, reading)
-    return {name: f.arranged(reading, probed[name]) for name, f in by_site.items()}
-
-
-def _solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """The shortest solution; nothing along directions without curvature."""
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrix), 1e-300))
-    values, vectors = jnp.linalg.eigh(matrix / scale[:, None] / scale)
-    kept = values > FLAT * jnp.maximum(values.max(initial=0.0), 1e-300)
-    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
-    return (vectors * inverse) @ (vectors.T @ (right / scale)) / scale
-
-
 def _over_batch(
     rows: Any, factor: AffineFactor, reading: Reading, batch: tuple[int, ...]
 ) -> jax.Array:
@@ -214,7 +201,9 @@ def _over_batch(
     site = reading.sites[factor.site]
     columns = site.event_shape[: site.columns] if factor.own else factor.column_shape
     wide = (*batch[:-1], *columns)
-    return jnp.broadcast_to(jnp.asarray(rows), wide).reshape(batch)
+    rows = jnp.asarray(rows)
+    rows = rows.reshape(rows.shape[max(rows.ndim - len(wide), 0) :])  # the same in all rows
+    return jnp.broadcast_to(rows, wide).reshape(batch)
 
 
 def _of_variance(variance: jax.Array, argument: str) -> jax.Array:
@@ -239,11 +228,11 @@ def plan_gaussian(group: Group) -> Block | No:
         return No(scales)
     behind = {s.parameter for s in scales}
     coefficients = tuple(n for n in group.names if n not in behind)
-    reason = no_coefficients(group, members, coefficients, behind)
-    if reason:
-        return No(reason)
+    means = means_of(group, members, coefficients, behind)
+    if isinstance(means, str):
+        return No(means)
     told = told_of(coefficients, scales)
-    return Gaussian(group.names, group.sites, told, coefficients=coefficients, scales=scales)
+    return Gaussian(group.names, group.sites, told, means=means, scales=scales)
 
 
 def told_of(coefficients: tuple[str, ...], scales: tuple[_Scale, ...]) -> str:
@@ -278,10 +267,10 @@ def find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...]
     return tuple(scales)
 
 
-def no_coefficients(
+def means_of(
     group: Group, members: list[AffineFactor], names: tuple[str, ...], scales: set[str]
-) -> str:
-    """Why the other parameters are no coefficients ("": they are)."""
+) -> Means | str:
+    """How the other parameters enter the means, or why these are no coefficients."""
     reading = group.reading
     sites = {s.name: s for s in reading.space.sites}
     for member in members:
@@ -293,35 +282,10 @@ def no_coefficients(
     if unfit:
         return f"'{unfit[0]}' is neither a scale nor any real number"
     space = reading.space.only(frozenset(names))
-    if space.size > COEFFICIENTS:
-        return f"more than {COEFFICIENTS} coefficients"
-    if names and not _is_affine(group, members, space):
-        return f"the means are not affine in {', '.join(names)} together"
-    return ""
-
-
-def _is_affine(group: Group, members: list[AffineFactor], space: ParameterSpace) -> bool:
-    reading, rng = group.reading, np.random.default_rng(2)
-    whole = reading.space
-    rest = whole.constrain(jnp.asarray(rng.uniform(-1, 1, whole.size)))
-
-    def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
-        def one(vector: Any) -> Any:
-            parts = arranged(reading, members, {**rest, **space.constrain(vector)}, data)
-            return {n: _joined(p[0], p[1]) for n, p in parts.items()}
-
-        return jax.vmap(one)(vectors)
-
-    a, b = rng.normal(size=(2, space.size))
-    points = np.stack([np.zeros(space.size), a, b, a + b, 2 * a - b])
-    run = quick_jit(means) if reading.arguments.traced else means
-    for values in run(points, rest, group.data).values():
-        zero, at_a, at_b, both, other = np.asarray(values)
-        size = max(1.0, float(np.abs(values).max(initial=0.0)))
-        tolerance = 1e-9 if values.dtype == np.float64 else 1e-3
-        told = at_a + at_b - zero, 2 * at_a - at_b
-        if not np.allclose(both, told[0], atol=tolerance * size, rtol=0):
-            return False
-        if not np.allclose(other, told[1], atol=tolerance * size, rtol=0):
-            return False
-    return True
+    by_row = any(m.varies_by_row and m.site not in group.data.summed for m in members)
+    if space.size > (COEFFICIENTS if by_row else MOST):
+        return f"more than {COEFFICIENTS if by_row else MOST} coefficients"
+    found = find_means(group, members, space) if names else Means((), (), (), {})
+    if found is not None and max((len(g) for g in found.groups), default=0) > COEFFICIENTS:
+        return f"more than {COEFFICIENTS} coefficients in one mean"
+    return found or f"the means are not affine in {', '.join(names)} together"

@@ -22,11 +22,11 @@ from pp_mlem.maximise.blocks.base import Block, Context, Group, Params
 from pp_mlem.maximise.blocks.gaussian import (
     Gaussian,
     Moments,
-    arranged,
     find_scales,
-    no_coefficients,
+    means_of,
     told_of,
 )
+from pp_mlem.maximise.blocks.means import arranged
 from pp_mlem.potentials.sweep import completed
 
 
@@ -100,11 +100,11 @@ def plan_vectors(group: Group) -> Block | No:
         return No(scales)
     behind = {s.parameter for s in scales}
     coefficients = tuple(n for n in group.names if n not in behind)
-    reason = no_coefficients(group, members, coefficients, behind)
-    if reason:
-        return No(reason)
+    means = means_of(group, members, coefficients, behind)
+    if isinstance(means, str):
+        return No(means)
     told = told_of(coefficients, scales)
-    return Vectors(group.names, group.sites, told, coefficients=coefficients, scales=scales)
+    return Vectors(group.names, group.sites, told, means=means, scales=scales)
 
 
 def _unfit(group: Group, member: Any) -> str | None:
