@@ -119,16 +119,19 @@ def posterior(bound: Bound, params: Values) -> dict[str, Any]:
     """p(latent | data) by name, (*plates, values); of a real latent its `Moments`."""
     run = bound.compiled(_posterior)
     tables = run(no_tables(bound.reading), params, bound.data)
-    reading, told = bound.reading, dict[str, Any]()
-    for name, table in tables.items():
-        site = reading.sites[name]
-        if not site.real:
-            told[name] = outward(bound, name, table)
-            continue
-        mean, second = np.asarray(table[0]), -2.0 * np.asarray(table[1])
-        covariance = second - mean[..., :, None] * mean[..., None, :]
-        told[name] = Moments(mean.reshape(reading.real_shape(site)), covariance)
-    return told
+    return {
+        name: moments(bound, name, table) if bound.reading.sites[name].real else outward(bound, name, table)
+        for name, table in tables.items()
+    }
+
+
+def moments(bound: Bound, name: str, table: Any) -> Moments:
+    """Of a real latent from the derivatives of log Z with respect to a linear and a quadratic part. A pass
+    may read either triangle of a symmetric matrix: its derivative is that of both together."""
+    reading, mean, slope = bound.reading, np.asarray(table[0]), np.asarray(table[1])
+    second = -(slope + np.swapaxes(slope, -1, -2))
+    covariance = second - mean[..., :, None] * mean[..., None, :]
+    return Moments(mean.reshape(reading.real_shape(reading.sites[name])), covariance)
 
 
 def decode(bound: Bound, params: Values) -> dict[str, np.ndarray]:
