@@ -73,15 +73,15 @@ class Quadratic:
         order = self.axes
         parts = _Parts.of(self, order, own, rest)
         value = value_of(parts.root, parts.own, parts.given, mode)
-        constant = Table(self.constant.aligned(order) + value, order)
+        constant = _varying(self.constant.aligned(order) + value, order)
         left = tuple((n, size) for n, size in self.coordinates if n != latent)
         if not left:
             return constant
         linear, precision = parts.left()
         return Quadratic(
             constant,
-            Table(linear, (*order, ROW)),
-            Table(precision, (*order, ROW, COLUMN)),
+            _varying(linear, (*order, ROW)),
+            _varying(precision, (*order, ROW, COLUMN)),
             left,
         )
 
@@ -135,9 +135,9 @@ class Law:
         turned = jnp.swapaxes(white, -1, -2)
         constant = -(off**2).sum(-1) / 2 - volume - size / 2 * jnp.log(2 * jnp.pi)
         law = Quadratic(
-            Table(constant, order),
-            Table(jnp.squeeze(turned @ off[..., None], -1), (*order, ROW)),
-            Table(turned @ white, (*order, ROW, COLUMN)),
+            _varying(constant, order),
+            _varying(jnp.squeeze(turned @ off[..., None], -1), (*order, ROW)),
+            _varying(turned @ white, (*order, ROW, COLUMN)),
             self.further.coordinates,
         )
         return _product([law, self.further])
@@ -168,9 +168,9 @@ class Law:
         constant = form.constant.aligned(order) + constant - size / 2 * jnp.log(2 * jnp.pi)
         new = turned @ (precision @ turn)
         return Quadratic(
-            Table(constant, order),
-            Table(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
-            Table(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
+            _varying(constant, order),
+            _varying(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
+            _varying(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
             coordinates,
         )
 
@@ -242,6 +242,13 @@ def _places(coordinates: Coordinates) -> dict[str, np.ndarray]:
     """The numbers of each latent's coordinates."""
     ends = np.cumsum([size for _, size in coordinates])
     return {n: np.arange(end - size, end) for (n, size), end in zip(coordinates, ends, strict=True)}
+
+
+def _varying(array: jax.Array, axes: tuple[str, ...]) -> Table:
+    """A table without the axes along which it is the same, of size one: a table that has an axis is summed
+    along it, and one that has not counts once for every unit."""
+    kept = [i for i, a in enumerate(axes) if array.shape[i] > 1 or a in (ROW, COLUMN)]
+    return Table(array.reshape([array.shape[i] for i in kept]), tuple(axes[i] for i in kept))
 
 
 def _spread(table: Table, axis: str, places: np.ndarray, size: int) -> Table:
