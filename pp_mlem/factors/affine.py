@@ -12,7 +12,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
-from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.axes import drop_outer, of_rank, table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
@@ -102,8 +102,8 @@ class AffineFactor(Factor):
     ) -> tuple[jax.Array, ...]:
         """What is left of the value at latents of zero (*latents, *plates, columns, D), how the latents
         move it (..., D, L), its precision (..., D, D), the normaliser and a root of the covariance."""
-        residual, precision, normaliser, root = probed
         vector = self.family.event_dim if self.family is not None else 0
+        residual, precision, normaliser, root = self._of_rank(reading, probed, vector)
         batch = jnp.broadcast_shapes(
             residual.shape[1 : residual.ndim - vector],
             precision.shape[1 : precision.ndim - 2 * vector],
@@ -133,6 +133,22 @@ class AffineFactor(Factor):
         moves = jnp.moveaxis(residual[self.places(reading)] - at_zero, 0, -1)
         found = at_zero, moves, precision, normaliser, root
         return tuple(a.reshape(*lead, count, *a.shape[len(batch) :]) for a in found)
+
+    def _of_rank(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any], vector: int
+    ) -> list[jax.Array]:
+        """What was probed, (points, *gathered latents of its own, *batch, *event), all with as many
+        dimensions of the batch."""
+        outer = 1 + sum(s.vmapped and s.name in self.latents for s in reading.slots)
+        drop = jax.vmap(lambda a: drop_outer(reading, self.latents, a))
+        own = [drop(a) for a in probed]
+        events = vector, 2 * vector, 0, 2 * vector
+        columns = reading.sites[self.site].columns
+        rank = max(
+            columns, *(a.ndim - outer - event for a, event in zip(own, events, strict=True))
+        )
+        ranks = [outer + rank + event for event in events]
+        return [of_rank(a, n, outer) for a, n in zip(own, ranks, strict=True)]
 
     def for_value(self, eta: jax.Array) -> jax.Array:
         """A law without its canonical part: the mean, slope and root say the same."""
@@ -330,11 +346,13 @@ def refuse_nonaffine(
         return jax.vmap(at)(reals)
 
     run = quick_jit(means) if reading.arguments.traced else means
-    known = {k: np.asarray(v) for k, v in run(basis(reading), params, dynamic).items()}
-    seen = {k: np.asarray(v) for k, v in run(values, params, dynamic).items()}
+    known, seen = run(basis(reading), params, dynamic), run(values, params, dynamic)
     for factor in affine:
-        told = [_predicted(reading, factor, known[factor.site], values, maps, i) for i in (0, 1)]
-        here = seen[factor.site]
+        drop = jax.vmap(lambda a, own=factor.latents: drop_outer(reading, own, a))
+        here = np.asarray(drop(seen[factor.site]))
+        outer = 1 + sum(s.vmapped and s.name in factor.latents for s in reading.slots)
+        points = np.asarray(of_rank(drop(known[factor.site]), here.ndim, outer))
+        told = [_predicted(reading, factor, points, values, maps, i) for i in (0, 1)]
         tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
         scale = max(1.0, float(np.abs(here).max(initial=0.0)))
         off = tolerance * scale
@@ -387,8 +405,6 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     for part, above in depends.items():
         if part not in ("argument loc", "all", "log_prob") and reals & above:
             return f"by its {part.removeprefix('argument ')}"
-    if probe.reading.one_at_a_time([n for n in probe.latents if n not in reals]):
-        return "together with a finite latent that is gathered"
     return ""
 
 

@@ -46,9 +46,8 @@ class GaussianWriter(Writer):
     def __init__(self, below: Callable[[int], int]) -> None:
         super().__init__(below)
         self.named: list[str] = []
-        self.flat_rows = 0
         self.configurations = 1.0
-        self.deep = False  # a finite latent stands below a real one that its observations read
+        self.mixed = False  # a finite latent stands below a real one: a mixture over it
 
     # --- expressions ----------------------------------------------------------------------------
 
@@ -176,7 +175,6 @@ class GaussianWriter(Writer):
         """A latent's own line, and how it is read: (expression, size)."""
         name = self.fresh("u")
         size = self.one(0, 0, 0, 2, 2, 3)
-        before = len(self.params)
         form = self.below(6)
         if form == 0:  # not centred
             self.named.append(name)
@@ -201,8 +199,7 @@ class GaussianWriter(Writer):
                 law = f"dist.Normal(0.0, {self.positive()}).expand([{size}]).to_event(1)"
         else:
             law = f"dist.MultivariateNormal({self.columns(place, size)}, {self.matrix(place, size)})"
-        if len(self.params) == before or self.chance(60):
-            self.named.append(name)
+        self.named.append(name)
         self.line(f'{name} = numpyro.sample("{name}", {law})')
         return name, size
 
@@ -244,8 +241,7 @@ class GaussianWriter(Writer):
         name = self.fresh("z")
         self.latent_line(name, f"dist.Categorical({self.categories([], size)})")
         place.finite.append(Latent(name, size, 0))
-        if place.cells > 1:
-            self.counts = True
+        self.mixed = self.mixed or bool(place.reals)
 
     def one_finite(self, place: Place) -> None:
         if place.frame and self.chance(25):
@@ -282,8 +278,9 @@ def by_group(below: Callable[[int], int]) -> GaussianProgram:
         index = w.argument("of", w.rng.integers(0, 2, sizes[0]))
         groups.reals = list(top.reals) + [(f"{n}[{index}]", s) for n, s in above.reals[len(top.reals):]]
     w.opened(groups)
-    if above is None or not above.finite:
+    if not groups.reals and not flat or w.chance(15):
         w.one_finite(groups)
+        w.mixed = w.mixed or flat and bool(groups.finite)
     own = len(groups.reals)
     for _ in range(1 + w.chance(35)):
         groups.reals.append(w.real_latent(groups))
@@ -303,14 +300,13 @@ def by_group(below: Callable[[int], int]) -> GaussianProgram:
         index = w.argument("h", w.rng.integers(0, sizes[1], rows))
         inside.reals.append((f"{second[0]}[{index}]", second[1]))
     w.opened(inside)
-    refusable = False
     if w.chance(25):
         inside.reals.append(w.real_latent(inside))
     elif w.chance(5):
-        w.one_finite(inside)  # below the latents of its groups: a mixture over them
-        refusable = True
+        w.one_finite(inside)
     _observe(w, inside, flat)
-    return w.done("by_group", refusable or bool(crossed and groups.finite))
+    finite = groups.finite + (above.finite if above else [])
+    return w.done("by_group", w.mixed or bool(finite) and (crossed or flat))
 
 
 def _observe(w: GaussianWriter, place: Place, flat: bool) -> None:
@@ -332,7 +328,6 @@ def in_frames(below: Callable[[int], int]) -> GaussianProgram:
     place = Place([], ())
     if w.chance(30):
         place.reals.append(w.real_latent(place))
-    fine, deep = True, False
     for level in range(1, depth + 1):
         dim = f", dim={level - 1 - depth}"
         w.indent = level
@@ -341,7 +336,6 @@ def in_frames(below: Callable[[int], int]) -> GaussianProgram:
         frame = tuple(sizes[:level]) + (1,) * (depth - level)
         place = Place([], frame, list(place.reals), list(place.finite))
         if not place.finite and (not place.reals or w.chance(10)):
-            deep = deep or bool(place.reals)
             w.one_finite(place)
         if level == depth or w.chance(60):
             for _ in range(1 + w.chance(40)):
@@ -350,7 +344,7 @@ def in_frames(below: Callable[[int], int]) -> GaussianProgram:
             w.seen(place)
     for _ in range(1 + w.chance(40)):
         w.seen(place, needed=True)
-    return w.done("in_frames", deep or not fine)
+    return w.done("in_frames", w.mixed)
 
 
 def crossed_frames(below: Callable[[int], int]) -> GaussianProgram:

@@ -19,6 +19,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.no import No
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.affine import AffineFactor, basis
+from pp_mlem.factors.axes import of_rank
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
 from pp_mlem.maximise.blocks.roles import are_events, argument_rows, is_natural
@@ -210,7 +211,8 @@ def _over_batch(
     site = reading.sites[factor.site]
     columns = site.event_shape[: site.columns] if factor.own else factor.column_shape
     wide = (*batch[:-1], *columns)
-    return jnp.broadcast_to(jnp.asarray(rows), wide).reshape(batch)
+    outer = sum(s.vmapped and s.name in factor.latents for s in reading.slots)
+    return jnp.broadcast_to(of_rank(jnp.asarray(rows), len(wide), outer), wide).reshape(batch)
 
 
 def _of_variance(variance: jax.Array, argument: str) -> jax.Array:
