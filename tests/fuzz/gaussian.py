@@ -99,7 +99,8 @@ class GaussianWriter(Writer):
         """A mean of several columns: intercepts, and latents by their loadings."""
         z = place.finite[-1] if place.finite and self.chance(60) else None
         sizes, where = ((z.size,), f"[{z.index}]") if z else ((), "")
-        terms = [f"{self.real(*sizes, size)}{where}"] if self.chance(80) else []
+        level = f"{self.real(*sizes, size)}{where}" if self.chance(80) else f"jnp.zeros({size})"
+        terms = [level]
         for name, own in self.some(place.reals, 2) or place.reals[-1:]:
             form = self.below(3)
             if own:
@@ -117,7 +118,7 @@ class GaussianWriter(Writer):
                 terms.append(f"{name}[..., None]")
             else:
                 terms.append(f"{name}[..., None] * {self.real(*sizes, size)}{where}")
-        return " + ".join(terms) or f"jnp.zeros({size})"
+        return " + ".join(terms)
 
     def spread(self, place: Place) -> str:
         """A positive number: known, estimated, of a finite latent, of a covariate."""
