@@ -144,9 +144,7 @@ class AffineFactor(Factor):
         own = [drop(a) for a in probed]
         events = vector, 2 * vector, 0, 2 * vector
         columns = reading.sites[self.site].columns
-        rank = max(
-            columns, *(a.ndim - outer - event for a, event in zip(own, events, strict=True))
-        )
+        rank = max(columns, *(a.ndim - outer - event for a, event in zip(own, events, strict=True)))
         ranks = [outer + rank + event for event in events]
         return [of_rank(a, n, outer) for a, n in zip(own, ranks, strict=True)]
 

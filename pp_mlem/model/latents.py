@@ -120,7 +120,9 @@ def posterior(bound: Bound, params: Values) -> dict[str, Any]:
     run = bound.compiled(_posterior)
     tables = run(no_tables(bound.reading), params, bound.data)
     return {
-        name: moments(bound, name, table) if bound.reading.sites[name].real else outward(bound, name, table)
+        name: moments(bound, name, table)
+        if bound.reading.sites[name].real
+        else outward(bound, name, table)
         for name, table in tables.items()
     }
 

@@ -222,6 +222,7 @@ class Run(plain_numpyro.Run):
     flats: list[int] = field(default_factory=list)
     reals: dict[str, Affine] = field(default_factory=dict)
     cells: list[tuple[Affine, np.ndarray, np.ndarray]] = field(default_factory=list)
+    empty: bool = False  # a site of which nothing is seen
 
     def _fresh(self, shape: tuple[int, ...]) -> Affine:
         """Standard normals of their own."""
@@ -264,6 +265,7 @@ class Run(plain_numpyro.Run):
         for own in self.masks:
             mask = mask & own
         mask = np.broadcast_to(mask, shape)
+        before = len(self.cells)
         for cell in np.ndindex(shape) if fn.joint else np.ndindex(whole):
             if not mask[cell[: len(shape)]] or np.isnan(value[cell]).all():
                 continue
@@ -276,6 +278,7 @@ class Run(plain_numpyro.Run):
                 root = np.broadcast_to(fn.root, whole)[cell].reshape(1, 1)
                 own = mean.each(lambda p, cell=cell: p[cell].reshape(1))
                 self.cells.append((own, root**2, value[cell].reshape(1)))
+        self.empty = self.empty or len(self.cells) == before
 
     def names(self) -> dict[str, Any]:
         """What a program's text finds under NumPyro's names."""
@@ -332,6 +335,11 @@ class Joint:
             found[name] = np.array(row[at : at + size]).reshape(shape)
             at += size
         return found
+
+    def has_data(self, params: Mapping[str, Any]) -> bool:
+        """Whether every observed site has a cell that is neither missing nor masked."""
+        run = self._run(params, {})
+        return bool(run.cells) and not run.empty
 
     def log_z(self, params: Mapping[str, Any]) -> float:
         return self.solve(params).log_z

@@ -199,7 +199,9 @@ class GaussianWriter(Writer):
             if law.startswith("dist.Normal(jnp.zeros") and self.chance(50):
                 law = f"dist.Normal(0.0, {self.positive()}).expand([{size}]).to_event(1)"
         else:
-            law = f"dist.MultivariateNormal({self.columns(place, size)}, {self.matrix(place, size)})"
+            law = (
+                f"dist.MultivariateNormal({self.columns(place, size)}, {self.matrix(place, size)})"
+            )
         self.named.append(name)
         self.line(f'{name} = numpyro.sample("{name}", {law})')
         return name, size
@@ -223,7 +225,9 @@ class GaussianWriter(Writer):
             law = f"dist.Normal({self.columns(place, size)}, {scale}).to_event(1)"
             shape = (*place.frame, size)
         else:
-            law = f"dist.MultivariateNormal({self.columns(place, size)}, {self.matrix(place, size)})"
+            law = (
+                f"dist.MultivariateNormal({self.columns(place, size)}, {self.matrix(place, size)})"
+            )
             shape = (*place.frame, size)
         name = self.data(shape, joint)
         text = f'numpyro.sample("{name}", {law}, obs={name})'
@@ -262,7 +266,9 @@ def by_group(below: Callable[[int], int]) -> GaussianProgram:
     rows = w.one(6, 5, 8)
     top = Place([], ())
     if w.chance(25):  # coefficients of a restricted likelihood
-        w.line('flat1 = numpyro.sample("flat1", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))')
+        w.line(
+            'flat1 = numpyro.sample("flat1", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))'
+        )
         w.named.append("flat1")
         flat = True
     else:
@@ -272,12 +278,14 @@ def by_group(below: Callable[[int], int]) -> GaussianProgram:
     groups = Place([f'with numpyro.plate("groups", {sizes[0]}):'], (sizes[0],), list(top.reals))
     above = None
     if w.chance(25):
-        above = Place([f'with numpyro.plate("above", 2):'], (2,), list(top.reals))
+        above = Place(['with numpyro.plate("above", 2):'], (2,), list(top.reals))
         w.opened(above)
         w.one_finite(above)
         above.reals.append(w.real_latent(above))
         index = w.argument("of", w.rng.integers(0, 2, sizes[0]))
-        groups.reals = list(top.reals) + [(f"{n}[{index}]", s) for n, s in above.reals[len(top.reals):]]
+        groups.reals = list(top.reals) + [
+            (f"{n}[{index}]", s) for n, s in above.reals[len(top.reals) :]
+        ]
     w.opened(groups)
     if not groups.reals and not flat or w.chance(15):
         w.one_finite(groups)
@@ -287,7 +295,7 @@ def by_group(below: Callable[[int], int]) -> GaussianProgram:
         groups.reals.append(w.real_latent(groups))
     if w.chance(25):
         w.seen(groups)
-    inside = Place(['with numpyro.plate("rows", %d):' % rows], (rows,), list(top.reals))
+    inside = Place([f'with numpyro.plate("rows", {rows}):'], (rows,), list(top.reals))
     crossed = w.chance(30)
     index = w.argument("g", w.rng.integers(0, sizes[0], rows))
     inside.reals += [(f"{n}[{index}]", s) for n, s in groups.reals[own:]]
@@ -365,7 +373,7 @@ def crossed_frames(below: Callable[[int], int]) -> GaussianProgram:
             place.reals.append(w.real_latent(place))
         if w.chance(20):
             w.seen(place)
-    both = Place(left.opened + right.opened, (n, m), left.reals + right.reals[len(top):])
+    both = Place(left.opened + right.opened, (n, m), left.reals + right.reals[len(top) :])
     w.opened(both)
     if w.chance(30):
         both.reals.append(w.real_latent(both))

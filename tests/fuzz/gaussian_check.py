@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import brute_force
@@ -35,10 +36,11 @@ def check(program: GaussianProgram, thorough: bool = False) -> Outcome:
         solution = truth.solve(program.params)
         faults = _faults(model, program, truth, solution, found)
         if thorough and not faults:
-            faults = _falls(model, program) + _curvature_faults(model, program)
+            faults = _falls(model, program, 4) + _curvature_faults(model, program)
             faults += _draw_faults(model, program, solution)
     except Exception as error:  # told or raw: told apart below
-        return Outcome(*_judged(error), program)
+        refusable = program.refusable or not truth.has_data(program.params)
+        return Outcome(*_judged(error), replace(program, refusable=refusable))
     return Outcome("wrong", "; ".join(faults), program) if faults else Outcome("right", "", program)
 
 
@@ -90,7 +92,9 @@ def _faults(
             faults.append(f"the covariance of '{name}' is {off:.3g} away")
         at += size
     for name, expected in solution.finite.items():
-        off = np.abs(latents.outward(model.bound, name, posterior[name]).reshape(expected.shape) - expected)
+        off = np.abs(
+            latents.outward(model.bound, name, posterior[name]).reshape(expected.shape) - expected
+        )
         if not off.max() <= 1e-8:
             faults.append(f"probabilities of '{name}' are {off.max():.3g} away")
     direction = _direction(program)
@@ -107,7 +111,9 @@ def _faults(
     return faults
 
 
-def _draw_faults(model: Model, program: GaussianProgram, solution: Dense, count: int = 400) -> list[str]:
+def _draw_faults(
+    model: Model, program: GaussianProgram, solution: Dense, count: int = 400
+) -> list[str]:
     """Means and covariance of joint draws, within six standard errors."""
     if not solution.shapes:
         return []
