@@ -29,6 +29,7 @@ EDGE_COST = 0.01  # nats lost by moving onto an edge, below which the data do no
 NEAR = 1e-3  # of the width of an interval or a simplex: nearer entries are tried
 FAR_OUT, OUTWARD = 1e7, 1e100  # values of a half-line that may be infinite; how much farther
 NEAR_HALF_LINE = 1e-6
+SMALL_NOISE = 1e-2  # of the spread of the data: smaller scales of noise are tried
 AT_ONCE = 16
 
 
@@ -277,6 +278,11 @@ def _moves_onto_edges(
             at_edge = vector.copy()
             at_edge[where[site.name].start + place] = edge
             moves.append(_Move([(site.name, index)], at_edge))
+    for name, index in _small_noises(target, params):
+        for factor in (0.1, 10.0):  # nearer to zero its density may have lost its digits
+            moved = np.array(params[name], float)
+            moved[index] *= factor
+            moves.append(_Move([(name, index)], _with_values(target, vector, {name: moved})))
     for entries in _far_out(target, params):
         values = {n: np.array(params[n], float) for n, _ in entries}
         for name, index in entries:
@@ -294,6 +300,25 @@ def _variances(target: Target) -> frozenset[str]:
             parts = target.reading.dependencies[factor.site]
             behind |= parts.get("argument scale", frozenset())
     return frozenset(behind)
+
+
+def _small_noises(target: Target, params: dict[str, Any]) -> list[tuple[str, Index]]:
+    """Entries of scales of observations with real latents that are small beside the data: where these
+    explain a column without remainder (a Heywood case) its scale is zero."""
+    supports = {s.name: s.support for s in target.space.sites}
+    found: list[tuple[str, Index]] = []
+    for factor in target.marginal.factors:
+        if not isinstance(factor, AffineFactor) or factor.own:
+            continue
+        data = target.data.sites[factor.site]
+        value = data.value if data.shift_rows is None else data.value - data.shift_rows
+        spread = float(jnp.sqrt((value**2).mean()))
+        for name in target.reading.dependencies[factor.site].get("argument scale", ()):
+            if name in supports and is_half_line(supports[name]):
+                own = np.asarray(params[name], float)
+                small = np.argwhere(own < SMALL_NOISE * spread)
+                found += [(name, tuple(int(i) for i in at)) for at in small]
+    return found
 
 
 def _with_values(target: Target, vector: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
