@@ -292,13 +292,15 @@ def _moves_onto_edges(
 
 
 def _variances(target: Target) -> frozenset[str]:
-    """The parameters behind the scale of a real latent's law. Whether such a one is at zero has no measure
-    of nearness: without the latents the data may be as likely."""
+    """The parameters behind the scale of a real latent's law, or behind a mean with real latents, where a
+    law that is not centred has its scale. Whether such a one is at zero has no measure of nearness: without
+    the latents the data may be as likely."""
     behind: set[str] = set()
     for factor in target.marginal.factors:
-        if isinstance(factor, AffineFactor) and factor.own:
+        if isinstance(factor, AffineFactor):
             parts = target.reading.dependencies[factor.site]
-            behind |= parts.get("argument scale", frozenset())
+            for name in ("loc", *(SCALE_NAMES if factor.own else ())):
+                behind |= parts.get(f"argument {name}", frozenset())
     return frozenset(behind)
 
 
