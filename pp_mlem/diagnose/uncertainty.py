@@ -13,7 +13,7 @@ import numpy as np
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
-from pp_mlem.diagnose.spurious import edge_masks
+from pp_mlem.diagnose.edges import edge_masks
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target
 
