@@ -97,9 +97,7 @@ def _faults(
         )
         if not off.max() <= 1e-8:
             faults.append(f"probabilities of '{name}' are {off.max():.3g} away")
-    direction = _direction(program)
-    for name in [n for n in direction if n.startswith("r")]:  # roots of correlation matrices
-        direction[name] = 0 * direction[name]
+    direction = {n: _allowed(program.params[n], d) for n, d in _direction(program).items()}
     slope = sum(float(np.sum(gradient[k] * d)) for k, d in direction.items())
     step = 1e-5
     ends = [
@@ -109,6 +107,15 @@ def _faults(
     expected = (ends[0] - ends[1]) / (2 * step)
     differs("slope", slope, expected, 1e-6 * max(1.0, abs(expected), abs(solution.log_z)))
     return faults
+
+
+def _allowed(value: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """A direction in which a symmetric matrix stays one; none of a root of a correlation matrix."""
+    if value.ndim != 2 or value.shape[0] != value.shape[1]:
+        return step
+    if not np.triu(value, 1).any():
+        return 0 * step
+    return step + step.T if np.array_equal(value, value.T) else step
 
 
 def _draw_faults(
