@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import not_exact
 
 # Axes of vectors, and of to_event columns: no plate's names.
-LOST = 1e-7  # nats of rounding for each row, beyond which a log-likelihood means nothing
 EVENT, EVENT_TOO, COLUMNS = "\0entry", "\0entry too", "\0columns"
 
 
@@ -192,8 +191,7 @@ class AffineFactor(Factor):
         value = laid.value if laid.shift_rows is None else laid.value - laid.shift_rows
         value = Table(value.reshape(-1, count, *rows), (EVENT, COLUMNS, *self.rows))
         shown = None if mask is None else Table(mask.astype(eta.dtype), (COLUMNS, *self.rows))
-        form = pieces.of_data(self.coordinates, value, shown)
-        return (form if finite else pieces.reliable(form, value, shown)), self.term_plates
+        return pieces.of_data(self.coordinates, value, shown), self.term_plates
 
     def told(self) -> str:
         return f"quadratic: {self.reason}"
@@ -265,16 +263,6 @@ class _Pieces:
             Table(wide, (*root_axes, ROW, COLUMN)),
             further,
         )
-
-    def reliable(self, form: Quadratic, value: Table, shown: Table | None) -> Quadratic:
-        """NaN in place of a constant that has lost its digits: with hardly any noise (a Heywood case) log Z is
-        the difference of numbers as large as x' precision x, and means nothing."""
-        again = Table(value.array, tuple(EVENT_TOO if a == EVENT else a for a in value.axes))
-        squares = contract([self.third, value, again, *([] if shown is None else [shown])]).array
-        rows = squares.size
-        lost = jnp.finfo(squares.dtype).eps * jnp.sqrt((jax.lax.stop_gradient(squares) ** 2).sum())
-        constant = jnp.where(lost < LOST * rows, form.constant.array, jnp.nan)
-        return replace(form, constant=Table(constant, form.constant.axes))
 
     def of_data(self, coordinates: Coordinates, value: Table, shown: Table | None) -> Quadratic:
         seen = [] if shown is None else [shown]

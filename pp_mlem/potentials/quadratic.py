@@ -15,6 +15,7 @@ from pp_mlem.potentials.modes import Draw, Mode
 from pp_mlem.potentials.table import Table, add
 
 ROW, COLUMN = "\0row", "\0column"  # axes of the linear and of the quadratic part: no plate's names
+LOST = 1e-7  # nats of rounding for each unit, beyond which a log-likelihood means nothing
 Coordinates = tuple[tuple[str, int], ...]  # real latents, and how many numbers each is
 
 
@@ -73,7 +74,7 @@ class Quadratic:
         order = self.axes
         parts = _Parts.of(self, order, own, rest)
         value = value_of(parts.root, parts.own, parts.given, mode)
-        constant = _varying(self.constant.aligned(order) + value, order)
+        constant = _varying(_reliable(self.constant.aligned(order), value), order)
         left = tuple((n, size) for n, size in self.coordinates if n != latent)
         if not left:
             return constant
@@ -226,6 +227,14 @@ def value_of(root: jax.Array, own: jax.Array, given: jax.Array, mode: Mode) -> j
         nudge = (jax.lax.stop_gradient(away) * given).sum(-1)
         value = value + nudge - jax.lax.stop_gradient(nudge)
     return value
+
+
+def _reliable(constant: jax.Array, value: jax.Array) -> jax.Array:
+    """Their sum; NaN where it has lost its digits. With hardly any noise (a Heywood case) it is the
+    difference of numbers as large as the data's precision, and means nothing."""
+    total = constant + value
+    lost = jnp.finfo(total.dtype).eps * jnp.abs(constant)
+    return jnp.where(lost < LOST * (1 + jnp.abs(total)), total, jnp.nan)
 
 
 def inverse_root(precision: jax.Array) -> jax.Array:
