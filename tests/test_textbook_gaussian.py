@@ -14,7 +14,6 @@ from gaussian import GaussianProgram
 from gaussian_check import check
 from textbook_gaussian import TEXTBOOK
 
-
 QUICK = ("casks within batches, numbered through", "a Gaussian process on given points")
 ALL = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TEXTBOOK]
 
