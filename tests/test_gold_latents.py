@@ -49,6 +49,7 @@ def test_a_batch_variance_of_zero_by_maximum_likelihood(fit_by):
 
 
 @published
+@pytest.mark.slow
 def test_a_batch_variance_of_zero_by_restricted_likelihood():
     data = table("C03_dyestuff2_boundary")
     arrays = data.Yield.to_numpy(), codes(data.Batch)
@@ -73,6 +74,7 @@ def casks(y, cask, batch, restricted=False):
 
 
 @published
+@pytest.mark.slow
 @BOTH
 def test_casks_within_batches_by_maximum_likelihood(fit_by):
     """Pastes: lmer(strength ~ 1 + (1 | sample) + (1 | batch), REML = FALSE)."""
@@ -148,11 +150,11 @@ def saturated(S, n):
 FACTANAL = [  # data, people, factors, the chi-squared statistic that factanal prints
     ("C09_ability_factanal", 112, 1, 75.18),
     ("C09_ability_factanal", 112, 2, 6.11),
-    ("C08_harman74_factanal", 145, 1, 622.91),
-    ("C08_harman74_factanal", 145, 2, 420.24),
-    ("C08_harman74_factanal", 145, 3, 295.59),
-    ("C08_harman74_factanal", 145, 4, 226.68),
-    ("C08_harman74_factanal", 145, 5, 186.82),
+    pytest.param("C08_harman74_factanal", 145, 1, 622.91, marks=pytest.mark.slow),
+    pytest.param("C08_harman74_factanal", 145, 2, 420.24, marks=pytest.mark.slow),
+    pytest.param("C08_harman74_factanal", 145, 3, 295.59, marks=pytest.mark.slow),
+    pytest.param("C08_harman74_factanal", 145, 4, 226.68, marks=pytest.mark.slow),
+    pytest.param("C08_harman74_factanal", 145, 5, 186.82, marks=pytest.mark.slow),
 ]
 
 
@@ -196,6 +198,7 @@ def test_a_uniqueness_of_zero_is_at_the_boundary(fit_by, L):
 
 
 @published
+@pytest.mark.slow
 @BOTH
 def test_confirmatory_factors_of_holzinger_and_swineford(fit_by):
     """lavaan's first example: log L = -3737.745, AIC 7517.490 (without intercepts)."""
@@ -291,7 +294,7 @@ def test_growth_of_orange_trees(fit_by):
     assert fit.log_likelihood == pytest.approx(-131.5719, abs=5e-5)
     told = {"mu": 192.05, "middle": 727.90, "scale": 348.07, "tau": 31.646, "sigma": 7.843}
     for name, value in told.items():
-        assert fit.params[name] == pytest.approx(value, abs=6e-3)
+        assert fit.params[name] == pytest.approx(value, abs=1e-2)
 
 
 @pytest.mark.slow
