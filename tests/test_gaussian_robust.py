@@ -32,11 +32,8 @@ def plain():
     return fit_mle(Model(intercepts, Y, X, GROUP), starts=1)
 
 
-@pytest.mark.parametrize(
-    ("fit_by", "unit", "offset"),
-    [(fit_em, 1e-3, 0.0), (fit_em, 1e6, 0.0), (fit_em, 1.0, 1e5), (fit_mle, 1e-3, 0.0)]
-    + [(fit_mle, 1e6, 0.0)],
-)
+@pytest.mark.parametrize("fit_by", [fit_em, fit_mle])
+@pytest.mark.parametrize(("unit", "offset"), [(1e-3, 0.0), (1e6, 0.0), (1.0, 1e5)])
 def test_the_unit_and_the_origin_of_the_data_do_not_decide(fit_by, unit, offset, plain):
     model = Model(intercepts, unit * Y + offset, X, GROUP)
     fit = fit_by(model, starts=1)

@@ -53,7 +53,7 @@ def edge_masks(
     if not moves:
         return masks
     points = [vector, *(m.vector for m in moves)]
-    if value_at is None or _variances(target):  # statistics of a law without variance are none
+    if value_at is None or variances_of(target):  # statistics of a law without variance are none
         values = objective_at(target, vector, points)
     else:
         values = _known(value_at(np.stack(points)))
@@ -69,7 +69,7 @@ def _moves_onto_edges(
 ) -> list[_Move]:
     """What is to be tried; entries that are on an edge already are marked in `masks`."""
     moves, where = [], target.space.slices()
-    variances = _variances(target)
+    variances = variances_of(target)
     for site in target.space.sites:
         value = np.asarray(params[site.name], float)
         base = base_support(site.support)
@@ -105,7 +105,7 @@ def _moves_onto_edges(
     return moves
 
 
-def _variances(target: Target) -> frozenset[str]:
+def variances_of(target: Target) -> frozenset[str]:
     """The parameters behind the scale of a real latent's law, or behind a mean with real latents, where a
     law that is not centred has its scale. Whether such a one is at zero has no measure of nearness: without
     the latents the data may be as likely."""

@@ -22,6 +22,7 @@ from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
+from pp_mlem.estimate.spread import off_false_edges
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
@@ -125,7 +126,11 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         compiling = _prepare(model, target, driver, starts)
         vectors = em_starts(model, driver, starts, options.seed, options.init)
         with Progress(options.method, starts, options.progress) as progress:
-            ends = _run(replace(driver, progress=progress), settings, vectors)
+            driver = replace(driver, progress=progress)
+            ends = _run(driver, settings, vectors)
+            higher = None if ends.interrupted else off_false_edges(target, ends.points, ends.values)
+            if higher is not None:
+                ends = ends.followed_by(_run(driver, settings, higher))
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends), driver.at)
 
