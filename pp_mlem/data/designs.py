@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.factors.axes import drop_outer
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import offsets
 from pp_mlem.program.densities import log_density
@@ -112,15 +113,6 @@ def total_entries(reading: Reading) -> int:
     return sum(int(np.prod(s.shape)) for s in reading.space.sites)
 
 
-def drop_outer(reading: Reading, factor: Factor, array: jax.Array) -> jax.Array:
-    """Without the leading axes of latents that are enumerated by vmap and are not the factor's."""
-    outer = [s.name for s in reading.slots if s.vmapped]
-    for i in reversed(range(len(outer))):
-        if outer[i] not in factor.latents:
-            array = jax.lax.index_in_dim(array, 0, axis=i, keepdims=False)
-    return array
-
-
 def aligned(message: Message, arrays: dict[str, Any]) -> dict[str, Any]:
     """Arrays over the cells of a site, all with as many dimensions, ready for a dimension of steps."""
     rank = max(jnp.ndim(a) for a in arrays.values())
@@ -177,7 +169,7 @@ def inverses(reading: Reading, wanted: dict[str, tuple[Factor, tuple[str, ...]]]
         names = frozenset(wanted)
         found = reading.run(params, dynamic, extract, wanted=names, wide=names)
         return {
-            name: {k: drop_outer(reading, wanted[name][0], a) for k, a in arrays.items()}
+            name: {k: drop_outer(reading, wanted[name][0].latents, a) for k, a in arrays.items()}
             for name, arrays in found.items()
         }
 

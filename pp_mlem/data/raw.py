@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.factors.axes import drop_outer
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.lay import observed_parts, over_plates
@@ -125,15 +127,26 @@ def _parts(
 def _indices(
     reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, gathers: Gathers
 ) -> dict[str, dict[str, jax.Array]]:
-    """Global parameter numbers behind the arguments that are bound directly."""
+    """Global parameter numbers behind the arguments that are bound directly. Gathered latents are at one
+    value, but where a site is affine: there their axes lead."""
     probed = frozenset(
         f.site for f in factors if any(b.kind == "direct" for b in f.bindings.values())
     )
     if not probed:
         return {}
 
+    outer = {f.site: f for f in factors if f.kind == "affine" and reading.one_at_a_time(f.latents)}
+    outer = {name: f for name, f in outer.items() if name in probed}
+
     def indices(values: dict[str, Any], given: tuple) -> dict[str, Any]:
-        return reading.run(values, given, site_arguments, reading.zeros(), wanted=probed)
+        rest = probed - outer.keys()
+        found = reading.run(values, given, site_arguments, reading.zeros(), wanted=rest)
+        if outer:
+            wide = reading.run(values, given, site_arguments, wanted=frozenset(outer))
+            for name, factor in outer.items():
+                drop = partial(drop_outer, reading, factor.latents)
+                found[name] = {a: drop(v) for a, v in wide[name].items()}
+        return found
 
     numbered = gathers.keep("indices", indices)(iota_parameters(reading), dynamic)
     direct = {f.site: {a for a, b in f.bindings.items() if b.kind == "direct"} for f in factors}

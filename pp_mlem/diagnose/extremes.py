@@ -12,7 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from pp_mlem.base.status import Status
-from pp_mlem.diagnose.spurious import objective_at
+from pp_mlem.diagnose.edges import objective_at
 from pp_mlem.program.densities import law_density, log_density
 from pp_mlem.program.distributions import is_discrete, is_factor, unwrap
 from pp_mlem.program.messages import Message

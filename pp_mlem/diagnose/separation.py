@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import constraints
 
+from pp_mlem.diagnose.edges import objective_at
 from pp_mlem.diagnose.extremes import certain_sites, extremes_at
-from pp_mlem.diagnose.spurious import objective_at
 from pp_mlem.diagnose.uncertainty import Covariance, flatten, information, natural_scale
 from pp_mlem.program.space import base_support, is_half_line, scalar_names
 from pp_mlem.target.target import Target

@@ -13,7 +13,7 @@ import numpy as np
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
-from pp_mlem.diagnose.spurious import edge_masks
+from pp_mlem.diagnose.edges import edge_masks
 from pp_mlem.diagnose.unidentified import unidentified_by_data
 from pp_mlem.marginal.units import step_values
 from pp_mlem.program.space import ParameterSpace, scalar_names
@@ -26,6 +26,7 @@ EDGE = 1e-5
 SINGULAR = 1e-12
 SADDLE = 1e-7
 CLOSE = 1e-8
+FIRM, SETTLING = 1e-6, 2
 NUDGED, NUDGES = 1e-13, 2
 STEADY = 0.02
 NOISE = 1e6
@@ -297,7 +298,7 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     if kind not in KINDS:
         raise ValueError(f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}.")
     point = np.asarray(vector, float)
-    gradient, curvature = information(target, vector)
+    point, gradient, curvature = _at_rest(target, point, *information(target, vector))
     natural, jacobian = natural_scale(target, vector)
     masks = edge_masks(target, vector, natural)
     edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
@@ -351,6 +352,29 @@ def _told_by_data(
         turn[np.ix_(active, active)] = rows.T
         told[np.flatnonzero(active)[rank:]] = False
     return turn, told
+
+
+def _at_rest(
+    target: Target, point: np.ndarray, gradient: np.ndarray, curvature: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The point, gradient and information after Newton steps along what is well determined, where some
+    direction is hardly: an orbit along which nothing changes (a rotation of loadings) bends, so that as
+    much of the gradient as is left looks like curvature along it."""
+    for _ in range(SETTLING):
+        scale = _scales(np.diag(curvature))
+        if not np.all(np.isfinite(curvature)):
+            break
+        values, vectors = np.linalg.eigh(curvature * scale[:, None] * scale)
+        firm = values > FIRM * values.max(initial=0.0)
+        if firm.all():
+            break
+        along = scale[:, None] * vectors[:, firm]
+        step = along @ ((along.T @ gradient) / values[firm])
+        new, bend = information(target, point + step)
+        if not np.abs(new * scale).max() < np.abs(gradient * scale).max():
+            break
+        point, gradient, curvature = point + step, new, bend
+    return point, gradient, curvature
 
 
 def _outer_product(target: Target, vector: Any) -> np.ndarray:

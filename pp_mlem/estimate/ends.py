@@ -43,6 +43,17 @@ class Ends:
     noisy: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     slopeless: bool = False
 
+    def followed_by(self, later: Ends) -> Ends:
+        """The ends of a run that began where these starts had been, or higher."""
+        return replace(
+            later,
+            iterations=self.iterations + later.iterations,
+            newton_steps=self.newton_steps + later.newton_steps,
+            history=[a + b for a, b in zip(self.history, later.history, strict=True)],
+            path=[a + b for a, b in zip(self.path, later.path, strict=True)],
+            compile_seconds=self.compile_seconds + later.compile_seconds,
+        )
+
     @classmethod
     def of(cls, run: Run) -> Ends:
         state = run.state

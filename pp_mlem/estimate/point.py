@@ -25,6 +25,7 @@ from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
 from pp_mlem.estimate.opening import LITTLE, opened, opens
+from pp_mlem.estimate.spread import off_false_edges
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
@@ -139,7 +140,11 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         with Progress(options.method, starts, options.progress) as progress:
             if opening is not None:
                 vectors = opened(replace(driver, algorithm=opening), vectors)
-            ends = _run(replace(driver, progress=progress), settings, vectors)
+            driver = replace(driver, progress=progress)
+            ends = _run(driver, settings, vectors)
+            higher = None if ends.interrupted else off_false_edges(target, ends.points, ends.values)
+            if higher is not None:
+                ends = ends.followed_by(_run(driver, settings, higher))
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends), driver.at)
 

@@ -14,6 +14,7 @@ import numpy as np
 from pp_mlem.base.lazy import scipy_cluster, scipy_optimize
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.program_data import ProgramData
+from pp_mlem.estimate.spread import in_units_of_the_data
 from pp_mlem.factors.base import Factor
 from pp_mlem.model.model import Model
 from pp_mlem.program.draw import draw_from_program
@@ -87,6 +88,7 @@ def _one(
         centre = CENTRE_WIDTH if model.latent_names else NEAR_ZERO
         width = centre if i == 0 else BASE_WIDTH
         vector = _with_values(space, rng.uniform(-1, 1, space.size) * width, given)
+        vector = in_units_of_the_data(target, vector, given)
         if assign is not None:
             vector = assign.draw(vector, kind == "kmeans++", rng)
     vector = np.asarray(_with_values(space, vector, given))

@@ -11,6 +11,7 @@ import numpy as np
 
 from pp_mlem.base.lazy import pd
 from pp_mlem.base.status import Status
+from pp_mlem.diagnose.edges import ValueAt, edge_masks, told_edges
 from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.extremes import collapse_note, drawn_back
 from pp_mlem.diagnose.groups import Group
@@ -18,14 +19,7 @@ from pp_mlem.diagnose.kinks import NOTE as KINKED
 from pp_mlem.diagnose.labels import sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
-from pp_mlem.diagnose.spurious import (
-    Scales,
-    ValueAt,
-    edge_masks,
-    judge_components,
-    rows_at,
-    told_edges,
-)
+from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.estimate.ends import Ends
 from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.model.model import Model

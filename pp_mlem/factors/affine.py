@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.no import No
-from pp_mlem.factors.axes import table_axes
+from pp_mlem.factors.axes import drop_outer, of_rank, table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.partly import quadratic_of_partly
@@ -112,8 +112,8 @@ class AffineFactor(Factor):
     ) -> tuple[jax.Array, ...]:
         """What is left of the value at latents of zero (*latents, *plates, columns, D), how the latents
         move it (..., D, L), its precision (..., D, D), the normaliser and a root of the covariance."""
-        residual, precision, normaliser, root = probed
         vector = self.family.event_dim if self.family is not None else 0
+        residual, precision, normaliser, root = self._of_rank(reading, probed, vector)
         batch = jnp.broadcast_shapes(
             residual.shape[1 : residual.ndim - vector],
             precision.shape[1 : precision.ndim - 2 * vector],
@@ -161,6 +161,20 @@ class AffineFactor(Factor):
         wide = array.reshape((1,) * (len(plates) - lead) + array.shape)
         rest = array.shape[lead:]
         return jnp.broadcast_to(wide, (*plates, *rest)).reshape(-1, *rest)
+
+    def _of_rank(
+        self, reading: Reading, probed: tuple[Any, Any, Any, Any], vector: int
+    ) -> list[jax.Array]:
+        """What was probed, (points, *gathered latents of its own, *batch, *event), all with as many
+        dimensions of the batch."""
+        outer = 1 + sum(s.vmapped and s.name in self.latents for s in reading.slots)
+        drop = jax.vmap(lambda a: drop_outer(reading, self.latents, a))
+        own = [drop(a) for a in probed]
+        events = vector, 2 * vector, 0, 2 * vector
+        columns = reading.sites[self.site].columns
+        rank = max(columns, *(a.ndim - outer - event for a, event in zip(own, events, strict=True)))
+        ranks = [outer + rank + event for event in events]
+        return [of_rank(a, n, outer) for a, n in zip(own, ranks, strict=True)]
 
     def for_value(self, eta: jax.Array) -> jax.Array:
         """A law without its canonical part: the mean, slope and root say the same."""
@@ -371,8 +385,6 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     for part, above in depends.items():
         if part not in ("argument loc", "all", "log_prob") and reals & above:
             return f"by its {part.removeprefix('argument ')}"
-    if probe.reading.one_at_a_time([n for n in probe.latents if n not in reals]):
-        return "together with a finite latent that is gathered"
     return ""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.factors.affine import AffineFactor, basis, refusal
+from pp_mlem.factors.axes import drop_outer, of_rank
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.carried import CarriedFactor
 from pp_mlem.program.errors import SiteValueError
@@ -45,18 +46,24 @@ def refuse_nonaffine(
         return jax.vmap(at)(reals)
 
     run = quick_jit(means) if reading.arguments.traced else means
-    known = {k: np.asarray(v) for k, v in run(basis(reading), params, dynamic).items()}
-    seen = {k: np.asarray(v) for k, v in run(values, params, dynamic).items()}
+
+    def own(factor: Factor, array: Any) -> Any:
+        """Without the axes of gathered latents that it does not meet."""
+        return jax.vmap(lambda a: drop_outer(reading, factor.latents, a))(array)
+
+    known, seen = run(basis(reading), params, dynamic), run(values, params, dynamic)
+    known = {n: own(by_site[n], v) for n, v in known.items()}
+    seen = {n: np.asarray(own(by_site[n], v)) for n, v in seen.items()}
     for scan in reading.scans.values():
         if scan.reals is not None:
             values[scan.carry] = _before(
                 reading, seen[scan.first_carry], seen[scan.carry], scan.carry
             )
     for factor in checked:
-        told = [
-            _predicted(reading, factor, known[factor.site], values, maps, i) for i in range(DRAWS)
-        ]
         here = seen[factor.site]
+        outer = 1 + sum(s.vmapped and s.name in factor.latents for s in reading.slots)
+        points = np.asarray(of_rank(known[factor.site], here.ndim, outer))
+        told = [_predicted(reading, factor, points, values, maps, i) for i in range(DRAWS)]
         tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
         off = tolerance * max(1.0, float(np.abs(here).max(initial=0.0)))
         if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):

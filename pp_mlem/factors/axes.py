@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import jax
+
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Site
 
@@ -38,6 +42,20 @@ def table_axes(
     outer = [s.name for s in reading.slots if s.vmapped and s.name in latents]
     names = outer + batch_axes(reading, site, shape[len(outer) :])
     return tuple("" if size == 1 else name for name, size in zip(names, shape, strict=True))
+
+
+def drop_outer(reading: Reading, latents: Collection[str], array: jax.Array) -> jax.Array:
+    """Without the leading axes of latents that are enumerated by vmap and are not among these."""
+    outer = [s.name for s in reading.slots if s.vmapped]
+    for i in reversed(range(len(outer))):
+        if outer[i] not in latents:
+            array = jax.lax.index_in_dim(array, 0, axis=i, keepdims=False)
+    return array
+
+
+def of_rank(array: jax.Array, rank: int, outer: int) -> jax.Array:
+    """With as many dimensions, new ones behind the `outer` first, which are latents' of their own."""
+    return array.reshape(array.shape[:outer] + (1,) * (rank - array.ndim) + array.shape[outer:])
 
 
 def layout_axes(

@@ -205,7 +205,12 @@ class Gathers:
             )
         remedy = ""
         if self.reading.sites[latents[0]].real:
-            remedy = f' Or estimate it, with Model(..., parameters={{"{latents[0]}"}}).'
+            size = self.reading.plates[pair[1]].size
+            remedy = (
+                f" If a row is to read them all, make them one vector outside of the plate, as in "
+                f'numpyro.sample("{latents[0]}", dist.Normal(0, tau).expand([{size}]).to_event(1)). '
+                f'Or estimate it, with Model(..., parameters={{"{latents[0]}"}}).'
+            )
         raise Refused(
             f"latent '{latents[0]}' reaches '{site}' from several units {where}. A sum over units "
             "that meet one another, as in a network, does not factorise; each row may read one "

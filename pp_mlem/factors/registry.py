@@ -15,7 +15,7 @@ from numpyro.distributions import constraints
 
 from pp_mlem.base.no import No
 from pp_mlem.factors.affine import AffineFactor, basis
-from pp_mlem.factors.axes import positions
+from pp_mlem.factors.axes import drop_outer, positions
 from pp_mlem.factors.base import Factor, Probe
 from pp_mlem.factors.carried import carried_factors
 from pp_mlem.factors.family import FamilyFactor
@@ -198,13 +198,9 @@ def natural_parameters(
 
         probed = jax.vmap(at)(basis(reading))
         values |= {f.site: f.canonical(reading, probed[f.site], summed.get(f.site)) for f in affine}
-    outer = [s for s in reading.slots if s.vmapped]
-    for factor in wanted:  # drop the axes of gathered latents on which a factor does not depend
-        for i in reversed(range(len(outer))):
-            if outer[i].name not in factor.latents:
-                values[factor.site] = jax.lax.index_in_dim(
-                    values[factor.site], 0, axis=i, keepdims=False
-                )
+    for factor in wanted:
+        if not isinstance(factor, AffineFactor):  # whose axes are its own already
+            values[factor.site] = drop_outer(reading, factor.latents, values[factor.site])
     return values
 
 

@@ -23,7 +23,8 @@ def log_table(message: Message, site: Site, partly: bool = False) -> jax.Array:
         return _masked(bare.fn.log_prob(value), bare.masks)
     if site.law_of:
         density = law_density(bare.fn, value)
-        return jnp.zeros_like(density) if bare.hidden else density
+        density = jnp.zeros_like(density) if bare.hidden else density
+        return _over_columns(density, message, bare.columns)
     value = jnp.asarray(value)
     masks = list(bare.masks)
     support = bare.fn.support
@@ -45,11 +46,18 @@ def log_table(message: Message, site: Site, partly: bool = False) -> jax.Array:
     density = seen_density(bare.fn, value, seen) if partly else log_density(bare.fn, value)
     if moves:  # outside of a support that the latents move: probability zero, to be summed
         density = jnp.where(inside, density, tiny_log(density.dtype))
-    if bare.columns:
-        columns = tuple(message.fn.event_shape[: bare.columns])
-        density = jnp.broadcast_to(density, jnp.broadcast_shapes(density.shape, columns))
-    density = _masked(density, tuple(masks))
-    return density.sum(tuple(range(-bare.columns, 0))) if bare.columns else density
+    return _over_columns(density, message, bare.columns, tuple(masks))
+
+
+def _over_columns(
+    density: jax.Array, message: Message, count: int, masks: tuple[Any, ...] = ()
+) -> jax.Array:
+    """Masked, and summed over the last `count` dimensions, the columns of `to_event`."""
+    if not count:
+        return _masked(density, masks)
+    columns = tuple(message.fn.event_shape[:count])
+    density = jnp.broadcast_to(density, jnp.broadcast_shapes(density.shape, columns))
+    return _masked(density, masks).sum(tuple(range(-count, 0)))
 
 
 def _rows(cells: jax.Array, fn: Any) -> jax.Array:

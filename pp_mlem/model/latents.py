@@ -121,17 +121,22 @@ def posterior(bound: Bound, params: Values) -> dict[str, Any]:
     """p(latent | data) by name, (*plates, values); of a real latent its `Moments`."""
     run = bound.compiled(_posterior)
     tables = run(no_tables(bound.reading), params, bound.data)
-    reading, told = bound.reading, dict[str, Any]()
-    for name, table in tables.items():
-        site = reading.sites[name]
-        if not site.real:
-            told[name] = outward(bound, name, table)
-            continue
-        mean = outward(bound, name, table[0])
-        second = -2.0 * outward(bound, name, table[1], trailing=2)
-        covariance = second - mean[..., :, None] * mean[..., None, :]
-        told[name] = Moments(mean.reshape((*mean.shape[:-1], *site.event_shape)), covariance)
-    return told
+    return {
+        name: moments(bound, name, table)
+        if bound.reading.sites[name].real
+        else outward(bound, name, table)
+        for name, table in tables.items()
+    }
+
+
+def moments(bound: Bound, name: str, table: Any) -> Moments:
+    """Of a real latent from the derivatives of log Z with respect to a linear and a quadratic part. A pass
+    may read either triangle of a symmetric matrix: its derivative is that of both together."""
+    mean, slope = outward(bound, name, table[0]), outward(bound, name, table[1], trailing=2)
+    second = -(slope + np.swapaxes(slope, -1, -2))
+    covariance = second - mean[..., :, None] * mean[..., None, :]
+    event = bound.reading.sites[name].event_shape
+    return Moments(mean.reshape((*mean.shape[:-1], *event)), covariance)
 
 
 def decode(bound: Bound, params: Values) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 
 ROW, COLUMN = "\0row", "\0column"  # axes of the linear and of the quadratic part: no plate's names
+LOST = 1e-7  # nats of rounding for each unit, beyond which a log-likelihood means nothing
 Coordinates = tuple[tuple[str, int], ...]  # real latents, and how many numbers each is
 
 
@@ -104,15 +105,15 @@ class Quadratic:
         order = self.axes
         parts = _Parts.of(self, order, own, rest)
         value = value_of(parts.root, parts.own, parts.given, mode)
-        constant = Table(self.constant.aligned(order) + value, order)
+        constant = _varying(_reliable(self.constant.aligned(order), value), order)
         left = tuple((n, size) for n, size in self.coordinates if n != latent)
         if not left:
             return constant
         linear, precision = parts.left()
         return Quadratic(
             constant,
-            Table(linear, (*order, ROW)),
-            Table(precision, (*order, ROW, COLUMN)),
+            _varying(linear, (*order, ROW)),
+            _varying(precision, (*order, ROW, COLUMN)),
             left,
         )
 
@@ -182,9 +183,9 @@ class Law:
         turned = jnp.swapaxes(white, -1, -2)
         constant = -(off**2).sum(-1) / 2 - volume - size / 2 * jnp.log(2 * jnp.pi)
         law = Quadratic(
-            Table(constant, order),
-            Table(jnp.squeeze(turned @ off[..., None], -1), (*order, ROW)),
-            Table(turned @ white, (*order, ROW, COLUMN)),
+            _varying(constant, order),
+            _varying(jnp.squeeze(turned @ off[..., None], -1), (*order, ROW)),
+            _varying(turned @ white, (*order, ROW, COLUMN)),
             self.further.coordinates,
         )
         return product_of([law, self.further])
@@ -215,9 +216,9 @@ class Law:
         constant = form.constant.aligned(order) + constant - size / 2 * jnp.log(2 * jnp.pi)
         new = turned @ (precision @ turn)
         return Quadratic(
-            Table(constant, order),
-            Table(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
-            Table(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
+            _varying(constant, order),
+            _varying(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
+            _varying(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
             coordinates,
         )
 
@@ -275,6 +276,14 @@ def value_of(root: jax.Array, own: jax.Array, given: jax.Array, mode: Mode) -> j
     return value
 
 
+def _reliable(constant: jax.Array, value: jax.Array) -> jax.Array:
+    """Their sum; NaN where it has lost its digits. With hardly any noise (a Heywood case) it is the
+    difference of numbers as large as the data's precision, and means nothing."""
+    total = constant + value
+    lost = jnp.finfo(total.dtype).eps * jnp.abs(constant)
+    return jnp.where(lost < LOST * (1 + jnp.abs(total)), total, jnp.nan)
+
+
 def inverse_root(precision: jax.Array) -> jax.Array:
     """R with R' R the inverse of a positive definite matrix, lower triangular."""
     size = precision.shape[-1]
@@ -289,6 +298,13 @@ def places_of(coordinates: Coordinates) -> dict[str, np.ndarray]:
     """The numbers of each latent's coordinates."""
     ends = np.cumsum([size for _, size in coordinates])
     return {n: np.arange(end - size, end) for (n, size), end in zip(coordinates, ends, strict=True)}
+
+
+def _varying(array: jax.Array, axes: tuple[str, ...]) -> Table:
+    """A table without the axes along which it is the same, of size one: a table that has an axis is summed
+    along it, and one that has not counts once for every unit."""
+    kept = [i for i, a in enumerate(axes) if array.shape[i] > 1 or a in (ROW, COLUMN)]
+    return Table(array.reshape([array.shape[i] for i in kept]), tuple(axes[i] for i in kept))
 
 
 def _spread(table: Table, axis: str, places: np.ndarray, size: int) -> Table:

@@ -43,6 +43,11 @@ class _Program:
         below = _descendants(name, self.parents)
         return any(self.messages[n].observed for n in below)
 
+    def is_needed(self, name: str) -> bool:
+        """Whether an observation, or a latent that the user names, depends on a site."""
+        below = _descendants(name, self.parents)
+        return any(self.messages[n].observed or n in self.latents for n in below)
+
     def unit_of(self, name: str) -> str | None:
         """An observed or discrete site with all the plates of this one, if it has any."""
         own = {plate for plate, _, _ in self.messages[name].plates}
@@ -139,7 +144,7 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
     if not random_parents:
         reason = "continuous, depends on no other unobserved site"
         return (Role.PARAMETER, reason), program.unit_of(name)
-    if not program.is_observed_below(name):
+    if not program.is_needed(name):
         return (Role.IGNORED, "no observation depends on it: it integrates to one"), None
     reason = f"continuous, and its distribution depends on {', '.join(random_parents)}"
     return (Role.LATENT, reason), None

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import gaussian
+import gaussian_check
 import numpy as np
 import programs
 from check import check
@@ -18,6 +20,7 @@ KINDS = {
     "across": programs.across_units,
     "holes": programs.holes_and_gathers,
     "any": programs.any_program,
+    "gaussian": gaussian.any_gaussian,
 }
 
 
@@ -30,7 +33,8 @@ def main(kind: str, first: int, last: int, *flags: str) -> None:
         if "--print" in flags:
             print(program.source)
             continue
-        outcome = check(program, thorough="--thorough" in flags or seed % 10 == 0)
+        by = gaussian_check.check if kind == "gaussian" else check
+        outcome = by(program, thorough="--thorough" in flags or seed % 10 == 0)
         counts[outcome.status] += 1
         if outcome.status not in ("right", "skipped"):
             print(f"[{kind} {seed}] {outcome.status}: {outcome.detail}", flush=True)

@@ -17,7 +17,8 @@ from numpyro.distributions.discrete import (
     GeometricProbs,
 )
 
-from pp_mlem.data.designs import LINKS, Design, aligned, drop_outer
+from pp_mlem.data.designs import LINKS, Design, aligned
+from pp_mlem.factors.axes import drop_outer, of_rank
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Context, Params
 from pp_mlem.program.densities import log_density
@@ -93,17 +94,12 @@ def lay_cells(
             continue
         design, weight = designs[factor.site], statistics[factor.site]
         weight = weight.reshape(weight.shape + (1,) * reading.sites[factor.site].columns)
-        own = {k: drop_outer(reading, factor, a) for k, a in found[factor.site].items()}
+        own = {k: drop_outer(reading, factor.latents, a) for k, a in found[factor.site].items()}
         outer = sum(s.vmapped and s.name in factor.latents for s in reading.slots)
         rank = max(a.ndim for a in (weight, *own.values()))
-        own = {k: _of_rank(a, rank, outer) for k, a in own.items()}
-        cells[factor.site] = _laid(kinds[factor.site], design, own, _of_rank(weight, rank, outer))
+        own = {k: of_rank(a, rank, outer) for k, a in own.items()}
+        cells[factor.site] = _laid(kinds[factor.site], design, own, of_rank(weight, rank, outer))
     return cells
-
-
-def _of_rank(array: jax.Array, rank: int, outer: int) -> jax.Array:
-    """With as many dimensions, new ones behind the `outer` first, which are latents' of their own."""
-    return array.reshape(array.shape[:outer] + (1,) * (rank - array.ndim) + array.shape[outer:])
 
 
 def _inside(fn: Any, value: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from numpyro.distributions import constraints
 
 from pp_mlem.base.no import No
 from pp_mlem.factors.affine import AffineFactor
+from pp_mlem.factors.axes import of_rank
 from pp_mlem.factors.summed import Summed, split
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params, Prior
@@ -201,9 +202,11 @@ def _over_batch(
     site = reading.sites[factor.site]
     columns = site.event_shape[: site.columns] if factor.own else factor.column_shape
     wide = (*batch[:-1], *columns)
+    outer = sum(s.vmapped and s.name in factor.latents for s in reading.slots)
     rows = jnp.asarray(rows)
-    rows = rows.reshape(rows.shape[max(rows.ndim - len(wide), 0) :])  # the same in all rows
-    return jnp.broadcast_to(rows, wide).reshape(batch)
+    if rows.ndim > len(wide):  # the same in all rows of a summed site
+        rows = rows.reshape(rows.shape[rows.ndim - len(wide) :])
+    return jnp.broadcast_to(of_rank(rows, len(wide), outer), wide).reshape(batch)
 
 
 def _of_variance(variance: jax.Array, argument: str) -> jax.Array:

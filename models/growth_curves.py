@@ -1,0 +1,39 @@
+"""Growth curves: the trunks of five orange trees, each on its way to a girth of its own.
+
+a_i ~ Normal(mu, tau),  y_it ~ Normal(a_i / (1 + exp(-(age_t - middle) / scale)), sigma)
+
+The curve is nonlinear in middle and scale, and affine in the trees' asymptotes a, which are latent and
+integrated out exactly. By maximum likelihood log L = -131.5719, mu = 192.05, middle = 727.9,
+scale = 348.1, tau = 31.65 and sigma = 7.84 (the example of lme4's nlmer). Source: Draper & Smith,
+Applied Regression Analysis (1981), exercise 24.N; Pinheiro & Bates (2000), doi:10.1007/b98882, section
+8.2.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+DAYS = np.array([118.0, 484, 664, 1004, 1231, 1372, 1582])
+GIRTH = np.array([  # in millimetres
+    [30.0, 58, 87, 115, 120, 142, 145], [33, 69, 111, 156, 172, 203, 203],
+    [30, 51, 75, 108, 115, 139, 140], [32, 62, 112, 167, 179, 209, 214],
+    [30, 49, 81, 125, 142, 174, 177],
+])  # fmt: skip
+
+
+def model(y, age):
+    mu = numpyro.sample("mu", dist.Normal(200, 50))
+    tau = numpyro.sample("tau", dist.HalfNormal(50))
+    middle = numpyro.sample("middle", dist.Normal(700, 200))
+    scale = numpyro.sample("scale", dist.Gamma(4, 0.01))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(20))
+    share = 1 / (1 + jnp.exp(-(age - middle) / scale))
+    with numpyro.plate("trees", y.shape[0], dim=-2):
+        a = numpyro.sample("a", dist.Normal(mu, tau))
+        with numpyro.plate("ages", y.shape[1], dim=-1):
+            numpyro.sample("y", dist.Normal(a * share, sigma), obs=y)
+
+
+def data():
+    return {"y": GIRTH, "age": DAYS}
