@@ -76,7 +76,7 @@ def innermost(fn: Any) -> Any:
     return fn
 
 
-def is_gaussian(fn: Any) -> bool:
+def is_gaussian_or_flat(fn: Any) -> bool:
     """True for a Normal or a MultivariateNormal, and for a law that is flat over all real numbers."""
     bare = innermost(fn)
     if type(bare) is dist.ImproperUniform:

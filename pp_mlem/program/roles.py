@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pp_mlem.program.distributions import innermost, is_discrete, is_factor, is_gaussian
+from pp_mlem.program.distributions import innermost, is_discrete, is_factor, is_gaussian_or_flat
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
 
@@ -179,7 +179,7 @@ def _refuse_unsummable(
         fn = messages[name].fn
         if messages[name].in_scan:
             raise ValueError(not_exact(name, reason, continuous, "in a scan"))
-        if not is_gaussian(fn):
+        if not is_gaussian_or_flat(fn):
             how = f"whose distribution is {type(innermost(fn)).__name__}"
             raise ValueError(not_exact(name, reason, continuous, how))
     for name, (role, _) in roles.items():
