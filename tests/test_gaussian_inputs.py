@@ -50,9 +50,9 @@ LAWS = {
     ),
     "a vector by a Cholesky factor": lambda m, t: changed(
         dist.MultivariateNormal(jnp.ones(2), CORRELATED),
-        maps.ComposeTransform([
-            maps.LowerCholeskyAffine(m * jnp.ones(2), t * ROOT), maps.IdentityTransform()
-        ]),
+        maps.ComposeTransform(
+            [maps.LowerCholeskyAffine(m * jnp.ones(2), t * ROOT), maps.IdentityTransform()]
+        ),
     ),  # fmt: skip
     "low rank": lambda m, t: dist.LowRankMultivariateNormal(
         m * jnp.ones(2), t * jnp.array([[1.0], [2.0]]), jnp.array([0.5, 0.7])
