@@ -13,6 +13,7 @@ import numpy as np
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
+from pp_mlem.diagnose.rotations import flat_directions, turns_of
 from pp_mlem.diagnose.spurious import edge_masks
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target
@@ -28,6 +29,7 @@ NUDGED, NUDGES = 1e-13, 2
 STEADY = 0.02
 NOISE = 1e6
 STEP_LIMIT = 0.05
+TURNED = 1e-6  # of a rotation's direction, of length one, along a scalar that it does not leave alone
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Covariance:
     """Covariance of every free scalar on its natural scale, in the order of `names`.
 
     `free` is the covariance of the unconstrained vector. `reasons[name]` says why a standard
-    error is NaN.
+    error is NaN. `flat`, where it is known, are directions (size, count) of the unconstrained vector
+    along which a rotation changes nothing.
     """
 
     names: tuple[str, ...]
@@ -43,6 +46,7 @@ class Covariance:
     free: np.ndarray
     reasons: dict[str, str]
     kind: str
+    flat: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -112,20 +116,34 @@ def delta_method(
     slope = np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
     variance = np.einsum("ij,jk,ik->i", slope, covariance.free, slope)
     _, jacobian = natural_scale(target, vector)
-    reason, bad = "", np.zeros(value.size, bool)
-    if covariance.reasons:
-        lost = np.array([n in covariance.reasons for n in covariance.names])
-        # what of the function's slope lies along the scalars without a standard error
-        inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
-        touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
-        bad = touches.any(1)
-        if bad.any():
-            which = covariance.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
-            reason = f"it depends on {which}: {covariance.reasons[which]}"
+    bad, reason = _untold(covariance, slope, jacobian)
     error = np.where(bad | ~(variance >= 0), np.nan, np.sqrt(np.maximum(variance, 0.0)))
     half = scipy_stats.norm.ppf((1 + level) / 2) * error
     error, half = error.reshape(value.shape), half.reshape(value.shape)
     return Estimate(value, error, value - half, value + half, level, reason)
+
+
+def _untold(
+    covariance: Covariance, slope: np.ndarray, jacobian: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Which values of a function have no standard error, by its slope (values, coordinates), and why: they
+    change with a rotation, or lean on a scalar without one."""
+    bad, reason = np.zeros(len(slope), bool), ""
+    lost = np.array([n in covariance.reasons for n in covariance.names], bool)
+    if covariance.flat is not None and covariance.flat.size:
+        lost &= ~(np.abs(jacobian @ covariance.flat).max(1, initial=0.0) > TURNED)
+        steep = np.abs(slope).max(1, initial=0.0)
+        bad = np.abs(slope @ covariance.flat).max(1, initial=0.0) > TURNED * (steep + 1e-300)
+        reason = "it changes with a rotation of parameters that fit as well" if bad.any() else ""
+    if lost.any():
+        # what of the function's slope lies along the scalars without a standard error
+        inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
+        touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
+        if touches.any():
+            which = covariance.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
+            reason = f"it depends on {which}: {covariance.reasons[which]}"
+        bad = bad | touches.any(1)
+    return bad, reason
 
 
 def flatten(space: ParameterSpace, params: Any) -> jax.Array:
@@ -272,7 +290,7 @@ def resolved_inverse(
     steady &= curvature > NOISE * (np.finfo(float).eps * reach) ** 2
     used = active & steady
     inverse, spoiled, flat = invert_information(now, basis.T @ gradient, used)
-    unsteady = np.eye(len(point))[:, active & ~steady]
+    unsteady = np.eye(len(active))[:, active & ~steady]
     flat = basis @ np.concatenate([flat, unsteady], 1)
     reach = np.abs(flat / scale[:, None])[active].max(0, initial=0.0)
     return basis @ inverse @ basis.T, spoiled, flat / np.where(reach > 0, reach, 1.0)
@@ -298,14 +316,21 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
         return information(target, at, basis)[1]
 
-    inverse, spoiled, flat = resolved_inverse(along, curvature, gradient, active, point)
+    turns = turns_of(target, vector)
+    turned = flat_directions(target, vector, turns)
+    across, used = _across(turned, curvature, active)
+    seen = across.T @ curvature @ across
+    inverse, spoiled, flat = resolved_inverse(
+        lambda at, basis: along(at, across @ basis), seen, across.T @ gradient, used, point
+    )
+    inverse, flat = across @ inverse @ across.T, across @ flat
     if kind != "observed" and not spoiled:
         meat = _outer_product(target, vector)
         if kind == "opg":
-            basis = closer_basis(curvature, active)
-            basis = np.eye(len(gradient)) if basis is None else basis
+            basis = closer_basis(seen, used)
+            basis = across if basis is None else across @ basis
             inverse, spoiled, flat = invert_information(
-                basis.T @ meat @ basis, gradient * 0, active
+                basis.T @ meat @ basis, np.zeros(len(used)), used
             )
             inverse, flat = basis @ inverse @ basis.T, basis @ flat
         else:
@@ -313,13 +338,17 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     names = scalar_names(target.space)
     matrix = jacobian @ inverse @ jacobian.T
     reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
+    told = [(np.abs(jacobian @ flat_directions(target, vector, (t,))), t.told()) for t in turns]
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
     reasons: dict[str, str] = {}
     for i, name in enumerate(names):
+        turning = next((why for moved, why in told if moved[i].max(initial=0.0) > TURNED), "")
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
             reasons[name] = spoiled
+        elif turning:
+            reasons[name] = f"not identified: {turning}"
         elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
             along_flat = _direction(flat, jacobian, names)
             reasons[name] = f"not identified: the likelihood is flat along {along_flat}"
@@ -327,7 +356,23 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
             reasons[name] = "no curvature in this direction"
     bad = np.array([n in reasons for n in names], bool)
     matrix[bad, :] = matrix[:, bad] = np.nan
-    return Covariance(names, matrix, inverse, reasons, kind)
+    return Covariance(names, matrix, inverse, reasons, kind, turned)
+
+
+def _across(
+    flat: np.ndarray, information: np.ndarray, active: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Directions as columns that with the flat ones span the active coordinates, and which of them are
+    used: the coordinates as they are, where nothing is flat."""
+    size = len(active)
+    if not flat[active].any():
+        return np.eye(size), active
+    scale = _scales(np.diag(information))[active]
+    values = np.linalg.svd(flat[active] / scale[:, None], full_matrices=True)
+    rank = int((values[1] > SINGULAR * values[1].max()).sum())
+    across = np.zeros((size, int(active.sum()) - rank))
+    across[active] = scale[:, None] * values[0][:, rank:]
+    return across, np.ones(across.shape[1], bool)
 
 
 def _outer_product(target: Target, vector: Any) -> np.ndarray:

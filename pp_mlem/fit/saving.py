@@ -139,6 +139,7 @@ def _record_of(fit: Fit) -> Record:
         "names": list(fit.params),
         "covariance": covariance.matrix,
         "covariance_free": covariance.free,
+        "covariance_flat": covariance.flat,
         "reasons": covariance.reasons,
         "classification": fit.classification,
         "fingerprint": fit.fingerprint,
@@ -187,7 +188,7 @@ def _of_record(tree: xr.DataTree, record: Record, model: Model | None) -> Fit:
             fields[f.name] = record[f.name]
     covariance = Covariance(
         fields["scalar_names"], record["covariance"], record["covariance_free"],
-        record["reasons"], "observed",
+        record["reasons"], "observed", record.get("covariance_flat"),
     )  # fmt: skip
     stored = Stored(tree, record.get("fingerprint"), covariance, record.get("classification"))
     return kind(model=model, stored=stored, **fields)
