@@ -13,17 +13,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
 from pp_mlem.diagnose.spurious import objective_at
 from pp_mlem.program.sites import Site
-from pp_mlem.program.space import base_support
+from pp_mlem.program.space import base_support, scalar_names
 from pp_mlem.target.target import Target
 
 TRIALS = 64  # ways to turn that are tried for one latent, at most
 AWAY = 0.1  # how far from the estimate they are tried, in unconstrained coordinates
 CLOSE = 1e-9
+TURNED = (
+    1e-6  # of a rotation's direction, of length one, along a scalar that it does not leave alone
+)
 Values = Mapping[str, np.ndarray]
 
 
@@ -113,7 +117,9 @@ def _ways(target: Target, latent: Site) -> list[Turn]:
     if len(latent.event_shape) > 1 or frozenset().union(*own.values()) - {latent.name}:
         return []  # a law with parameters of its own
     size = latent.size
-    near = frozenset().union(*(s.parents for s in reading.sites.values() if latent.name in s.parents))
+    near = frozenset().union(
+        *(s.parents for s in reading.sites.values() if latent.name in s.parents)
+    )
     options: list[list[tuple[str, int | None]]] = []
     for site in target.space.sites:
         if site.name not in near or base_support(site.support) is not constraints.real:
@@ -121,8 +127,8 @@ def _ways(target: Target, latent: Site) -> list[Turn]:
         if size == 1:
             options.append([(site.name, None)])
         else:
-            axes = [(site.name, a) for a, n in enumerate(site.shape) if n == size]
-            options += [axes] if axes else []
+            options.append([(site.name, a) for a, n in enumerate(site.shape) if n == size])
+    options = [axes for axes in options if axes]
     ways: list[Turn] = []
     for count in range(1, len(options) + 1):
         for some in itertools.combinations(options, count):
@@ -147,7 +153,7 @@ def _unchanged(target: Target, vector: np.ndarray, turns: list[Turn]) -> list[Tu
     """Those that leave the objective as it is."""
     if not turns:
         return []
-    params = {k: np.asarray(v) for k, v in target.params(vector).items()}
+    params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
     size = turns[0].size
     random = np.random.default_rng(5).normal(size=(size, size))
     rotation = np.linalg.qr(random)[0] if size > 1 else -np.ones((1, 1))
@@ -159,11 +165,35 @@ def _unchanged(target: Target, vector: np.ndarray, turns: list[Turn]) -> list[Tu
     return [t for t, value in zip(turns, after, strict=True) if abs(value - before) <= close]
 
 
+def rotated(target: Target, vector: Any) -> dict[str, str]:
+    """Why scalars have no standard error that a rotation moves, by their names."""
+    reasons: dict[str, str] = {}
+    where = target.space.slices()
+    for turn in turns_of(target, vector):
+        moved = np.abs(flat_directions(target, vector, (turn,))).max(1, initial=0.0) > TURNED
+        scalars = iter(scalar_names(target.space))
+        for site in target.space.sites:
+            own = [next(scalars) for _ in range(int(np.prod(site.shape)))]
+            if site.name in {name for name, _ in turn.axes}:  # real: a scalar is a coordinate
+                turning = itertools.compress(own, moved[where[site.name]])
+                reasons |= dict.fromkeys(turning, f"not identified: {turn.told()}")
+    return reasons
+
+
+def free_scalars(target: Target, vector: Any) -> int:
+    """How many free scalars there are that the objective can tell: without those of rotations."""
+    away = np.random.default_rng(4).normal(size=np.shape(vector))  # loadings of zero turn nowhere
+    flat = flat_directions(target, np.asarray(vector) + AWAY * away, turns_of(target, vector))
+    return int(target.space.size - flat.shape[1])
+
+
 def flat_directions(target: Target, vector: Any, turns: tuple[Turn, ...]) -> np.ndarray:
     """Directions of the unconstrained coordinates (size, count) along which parameters turn, each as long as
     it makes them."""
     space, where = target.space, target.space.slices()
-    params = {k: np.asarray(v) for k, v in target.params(np.asarray(vector)).items()}
+    if not turns:
+        return np.zeros((space.size, 0))
+    params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
     columns = []
     for turn in turns:
         for generator in turn.generators():
@@ -177,7 +207,5 @@ def flat_directions(target: Target, vector: Any, turns: tuple[Turn, ...]) -> np.
                 column[where[name]] = change.ravel()
             columns.append(column)
     flat = np.array(columns).reshape(-1, space.size).T
-    if not flat.size:
-        return np.zeros((space.size, 0))
     left, values, _ = np.linalg.svd(flat, full_matrices=False)
     return left[:, values > 1e-10 * max(values.max(), 1e-300)]

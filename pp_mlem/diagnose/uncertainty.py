@@ -13,7 +13,7 @@ import numpy as np
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
-from pp_mlem.diagnose.rotations import flat_directions, turns_of
+from pp_mlem.diagnose.rotations import TURNED, flat_directions, rotated, turns_of
 from pp_mlem.diagnose.spurious import edge_masks
 from pp_mlem.program.space import ParameterSpace, scalar_names
 from pp_mlem.target.target import Target
@@ -29,7 +29,6 @@ NUDGED, NUDGES = 1e-13, 2
 STEADY = 0.02
 NOISE = 1e6
 STEP_LIMIT = 0.05
-TURNED = 1e-6  # of a rotation's direction, of length one, along a scalar that it does not leave alone
 
 
 @dataclass(frozen=True)
@@ -316,8 +315,7 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
         return information(target, at, basis)[1]
 
-    turns = turns_of(target, vector)
-    turned = flat_directions(target, vector, turns)
+    turned = flat_directions(target, vector, turns_of(target, vector))
     across, used = _across(turned, curvature, active)
     seen = across.T @ curvature @ across
     inverse, spoiled, flat = resolved_inverse(
@@ -338,17 +336,16 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     names = scalar_names(target.space)
     matrix = jacobian @ inverse @ jacobian.T
     reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
-    told = [(np.abs(jacobian @ flat_directions(target, vector, (t,))), t.told()) for t in turns]
+    turning = rotated(target, vector)
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
     reasons: dict[str, str] = {}
     for i, name in enumerate(names):
-        turning = next((why for moved, why in told if moved[i].max(initial=0.0) > TURNED), "")
         if edge[i]:
             reasons[name] = "at the boundary of its support"
         elif spoiled:
             reasons[name] = spoiled
-        elif turning:
-            reasons[name] = f"not identified: {turning}"
+        elif name in turning:
+            reasons[name] = turning[name]
         elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
             along_flat = _direction(flat, jacobian, names)
             reasons[name] = f"not identified: the likelihood is flat along {along_flat}"

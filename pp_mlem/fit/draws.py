@@ -15,6 +15,7 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import reorder_draws
+from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.summary import average_posterior
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.base import Fit, Params, not_a_point
@@ -61,7 +62,7 @@ class DrawsFit(Fit):
             fixed={k: np.asarray(v) for k, v in target.fixed.items()},
             status=status.label,
             status_note=status_note,
-            n_parameters=target.space.size,
+            n_parameters=free_scalars(target, np.zeros(target.space.size)),
             n_observations=model.n_observations,
             scalar_names=scalar_names(target.space),
             **rest,

@@ -22,6 +22,7 @@ from pp_mlem.diagnose.kinks import REASON as KINK
 from pp_mlem.diagnose.kinks import at_kink
 from pp_mlem.diagnose.optima import describe_optima
 from pp_mlem.diagnose.profile import ProfileInterval, profile_interval
+from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation, without_errors
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate, covariance_at, delta_method
 from pp_mlem.fit.base import Fit, Params, params_of
@@ -90,7 +91,7 @@ class PointFit(Fit):
             status=status.label,
             status_note=status_note or status.meaning,
             starts=starts,
-            n_parameters=target.space.size,
+            n_parameters=free_scalars(target, solution.vector),
             n_observations=model.n_observations,
             scalar_names=scalar_names(target.space),
             value=float(solution.value),
