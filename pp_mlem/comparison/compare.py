@@ -24,6 +24,8 @@ from pp_mlem.comparison.scores import NO_LOO, loo_of, scores_of
 from pp_mlem.diagnose.labels import align
 from pp_mlem.fit.base import Fit
 
+CLOSE = 1e-3  # parameters nearer to each other are not turned to be compared
+
 
 @dataclass
 class Comparison:
@@ -136,12 +138,13 @@ def _aligned(fits: dict[str, Fit]) -> dict[str, Fit]:
 
 
 def towards(fit: Fit, reference: dict[str, Any]) -> Fit:
-    """The fit with its labels aligned to a reference; itself where they are."""
-    if not fit.groups:
-        return fit
-    moved = align(fit.params, reference, fit.groups, fit.model)
+    """The fit with its labels, and what a rotation can turn, aligned to a reference; itself where they
+    are."""
+    moved = align(fit.params, reference, fit.groups, fit.model) if fit.groups else fit.params
     same = all(np.array_equal(moved[k], fit.params[k]) for k in moved)
-    return fit if same else fit.relabelled(reference)
+    near = all(np.allclose(moved[k], reference[k], CLOSE, CLOSE) for k in moved)
+    turned = not near and fit.model is not None and bool(fit.turns)
+    return fit if same and not turned else fit.relabelled(reference)
 
 
 def _estimates(fits: dict[str, Fit]) -> pd.DataFrame:

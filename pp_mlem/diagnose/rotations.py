@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -63,14 +63,21 @@ class Turn:
             move[i, j], move[j, i] = 1.0, -1.0
             yield move
 
-    def nearest(self, params: Values, reference: Values) -> dict[str, np.ndarray]:
-        """The parameters turned as near to a reference as can be (Procrustes; Schönemann 1966,
+    def rotation(self, params: Values, reference: Values) -> np.ndarray:
+        """What turns the parameters as near to a reference as can be (Procrustes; Schönemann 1966,
         doi:10.1007/BF02289451)."""
         cross = np.zeros((self.size, self.size))
         for own, theirs in zip(self._columns(params), self._columns(reference), strict=True):
             cross += own.T @ theirs
         left, _, right = np.linalg.svd(cross)
-        return self(params, left @ right)
+        turned: np.ndarray = left @ right
+        return turned
+
+    def of_draws(self) -> Turn:
+        """The same of parameters with a leading axis of draws."""
+        axes = tuple((name, axis if axis is None else axis + 1) for name, axis in self.axes)
+        entry = None if self.entry is None else (self.entry[0] + 1, self.entry[1])
+        return replace(self, axes=axes, entry=entry)
 
     def _columns(self, params: Values) -> Iterator[np.ndarray]:
         """The loadings, (others, size)."""
@@ -98,6 +105,27 @@ def turns_of(target: Target, vector: Any, smallest: int = 2) -> tuple[Turn, ...]
         return tuple(turn for latent in reals for turn in _find(target, somewhere, latent))
 
     return target.once(("turns", target.problem, smallest), find)
+
+
+def turned_to(turns: tuple[Turn, ...], params: Values, reference: Values) -> dict[str, np.ndarray]:
+    """The parameters turned as near to a reference as can be."""
+    turned = dict(params)
+    for turn in turns:
+        turned = turn(turned, turn.rotation(turned, reference))
+    return turned
+
+
+def turned_draws(
+    turns: tuple[Turn, ...], draws: Values, reference: Values
+) -> dict[str, np.ndarray]:
+    """Every draw (draws, ...) turned as near to a reference as can be."""
+    turned = {k: np.array(v) for k, v in draws.items()}
+    names = {name for turn in turns for name, _ in turn.axes}
+    for i in range(len(next(iter(turned.values()))) if names else 0):
+        own = turned_to(turns, {n: turned[n][i] for n in names}, reference)
+        for n in names:
+            turned[n][i] = own[n]
+    return turned
 
 
 def _find(target: Target, vector: np.ndarray, latent: Site) -> list[Turn]:

@@ -20,6 +20,7 @@ from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import alignment, permute
+from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.datatree import tree_of
 from pp_mlem.model.model import Model
@@ -160,22 +161,37 @@ class Fit(abc.ABC):
 
     @abc.abstractmethod
     def relabelled(self, reference: Mapping[str, Any]) -> Fit:
-        """The same fit with its exchangeable components ordered as in `reference`."""
+        """The same fit with its exchangeable components ordered as in `reference`, and loadings that a
+        rotation leaves as good turned as near to it as can be."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """How parameters can be turned with real latents, or their sign changed, with nothing lost."""
+
+        def make() -> tuple[Turn, ...]:
+            with self.computing("turns") as target:
+                return turns_of(target, self.vector, smallest=1)
+
+        return self._once("turns", make)
 
     def _relabelling(
         self, reference: Mapping[str, Any]
-    ) -> tuple[Params, np.ndarray, list[tuple[Group, np.ndarray]]]:
-        """The parameters and their vector with components as in `reference`, and the order of each
-        group's components."""
+    ) -> tuple[Params, np.ndarray, list[tuple[Group, np.ndarray]], list[tuple[Turn, np.ndarray]]]:
+        """The parameters and their vector with components as in `reference`, the order of each group's
+        components, and the rotations that came after."""
         model = self.model_for("relabelling")
         params, orders = dict(self.params), []
         for group in self.groups:
             order = alignment(params, dict(reference), group, model=model)
             params = permute(params, group, order, model, reference)
             orders.append((group, order))
+        rotations = []
+        for turn in self.turns:
+            rotations.append((turn, turn.rotation(params, reference)))
+            params = turn(params, rotations[-1][1])
         with self.computing("relabelling") as target:
             vector = np.asarray(target.space.to_vector(params))
-        return params, vector, orders
+        return params, vector, orders, rotations
 
     # --- scores -----------------------------------------------------------------------------
 

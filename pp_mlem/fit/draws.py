@@ -78,10 +78,12 @@ class DrawsFit(Fit):
         return self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> DrawsFit:
-        params, vector, orders = self._relabelling(reference)
+        params, vector, orders, rotations = self._relabelling(reference)
         draws = dict(self.draws)
         for group, order in orders:
             draws = self._reordered(draws, group, order)
+        for turn, rotation in rotations:
+            draws = turn.of_draws().of_draws()(draws, rotation)  # chains and their draws
         with self.computing("relabelling") as target:
             flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
             vectors = target.unconstrained(flat).reshape(self.draw_vectors.shape)

@@ -108,7 +108,7 @@ class PointFit(Fit):
         return self.value if np.isfinite(self.value) else self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> PointFit:
-        params, vector, _ = self._relabelling(reference)
+        params, vector, _, _ = self._relabelling(reference)
         known = self._cache.get("classification")
         if self.stored is not None and self.stored.classification is not None:
             known = self.stored.classification
