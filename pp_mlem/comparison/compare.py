@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pp_mlem.comparison.concerns import (
     outside,
     shares_below,
 )
+from pp_mlem.comparison.latents import agreement
 from pp_mlem.comparison.scores import NO_LOO, loo_of, scores_of
 from pp_mlem.diagnose.labels import align
 from pp_mlem.fit.base import Fit
@@ -40,6 +42,10 @@ class Comparison:
             posterior's draws below the point estimate; near 0.5 where they agree, below 0.025 or
             above 0.975 where the point estimate lies outside the central 95% interval. Empty
             without draws.
+        latents: DataFrame, one row per real latent and method but the first: the `correlation` of its
+            posterior means with the first's, their `furthest` difference in the larger posterior sd, the
+            `sd_ratio` of the two (root mean squares) and the largest `sd_difference`. Empty without real
+            latents.
         scores: DataFrame, one row per method: log_likelihood, parameters, AIC, BIC, ICL, elpd_loo,
             its se, seconds in all, of them compile_seconds, effective draws per second, status.
         warnings: sentences, the most important first, each with what to do.
@@ -69,6 +75,10 @@ class Comparison:
                 if not fit.has_draws:
                     columns[sampled, name] = shares_below(draws, fit)
         return pd.DataFrame(columns)
+
+    @cached_property
+    def latents(self) -> pd.DataFrame:
+        return agreement(self.fits)
 
     def plot(self, **options: Any) -> Any:
         """A figure: forest of estimates, paths of the log-likelihood, optima, densities."""

@@ -25,9 +25,8 @@ from pp_mlem.target.target import Target
 TRIALS = 64  # ways to turn that are tried for one latent, at most
 AWAY = 0.1  # how far from the estimate they are tried, in unconstrained coordinates
 CLOSE = 1e-9
-TURNED = (
-    1e-6  # of a rotation's direction, of length one, along a scalar that it does not leave alone
-)
+TURNED = 1e-6  # of a rotation's direction, of length one, along a scalar that it moves
+_LOST, ANY = "not identified", "any rotation"
 Values = Mapping[str, np.ndarray]
 
 
@@ -91,7 +90,7 @@ class Turn:
 
     def told(self) -> str:
         names = " and ".join(dict.fromkeys(name for name, _ in self.axes))
-        return f"any rotation of '{self.latent}' with {names} fits as well"
+        return f"{ANY} of '{self.latent}' with {names} fits as well"
 
 
 def turns_of(target: Target, vector: Any, smallest: int = 2) -> tuple[Turn, ...]:
@@ -193,6 +192,11 @@ def _unchanged(target: Target, vector: np.ndarray, turns: list[Turn]) -> list[Tu
     return [t for t, value in zip(turns, after, strict=True) if abs(value - before) <= close]
 
 
+def is_rotation(reason: str) -> bool:
+    """Whether a scalar has no standard error for this reason because a rotation moves it."""
+    return reason.startswith(f"{_LOST}: {ANY}")
+
+
 def rotated(target: Target, vector: Any) -> dict[str, str]:
     """Why scalars have no standard error that a rotation moves, by their names."""
     reasons: dict[str, str] = {}
@@ -204,7 +208,7 @@ def rotated(target: Target, vector: Any) -> dict[str, str]:
             own = [next(scalars) for _ in range(int(np.prod(site.shape)))]
             if site.name in {name for name, _ in turn.axes}:  # real: a scalar is a coordinate
                 turning = itertools.compress(own, moved[where[site.name]])
-                reasons |= dict.fromkeys(turning, f"not identified: {turn.told()}")
+                reasons |= dict.fromkeys(turning, f"{_LOST}: {turn.told()}")
     return reasons
 
 

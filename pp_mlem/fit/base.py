@@ -23,6 +23,7 @@ from pp_mlem.diagnose.labels import alignment, permute
 from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.datatree import tree_of
+from pp_mlem.fit.pictures import Pictures
 from pp_mlem.model.model import Model
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
@@ -64,7 +65,7 @@ def params_of(row: np.ndarray, params: Params, fixed: Params) -> Params:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Fit(abc.ABC):
+class Fit(Pictures, abc.ABC):
     """A fitted model: a `PointFit` (EM, MLE, MAP) or a `DrawsFit` (NUTS, Laplace).
 
     Attributes:
@@ -334,37 +335,6 @@ class Fit(abc.ABC):
     def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Posterior probabilities of the latents on new data (arguments of the program)."""
         return self._on(args, kwargs).posterior(self.params)
-
-    # --- pictures ---------------------------------------------------------------------------
-
-    def plot_surface(
-        self,
-        a: str,
-        b: str,
-        kind: str = "slice",
-        others: Mapping[str, Fit] | None = None,
-        points: int = 41,
-        width: float = 4.0,
-        *,
-        axes: Any = None,
-    ) -> Any:
-        """Contours of the objective over two free scalars, such as "mu[0]" and "mu[1]".
-
-        Args:
-            a, b: the scalars on the two axes.
-            kind: "slice" (the others stay at the estimate; the rest of a simplex is rescaled) or
-                "profile" (the others are maximised anew at every point).
-            others: more fits by name: their estimates, their paths (fits made with trace=True) and
-                their posterior draws are drawn on it. This fit's own path is drawn too.
-            points: per axis. width: of each axis to either side, in standard errors.
-            axes: matplotlib axes to draw on.
-
-        Returns:
-            the matplotlib figure. Surrounding contours are nats below the best value drawn.
-        """
-        return verbs.plot(
-            self, a, b, kind=kind, others=dict(others or {}), points=points, width=width, axes=axes
-        )
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 

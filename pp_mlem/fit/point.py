@@ -312,8 +312,9 @@ class PointFit(Fit):
         the complete and the observed information."""
 
         def make() -> MissingInformation:
+            details = self.covariance_details("observed")
             with self.computing("missing_information") as target:
-                return missing_information_at(target, self.vector, self.slope < SETTLED)
+                return missing_information_at(target, self.vector, details, self.slope < SETTLED)
 
         self.model_for("missing_information")
         return self._once("missing", make)

@@ -1,0 +1,146 @@
+"""Real latents: effects in order of their means, and series in time, with their bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pp_mlem.fit.base import Fit
+from pp_mlem.model.latents import Moments
+from pp_mlem.show.plots.figure import new_grid
+
+HALF_WIDTH = 1.959963984540054  # of a 95% band, in standard deviations
+PANELS = 12
+NAMED = 40  # units, beyond which they are not named and only the first fit is drawn
+COLOURS = ("#2a6f97", "#d1495b", "#edae49", "#7a5195", "#2e933c")
+WHOLE, WIDTH, HEIGHT = "#1d2730", 5.2, 3.6
+
+
+def plot_latents(
+    fit: Fit,
+    names: Sequence[str] | None = None,
+    *,
+    others: Mapping[str, Fit] | None = None,
+    units: Mapping[str, Sequence[Any]] | None = None,
+    forecasts: Mapping[str, Moments] | None = None,
+) -> Figure:
+    """See `Fit.plot_latents`."""
+    model = fit.model_for("plot_latents")
+    reals = {s.name: s for s in model.reading.reals}
+    unknown = sorted(set(names or ()) - reals.keys())
+    if unknown or not reals:
+        raise ValueError(
+            f"plot_latents: received names {unknown}; the real latents of this model are {list(reals)}."
+        )
+    sites = [s for n, s in reals.items() if names is None or n in names]
+    fits = {fit.method: fit, **(others or {})}
+    told = {n: f.posterior() for n, f in fits.items()}
+    panels = []
+    for site in sites:
+        own = {n: p[site.name] for n, p in told.items() if site.name in p}
+        ahead = {k: v for k, v in (forecasts or {}).items() if k == site.name}
+        # a series has one axis of units, its steps; a vector of which there is one its entries
+        axes_of_units = 1 if site.scan else len(own[fit.method].mean.shape) - len(site.event_shape)
+        count = axes_of_units or len(site.event_shape)
+        further = dict(_by_entry(ahead, count)) if ahead else {}
+        panels += [(site, e, one, further.get(e, {})) for e, one in _by_entry(own, count)]
+    panels = panels[:PANELS]
+    tall = any(one[fit.method][0].size <= NAMED and not site.scan for site, _, one, _ in panels)
+    figure, grid = new_grid(len(panels), min(len(panels), 3), WIDTH, HEIGHT + 1.4 * tall)
+    for axes, (site, entry, one, after) in zip(grid, panels, strict=True):
+        if site.scan:
+            draw_series(axes, one, after.get(site.name))
+        else:
+            draw_caterpillar(axes, one, (units or {}).get(site.name))
+        where = model.reading.told_plates(site)
+        axes.set_title(f"{site.name}{entry}" + (f", {where}" if where else ""), fontsize=10)
+    return figure
+
+
+Band = tuple[np.ndarray, np.ndarray]  # mean and standard deviation of every unit
+
+
+def _by_entry(told: Mapping[str, Moments], units: int) -> list[tuple[str, dict[str, Band]]]:
+    """Mean and sd of every unit by fit, for each entry of what comes after the `units` axes, with the entry's
+    index as text."""
+    shape = next(iter(told.values())).mean.shape[units:]
+    return [
+        (
+            f"[{','.join(map(str, index))}]" if shape else "",
+            {n: _entry(m, units, index) for n, m in told.items()},
+        )
+        for index in np.ndindex(*shape)
+    ]
+
+
+def _entry(moments: Moments, units: int, index: tuple[int, ...]) -> Band:
+    """Mean and sd of one entry, of every unit."""
+    where: Any = (*(slice(None),) * units, *index)
+    return moments.mean[where].ravel(), moments.sd[where].ravel()
+
+
+def draw_caterpillar(
+    axes: Axes, told: Mapping[str, Band], names: Sequence[Any] | None = None
+) -> None:
+    """Posterior means with 95% bands, in the order of the first fit's means; the others beside them where
+    there is room."""
+    first, *others = told.items()
+    mean, sd = first[1]
+    order = np.argsort(mean, kind="stable")
+    place = np.arange(len(mean))
+    few = len(mean) <= NAMED
+    drawn = [first, *others] if few else [first]
+    for i, (name, (centre, spread)) in enumerate(drawn):
+        offset = 0.0 if len(drawn) == 1 else 0.3 - 0.6 * i / (len(drawn) - 1)
+        low, high = (centre[order] + s * HALF_WIDTH * spread[order] for s in (-1, 1))
+        colour = COLOURS[i % len(COLOURS)]
+        if few:
+            axes.hlines(place + offset, low, high, color=colour, lw=1.6, label=name)
+            axes.plot(centre[order], place + offset, "o", ms=4, color=colour)
+        else:
+            axes.fill_betweenx(place, low, high, color=colour, alpha=0.25, lw=0, label="95%")
+            axes.plot(centre[order], place, color=colour, lw=1.4, label=name)
+    if few:
+        names = [str(i) for i in place] if names is None else [str(n) for n in names]
+        axes.set_yticks(place, [names[i] for i in order], fontsize=7)
+    else:
+        axes.set_ylabel(f"{len(mean)} units, in order of their means")
+    axes.axvline(0.0, color="0.8", lw=0.8, zorder=0)
+    if len(told) > 1 or not few:
+        axes.legend(fontsize=7, loc="lower right")
+
+
+def draw_series(
+    axes: Axes,
+    told: Mapping[str, Band],
+    forecast: Band | None = None,
+    observed: np.ndarray | None = None,
+) -> None:
+    """A state in time with its 95% band, observations as points, and a forecast with its wider band after the
+    end of the first fit's."""
+    length = 0
+    for i, (name, band) in enumerate(told.items()):
+        length = len(band[0])
+        _band(axes, np.arange(length), band, COLOURS[i % len(COLOURS)], name)
+    if observed is not None:
+        axes.plot(np.arange(len(observed)), observed, ".", ms=3, color="0.55", zorder=1)
+    if forecast is not None:
+        mean, sd = forecast
+        last = next(iter(told.values()))
+        further = np.append(last[0][-1:], mean), np.append(last[1][-1:], sd)
+        time = length - 1 + np.arange(len(mean) + 1)
+        _band(axes, time, further, WHOLE, "forecast", "--")
+        axes.axvline(length - 1, color="0.8", lw=0.8, zorder=0)
+    axes.set_xlabel("step")
+    axes.legend(fontsize=7)
+
+
+def _band(axes: Axes, x: np.ndarray, band: Band, colour: str, label: str, style: str = "-") -> None:
+    mean, sd = band
+    low, high = mean - HALF_WIDTH * sd, mean + HALF_WIDTH * sd
+    axes.fill_between(x, low, high, color=colour, alpha=0.22, lw=0)
+    axes.plot(x, mean, style, color=colour, lw=1.3, label=label)
