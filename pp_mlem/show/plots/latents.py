@@ -87,13 +87,14 @@ def draw_caterpillar(
     axes: Axes, told: Mapping[str, Band], names: Sequence[Any] | None = None
 ) -> None:
     """Posterior means with 95% bands, in the order of the first fit's means; the others beside them where
-    there is room."""
+    there is room, or their means alone."""
     first, *others = told.items()
     mean, sd = first[1]
     order = np.argsort(mean, kind="stable")
     place = np.arange(len(mean))
     few = len(mean) <= NAMED
     drawn = [first, *others] if few else [first]
+    lowest, highest = np.min(mean - HALF_WIDTH * sd), np.max(mean + HALF_WIDTH * sd)
     for i, (name, (centre, spread)) in enumerate(drawn):
         offset = 0.0 if len(drawn) == 1 else 0.3 - 0.6 * i / (len(drawn) - 1)
         low, high = (centre[order] + s * HALF_WIDTH * spread[order] for s in (-1, 1))
@@ -104,12 +105,15 @@ def draw_caterpillar(
         else:
             axes.fill_betweenx(place, low, high, color=colour, alpha=0.25, lw=0, label="95%")
             axes.plot(centre[order], place, color=colour, lw=1.4, label=name)
+    for i, (name, (centre, _)) in enumerate([] if few else others, start=1):
+        axes.plot(centre[order], place, ".", ms=2, color=COLOURS[i % len(COLOURS)], label=name)
     if few:
         names = [str(i) for i in place] if names is None else [str(n) for n in names]
         axes.set_yticks(place, [names[i] for i in order], fontsize=7)
     else:
         axes.set_ylabel(f"{len(mean)} units, in order of their means")
-    axes.axvline(0.0, color="0.8", lw=0.8, zorder=0)
+    if lowest < 0 < highest:
+        axes.axvline(0.0, color="0.8", lw=0.8, zorder=0)
     if len(told) > 1 or not few:
         axes.legend(fontsize=7, loc="lower right")
 
