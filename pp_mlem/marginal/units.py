@@ -129,7 +129,9 @@ def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> Pro
     layout = unit_layout(marginal, data)
     axes, shape = layout[0]
     reading = marginal.reading
-    ways = {f.site: [_way(marginal, f.term_plates, axis) for axis in axes] for f in marginal.factors}
+    ways = {
+        f.site: [_way(marginal, f.term_plates, axis) for axis in axes] for f in marginal.factors
+    }
     alone = [site for site, own in ways.items() if any(way is None for way in own)]
     if marginal.sequential or axes == ("program",) or len(layout) > 1 or alone:
         what = "one sequence" if marginal.sequential else f"units {[a for a, _ in layout]}"

@@ -16,6 +16,7 @@ from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
 from pp_mlem.model.bound import Bound
+from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
 from pp_mlem.program.read_program import read_program
@@ -60,6 +61,7 @@ def read_bound(
     bound = Bound(build_marginal(reading, factors), data, Kept())
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
+    refuse_improper(bound)
     return reading.arguments, bound
 
 
@@ -88,7 +90,9 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
     reading = bound.reading
     inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
     reading = replace(reading, arguments=inputs.check(arguments))
-    return prepare_data(reading, bound.marginal.factors, observe, _verification(bound).gathers)
+    data = prepare_data(reading, bound.marginal.factors, observe, _verification(bound).gathers)
+    refuse_improper(replace(bound, data=data))
+    return data
 
 
 def reads_alike(bound: Bound, arguments: Arguments) -> bool:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pp_mlem.program.distributions import innermost, is_discrete, is_factor, is_gaussian_or_flat
+from pp_mlem.program.distributions import (
+    innermost,
+    is_discrete,
+    is_factor,
+    is_flat,
+    is_gaussian_or_flat,
+)
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
 
@@ -128,6 +134,11 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
     if name in program.parameters:
         return (Role.PARAMETER, "named in parameters="), None
     if name in program.latents:
+        if is_flat(program.messages[name].fn) and not program.is_observed_below(name):
+            raise ValueError(
+                f"latent '{name}' has a flat law, and no observation depends on it: it cannot be integrated "
+                "out. Leave it out of the program, or give it a proper law."
+            )
         return (Role.LATENT, "named in latents="), None
     own = program.parents[name]
     random_parents = sorted(p for p in own if program.messages[p].kind == "sample")
