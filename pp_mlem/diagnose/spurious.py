@@ -12,6 +12,8 @@ import numpy as np
 
 from pp_mlem.base.compiling import of_program
 from pp_mlem.base.status import Status
+from pp_mlem.diagnose.uniqueness import NEAR as NEAR_FLOOR
+from pp_mlem.diagnose.uniqueness import floors
 from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import site_arguments
@@ -277,6 +279,12 @@ def _moves_onto_edges(
             at_edge = vector.copy()
             at_edge[where[site.name].start + place] = edge
             moves.append(_Move([(site.name, index)], at_edge))
+    for name, floor in floors(target, params).items():
+        value = np.asarray(params[name], float)
+        for index in map(tuple, np.argwhere(value < NEAR_FLOOR * floor)):
+            moved = value.copy()
+            moved[index] = floor[index]
+            moves.append(_Move([(name, index)], _with_values(target, vector, {name: moved})))
     for entries in _far_out(target, params):
         values = {n: np.array(params[n], float) for n, _ in entries}
         for name, index in entries:

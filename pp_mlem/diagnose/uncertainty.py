@@ -29,6 +29,7 @@ NUDGED, NUDGES = 1e-13, 2
 STEADY = 0.02
 NOISE = 1e6
 STEP_LIMIT = 0.05
+NEARLY_FLAT, STEPS_TO_REST = 1e-5, 3
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,7 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     masks = edge_masks(target, vector, natural)
     edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
     active = _active(target.space, natural, jacobian, edge)
+    point, gradient, curvature = _at_rest(target, point, gradient, curvature, active)
 
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
         return information(target, at, basis)[1]
@@ -354,6 +356,35 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     bad = np.array([n in reasons for n in names], bool)
     matrix[bad, :] = matrix[:, bad] = np.nan
     return Covariance(names, matrix, inverse, reasons, kind, turned)
+
+
+def _at_rest(
+    target: Target,
+    point: np.ndarray,
+    gradient: np.ndarray,
+    curvature: np.ndarray,
+    active: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Point, gradient and information after steps of Newton's, where some direction is all but flat: along a
+    curve on which nothing changes the gradient that a fit has left looks like curvature."""
+    for _ in range(STEPS_TO_REST):
+        block = curvature[np.ix_(active, active)]
+        if not active.any() or not np.all(np.isfinite(block)):
+            break
+        scale = _scales(np.diag(block))
+        values, vectors = np.linalg.eigh(block * scale[:, None] * scale)
+        flat = values < NEARLY_FLAT * values.max()
+        if not flat.any() or np.any(values < -SADDLE * max(values.max(), 1.0)):
+            break
+        steep = vectors[:, ~flat]
+        step = scale * (steep / values[~flat] @ (steep.T @ (scale * gradient[active])))
+        moved = point.copy()
+        moved[active] += step
+        slope, bend = information(target, moved)
+        if not np.linalg.norm(scale * slope[active]) < np.linalg.norm(scale * gradient[active]):
+            break
+        point, gradient, curvature = moved, slope, bend
+    return point, gradient, curvature
 
 
 def _across(
