@@ -57,6 +57,8 @@ def _scaled_factors(target: Target) -> list[_Scaled]:
     scaled = []
     for factor in target.marginal.factors:
         arguments = reading.dependencies[factor.site]
+        if isinstance(factor, AffineFactor) and factor.own:
+            continue  # a variance of a real latent may vanish: no density grows there without bound
         for latent in factor.latents:
             site = reading.sites[latent]
             if latent == factor.law_of or site.vmapped or site.role is not Role.LATENT:
