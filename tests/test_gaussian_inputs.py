@@ -201,3 +201,124 @@ def test_an_affine_law_has_the_m_step_of_the_plain_one():
     em, mle = fit_em(model), fit_mle(model)
     assert {b.method for b in em.problem().blocks} == {"closed, in turn"}
     assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-8)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+real_vector = dist.constraints.real_vector
+
+
+def flat_coefficients(y, design):
+    """Coefficients with a flat law: REML."""
+    beta = numpyro.sample("beta", dist.ImproperUniform(real_vector, (), (design.shape[1],)))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(design @ beta, sigma), obs=y)
+
+
+def flat_groups(y, group):
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+    mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+    with numpyro.plate("groups", 4):
+        b = numpyro.sample("b", dist.ImproperUniform(dist.constraints.real, (), ()))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(mu + b[group], sigma), obs=y)
+
+
+COLUMNS = np.column_stack([np.ones(9), 1e3 * programs.X, 1e-4 * programs.X**2])
+
+
+def test_a_flat_law_that_the_data_leave_improper_is_refused():
+    twice = np.column_stack([COLUMNS, COLUMNS[:, 0] + COLUMNS[:, 1]])
+    with pytest.raises(ValueError, match=r"latent 'beta' has a flat law.*beta\[0\].*columns"):
+        Model(flat_coefficients, programs.Y, twice, latents={"beta"})
+    with pytest.raises(ValueError, match="latent 'b' has a flat law|latent 'mu' has a flat law"):
+        Model(flat_groups, programs.Y, programs.GROUP, latents={"b", "mu"})
+    model = Model(flat_coefficients, programs.Y, COLUMNS, latents={"beta"})
+    told = model.posterior({"sigma": 0.7})["beta"]
+    expected = 0.49 * np.linalg.inv(COLUMNS.T @ COLUMNS)
+    np.testing.assert_allclose(told.sd, np.sqrt(np.diag(expected)), rtol=1e-8)
+    with pytest.raises(ValueError, match="'beta' has a flat law"):
+        model.with_data(design=COLUMNS[:, [0, 1, 1]])
+
+
+def test_a_flat_law_of_what_no_observation_reads_is_refused():
+    def program(y):
+        numpyro.sample("beta", dist.ImproperUniform(real_vector, (), (2,)))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(0.0, sigma), obs=y)
+
+    with pytest.raises(ValueError, match="latent 'beta' has a flat law, and no observation"):
+        Model(program, programs.Y, latents={"beta"})
+
+
+NOT_GAUSSIAN = {
+    "TransformedDistribution": lambda m, t: changed(dist.Normal(m, t), maps.ExpTransform()),
+    "LogNormal": lambda m, t: dist.LogNormal(m, t),
+    "StudentT": lambda m, t: dist.StudentT(4.0, m, t),
+    "ZeroSumNormal": lambda m, t: dist.ZeroSumNormal(t, (4,)),
+}
+
+
+def test_what_would_approximate_is_said():
+    def program(y, group):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        with numpyro.plate("groups", 4):
+            b = numpyro.sample("b", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Bernoulli(logits=b[group]), obs=y)
+
+    with pytest.raises(ValueError, match=r"'b'.*enters 'y', a Bernoulli.*nodes of a quadrature"):
+        Model(program, (programs.Y > 0).astype(int), programs.GROUP)
+
+
+@pytest.mark.parametrize("name", NOT_GAUSSIAN)
+def test_laws_that_are_not_gaussian_are_refused_by_name(name):
+    def program(y, group):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        law = NOT_GAUSSIAN[name](mu, tau)
+        b = numpyro.sample("b", law if law.event_shape else law.expand([4]))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(b[group], 0.8), obs=y)
+
+    with pytest.raises(ValueError, match=f"latent 'b'.*whose distribution is {name}.*parameters="):
+        Model(program, programs.Y, programs.GROUP)
+
+
+@pytest.mark.slow
+def test_one_row_in_each_group_tells_no_variances_apart():
+    """Their sum alone is told, and has a standard error."""
+
+    def program(y, group):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+        with numpyro.plate("groups", 30):
+            b = numpyro.sample("b", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(b[group], sigma), obs=y)
+
+    y = np.random.default_rng(0).normal(size=30)
+    fit = fit_mle(Model(program, y, np.arange(30)), starts=2)
+    assert fit.params["tau"] ** 2 + fit.params["sigma"] ** 2 == pytest.approx(np.mean(y**2))
+    assert fit.standard_errors().isna().all()
+    assert fit.summary()["note"].str.startswith("not identified: the likelihood is flat").all()
+
+
+@pytest.mark.slow
+def test_two_columns_tell_no_factor():
+    """Three numbers of a covariance cannot tell four parameters: what fits as well is a curve."""
+
+    def program(x):
+        w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+        psi = numpyro.sample("psi", dist.HalfNormal(1).expand([2]).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            u = numpyro.sample("u", dist.Normal(0, 1))
+            numpyro.sample("x", dist.Normal(u[:, None] * w, psi).to_event(1), obs=x)
+
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(60, 1)) * [1.0, 2.0] + rng.normal(size=(60, 2))
+    for fit in (fit_em, fit_mle):
+        errors = fit(Model(program, x, latents={"u"}), starts=2).standard_errors()
+        assert errors.isna().all()

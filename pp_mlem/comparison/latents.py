@@ -35,14 +35,16 @@ def agreement(fits: Mapping[str, Fit]) -> pd.DataFrame:
         (reference, first), *others = by_fit.items()
         for name, moments in others:
             index.append((latent, name, reference))
-            rows.append(_compared(moments, first))
+            rows.append(compared(moments, first))
     names = ["latent", "fit", "against"]
     columns = ["correlation", "furthest", "sd_ratio", "sd_difference"]
     where = pd.MultiIndex.from_tuples(index, names=names)
     return pd.DataFrame(rows, index=where, columns=columns)
 
 
-def _compared(moments: Moments, first: Moments) -> list[float]:
+def compared(moments: Moments, first: Moments) -> list[float]:
+    """Correlation of the means, their largest difference in the larger sd, the ratio of the sds (root mean
+    squares), their largest difference."""
     means, theirs = moments.mean.ravel(), first.mean.ravel()
     sds, scale = moments.sd.ravel(), first.sd.ravel()
     spread = np.ptp(means) > 0 and np.ptp(theirs) > 0

@@ -139,11 +139,12 @@ def _record_of(fit: Fit) -> Record:
         "names": list(fit.params),
         "covariance": covariance.matrix,
         "covariance_free": covariance.free,
-        "covariance_flat": covariance.flat,
         "reasons": covariance.reasons,
         "classification": fit.classification,
         "fingerprint": fit.fingerprint,
     }
+    if covariance.flat is not None and covariance.flat.size:
+        record["covariance_flat"] = covariance.flat
     return {k: v if isinstance(v, np.ndarray) else _plain(v) for k, v in record.items()}
 
 

@@ -171,8 +171,9 @@ def not_exact(name: str, reason: str, continuous: Iterable[str], how: str) -> st
         "What can be is a Normal or MultivariateNormal in plates that enters the means of other Normals "
         f"affinely. Estimate it with Model(..., parameters={{{names}}}): its distribution is "
         "then its prior, hierarchical or not, and counts in MAP and in fit_nuts, which samples "
-        "all parameters jointly as numpyro.infer.NUTS does on the program itself; or make it "
-        "discrete."
+        "all parameters jointly as numpyro.infer.NUTS does on the program itself; or approximate it by "
+        "a discrete one, a Categorical over the nodes of a quadrature with their weights, of which each unit "
+        "reads the value."
     )
 
 
