@@ -127,8 +127,7 @@ def _points(
     count = _distinct(own, names)
     if count == 1:
         return count
-    vector = target.space.to_vector({n: params[0][n] for n in names})
-    turns = turns_of(target, vector, smallest=1)
+    turns = turns_of(target, smallest=1)
     return _distinct([turned_to(turns, p, params[0]) for p in own], names) if turns else count
 
 

@@ -23,7 +23,6 @@ from pp_mlem.program.space import base_support, scalar_names
 from pp_mlem.target.target import Target
 
 TRIALS = 64  # ways to turn that are tried for one latent, at most
-AWAY = 0.1  # how far from the estimate they are tried, in unconstrained coordinates
 CLOSE = 1e-9
 TURNED = 1e-6  # of a rotation's direction, of length one, along a scalar that it moves
 _LOST, ANY = "not identified", "any rotation"
@@ -83,9 +82,9 @@ class Turn:
         for name, axis in self.axes:
             value = np.asarray(params[name], float)
             last = value[..., None] if axis is None else np.moveaxis(value, axis, -1)
-            if self.entry is not None and axis is not None:
+            if self.entry is not None:
                 along, index = self.entry
-                last = np.take(last, index, along - (along > axis))
+                last = np.take(last, index, along - (axis is not None and along > axis))
             yield last.reshape(-1, self.size)
 
     def told(self) -> str:
@@ -93,13 +92,12 @@ class Turn:
         return f"{ANY} of '{self.latent}' with {names} fits as well"
 
 
-def turns_of(target: Target, vector: Any, smallest: int = 2) -> tuple[Turn, ...]:
+def turns_of(target: Target, smallest: int = 2) -> tuple[Turn, ...]:
     """The ways to turn parameters, with a real latent of at least so many numbers, that leave the objective
-    as it is. Found once for a structure: they hang on no value of parameters or data."""
+    as it is. Found once for a structure, at parameters of no meaning: they hang on no values."""
 
     def find() -> tuple[Turn, ...]:
-        away = np.random.default_rng(3).normal(size=np.shape(vector))
-        somewhere = np.asarray(vector, float) + AWAY * away
+        somewhere = np.random.default_rng(3).normal(size=target.space.size)
         reals = [s for s in target.reading.reals if s.size >= smallest]
         return tuple(turn for latent in reals for turn in _find(target, somewhere, latent))
 
@@ -169,7 +167,7 @@ def _parts(target: Target, whole: Turn) -> Iterator[list[Turn]]:
     """A turn taken apart into those of the entries of another axis."""
     shapes = {s.name: s.shape for s in target.space.sites}
     (name, axis), *others = whole.axes
-    if axis is None or others:
+    if others:
         return
     for along, count in enumerate(shapes[name]):
         if along != axis and 1 < count <= TRIALS:
@@ -201,7 +199,7 @@ def rotated(target: Target, vector: Any) -> dict[str, str]:
     """Why scalars have no standard error that a rotation moves, by their names."""
     reasons: dict[str, str] = {}
     where = target.space.slices()
-    for turn in turns_of(target, vector):
+    for turn in turns_of(target):
         moved = np.abs(flat_directions(target, vector, (turn,))).max(1, initial=0.0) > TURNED
         scalars = iter(scalar_names(target.space))
         for site in target.space.sites:
@@ -212,11 +210,10 @@ def rotated(target: Target, vector: Any) -> dict[str, str]:
     return reasons
 
 
-def free_scalars(target: Target, vector: Any) -> int:
+def free_scalars(target: Target) -> int:
     """How many free scalars there are that the objective can tell: without those of rotations."""
-    away = np.random.default_rng(4).normal(size=np.shape(vector))  # loadings of zero turn nowhere
-    flat = flat_directions(target, np.asarray(vector) + AWAY * away, turns_of(target, vector))
-    return int(target.space.size - flat.shape[1])
+    somewhere = np.random.default_rng(4).normal(size=target.space.size)
+    return int(target.space.size - flat_directions(target, somewhere, turns_of(target)).shape[1])
 
 
 def flat_directions(target: Target, vector: Any, turns: tuple[Turn, ...]) -> np.ndarray:

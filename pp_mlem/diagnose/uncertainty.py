@@ -317,7 +317,7 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
         return information(target, at, basis)[1]
 
-    turned = flat_directions(target, vector, turns_of(target, vector))
+    turned = flat_directions(target, vector, turns_of(target))
     across, used = _across(turned, curvature, active)
     seen = across.T @ curvature @ across
     inverse, spoiled, flat = resolved_inverse(

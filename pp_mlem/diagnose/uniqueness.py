@@ -22,6 +22,7 @@ from pp_mlem.target.target import Target
 
 FLOOR = 1e-4  # of a column's standard deviation: it stands for zero
 NEAR = 1e2  # floors, within which a scale may be at zero
+ROWS = 10_000  # of the data, by which their spread is judged
 POWERS = (1.0, 0.5)  # of a parameter that is a scale, a variance
 
 
@@ -50,11 +51,12 @@ def _spread(target: Target, factor: AffineFactor, size: int) -> np.ndarray:
     """Standard deviations of the data of a site: of each column where the parameter has an entry for each, or
     of all."""
     laid = target.data.sites[factor.site]
-    value, mask = np.asarray(laid.value, float), laid.mask
-    value = value.reshape(-1, value.shape[-1])
-    if mask is not None:
-        seen = np.broadcast_to(np.asarray(mask, bool), laid.value.shape).reshape(value.shape)
+    some = slice(None, None, 1 + laid.value.shape[-1] // ROWS)
+    value = np.asarray(laid.value[..., some], float)
+    if laid.mask is not None:
+        seen = np.broadcast_to(np.asarray(laid.mask[..., some], bool), value.shape)
         value = np.where(seen, value, np.nan)
+    value = value.reshape(-1, value.shape[-1])
     if len(value) != size:
         value = value.reshape(1, -1)
     with np.errstate(all="ignore"):

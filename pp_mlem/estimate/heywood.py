@@ -8,7 +8,7 @@ import numpy as np
 
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.kinks import climb_over_kinks
-from pp_mlem.diagnose.spurious import EDGE_COST
+from pp_mlem.diagnose.spurious import EDGE_COST, Scales
 from pp_mlem.diagnose.uniqueness import NEAR, floors
 from pp_mlem.estimate.ends import Ends
 from pp_mlem.target.target import Target
@@ -22,17 +22,19 @@ def at_floors(target: Target, ends: Ends) -> Ends:
         ends, points=ends.points.copy(), values=ends.values.copy(), slopes=ends.slopes.copy(),
         status=ends.status.copy(), kinked=ends.kinked.copy(),
     )  # fmt: skip
-    params = target.constrained(ends.points)
-    first = {k: np.asarray(v[0]) for k, v in params.items()}
-    for i in map(int, np.flatnonzero(np.isfinite(ends.values))):
+    lowest = floors(target, Scales.at(target, ends.points[0]).params)
+    where = target.space.slices()
+    for i in map(int, np.flatnonzero(np.isfinite(ends.values)) if lowest else ()):
+        params = {k: np.asarray(v) for k, v in Scales.at(target, ends.points[i]).params.items()}
         low = np.zeros(target.space.size, bool)
-        lift = {n: np.asarray(params[n][i], float) for n in target.space.names}
-        for name, floor in floors(target, first).items():
-            reach = 1.0 if ends.status[i] == Status.CONVERGED else NEAR
-            low[target.space.slices()[name]] = (lift[name] < reach * floor).ravel()
-            lift[name] = np.where(lift[name] < reach * floor, floor, lift[name])
+        reach = 1.0 if ends.status[i] == Status.CONVERGED else NEAR
+        for name, floor in lowest.items():
+            below = params[name] < reach * floor
+            low[where[name]] = below.ravel()
+            params[name] = np.where(below, floor, params[name])
         if low.any() and not low.all():
-            _settle(target, moved, i, np.asarray(target.space.to_vector(lift), float), low)
+            lifted = target.space.to_vector({n: params[n] for n in target.space.names})
+            _settle(target, moved, i, np.asarray(lifted, float), low)
     return moved
 
 

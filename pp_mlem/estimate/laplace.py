@@ -147,7 +147,7 @@ class _Sample:
 
 def _drawn(target: Target, modes: _Modes, draws: int, seed: int) -> _Sample:
     best = modes.best
-    turns = turns_of(target, modes.points[best])
+    turns = turns_of(target)
     flat = flat_directions(target, modes.points[best], turns)
     across = np.linalg.svd(flat, full_matrices=True)[0][:, flat.shape[1] :]
     eigenvalues, axes = np.linalg.eigh(across.T @ modes.hessians[best] @ across)

@@ -229,7 +229,7 @@ def _aligned(
             lost,
             "alignment of labels",
         )
-    turns = turns_of(target, vectors[best], smallest=1)
+    turns = turns_of(target, smallest=1)
     if turns:
         aligned = turned_draws(turns, aligned, {k: v[best] for k, v in aligned.items()})
     return aligned, switched

@@ -171,7 +171,7 @@ class Fit(Pictures, abc.ABC):
 
         def make() -> tuple[Turn, ...]:
             with self.computing("turns") as target:
-                return turns_of(target, self.vector, smallest=1)
+                return turns_of(target, smallest=1)
 
         return self._once("turns", make)
 

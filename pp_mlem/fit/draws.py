@@ -62,7 +62,7 @@ class DrawsFit(Fit):
             fixed={k: np.asarray(v) for k, v in target.fixed.items()},
             status=status.label,
             status_note=status_note,
-            n_parameters=free_scalars(target, np.zeros(target.space.size)),
+            n_parameters=free_scalars(target),
             n_observations=model.n_observations,
             scalar_names=scalar_names(target.space),
             **rest,

@@ -91,7 +91,7 @@ class PointFit(Fit):
             status=status.label,
             status_note=status_note or status.meaning,
             starts=starts,
-            n_parameters=free_scalars(target, solution.vector),
+            n_parameters=free_scalars(target),
             n_observations=model.n_observations,
             scalar_names=scalar_names(target.space),
             value=float(solution.value),
