@@ -313,6 +313,7 @@ def test_agreement_of_moments(batches):
     np.testing.assert_allclose(compared(unsure, sure), [1.0, 0.1 / 0.4, 2.0, 0.2])
 
 
+@pytest.mark.slow
 def test_a_comparison_is_written_with_its_latents(pca, tmp_path):
     _, em, mle = pca
     found = compare({"EM": em, "MLE": mle})
@@ -398,7 +399,7 @@ def test_assets_are_grouped_by_their_exposures():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eight_schools", "meta_analysis", "random_effects"])
+@pytest.mark.parametrize("name", ["eight_schools", "random_effects"])
 def test_every_verb_knows_models_of_real_latents_alone(name, tmp_path):
     model = shelf(name)
     em, mle, mode = (f(model, starts=2, seed=0) for f in (fit_em, fit_mle, fit_map))

@@ -48,7 +48,7 @@ def plot_latents(
         count = axes_of_units or len(site.event_shape)
         further = dict(_by_entry(ahead, count)) if ahead else {}
         panels += [(site, e, one, further.get(e, {})) for e, one in _by_entry(own, count)]
-    panels = panels[:PANELS]
+    count, panels = len(panels), panels[:PANELS]
     tall = any(one[fit.method][0].size <= NAMED and not site.scan for site, _, one, _ in panels)
     figure, grid = new_grid(len(panels), min(len(panels), 3), WIDTH, HEIGHT + 1.4 * tall)
     for axes, (site, entry, one, after) in zip(grid, panels, strict=True):
@@ -58,6 +58,8 @@ def plot_latents(
             draw_caterpillar(axes, one, (units or {}).get(site.name))
         where = model.reading.told_plates(site)
         axes.set_title(f"{site.name}{entry}" + (f", {where}" if where else ""), fontsize=10)
+    if count > len(panels):
+        figure.supxlabel(f"the first {len(panels)} of {count} numbers of each unit", fontsize=8)
     return figure
 
 
