@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.latents import Moments
+from pp_mlem.program.sites import Site
 from pp_mlem.show.plots.figure import new_grid
 
 HALF_WIDTH = 1.959963984540054  # of a 95% band, in standard deviations
@@ -36,46 +38,57 @@ def plot_latents(
         raise ValueError(
             f"plot_latents: received names {unknown}; the real latents of this model are {list(reals)}."
         )
-    sites = [s for n, s in reals.items() if names is None or n in names]
-    fits = {fit.method: fit, **(others or {})}
-    told = {n: f.posterior() for n, f in fits.items()}
-    panels = []
-    for site in sites:
+    told = {n: f.posterior() for n, f in {fit.method: fit, **(others or {})}.items()}
+    every: list[_Panel] = []
+    for site in (s for n, s in reals.items() if names is None or n in names):
         own = {n: p[site.name] for n, p in told.items() if site.name in p}
-        ahead = {k: v for k, v in (forecasts or {}).items() if k == site.name}
-        # a series has one axis of units, its steps; a vector of which there is one its entries
-        axes_of_units = 1 if site.scan else len(own[fit.method].mean.shape) - len(site.event_shape)
-        count = axes_of_units or len(site.event_shape)
-        further = dict(_by_entry(ahead, count)) if ahead else {}
-        panels += [(site, e, one, further.get(e, {})) for e, one in _by_entry(own, count)]
-    count, panels = len(panels), panels[:PANELS]
-    tall = any(one[fit.method][0].size <= NAMED and not site.scan for site, _, one, _ in panels)
-    figure, grid = new_grid(len(panels), min(len(panels), 3), WIDTH, HEIGHT + 1.4 * tall)
-    for axes, (site, entry, one, after) in zip(grid, panels, strict=True):
-        if site.scan:
-            draw_series(axes, one, after.get(site.name))
+        every += _panels(site, own, (forecasts or {}).get(site.name))
+    shown = every[:PANELS]
+    tall = any(not p.site.scan and p.units <= NAMED for p in shown)
+    figure, grid = new_grid(len(shown), min(len(shown), 3), WIDTH, HEIGHT + 1.4 * tall)
+    for axes, panel in zip(grid, shown, strict=True):
+        if panel.site.scan:
+            draw_series(axes, panel.told, panel.ahead)
         else:
-            draw_caterpillar(axes, one, (units or {}).get(site.name))
-        where = model.reading.told_plates(site)
-        axes.set_title(f"{site.name}{entry}" + (f", {where}" if where else ""), fontsize=10)
-    if count > len(panels):
-        figure.supxlabel(f"the first {len(panels)} of {count} numbers of each unit", fontsize=8)
+            draw_caterpillar(axes, panel.told, (units or {}).get(panel.site.name))
+        where = model.reading.told_plates(panel.site)
+        title = f"{panel.site.name}{panel.entry}"
+        axes.set_title(f"{title}, {where}" if where else title, fontsize=10)
+    if len(every) > PANELS:
+        figure.supxlabel(f"{PANELS} of {len(every)} entries of the latents", fontsize=8)
     return figure
 
 
 Band = tuple[np.ndarray, np.ndarray]  # mean and standard deviation of every unit
 
 
-def _by_entry(told: Mapping[str, Moments], units: int) -> list[tuple[str, dict[str, Band]]]:
-    """Mean and sd of every unit by fit, for each entry of what comes after the `units` axes, with the entry's
-    index as text."""
-    shape = next(iter(told.values())).mean.shape[units:]
+@dataclass(frozen=True)
+class _Panel:
+    """One entry of a latent's event: its index as text, by fit mean and sd of every unit, a forecast."""
+
+    site: Site
+    entry: str
+    told: dict[str, Band]
+    ahead: Band | None
+
+    @property
+    def units(self) -> int:
+        return len(next(iter(self.told.values()))[0])
+
+
+def _panels(site: Site, told: Mapping[str, Moments], ahead: Moments | None) -> list[_Panel]:
+    """A panel for each entry of what comes after the units: the steps of a series, the plates of others, of
+    a vector of which there is one its entries."""
+    shape = next(iter(told.values())).mean.shape
+    lead = 1 if site.scan else len(shape) - len(site.event_shape) or len(shape)
     return [
-        (
-            f"[{','.join(map(str, index))}]" if shape else "",
-            {n: _entry(m, units, index) for n, m in told.items()},
+        _Panel(
+            site,
+            f"[{','.join(map(str, index))}]" if index else "",
+            {n: _entry(m, lead, index) for n, m in told.items()},
+            None if ahead is None else _entry(ahead, lead, index),
         )
-        for index in np.ndindex(*shape)
+        for index in np.ndindex(*shape[lead:])
     ]
 
 
