@@ -1,7 +1,8 @@
 """Do the intervals cover? 95% Wald intervals from observed information over simulated data sets,
 and simulation-based calibration of NUTS.
 
-Run: python benchmarks/coverage.py [coverage] [calibration] [--replicates 1000] [--out FOLDER]
+Run: python benchmarks/coverage.py [coverage] [calibration] [--replicates 1000] [--only NAME]
+     [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -64,6 +65,17 @@ def classes(y):
             numpyro.sample("y", dist.Bernoulli(p[c, jnp.arange(items)]), obs=y)
 
 
+def intercepts(y, x, group):
+    """A mixed model: random intercepts, integrated out."""
+    beta = numpyro.sample("beta", dist.Normal(0, 10).expand([2]).to_event(1))
+    tau = numpyro.sample("tau", dist.LogNormal(0, 1))
+    sigma = numpyro.sample("sigma", dist.LogNormal(0, 1))
+    with numpyro.plate("groups", 100):
+        u = numpyro.sample("u", dist.Normal(0.0, tau))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(beta[0] + beta[1] * x + u[group], sigma), obs=y)
+
+
 def studies() -> dict:
     """name: (model, truth)."""
     rng = np.random.default_rng(0)
@@ -81,6 +93,10 @@ def studies() -> dict:
             Model(chain, np.linspace(-2.0, 3.0, 1000)),
             {"P": [[0.9, 0.1], [0.2, 0.8]], "mu": [-1.0, 1.5], "sigma": [1.0, 1.0]},
         ),
+        "random intercepts, 100 groups of 5": (
+            Model(intercepts, np.zeros(500), rng.normal(size=500), np.repeat(np.arange(100), 5)),
+            {"beta": [1.0, -0.5], "tau": 0.8, "sigma": 1.2},
+        ),
         "latent classes, n=2000": (
             Model(classes, rng.integers(0, 2, (2000, 5))),
             {
@@ -91,9 +107,11 @@ def studies() -> dict:
     }
 
 
-def coverage(replicates: int, out: Path | None) -> None:
+def coverage(replicates: int, out: Path | None, only: str) -> None:
     print(f"Coverage of 95% intervals, observed information, {replicates} data sets each")
     for name, (model, truth) in studies().items():
+        if only not in name:
+            continue
         clock = time.perf_counter()
         path = None if out is None else out / f"coverage-{name.split(',')[0].replace(' ', '-')}.nc"
         found = experiment(model, truth, replicates, starts=3, out=path)
@@ -130,9 +148,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=["coverage", "calibration"])
     parser.add_argument("--replicates", type=int, default=0)
+    parser.add_argument("--only", default="", help="the studies of coverage whose names hold this")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     if "coverage" in chosen.parts:
-        coverage(chosen.replicates or 1000, chosen.out)
+        coverage(chosen.replicates or 1000, chosen.out, chosen.only)
     if "calibration" in chosen.parts:
         calibration(chosen.replicates or 200, chosen.out)

@@ -203,11 +203,17 @@ def dense(model, params):
         for n, size in sizes.items():
             values[n] = flat[begin : begin + size].reshape(shapes[n])
             begin += size
-        given = {**params, **values, **codes}
+        given = {**{k: jnp.asarray(v) for k, v in params.items()}, **values, **codes}
         sites = handlers.trace(handlers.substitute(model.program, given)).get_trace(*args)
         return sum(own_density(m) for n, m in sites.items() if n not in params)
 
     n = sum(sizes.values())
+
+    @jax.jit
+    def quadratic(codes):
+        zero = jnp.zeros(n)
+        return joint(zero, codes), jax.grad(joint)(zero, codes), -jax.hessian(joint)(zero, codes)
+
     spaces = [range(size) for shape, size in finite.values() for _ in range(int(np.prod(shape)))]
     values, means, covariances = [], [], []
     for configuration in itertools.product(*spaces):
@@ -216,10 +222,9 @@ def dense(model, params):
             count = int(np.prod(shape))
             codes[name] = np.array(configuration[begin : begin + count], int).reshape(shape)
             begin += count
-        zero = jnp.zeros(n)
-        slope, bend = jax.grad(joint)(zero, codes), -jax.hessian(joint)(zero, codes)
+        value, slope, bend = quadratic(codes)
         mean = jnp.linalg.solve(bend, slope)
-        value = joint(zero, codes) + 0.5 * slope @ mean - 0.5 * jnp.linalg.slogdet(bend)[1]
+        value = value + 0.5 * slope @ mean - 0.5 * jnp.linalg.slogdet(bend)[1]
         values.append(value + n / 2 * np.log(2 * np.pi))
         means.append(mean)
         covariances.append(jnp.linalg.inv(bend))

@@ -30,6 +30,18 @@ def plot(thing: Any, *args: Any, **options: Any) -> Any:
 
 
 @functools.singledispatch
+def plot_latents(thing: Any, names: Any, **options: Any) -> Any:
+    """The picture of what a result tells of real latents, as a matplotlib figure."""
+    return _taught(plot_latents, thing)(thing, names, **options)
+
+
+@functools.singledispatch
+def plot_loadings(thing: Any, loadings: Any, **options: Any) -> Any:
+    """The picture of the loadings of a result, as a matplotlib figure."""
+    return _taught(plot_loadings, thing)(thing, loadings, **options)
+
+
+@functools.singledispatch
 def describe(thing: Any) -> str:
     """What was read and what will be done, as text."""
     return _taught(describe, thing)(thing)

@@ -18,6 +18,7 @@ from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.diagnose.labels import sort_labels
+from pp_mlem.diagnose.rotations import turned_draws, turned_to
 from pp_mlem.estimate.nuts import fit_nuts
 from pp_mlem.estimate.point import check_model
 from pp_mlem.model.model import Model
@@ -154,6 +155,11 @@ def _replicate(
     truth = sort_labels(truth, fit.groups, fit.model)
     thinned = {k: v[:, ::thin].reshape(-1, *v.shape[2:]) for k, v in fit.draws.items()}
     ordered = _in_order(thinned, fit.groups, drawn)
+    # what a rotation leaves as good is turned to an orientation that neither truth nor draws have chosen
+    anywhere = np.random.default_rng(0)
+    reference = {k: anywhere.normal(size=np.shape(v)) for k, v in truth.items()}
+    truth = turned_to(fit.turns, truth, reference)
+    ordered = turned_draws(fit.turns, ordered, reference)
     count = len(next(iter(ordered.values())))
     ranks = [(ordered[n].reshape(count, -1) < np.ravel(truth[n])).sum(0) for n in model.space.names]
     return Replicate(np.concatenate(ranks), count, fit.diagnostics["divergences"])

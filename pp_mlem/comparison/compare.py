@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from pp_mlem.comparison.concerns import (
     outside,
     shares_below,
 )
+from pp_mlem.comparison.latents import agreement
 from pp_mlem.comparison.scores import NO_LOO, loo_of, scores_of
 from pp_mlem.diagnose.labels import align
 from pp_mlem.fit.base import Fit
+
+CLOSE = 1e-3  # parameters nearer to each other are not turned to be compared
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Comparison:
             posterior's draws below the point estimate; near 0.5 where they agree, below 0.025 or
             above 0.975 where the point estimate lies outside the central 95% interval. Empty
             without draws.
+        latents: DataFrame, one row per real latent and method but the first: the `correlation` of its
+            posterior means with the first's, their `furthest` difference in the larger posterior sd, the
+            `sd_ratio` of the two (root mean squares) and the largest `sd_difference`. Empty without real
+            latents.
         scores: DataFrame, one row per method: log_likelihood, parameters, AIC, BIC, ICL, elpd_loo,
             its se, seconds in all, of them compile_seconds, effective draws per second, status.
         warnings: sentences, the most important first, each with what to do.
@@ -67,6 +75,10 @@ class Comparison:
                 if not fit.has_draws:
                     columns[sampled, name] = shares_below(draws, fit)
         return pd.DataFrame(columns)
+
+    @cached_property
+    def latents(self) -> pd.DataFrame:
+        return agreement(self.fits)
 
     def plot(self, **options: Any) -> Any:
         """A figure: forest of estimates, paths of the log-likelihood, optima, densities."""
@@ -136,12 +148,13 @@ def _aligned(fits: dict[str, Fit]) -> dict[str, Fit]:
 
 
 def towards(fit: Fit, reference: dict[str, Any]) -> Fit:
-    """The fit with its labels aligned to a reference; itself where they are."""
-    if not fit.groups:
-        return fit
-    moved = align(fit.params, reference, fit.groups, fit.model)
+    """The fit with its labels, and what a rotation can turn, aligned to a reference; itself where they
+    are."""
+    moved = align(fit.params, reference, fit.groups, fit.model) if fit.groups else fit.params
     same = all(np.array_equal(moved[k], fit.params[k]) for k in moved)
-    return fit if same else fit.relabelled(reference)
+    near = all(np.allclose(moved[k], reference[k], CLOSE, CLOSE) for k in moved)
+    turned = not near and fit.model is not None and bool(fit.turns)
+    return fit if same and not turned else fit.relabelled(reference)
 
 
 def _estimates(fits: dict[str, Fit]) -> pd.DataFrame:

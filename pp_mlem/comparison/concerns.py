@@ -10,6 +10,7 @@ import numpy as np
 from pp_mlem.base.digits import written
 from pp_mlem.base.fingerprint import changed
 from pp_mlem.base.lazy import pd
+from pp_mlem.diagnose.rotations import is_rotation
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 
@@ -26,6 +27,10 @@ REMEDIES = {
     "not mixed": "; run longer chains or raise target_accept",
     "poor approximation": "; its intervals are not the posterior's",
 }
+OF_ROTATIONS = (
+    " Ask for what no rotation changes, as in estimate(lambda p: p['W'] @ p['W'].T), or write the loadings "
+    "with zeros above their diagonal."
+)
 
 
 class Concern(NamedTuple):
@@ -104,7 +109,8 @@ def _of_errors(name: str, fit: PointFit) -> Iterator[Concern]:
         "" if fit.status == "collapsed" else " Use profile(...) or bootstrap(...) for an interval."
     )
     for reason, scalars in scalars_by_reason.items():
-        yield Concern(2, f"{name}: no standard error for {_shown(scalars)}: {reason}.{use}")
+        told = OF_ROTATIONS if is_rotation(reason) else use
+        yield Concern(2, f"{name}: no standard error for {_shown(scalars)}: {reason}.{told}")
 
 
 def _shown(scalars: list[str]) -> str:

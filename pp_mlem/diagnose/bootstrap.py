@@ -20,6 +20,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
+from pp_mlem.diagnose.rotations import rotated
 from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.diagnose.uncertainty import Covariance, numbers_of
@@ -53,6 +54,7 @@ class Bootstrap:
             gradient was not yet zero.
         log_likelihoods: objective of each kept refit on its own data.
         interrupted: the user stopped it; `replicates` are those that were finished.
+        unidentified: why scalars have no standard error, whatever the refits came to.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class Bootstrap:
     seconds: float
     seed: int
     interrupted: bool = False
+    unidentified: dict[str, str] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
@@ -80,7 +83,11 @@ class Bootstrap:
         names = list(self.reference.index)
         if self.reason or len(self.estimates) < 2:
             return pd.DataFrame(np.nan, index=names, columns=names)
-        return self.estimates.cov()
+        found = self.estimates.cov()
+        lost = list(self.unidentified)
+        found.loc[lost] = np.nan
+        found[lost] = np.nan
+        return found
 
     @property
     def standard_errors(self) -> pd.Series:
@@ -101,7 +108,8 @@ class Bootstrap:
         if self.reason:
             low = high = pd.Series(np.nan, index=self.reference.index)
         else:
-            low, high = (self.estimates.quantile(t) for t in tails)
+            told = self.estimates.assign(**dict.fromkeys(self.unidentified, np.nan))
+            low, high = (told.quantile(t) for t in tails)
         if kind == "basic":
             low, high = 2 * self.reference - high, 2 * self.reference - low
         return pd.DataFrame({"low": low, "high": high})
@@ -126,7 +134,8 @@ def as_covariance(bootstrap: Bootstrap) -> Covariance:
     """The bootstrap as a `Covariance` of a fit."""
     names = tuple(bootstrap.reference.index)
     matrix = bootstrap.covariance.to_numpy()
-    reasons = dict.fromkeys(names, bootstrap.reason) if bootstrap.reason else {}
+    reasons = dict(bootstrap.unidentified)
+    reasons |= dict.fromkeys(names, bootstrap.reason) if bootstrap.reason else {}
     return Covariance(names, matrix, np.full_like(matrix, np.nan), reasons, "bootstrap")
 
 
@@ -305,6 +314,7 @@ def bootstrap_point(
         seconds=time.perf_counter() - clock,
         seed=refits.seed,
         interrupted=interrupted,
+        unidentified=rotated(target, vector),
     )
 
 

@@ -12,12 +12,19 @@ import numpy as np
 from pp_mlem.base.compiling import Effort, of_derivatives
 from pp_mlem.base.digits import written
 from pp_mlem.base.lazy import pd
-from pp_mlem.diagnose.uncertainty import COLUMNS_AT_ONCE, information, natural_scale, numbers_of
+from pp_mlem.diagnose.uncertainty import (
+    COLUMNS_AT_ONCE,
+    Covariance,
+    information,
+    natural_scale,
+    numbers_of,
+)
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
 WALK = 60
 NUDGE = 1e-3
+TOLD = 1e-13  # of the largest variance of a direction, below which nothing is told of it
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,12 @@ def _walk(target: Target, vector: jax.Array) -> jax.Array:
     return jnp.concatenate([vector[None], jax.lax.scan(step, vector, None, length=WALK)[1]])
 
 
-def missing_information_at(target: Target, vector: np.ndarray, settled: bool) -> MissingInformation:
+def missing_information_at(
+    target: Target, vector: np.ndarray, covariance: Covariance, settled: bool
+) -> MissingInformation:
     """Complete and observed information at an estimate, whose gradient is zero if `settled`, and
-    EM's rate; see `MissingInformation`."""
+    EM's rate; see `MissingInformation`. What the covariance of the estimates does not tell (a boundary, a
+    rotation) is left out of both."""
     point = np.asarray(vector)
     effort = of_derivatives(numbers_of(target), target.space.size)
     _, observed = information(target, vector)
@@ -103,10 +113,12 @@ def missing_information_at(target: Target, vector: np.ndarray, settled: bool) ->
     names, size = scalar_names(target.space), len(vector)
     lost = np.full(len(names), np.nan)
     try:
-        values, direction, fractions = _compared(complete, observed, jacobian)
+        told = _told_directions(covariance.free, observed)
+        values, direction, fractions = _compared(complete, observed, jacobian, told)
     except np.linalg.LinAlgError:
         reason = reason or "an information matrix is singular: a boundary, or not identified"
-        values, direction, fractions = np.full(size, np.nan), np.full(size, np.nan), lost
+        values, direction, fractions = np.full(size, np.nan), np.full(size, np.nan), lost.copy()
+    fractions[[n in covariance.reasons for n in names]] = np.nan
     order = np.argsort(-values)
     return MissingInformation(
         fractions=pd.Series(lost if reason else fractions, index=list(names)),
@@ -120,13 +132,27 @@ def missing_information_at(target: Target, vector: np.ndarray, settled: bool) ->
     )
 
 
-def _compared(complete: np.ndarray, observed: np.ndarray, jacobian: Any) -> tuple[np.ndarray, ...]:
-    """Eigenvalues of I_complete^-1 I_missing, the last one's direction, and the fraction of each
-    scalar's information that is missing."""
+def _told_directions(free: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Directions (size, count) that span what a covariance of the unconstrained vector tells of."""
+    unit = np.sqrt(np.maximum(np.diag(observed), 1e-300))
+    values, vectors = np.linalg.eigh(np.nan_to_num(free) * unit[:, None] * unit)
+    told = values > TOLD * max(values.max(initial=0.0), 1e-300)
+    return vectors[:, told] / unit[:, None]
+
+
+def _compared(
+    complete: np.ndarray, observed: np.ndarray, jacobian: Any, told: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Eigenvalues of I_complete^-1 I_missing along the directions `told`, the last one's direction, and the
+    fraction of each scalar's information that is missing."""
+    complete, observed = (told.T @ a @ told for a in (complete, observed))
+    jacobian = jacobian @ told
     root = np.linalg.cholesky(complete)
     inner = np.linalg.solve(root, np.linalg.solve(root, complete - observed).T)
     values, vectors = np.linalg.eigh(0.5 * (inner + inner.T))
-    direction = np.linalg.solve(root.T, vectors[:, -1])
+    if not len(values):
+        raise np.linalg.LinAlgError("nothing is told")
+    direction = told @ np.linalg.solve(root.T, vectors[:, -1])
     before = np.diag(jacobian @ np.linalg.solve(complete, jacobian.T))
     with np.errstate(all="ignore"):
         after = np.diag(jacobian @ np.linalg.inv(observed) @ jacobian.T)

@@ -11,6 +11,7 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align
+from pp_mlem.diagnose.rotations import turned_to, turns_of
 from pp_mlem.diagnose.uncertainty import SADDLE, information
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
@@ -78,7 +79,7 @@ def describe_optima(
                 "status": status,
                 "gradient": gradient,
                 "smallest_eigenvalue": smallest,
-                "points": _points(own, target.space.names, groups, model),
+                "points": _points(own, target, groups, model),
                 "start": i,
                 "note": str(members.loc[i, "note"]),
                 "label": int(label),
@@ -117,13 +118,23 @@ def _kind(status: str, smallest: float, gradient: float) -> str:
 
 
 def _points(
-    params: Sequence[Params], names: tuple[str, ...], groups: tuple[Group, ...], model: Model
+    params: Sequence[Params], target: Target, groups: tuple[Group, ...], model: Model
 ) -> int:
-    """Distinct points among starts with the same objective, labels aligned."""
+    """Distinct points among starts with the same objective, labels aligned; copies that a rotation, or a
+    change of a factor's sign, turns into one another are one."""
+    own = [align(dict(p), params[0], groups, model) for p in params]
+    names = target.space.names
+    count = _distinct(own, names)
+    if count == 1:
+        return count
+    turns = turns_of(target, smallest=1)
+    return _distinct([turned_to(turns, p, params[0]) for p in own], names) if turns else count
+
+
+def _distinct(params: Sequence[Params], names: tuple[str, ...]) -> int:
     points: list[np.ndarray] = []
     for own in params:
-        moved = align(dict(own), params[0], groups, model)
-        flat = np.concatenate([np.ravel(moved[n]) for n in names] or [np.zeros(1)])
+        flat = np.concatenate([np.ravel(own[n]) for n in names] or [np.zeros(1)])
         if not any(np.allclose(flat, p, rtol=SAME_POINT, atol=SAME_POINT) for p in points):
             points.append(flat)
     return len(points)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pp_mlem.base.compiling import of_program
 from pp_mlem.base.status import Status
+from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
@@ -48,6 +49,8 @@ def _scaled_factors(target: Target) -> list[_Scaled]:
     scaled = []
     for factor in target.marginal.factors:
         arguments = reading.dependencies[factor.site]
+        if isinstance(factor, AffineFactor) and factor.own:
+            continue  # a variance of a real latent may vanish: no density grows there without bound
         for latent in factor.latents:
             site = reading.sites[latent]
             if latent == factor.law_of or site.vmapped or site.role is not Role.LATENT:

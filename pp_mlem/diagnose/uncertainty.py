@@ -14,6 +14,7 @@ from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.diagnose.edges import edge_masks
+from pp_mlem.diagnose.rotations import TURNED, flat_directions, rotated, turns_of
 from pp_mlem.diagnose.unidentified import unidentified_by_data
 from pp_mlem.marginal.units import step_values
 from pp_mlem.program.space import ParameterSpace, scalar_names
@@ -26,11 +27,11 @@ EDGE = 1e-5
 SINGULAR = 1e-12
 SADDLE = 1e-7
 CLOSE = 1e-8
-FIRM, SETTLING = 1e-6, 2
 NUDGED, NUDGES = 1e-13, 2
 STEADY = 0.02
 NOISE = 1e6
 STEP_LIMIT = 0.05
+NEARLY_FLAT, STEPS_TO_REST = 1e-5, 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Covariance:
     """Covariance of every free scalar on its natural scale, in the order of `names`.
 
     `free` is the covariance of the unconstrained vector. `reasons[name]` says why a standard
-    error is NaN.
+    error is NaN. `flat`, where it is known, are directions (size, count) of the unconstrained vector
+    along which a rotation changes nothing.
     """
 
     names: tuple[str, ...]
@@ -46,6 +48,7 @@ class Covariance:
     free: np.ndarray
     reasons: dict[str, str]
     kind: str
+    flat: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -115,20 +118,34 @@ def delta_method(
     slope = np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
     variance = np.einsum("ij,jk,ik->i", slope, covariance.free, slope)
     _, jacobian = natural_scale(target, vector)
-    reason, bad = "", np.zeros(value.size, bool)
-    if covariance.reasons:
-        lost = np.array([n in covariance.reasons for n in covariance.names])
-        # what of the function's slope lies along the scalars without a standard error
-        inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
-        touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
-        bad = touches.any(1)
-        if bad.any():
-            which = covariance.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
-            reason = f"it depends on {which}: {covariance.reasons[which]}"
+    bad, reason = _untold(covariance, slope, jacobian)
     error = np.where(bad | ~(variance >= 0), np.nan, np.sqrt(np.maximum(variance, 0.0)))
     half = scipy_stats.norm.ppf((1 + level) / 2) * error
     error, half = error.reshape(value.shape), half.reshape(value.shape)
     return Estimate(value, error, value - half, value + half, level, reason)
+
+
+def _untold(
+    covariance: Covariance, slope: np.ndarray, jacobian: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Which values of a function have no standard error, by its slope (values, coordinates), and why: they
+    change with a rotation, or lean on a scalar without one."""
+    bad, reason = np.zeros(len(slope), bool), ""
+    lost = np.array([n in covariance.reasons for n in covariance.names], bool)
+    if covariance.flat is not None and covariance.flat.size:
+        lost &= ~(np.abs(jacobian @ covariance.flat).max(1, initial=0.0) > TURNED)
+        steep = np.abs(slope).max(1, initial=0.0)
+        bad = np.abs(slope @ covariance.flat).max(1, initial=0.0) > TURNED * (steep + 1e-300)
+        reason = "it changes with a rotation of parameters that fit as well" if bad.any() else ""
+    if lost.any():
+        # what of the function's slope lies along the scalars without a standard error
+        inner = np.linalg.lstsq(jacobian.T, slope.T, rcond=None)[0].T
+        touches = np.abs(inner[:, lost]) > 1e-8 * (np.abs(inner).max(1, keepdims=True) + 1e-300)
+        if touches.any():
+            which = covariance.names[int(np.flatnonzero(lost)[touches.any(0).argmax()])]
+            reason = f"it depends on {which}: {covariance.reasons[which]}"
+        bad = bad | touches.any(1)
+    return bad, reason
 
 
 def flatten(space: ParameterSpace, params: Any) -> jax.Array:
@@ -281,7 +298,7 @@ def resolved_inverse(
     steady &= curvature > NOISE * (np.finfo(float).eps * reach) ** 2
     used = active & steady
     inverse, spoiled, flat = invert_information(now, basis.T @ gradient, used)
-    unsteady = np.eye(len(point))[:, active & ~steady]
+    unsteady = np.eye(len(active))[:, active & ~steady]
     flat = basis @ np.concatenate([flat, unsteady], 1)
     reach = np.abs(flat / scale[:, None])[active].max(0, initial=0.0)
     return basis @ inverse @ basis.T, spoiled, flat / np.where(reach > 0, reach, 1.0)
@@ -298,31 +315,41 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
     if kind not in KINDS:
         raise ValueError(f"kind: received {kind!r}, expected one of {[*KINDS, 'bootstrap']}.")
     point = np.asarray(vector, float)
-    point, gradient, curvature = _at_rest(target, point, *information(target, vector))
+    gradient, curvature = information(target, vector)
     natural, jacobian = natural_scale(target, vector)
     masks = edge_masks(target, vector, natural)
     edge = np.concatenate([m.ravel() for m in masks.values()] or [np.zeros(0, bool)])
     active = _active(target.space, natural, jacobian, edge)
     names, reasons = scalar_names(target.space), unidentified_by_data(target)
-    turn, told = _told_by_data(jacobian, active, [n not in reasons for n in names])
+    point, gradient, curvature = _at_rest(target, point, gradient, curvature, active)
 
     def along(at: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        return information(target, at, turn @ basis)[1]
+        return information(target, at, basis)[1]
 
-    turned = turn.T @ curvature @ turn
-    inverse, spoiled, flat = resolved_inverse(along, turned, turn.T @ gradient, told, point)
-    inverse, flat = turn @ inverse @ turn.T, turn @ flat
+    turned = flat_directions(target, vector, turns_of(target))
+    if reasons:
+        across, used = _told_by_data(jacobian, active, [n not in reasons for n in names])
+    else:
+        across, used = _across(turned, curvature, active)
+    seen = across.T @ curvature @ across
+    inverse, spoiled, flat = resolved_inverse(
+        lambda at, basis: along(at, across @ basis), seen, across.T @ gradient, used, point
+    )
+    inverse, flat = across @ inverse @ across.T, across @ flat
     if kind != "observed" and not spoiled:
         meat = _outer_product(target, vector)
         if kind == "opg":
-            basis = closer_basis(turned, told)
-            basis = turn if basis is None else turn @ basis
-            inverse, spoiled, flat = invert_information(basis.T @ meat @ basis, gradient * 0, told)
+            basis = closer_basis(seen, used)
+            basis = across if basis is None else across @ basis
+            inverse, spoiled, flat = invert_information(
+                basis.T @ meat @ basis, np.zeros(len(used)), used
+            )
             inverse, flat = basis @ inverse @ basis.T, basis @ flat
         else:
             inverse = inverse @ meat @ inverse
     matrix = jacobian @ inverse @ jacobian.T
     reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
+    turning = rotated(target, vector)
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
     for i, name in enumerate(names):
         if name in reasons:
@@ -331,6 +358,8 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
             reasons[name] = "at the boundary of its support"
         elif spoiled:
             reasons[name] = spoiled
+        elif name in turning:
+            reasons[name] = turning[name]
         elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
             along_flat = _direction(flat, jacobian, names)
             reasons[name] = f"not identified: the likelihood is flat along {along_flat}"
@@ -338,7 +367,52 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
             reasons[name] = "no curvature in this direction"
     bad = np.array([n in reasons for n in names], bool)
     matrix[bad, :] = matrix[:, bad] = np.nan
-    return Covariance(names, matrix, inverse, reasons, kind)
+    return Covariance(names, matrix, inverse, reasons, kind, turned)
+
+
+def _at_rest(
+    target: Target,
+    point: np.ndarray,
+    gradient: np.ndarray,
+    curvature: np.ndarray,
+    active: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Point, gradient and information after steps of Newton's, where some direction is all but flat: along a
+    curve on which nothing changes the gradient that a fit has left looks like curvature."""
+    for _ in range(STEPS_TO_REST):
+        block = curvature[np.ix_(active, active)]
+        if not active.any() or not np.all(np.isfinite(block)):
+            break
+        scale = _scales(np.diag(block))
+        values, vectors = np.linalg.eigh(block * scale[:, None] * scale)
+        flat = values < NEARLY_FLAT * values.max()
+        if not flat.any() or np.any(values < -SADDLE * max(values.max(), 1.0)):
+            break
+        steep = vectors[:, ~flat]
+        step = scale * (steep / values[~flat] @ (steep.T @ (scale * gradient[active])))
+        moved = point.copy()
+        moved[active] += step
+        slope, bend = information(target, moved)
+        if not np.linalg.norm(scale * slope[active]) < np.linalg.norm(scale * gradient[active]):
+            break
+        point, gradient, curvature = moved, slope, bend
+    return point, gradient, curvature
+
+
+def _across(
+    flat: np.ndarray, information: np.ndarray, active: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Directions as columns that with the flat ones span the active coordinates, and which of them are
+    used: the coordinates as they are, where nothing is flat."""
+    size = len(active)
+    if not flat[active].any():
+        return np.eye(size), active
+    scale = _scales(np.diag(information))[active]
+    values = np.linalg.svd(flat[active] / scale[:, None], full_matrices=True)
+    rank = int((values[1] > SINGULAR * values[1].max()).sum())
+    across = np.zeros((size, int(active.sum()) - rank))
+    across[active] = scale[:, None] * values[0][:, rank:]
+    return across, np.ones(across.shape[1], bool)
 
 
 def _told_by_data(
@@ -352,29 +426,6 @@ def _told_by_data(
         turn[np.ix_(active, active)] = rows.T
         told[np.flatnonzero(active)[rank:]] = False
     return turn, told
-
-
-def _at_rest(
-    target: Target, point: np.ndarray, gradient: np.ndarray, curvature: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The point, gradient and information after Newton steps along what is well determined, where some
-    direction is hardly: an orbit along which nothing changes (a rotation of loadings) bends, so that as
-    much of the gradient as is left looks like curvature along it."""
-    for _ in range(SETTLING):
-        scale = _scales(np.diag(curvature))
-        if not np.all(np.isfinite(curvature)):
-            break
-        values, vectors = np.linalg.eigh(curvature * scale[:, None] * scale)
-        firm = values > FIRM * values.max(initial=0.0)
-        if firm.all():
-            break
-        along = scale[:, None] * vectors[:, firm]
-        step = along @ ((along.T @ gradient) / values[firm])
-        new, bend = information(target, point + step)
-        if not np.abs(new * scale).max() < np.abs(gradient * scale).max():
-            break
-        point, gradient, curvature = point + step, new, bend
-    return point, gradient, curvature
 
 
 def _outer_product(target: Target, vector: Any) -> np.ndarray:

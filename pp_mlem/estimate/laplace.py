@@ -19,6 +19,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.labels import align_draws, sort_labels
 from pp_mlem.diagnose.optima import label_optima
+from pp_mlem.diagnose.rotations import flat_directions, turns_of
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.estimate.drivers import density_driver, density_starts
 from pp_mlem.estimate.gradients import takes_gradients
@@ -132,7 +133,8 @@ def _smoothed(ratios: np.ndarray) -> tuple[np.ndarray, float]:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Draws of the Gaussian at the best mode, (draws, size), with their log weights, and how good they are."""
+    """Draws of the Gaussian at the best mode, (draws, size), with their log weights, and how good they are;
+    `turning`: along which rotations, that leave the posterior as it is, they have no spread."""
 
     vectors: np.ndarray
     log_weights: np.ndarray
@@ -140,22 +142,29 @@ class _Sample:
     effective: float
     log_evidence: float
     curved: bool
+    turning: str
 
 
 def _drawn(target: Target, modes: _Modes, draws: int, seed: int) -> _Sample:
     best = modes.best
-    eigenvalues, axes = np.linalg.eigh(modes.hessians[best])
+    turns = turns_of(target)
+    flat = flat_directions(target, modes.points[best], turns)
+    across = np.linalg.svd(flat, full_matrices=True)[0][:, flat.shape[1] :]
+    eigenvalues, axes = np.linalg.eigh(across.T @ modes.hessians[best] @ across)
     curved = bool(np.all(np.isfinite(eigenvalues)) and eigenvalues[0] > 0)
     safe = np.clip(eigenvalues, 1e-10 * max(eigenvalues[-1], 1e-10), None)
     noise = np.random.default_rng(seed).standard_normal((draws, len(eigenvalues)))
-    vectors = modes.points[best] + (noise / np.sqrt(safe)) @ axes.T
+    vectors = modes.points[best] + (noise / np.sqrt(safe)) @ axes.T @ across.T
     density = target.compiled(Target.density, lanes=(0,))
     exact = np.asarray(density(vectors), float)
     ratios = np.where(np.isfinite(exact), exact, -np.inf) + 0.5 * (noise**2).sum(1)
     weights, khat = _smoothed(ratios)
     effective = float(np.exp(-np.logaddexp.reduce(2 * weights)))
     evidence = float(modes.values[best] - 0.5 * np.log(safe / (2 * np.pi)).sum())
-    return _Sample(vectors, weights, khat, effective, evidence, curved)
+    if turns:  # its volume is that of an orbit, which no Gaussian has
+        evidence = float("nan")
+    turning = "; ".join(turn.told() for turn in turns)
+    return _Sample(vectors, weights, khat, effective, evidence, curved, turning)
 
 
 def _told(modes: _Modes, sample: _Sample, lost: dict[str, str]) -> tuple[Status, str, str]:
@@ -168,7 +177,10 @@ def _told(modes: _Modes, sample: _Sample, lost: dict[str, str]) -> tuple[Status,
     good = at_mode and sample.khat < GOOD_K
     status = Status.CONVERGED if good else Status.POOR_APPROXIMATION
     note = story
-    if not at_mode:
+    if at_mode and sample.turning:
+        status = Status.POOR_APPROXIMATION
+        note = f"{sample.turning}: the draws have one orientation, and there is no evidence"
+    elif not at_mode:
         status = Status.FLAT
         note = "no mode with positive curvature was reached; " + story
     elif np.isnan(sample.khat):

@@ -23,6 +23,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, sort_labels
+from pp_mlem.diagnose.rotations import turned_draws, turns_of
 from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.diagnose.switching import switched_latents, tell_switched
 from pp_mlem.estimate.drivers import climbed, density_driver, density_starts
@@ -213,18 +214,25 @@ def _aligned(
     order_by: str | None,
     lost: dict[str, str],
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Draws (draws, ...) with the labels of all in one order, and the share that had switched."""
-    flat = target.constrained(sample.vectors.reshape(-1, sample.vectors.shape[-1]))
-    if order_by is not None:
-        return order_draws(flat, groups, order_by, model)
+    """Draws (draws, ...) with the labels of all in one order and what a rotation can turn in one
+    orientation, and the share that had switched."""
+    vectors = sample.vectors.reshape(-1, sample.vectors.shape[-1])
+    flat = target.constrained(vectors)
     best = int(np.argmin(sample.stats["potential_energy"].ravel()))
-    reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
-    return attempt(
-        lambda: align_draws(flat, reference, groups, model),
-        (flat, 0.0),
-        lost,
-        "alignment of labels",
-    )
+    if order_by is not None:
+        aligned, switched = order_draws(flat, groups, order_by, model)
+    else:
+        reference = sort_labels({k: v[best] for k, v in flat.items()}, groups, model)
+        aligned, switched = attempt(
+            lambda: align_draws(flat, reference, groups, model),
+            (flat, 0.0),
+            lost,
+            "alignment of labels",
+        )
+    turns = turns_of(target, smallest=1)
+    if turns:
+        aligned = turned_draws(turns, aligned, {k: v[best] for k, v in aligned.items()})
+    return aligned, switched
 
 
 def _status(sample: Sample, diagnostics: dict[str, Any]) -> Status:

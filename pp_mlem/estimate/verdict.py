@@ -21,6 +21,7 @@ from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.estimate.ends import Ends
+from pp_mlem.estimate.heywood import at_floors
 from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import off_the_edge
@@ -66,6 +67,7 @@ def judge(record: Record, target: Target, ends: Ends, look: LookAt) -> PointFit:
     groups = exchangeable_groups(model, frozenset(target.fixed))
     if target.problem.with_prior:  # elsewhere the objective would be another
         groups = tuple(g for g in groups if g.keeps_mode)
+    ends = at_floors(target, ends)
     verdicts = _verdicts(model, target, ends, groups, look)
     # A number that means nothing is none.
     values = np.where(ends.status == Status.NOT_FINITE, np.nan, ends.values)

@@ -374,7 +374,8 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     """Why a site is no affine Gaussian in these latents ("": it is one)."""
     site, depends = probe.site, probe.depends
     if probe.family is None or site.distribution not in ("Normal", "MultivariateNormal"):
-        return f"a {site.distribution}" if not site.is_factor else "a numpyro.factor"
+        article = "an" if site.distribution[0] in "AEIOU" else "a"
+        return "a numpyro.factor" if site.is_factor else f"{article} {site.distribution}"
     outside = [n for n in reals if probe.reading.sites[n].scan not in ("", site.scan)]
     if outside:
         return "outside of the scan in whose body it is sampled: put that site into the body"

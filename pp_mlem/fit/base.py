@@ -20,8 +20,10 @@ from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import alignment, permute
+from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.datatree import tree_of
+from pp_mlem.fit.pictures import Pictures
 from pp_mlem.model.model import Model
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
@@ -63,7 +65,7 @@ def params_of(row: np.ndarray, params: Params, fixed: Params) -> Params:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Fit(abc.ABC):
+class Fit(Pictures, abc.ABC):
     """A fitted model: a `PointFit` (EM, MLE, MAP) or a `DrawsFit` (NUTS, Laplace).
 
     Attributes:
@@ -160,22 +162,37 @@ class Fit(abc.ABC):
 
     @abc.abstractmethod
     def relabelled(self, reference: Mapping[str, Any]) -> Fit:
-        """The same fit with its exchangeable components ordered as in `reference`."""
+        """The same fit with its exchangeable components ordered as in `reference`, and loadings that a
+        rotation leaves as good turned as near to it as can be."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """How parameters can be turned with real latents, or their sign changed, with nothing lost."""
+
+        def make() -> tuple[Turn, ...]:
+            with self.computing("turns") as target:
+                return turns_of(target, smallest=1)
+
+        return self._once("turns", make)
 
     def _relabelling(
         self, reference: Mapping[str, Any]
-    ) -> tuple[Params, np.ndarray, list[tuple[Group, np.ndarray]]]:
-        """The parameters and their vector with components as in `reference`, and the order of each
-        group's components."""
+    ) -> tuple[Params, np.ndarray, list[tuple[Group, np.ndarray]], list[tuple[Turn, np.ndarray]]]:
+        """The parameters and their vector with components as in `reference`, the order of each group's
+        components, and the rotations that came after."""
         model = self.model_for("relabelling")
         params, orders = dict(self.params), []
         for group in self.groups:
             order = alignment(params, dict(reference), group, model=model)
             params = permute(params, group, order, model, reference)
             orders.append((group, order))
+        rotations = []
+        for turn in self.turns:
+            rotations.append((turn, turn.rotation(params, reference)))
+            params = turn(params, rotations[-1][1])
         with self.computing("relabelling") as target:
             vector = np.asarray(target.space.to_vector(params))
-        return params, vector, orders
+        return params, vector, orders, rotations
 
     # --- scores -----------------------------------------------------------------------------
 
@@ -329,37 +346,6 @@ class Fit(abc.ABC):
     def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Posterior probabilities of the latents on new data (arguments of the program)."""
         return self._on(args, kwargs).posterior(self.params)
-
-    # --- pictures ---------------------------------------------------------------------------
-
-    def plot_surface(
-        self,
-        a: str,
-        b: str,
-        kind: str = "slice",
-        others: Mapping[str, Fit] | None = None,
-        points: int = 41,
-        width: float = 4.0,
-        *,
-        axes: Any = None,
-    ) -> Any:
-        """Contours of the objective over two free scalars, such as "mu[0]" and "mu[1]".
-
-        Args:
-            a, b: the scalars on the two axes.
-            kind: "slice" (the others stay at the estimate; the rest of a simplex is rescaled) or
-                "profile" (the others are maximised anew at every point).
-            others: more fits by name: their estimates, their paths (fits made with trace=True) and
-                their posterior draws are drawn on it. This fit's own path is drawn too.
-            points: per axis. width: of each axis to either side, in standard errors.
-            axes: matplotlib axes to draw on.
-
-        Returns:
-            the matplotlib figure. Surrounding contours are nats below the best value drawn.
-        """
-        return verbs.plot(
-            self, a, b, kind=kind, others=dict(others or {}), points=points, width=width, axes=axes
-        )
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 

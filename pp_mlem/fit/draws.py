@@ -16,6 +16,7 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import reorder_draws
+from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.summary import POSTERIOR_DRAWS, average_posterior, thinned
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.base import Fit, Params, not_a_point
@@ -63,7 +64,7 @@ class DrawsFit(Fit):
             fixed={k: np.asarray(v) for k, v in target.fixed.items()},
             status=status.label,
             status_note=status_note,
-            n_parameters=target.space.size,
+            n_parameters=free_scalars(target),
             n_observations=model.n_observations,
             scalar_names=scalar_names(target.space),
             **rest,
@@ -79,10 +80,12 @@ class DrawsFit(Fit):
         return self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> DrawsFit:
-        params, vector, orders = self._relabelling(reference)
+        params, vector, orders, rotations = self._relabelling(reference)
         draws = dict(self.draws)
         for group, order in orders:
             draws = self._reordered(draws, group, order)
+        for turn, rotation in rotations:
+            draws = turn.of_draws().of_draws()(draws, rotation)  # chains and their draws
         with self.computing("relabelling") as target:
             flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
             vectors = target.unconstrained(flat).reshape(self.draw_vectors.shape)

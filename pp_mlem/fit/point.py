@@ -23,6 +23,7 @@ from pp_mlem.diagnose.kinks import REASON as KINK
 from pp_mlem.diagnose.kinks import at_kink
 from pp_mlem.diagnose.optima import describe_optima
 from pp_mlem.diagnose.profile import ProfileInterval, profile_interval
+from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation, without_errors
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate, covariance_at, delta_method
 from pp_mlem.fit.base import Fit, Params, params_of
@@ -91,7 +92,7 @@ class PointFit(Fit):
             status=status.label,
             status_note=status_note or status.meaning,
             starts=starts,
-            n_parameters=target.space.size,
+            n_parameters=free_scalars(target),
             n_observations=model.n_observations,
             scalar_names=scalar_names(target.space),
             value=float(solution.value),
@@ -108,7 +109,7 @@ class PointFit(Fit):
         return self.value if np.isfinite(self.value) else self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> PointFit:
-        params, vector, _ = self._relabelling(reference)
+        params, vector, _, _ = self._relabelling(reference)
         known = self._cache.get("classification")
         if self.stored is not None and self.stored.classification is not None:
             known = self.stored.classification
@@ -312,8 +313,9 @@ class PointFit(Fit):
         the complete and the observed information."""
 
         def make() -> MissingInformation:
+            details = self.covariance_details("observed")
             with self.computing("missing_information") as target:
-                return missing_information_at(target, self.vector, self.slope < SETTLED)
+                return missing_information_at(target, self.vector, details, self.slope < SETTLED)
 
         self.model_for("missing_information")
         return self._once("missing", make)

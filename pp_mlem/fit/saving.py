@@ -143,6 +143,8 @@ def _record_of(fit: Fit) -> Record:
         "classification": fit.classification,
         "fingerprint": fit.fingerprint,
     }
+    if covariance.flat is not None and covariance.flat.size:
+        record["covariance_flat"] = covariance.flat
     return {k: v if isinstance(v, np.ndarray) else _plain(v) for k, v in record.items()}
 
 
@@ -187,7 +189,7 @@ def _of_record(tree: xr.DataTree, record: Record, model: Model | None) -> Fit:
             fields[f.name] = record[f.name]
     covariance = Covariance(
         fields["scalar_names"], record["covariance"], record["covariance_free"],
-        record["reasons"], "observed",
+        record["reasons"], "observed", record.get("covariance_flat"),
     )  # fmt: skip
     stored = Stored(tree, record.get("fingerprint"), covariance, record.get("classification"))
     return kind(model=model, stored=stored, **fields)

@@ -18,7 +18,7 @@ from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.potentials.modes import FIRST
 from pp_mlem.potentials.quadratic import Quadratic
 from pp_mlem.potentials.table import Table
-from pp_mlem.potentials.term import Pass, Term
+from pp_mlem.potentials.term import Pair, Pass, Term
 
 
 def pointwise_values(marginal: Marginal, params: Any, data: ProgramData) -> jax.Array:
@@ -144,14 +144,18 @@ def unit_layout(
 
 
 def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> ProgramData:
-    """The data with these case weights (units,) in place of their own.
+    """The data with these case weights (units,) in place of their own. Rows that read their unit from
+    another plate, as in u[group], have its weight.
 
-    Raises ValueError where the units are not the rows of one set of plates that all factors
-    share.
+    Raises ValueError where the units are not those of one set of plates to which all factors belong.
     """
     layout = unit_layout(marginal, data)
     axes, shape = layout[0]
-    alone = [f.site for f in marginal.factors if not set(axes) <= f.term_plates]
+    reading = marginal.reading
+    ways = {
+        f.site: [_way(marginal, f.term_plates, axis) for axis in axes] for f in marginal.factors
+    }
+    alone = [site for site, own in ways.items() if any(way is None for way in own)]
     if marginal.sequential or axes == ("program",) or len(layout) > 1 or alone:
         what = "one sequence" if marginal.sequential else f"units {[a for a, _ in layout]}"
         raise ValueError(
@@ -160,12 +164,28 @@ def reweighted(marginal: Marginal, data: ProgramData, weights: jax.Array) -> Pro
             + ": there is no one set of independent units. Use the parametric bootstrap."
         )
     placed = {}
-    for factor in marginal.factors:
-        dims = marginal.reading.sites[factor.site].dims
-        full = [1] * max(-dims[p] for p in axes)
-        order = sorted(axes, key=dims.__getitem__)
-        for p, n in zip(axes, shape, strict=True):
+    for site, own in ways.items():
+        dims, moved = reading.sites[site].dims, weights.reshape(shape)
+        plates = []
+        for i, way in enumerate(own):
+            for child, parent in reversed(way or ()):
+                moved = jnp.take(moved, data.maps[child, parent], axis=i)
+            plates.append(way[0][0] if way else axes[i])
+        full = [1] * max(-dims[p] for p in plates)
+        for p, n in zip(plates, moved.shape, strict=True):
             full[dims[p]] = n
-        moved = jnp.transpose(weights.reshape(shape), [axes.index(p) for p in order])
-        placed[factor.site] = moved.reshape(full)
+        order = sorted(plates, key=dims.__getitem__)
+        moved = jnp.transpose(moved, [plates.index(p) for p in order])
+        placed[site] = moved.reshape(full)
     return replace(data.by_rows, weights=placed)
+
+
+def _way(marginal: Marginal, plates: frozenset[str], unit: str) -> tuple[Pair, ...] | None:
+    """The gathers through which the rows of these plates find their unit; None where they have none."""
+    if unit in plates:
+        return ()
+    for child, parent in marginal.layout.gathers:
+        further = _way(marginal, frozenset({parent}), unit) if child in plates else None
+        if further is not None:
+            return ((child, parent), *further)
+    return None

@@ -17,6 +17,7 @@ from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
 from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.model.bound import Bound
+from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
 from pp_mlem.program.hidden import Hidden
@@ -81,6 +82,7 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
     _refuse_known(bound)
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
+    refuse_improper(bound)
     return reading.arguments, bound
 
 
@@ -121,7 +123,9 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
     inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
     reading = replace(reading, arguments=inputs.check(arguments))
     gathers, marginal = _verification(bound).gathers, bound.marginal
-    return marginal.summed(prepare_data(reading, marginal.factors, observe, gathers))
+    data = marginal.summed(prepare_data(reading, marginal.factors, observe, gathers))
+    refuse_improper(replace(bound, data=data))
+    return data
 
 
 def reads_alike(bound: Bound, arguments: Arguments) -> bool:

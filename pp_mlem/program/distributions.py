@@ -76,15 +76,20 @@ def innermost(fn: Any) -> Any:
     return fn
 
 
-def is_gaussian(fn: Any) -> bool:
+def is_gaussian_or_flat(fn: Any) -> bool:
     """True for a Normal or a MultivariateNormal, and for a law that is flat over all real numbers."""
+    return type(innermost(fn)) in (dist.Normal, dist.MultivariateNormal) or is_flat(fn)
+
+
+def is_flat(fn: Any) -> bool:
+    """True for an improper law that is flat over all real numbers."""
     bare = innermost(fn)
-    if type(bare) is dist.ImproperUniform:
-        support = bare.support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        return support is dist.constraints.real
-    return type(bare) in (dist.Normal, dist.MultivariateNormal)
+    if type(bare) is not dist.ImproperUniform:
+        return False
+    support = bare.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is dist.constraints.real
 
 
 def is_factor(fn: Any) -> bool:

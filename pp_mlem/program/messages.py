@@ -12,13 +12,14 @@ import numpyro.distributions as dist
 
 from pp_mlem.program.distributions import innermost, is_factor
 from pp_mlem.program.errors import Refused
+from pp_mlem.program.gaussians import plainly
 
 Supply = Callable[[dict[str, Any]], Any]  # NumPyro's message of an unobserved site -> its value
 
 
 @dataclass(frozen=True)
 class Message:
-    """One sample or param statement as the program executed it."""
+    """One sample or param statement as the program executed it; a Gaussian by its own name."""
 
     name: str
     kind: str  # "sample" or "param"
@@ -65,7 +66,7 @@ def messages_of(sites: dict[str, dict[str, Any]], in_scan: bool = False) -> dict
         messages[name] = Message(
             name=name,
             kind=site["type"],
-            fn=site["fn"] if site["type"] == "sample" else None,
+            fn=plainly(site["fn"]) if site["type"] == "sample" else None,
             value=value,
             observed=bool(site.get("is_observed", False)),
             plates=frames,

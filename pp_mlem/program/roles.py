@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pp_mlem.program.distributions import innermost, is_discrete, is_factor, is_gaussian
+from pp_mlem.program.distributions import (
+    innermost,
+    is_discrete,
+    is_factor,
+    is_flat,
+    is_gaussian_or_flat,
+)
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
 
@@ -136,6 +142,11 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
     if name in program.parameters:
         return (Role.PARAMETER, "named in parameters="), None
     if name in program.latents:
+        if is_flat(program.messages[name].fn) and not program.is_observed_below(name):
+            raise ValueError(
+                f"latent '{name}' has a flat law, and no observation depends on it: it cannot be integrated "
+                "out. Leave it out of the program, or give it a proper law."
+            )
         return (Role.LATENT, "named in latents="), None
     if name in program.movers:
         return (Role.LATENT, "continuous, carried by the scan from step to step"), None
@@ -170,8 +181,9 @@ def not_exact(name: str, reason: str, continuous: Iterable[str], how: str) -> st
         "What can be is a Normal or MultivariateNormal in plates that enters the means of other Normals "
         f"affinely. Estimate it with Model(..., parameters={{{names}}}): its distribution is "
         "then its prior, hierarchical or not, and counts in MAP and in fit_nuts, which samples "
-        "all parameters jointly as numpyro.infer.NUTS does on the program itself; or make it "
-        "discrete."
+        "all parameters jointly as numpyro.infer.NUTS does on the program itself; or approximate it by "
+        "a discrete one, a Categorical over the nodes of a quadrature with their weights, of which each unit "
+        "reads the value."
     )
 
 
@@ -187,7 +199,7 @@ def _refuse_unsummable(
     }
     for name, reason in continuous.items():
         fn = messages[name].fn
-        if not is_gaussian(fn):
+        if not is_gaussian_or_flat(fn):
             how = f"whose distribution is {type(innermost(fn)).__name__}"
             raise ValueError(not_exact(name, reason, continuous, how))
     for name, (role, _) in roles.items():

@@ -122,6 +122,8 @@ def _write_comparison(
     """Tables, pictures and report; returns the pictures and the report."""
     write_table(folder / "estimates.csv", comparison.estimates, "compare")
     write_table(folder / "scores.csv", comparison.scores, "compare")
+    if len(comparison.latents):
+        write_table(folder / "latents.csv", comparison.latents.reset_index(), "compare")
     pictures = save_pictures(comparison, folder)
     own: list[Path] = []
     if shelf.picture is not None:

@@ -28,6 +28,8 @@ CAPTIONS = {
     "optima and how many starts found each.",
     "posterior_and_normal": "Posterior draws against the asymptotic normal of the point estimate.",
     "components": "The fitted components over the data.",
+    "latents": "Posterior means of the real latents with 95% bands, in the order of the first fit's means.",
+    "loadings": "Loadings of the factors, with their standard errors where they have any.",
     "predictive_check": "Data drawn from the fit against the data.",
 }
 OF_OPTIMA = ("objective", "below_best", "starts", "share", "kind", "smallest_eigenvalue", "note")
@@ -98,6 +100,18 @@ def _estimates(comparison: Comparison) -> list[str]:
             _table(coverage.round(3)),
         ]
     return parts
+
+
+def _latents(comparison: Comparison) -> list[str]:
+    """How far the fits agree on the real latents."""
+    if not len(comparison.latents):
+        return []
+    return [
+        "<h2>Latents</h2>",
+        "<p>Posterior means against those of the first fit: their correlation, and the furthest apart in the "
+        "larger posterior standard deviation; posterior standard deviations as a multiple of its.</p>",
+        _table(comparison.latents.reset_index()),
+    ]
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -210,6 +224,7 @@ def write_report(
         f"observations; written {datetime.now():%Y-%m-%d %H:%M}</p>",
         *_warnings(comparison),
         *_estimates(comparison),
+        *_latents(comparison),
         "<h2>Scores</h2>",
         _table(comparison.scores),
         *_pictures(comparison, pictures),

@@ -16,7 +16,13 @@ MOST_ROWS = 60
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    return [_estimate_table(comparison), _score_table(comparison), _time_table(comparison)]
+    latents = [_latent_table(comparison)] if len(comparison.latents) else []
+    return [
+        _estimate_table(comparison),
+        *latents,
+        _score_table(comparison),
+        _time_table(comparison),
+    ]
 
 
 def write_comparison(comparison: Comparison, console: Console) -> None:
@@ -67,6 +73,23 @@ def _estimate_table(comparison: Comparison) -> Table:
             value, error = row[name, "estimate"], row[name, "error"]
             cells.append("-" if pd.isna(value) else f"{_number(value, 4)} ± {_number(error, 2)}")
         table.add_row(*cells)
+    return table
+
+
+def _latent_table(comparison: Comparison) -> Table:
+    caption = (
+        "posterior means against the first fit's: their correlation, and the furthest apart in the larger "
+        "posterior sd; sds as a multiple of its"
+    )
+    table = _new_table("Latents", caption)
+    for head in ("", "fit", "correlation", "furthest", "sds"):
+        left = head in ("", "fit")
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
+    for (latent, name, _), row in comparison.latents.iterrows():
+        table.add_row(
+            escape(latent), escape(name), _number(row["correlation"], 5),
+            _number(row["furthest"], 2), _number(row["sd_ratio"], 3),
+        )  # fmt: skip
     return table
 
 

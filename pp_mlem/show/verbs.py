@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pp_mlem.base.lazy import Lazy
-from pp_mlem.base.verbs import describe, plot, tables, write
+from pp_mlem.base.verbs import describe, plot, plot_latents, plot_loadings, tables, write
 from pp_mlem.comparison.calibrate import Calibration
 from pp_mlem.comparison.compare import Comparison
 from pp_mlem.comparison.selection import Selection
@@ -42,6 +42,16 @@ def _(thing: Selection) -> Any:
 @plot.register
 def _(thing: Fit, a: str, b: str, **options: Any) -> Any:
     return plots.plot_surface(thing, a, b, **options)
+
+
+@plot_latents.register
+def _(thing: Fit, names: Any, **options: Any) -> Any:
+    return plots.plot_latents(thing, names, **options)
+
+
+@plot_loadings.register
+def _(thing: Fit, loadings: Any, **options: Any) -> Any:
+    return plots.plot_loadings(thing, loadings, **options)
 
 
 @tables.register

@@ -74,7 +74,7 @@ def _unfit(group: Group, member: Factor, family: Family) -> str:
     if site.timed:
         return f"the arguments of '{member.site}' vary with the step"
     if not isinstance(member, (FamilyFactor, TableFactor)):
-        return f"'{member.site}' is a {member.kind} factor, with statistics of another kind"
+        return f"'{member.site}' has statistics of another kind ({member.kind})"
     if isinstance(member, FamilyFactor) or site.role is not Role.OBSERVED:
         return ""
     if member.site not in data.sites:

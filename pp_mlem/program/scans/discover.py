@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pp_mlem.program.distributions import is_discrete, is_gaussian
+from pp_mlem.program.distributions import is_discrete, is_gaussian_or_flat
 from pp_mlem.program.errors import Refused
 from pp_mlem.program.initial import neutral_supply
 from pp_mlem.program.messages import Message
@@ -68,7 +68,9 @@ def discover(
         treedef=treedef,
         output=jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), y),
         fed=frozenset(n for n, s in at_sites.items() if s.leaves & from_inputs & stateless),
-        held=_held(in_carry, frozenset(n for n in continuous if is_gaussian(messages[n].fn))),
+        held=_held(
+            in_carry, frozenset(n for n in continuous if is_gaussian_or_flat(messages[n].fn))
+        ),
     )
     ys = jax.tree.map(lambda a: jnp.broadcast_to(a, (body.length, *jnp.shape(a))), y)
     return scan, messages, body.result(carry, ys)

@@ -13,6 +13,8 @@ from pp_mlem.comparison.compare import Comparison
 from pp_mlem.fit.point import PointFit
 from pp_mlem.show.plots.components import plot_components
 from pp_mlem.show.plots.figure import new_figure
+from pp_mlem.show.plots.latents import plot_latents
+from pp_mlem.show.plots.loadings import plot_loadings
 from pp_mlem.show.plots.posterior import plot_posterior_against_normal
 from pp_mlem.show.plots.predictive import plot_predictive_check
 
@@ -123,7 +125,21 @@ def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
         "components": plot_components(first_point or last),
         "predictive_check": plot_predictive_check(last),
     }
+    figures |= figures_of_latents(comparison)
     return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def figures_of_latents(comparison: Comparison) -> dict[str, Figure]:
+    """Of the real latents by all fits that have their model, and of loadings that turn with them."""
+    with_model = {n: f for n, f in comparison.fits.items() if f.model and f.model.reading.reals}
+    if not with_model:
+        return {}
+    (_, first), *others = with_model.items()
+    figures = {"latents": plot_latents(first, others=dict(others))}
+    point = next((f for f in with_model.values() if not f.has_draws), first)
+    if point.turns:
+        figures["loadings"] = plot_loadings(point)
+    return figures
 
 
 def save_pictures(comparison: Comparison, folder: Path) -> list[Path]:

@@ -1,0 +1,82 @@
+"""Residual scales that vanish beside real latents: Heywood cases, where a column of the data is what its
+factors are and nothing else (Heywood 1931, doi:10.1098/rspa.1931.0187).
+
+The density of the rest is bounded there, and far below the spread of the data nothing but rounding: the
+precision of what vanishes cancels against that of the latents. So a floor stands for zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from pp_mlem.factors.affine import AffineFactor
+from pp_mlem.program.bindings import site_arguments
+from pp_mlem.program.space import is_half_line
+from pp_mlem.target.priors import at_one_value
+from pp_mlem.target.target import Target
+
+FLOOR = 1e-4  # of a column's standard deviation: it stands for zero
+NEAR = 1e2  # floors, within which a scale may be at zero
+ROWS = 10_000  # of the data, by which their spread is judged
+POWERS = (1.0, 0.5)  # of a parameter that is a scale, a variance
+
+
+def floors(target: Target, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What stands for zero, in the shape of each free parameter that is the scale or the variance of an observed
+    site which real latents enter."""
+    half_lines = {s.name for s in target.space.sites if is_half_line(s.support)}
+    found: dict[str, np.ndarray] = {}
+    for factor in target.marginal.factors:
+        if not isinstance(factor, AffineFactor) or factor.own:
+            continue
+        behind = target.reading.dependencies[factor.site].get("argument scale", frozenset())
+        for name in sorted(behind & half_lines):
+            key = "power", target.problem, factor.site, name
+            power = target.once(key, partial(_power, target, factor.site, name, params))
+            if power is None:
+                continue
+            shape = np.shape(params[name])
+            spread = _spread(target, factor, int(np.prod(shape)))
+            own = np.broadcast_to((FLOOR * spread) ** (1 / power), (int(np.prod(shape)),))
+            found[name] = np.minimum(own.reshape(shape), found.get(name, np.inf))
+    return found
+
+
+def _spread(target: Target, factor: AffineFactor, size: int) -> np.ndarray:
+    """Standard deviations of the data of a site: of each column where the parameter has an entry for each, or
+    of all."""
+    laid = target.data.sites[factor.site]
+    some = slice(None, None, 1 + laid.value.shape[-1] // ROWS)
+    value = np.asarray(laid.value[..., some], float)
+    if laid.mask is not None:
+        seen = np.broadcast_to(np.asarray(laid.mask[..., some], bool), value.shape)
+        value = np.where(seen, value, np.nan)
+    value = value.reshape(-1, value.shape[-1])
+    if len(value) != size:
+        value = value.reshape(1, -1)
+    with np.errstate(all="ignore"):
+        known = np.isfinite(value)
+        count = np.maximum(known.sum(1), 1)
+        mean = np.where(known, value, 0.0).sum(1) / count
+        square = np.where(known, (value - mean[:, None]) ** 2, 0.0).sum(1) / count
+    spread: np.ndarray = np.sqrt(square)
+    return np.where(spread > 0, spread, 1.0)
+
+
+def _power(target: Target, site: str, name: str, params: Mapping[str, Any]) -> float | None:
+    """How the scale of a site grows with a parameter; None where that is no power."""
+
+    def scale(values: Mapping[str, Any]) -> np.ndarray:
+        sites = frozenset({site})
+        told = at_one_value(target.reading, dict(values), target.data, site_arguments, sites)
+        return np.asarray(jax.device_get(told[site]["scale"]), float)
+
+    before = scale(params)
+    after = scale({**params, name: 4.0 * np.asarray(params[name])})
+    grown = np.log(after / before) / np.log(4.0)
+    return next((p for p in POWERS if np.allclose(grown, p, atol=1e-9)), None)
