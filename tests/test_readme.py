@@ -22,7 +22,7 @@ def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace = {"x": find_model("galaxies").data()["x"], "__name__": "readme"}
     for block in blocks:
         for long, short in SMALLER.items():
@@ -31,4 +31,6 @@ def test_readme(tmp_path, monkeypatch):
     assert namespace["chosen"].table.shape[0] == 2 and callable(namespace["hmm"])
     y, group = np.arange(6.0) % 4, np.arange(6) // 2
     effects = Model(namespace["random_intercepts"], y, y**2, group, groups=3)
+    level = Model(namespace["local_level"], np.array([3.0, 1.0, np.nan, 2.0]), latents={"before"})
+    assert level.posterior({"s_level": 1.0, "s_noise": 1.0})["level"].mean.shape == (4,)
     assert effects.posterior({"b": np.zeros(2), "tau": 1.0, "sigma": 1.0})["u"].mean.shape == (3,)
