@@ -59,7 +59,15 @@ def curvature(model):
     return *found, -(up - down) / 2e-5
 
 
-@pytest.mark.parametrize("program,data", CROSSED, ids=lambda p: getattr(p, "__name__", ""))
+def cases(several, quick):
+    """Those of `quick` programs always, the others where there is time."""
+    return [
+        pytest.param(*case, id=case[0].__name__, marks=() if case[0] in quick else pytest.mark.slow)
+        for case in several
+    ]
+
+
+@pytest.mark.parametrize("program,data", cases(CROSSED, [programs.crossed_plates]))
 @pytest.mark.parametrize("edges", [True, False], ids=["edges", "whole"])
 def test_crossed_latents_by_edges_and_whole(program, data, edges, monkeypatch):
     monkeypatch.setattr(joint, "PAIR_COST", 1e-9 if edges else 1e9)
@@ -143,9 +151,13 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "program,data,options", SUMMED + POINTS, ids=lambda p: getattr(p, "__name__", "")
-)
+QUICK = [
+    programs.random_intercepts, programs.nested, programs.crossed_plates, long_panel,
+    programs.correlated_noise,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("program,data,options", cases(SUMMED + POINTS, QUICK))
 def test_sums_over_rows_say_what_the_rows_do(program, data, options, monkeypatch):
     monkeypatch.setattr(summaries, "ROWS", 1)
     model = Model(program, *data, **options)
