@@ -167,6 +167,8 @@ def test_sums_over_rows_say_what_the_rows_do(program, data, options, monkeypatch
     model = Model(program, *data, **options)
     observed = {s.name for s in model.reading.observed}
     assert (set(model.data.points) or set(model.data.summed)) == observed
+    assert ("rows summed once" in str(model)) == bool(model.data.summed)
+    assert ("points with the moments" in str(model)) == bool(model.data.points)
     params = neutral(model)
     units = model.pointwise_log_likelihood(params)
     assert model.log_likelihood(params) == pytest.approx(units.sum(), rel=1e-10)
