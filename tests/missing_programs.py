@@ -95,6 +95,23 @@ def chain(x, K=2):
     scan(step, 0, x)
 
 
+def driven_chain(x, c, K=2):
+    """The same on a covariate of each step, so that means differ by step."""
+    d = x.shape[1]
+    P = numpyro.sample("P", dist.Dirichlet(jnp.ones((K, K))).to_event(1))
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([K, d]).to_event(2))
+    b = numpyro.sample("b", dist.Normal(0, 1).expand([d]).to_event(1))
+    S = covariance(d)
+
+    def step(z, at):
+        x_t, c_t = at
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.MultivariateNormal(mu[z] + b * c_t, S), obs=x_t)
+        return z, None
+
+    scan(step, 0, (x, c))
+
+
 def factors(x, L=2):
     d = x.shape[1]
     mu = numpyro.sample("mu", dist.Normal(0, 1).expand([d]).to_event(1))

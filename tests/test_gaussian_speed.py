@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import gaussian_programs as programs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
+from conftest import SHARED
 
 from pp_mlem import Model, fit_em, fit_mle
 from pp_mlem.base.precision import working_precision
@@ -59,7 +63,15 @@ def curvature(model):
     return *found, -(up - down) / 2e-5
 
 
-@pytest.mark.parametrize("program,data", CROSSED, ids=lambda p: getattr(p, "__name__", ""))
+def cases(several, quick):
+    """Those of `quick` programs always, the others where there is time."""
+    return [
+        pytest.param(*case, id=case[0].__name__, marks=() if case[0] in quick else pytest.mark.slow)
+        for case in several
+    ]
+
+
+@pytest.mark.parametrize("program,data", cases(CROSSED, [programs.crossed_plates]))
 @pytest.mark.parametrize("edges", [True, False], ids=["edges", "whole"])
 def test_crossed_latents_by_edges_and_whole(program, data, edges, monkeypatch):
     monkeypatch.setattr(joint, "PAIR_COST", 1e-9 if edges else 1e9)
@@ -143,14 +155,20 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "program,data,options", SUMMED + POINTS, ids=lambda p: getattr(p, "__name__", "")
-)
+QUICK = [
+    programs.random_intercepts, programs.nested, programs.crossed_plates, long_panel,
+    programs.correlated_noise,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("program,data,options", cases(SUMMED + POINTS, QUICK))
 def test_sums_over_rows_say_what_the_rows_do(program, data, options, monkeypatch):
     monkeypatch.setattr(summaries, "ROWS", 1)
     model = Model(program, *data, **options)
     observed = {s.name for s in model.reading.observed}
     assert (set(model.data.points) or set(model.data.summed)) == observed
+    assert ("rows summed once" in str(model)) == bool(model.data.summed)
+    assert ("points with the moments" in str(model)) == bool(model.data.points)
     params = neutral(model)
     units = model.pointwise_log_likelihood(params)
     assert model.log_likelihood(params) == pytest.approx(units.sum(), rel=1e-10)
@@ -248,3 +266,36 @@ def test_an_opening_ends_where_the_other_ways_do(monkeypatch):
         assert fit.converged
         assert fit.log_likelihood == pytest.approx(plain.log_likelihood, abs=1e-8)
         np.testing.assert_allclose(fit.params["tau"], plain.params["tau"], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "C20_insteval").is_dir(), reason="no such data here")
+def test_insteval():
+    """73,421 ratings of lecturers by students: the published deviance (Bates et al., MixedModels.jl)."""
+    gold = json.loads((SHARED / "gold" / "C20_insteval.json").read_text())["expected"][0]
+    data = pd.read_csv(SHARED / "data" / "C20_insteval" / "data.csv.gz")
+    codes = {n: data[n].astype("category").cat.codes.to_numpy() for n in ("s", "d", "dept")}
+    sizes = [int(c.max()) + 1 for c in codes.values()]
+
+    def program(y, service, s, d, dept, sizes):
+        b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(1))
+        tau = numpyro.sample("tau", dist.HalfNormal(1).expand([3]).to_event(1))
+        with numpyro.plate("students", sizes[0]):
+            u = numpyro.sample("u", dist.Normal(0, tau[0]))
+        with numpyro.plate("lecturers", sizes[1]):
+            v = numpyro.sample("v", dist.Normal(0, tau[1]))
+        with numpyro.plate("departments", sizes[2]):
+            w = numpyro.sample("w", dist.Normal(0, tau[2]))
+        with numpyro.plate("ratings", len(y)):
+            mean = b[0] + b[1] * service + u[s] + v[d] + w[dept]
+            numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+    service = data["service"].astype("category").cat.codes.to_numpy().astype(float)
+    model = Model(program, data["y"].to_numpy(float), service, *codes.values(), tuple(sizes))
+    assert model.data.pattern is not None and model.data.summed
+    fit = fit_mle(model, starts=1)
+    assert fit.converged
+    assert -2 * fit.log_likelihood == pytest.approx(gold["value"], abs=gold["tol_abs"])
+    errors = fit.standard_errors()
+    assert errors.notna().all()

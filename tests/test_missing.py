@@ -31,6 +31,7 @@ from missing_programs import (
     covariate,
     covariates,
     density,
+    driven_chain,
     factors,
     gathered,
     joint_of_covariates,
@@ -75,8 +76,8 @@ def of_mixture(rows, means, covariances):
     return np.logaddexp(*parts)
 
 
-def of_chain():
-    logs = np.stack([density(Z[:8], m, S) for m in MEANS], 1)
+def of_chain(moved=0.0):
+    logs = np.stack([density(Z[:8], m + moved, S) for m in MEANS], 1)
     return chain_density(logs, CHAIN["P"])
 
 
@@ -100,13 +101,17 @@ PROGRAMS = {  # program, arguments, options, parameters, log-likelihood by scipy
     ),
     "mixture": (mixture, (Z,), {}, MIXTURE, lambda: of_mixture(Z, MEANS, MIXTURE["S"]).sum()),
     "chain": (chain, (Z[:8],), {}, CHAIN, of_chain),
+    "driven": (
+        driven_chain, (Z[:8], COVARIATE[:8]), {}, CHAIN | {"b": np.ones(3)},
+        lambda: of_chain(COVARIATE[:8, None]),
+    ),
     "factors": (
         factors, (Z,), {"latents": {"u"}}, FACTORS,
         lambda: density(Z, MEANS[0], FACTORS["W"] @ FACTORS["W"].T + S).sum(),
     ),
     "mixed": (mixed, (Z, COVARIATE, None), {"latents": {"u"}}, MIXED, of_mixed),
 }  # fmt: skip
-LONG = {"mixed", "chain", "columns"}
+LONG = {"mixed", "chain", "driven", "columns"}
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in PROGRAMS]
 MODELS: dict[str, Model] = {}
 

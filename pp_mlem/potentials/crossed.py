@@ -154,10 +154,15 @@ def _moments(form: Crossed, pattern: Pattern | None) -> tuple[jax.Array, _Mean, 
 
 def _against(turned: jax.Array, covariance: jax.Array, pattern: Pattern) -> jax.Array:
     """`turned` of each unit times the others' covariance, at the edges alone."""
-    between = covariance.reshape(-1)[pattern.place][:, None]
-    twice = jnp.where((pattern.one == pattern.two)[:, None], 0.0, between)
-    found = jnp.zeros_like(turned).at[pattern.one].add(turned[pattern.two] * between)
-    return found.at[pattern.two].add(turned[pattern.one] * twice)
+    one, two = pattern.one, pattern.two
+    between = covariance.reshape(-1)[pattern.place]
+    twice = jnp.where(one == two, 0.0, between)
+
+    def of(column: jax.Array) -> jax.Array:
+        found = jnp.zeros_like(column).at[one].add(column[two] * between)
+        return found.at[two].add(column[one] * twice)
+
+    return jnp.stack([of(turned[:, i]) for i in range(turned.shape[1])], -1)
 
 
 @jax.custom_jvp

@@ -40,12 +40,26 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
 
 def factor_rows(model: Model) -> list[tuple[str, str]]:
     """(site, how it enters log Z and why)."""
-    return [(factor.site, factor.told()) for factor in model.marginal.factors]
+    return [(f.site, f.told() + _rows_told(model, f.site)) for f in model.marginal.factors]
+
+
+def _rows_told(model: Model, site: str) -> str:
+    """What stands for the rows of a site in a fit, where these are not seen again."""
+    summed, points = model.data.summed.get(site), model.data.points.get(site)
+    if summed is not None:
+        return f"; {int(summed.count)} rows summed once, over {summed.size} features"
+    if points is not None:
+        return f"; {points.value.shape[-1]} points with the moments of all rows stand for these"
+    return ""
 
 
 def sum_rows(model: Model) -> list[str]:
     """One sentence for each latent that is summed out, in order."""
-    return [line for step in model.marginal.steps for line in step.told(model.reading)]
+    lines = [line for step in model.marginal.steps for line in step.told(model.reading)]
+    pattern = model.data.pattern
+    if pattern is not None:
+        lines[-1] += f", by the {len(pattern.unit)} pairs that meet"
+    return lines
 
 
 def step_rows(model: Model, with_prior: bool = False, fixed: dict | None = None) -> list:

@@ -63,14 +63,24 @@ def _moments(factor: AffineFactor, parts: tuple, laid: Laid, share: jax.Array) -
         whole, spread = completed(precision, 1.0 - seen)
         left = jnp.where(seen > 0, value + at_zero, 0.0)
         value = jnp.squeeze(whole @ left[..., None], -1) - at_zero
-    weight = jnp.broadcast_to(weight, at_zero.shape[:-1])
-    value = jnp.broadcast_to(value, at_zero.shape)
+    shape = jnp.broadcast_shapes(weight.shape, value.shape[:-1], at_zero.shape[:-1])
+    weight = jnp.broadcast_to(weight, shape)
+    value = jnp.broadcast_to(value, (*shape, value.shape[-1]))
     squares = value[..., :, None] * value[..., None, :] + spread
+    # Summed over rows that share a mean.
+    batch = (1,) * (len(shape) - at_zero.ndim + 1) + at_zero.shape[:-1]
+    shared = tuple(i for i, (n, size) in enumerate(zip(batch, shape, strict=True)) if n < size)
+
+    def over(array: jax.Array) -> jax.Array:
+        return array.sum(shared, keepdims=True).reshape(
+            *at_zero.shape[:-1], *array.shape[len(shape) :]
+        )
+
     return Moments(
-        weight[..., None, None],
-        (weight[..., None] * value)[..., None],
-        weight[..., None, None] * squares,
-        weight,
+        over(weight[..., None, None]),
+        over((weight[..., None] * value)[..., None]),
+        over(weight[..., None, None] * squares),
+        over(weight),
     )
 
 
