@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from pp_mlem.diagnose.edges import objective_at
 from pp_mlem.program.sites import Site
 from pp_mlem.program.space import base_support, scalar_names
 from pp_mlem.target.target import Target
@@ -127,11 +126,25 @@ def turned_draws(
 
 def _find(target: Target, vector: np.ndarray, latent: Site) -> list[Turn]:
     """How parameters turn with a latent, entry by entry of another axis where that can be."""
-    found = _unchanged(target, vector, _ways(target, latent))[:1]
-    for parts in _parts(target, found[0]) if found else ():
-        if len(_unchanged(target, vector, parts)) == len(parts):
-            return parts
-    return found
+    ways = _ways(target, latent)
+    if not ways:
+        return []
+    params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
+    evaluate = target.compiled(Target.value)
+    before = float(evaluate(vector))
+    random = np.random.default_rng(5).normal(size=(latent.size, latent.size))
+    rotation = np.linalg.qr(random)[0] if latent.size > 1 else -np.ones((1, 1))
+
+    def unchanged(turn: Turn) -> bool:
+        """Whether the objective is what it was at turned parameters."""
+        moved = turn(params, rotation)
+        point = target.space.to_vector({n: moved[n] for n in target.space.names})
+        return abs(float(evaluate(np.asarray(point))) - before) <= CLOSE * (1 + abs(before))
+
+    whole = next(filter(unchanged, ways), None)
+    if whole is None:
+        return []
+    return next((parts for parts in _parts(target, whole) if all(map(unchanged, parts))), [whole])
 
 
 def _ways(target: Target, latent: Site) -> list[Turn]:
@@ -174,22 +187,6 @@ def _parts(target: Target, whole: Turn) -> Iterator[list[Turn]]:
             yield [Turn(whole.latent, whole.size, whole.axes, (along, i)) for i in range(count)]
 
 
-def _unchanged(target: Target, vector: np.ndarray, turns: list[Turn]) -> list[Turn]:
-    """Those that leave the objective as it is."""
-    if not turns:
-        return []
-    params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
-    size = turns[0].size
-    random = np.random.default_rng(5).normal(size=(size, size))
-    rotation = np.linalg.qr(random)[0] if size > 1 else -np.ones((1, 1))
-    names = target.space.names
-    moved = [turn(params, rotation) for turn in turns]
-    points = [np.asarray(target.space.to_vector({n: m[n] for n in names})) for m in moved]
-    before, *after = objective_at(target, vector, [vector, *points])
-    close = CLOSE * (1 + abs(before))
-    return [t for t, value in zip(turns, after, strict=True) if abs(value - before) <= close]
-
-
 def is_rotation(reason: str) -> bool:
     """Whether a scalar has no standard error for this reason because a rotation moves it."""
     return reason.startswith(f"{_LOST}: {ANY}")
@@ -220,7 +217,7 @@ def flat_directions(target: Target, vector: Any, turns: tuple[Turn, ...]) -> np.
     """Directions of the unconstrained coordinates (size, count) along which parameters turn, each as long as
     it makes them."""
     space, where = target.space, target.space.slices()
-    if not turns:
+    if not any(turn.size > 1 for turn in turns):
         return np.zeros((space.size, 0))
     params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
     columns = []
