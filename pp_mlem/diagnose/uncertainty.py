@@ -13,6 +13,7 @@ import numpy as np
 from pp_mlem.base.checks import check_level
 from pp_mlem.base.compiling import Effort, of_derivatives, quick_jit
 from pp_mlem.base.lazy import pd, scipy_stats
+from pp_mlem.diagnose.directions import SINGULAR, across_of, scales, told_by_data
 from pp_mlem.diagnose.edges import edge_masks
 from pp_mlem.diagnose.rotations import TURNED, flat_directions, rotated, turns_of
 from pp_mlem.diagnose.unidentified import unidentified_by_data
@@ -24,7 +25,6 @@ KINDS = ("observed", "sandwich", "opg")
 COLUMNS_AT_ONCE = 16
 CHAIN_ENTRIES = 2**22  # of all columns at once: what their recursions hold stays near 1 GB
 EDGE = 1e-5
-SINGULAR = 1e-12
 SADDLE = 1e-7
 CLOSE = 1e-8
 NUDGED, NUDGES = 1e-13, 2
@@ -235,7 +235,7 @@ def invert_information(
     block = information[np.ix_(active, active)]
     if not np.all(np.isfinite(block)):
         return inverse, "the information matrix is not finite", flat
-    scale = _scales(np.diag(block))
+    scale = scales(np.diag(block))
     values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
     if values.min() < -SADDLE * max(values.max(), 1.0):
         return inverse, "not a maximum: the information has a negative eigenvalue", flat
@@ -252,10 +252,6 @@ def invert_information(
     return inverse, "", flat
 
 
-def _scales(diagonal: np.ndarray) -> np.ndarray:
-    return 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-
-
 def closer_basis(information: np.ndarray, active: np.ndarray) -> np.ndarray | None:
     """Its eigenvectors, as long as one standard error, as columns; None where it is well told as it
     is. Far from the origin of a covariate, intercept and slope are so nearly one direction that the
@@ -263,7 +259,7 @@ def closer_basis(information: np.ndarray, active: np.ndarray) -> np.ndarray | No
     block = information[np.ix_(active, active)]
     if not active.any() or not np.all(np.isfinite(block)):
         return None
-    scale = _scales(np.diag(block))
+    scale = scales(np.diag(block))
     values, vectors = np.linalg.eigh(block * scale[:, None] * scale[None, :])
     if values.max() <= 0:
         return None
@@ -292,7 +288,7 @@ def resolved_inverse(
     now = inform(point, basis)
     near = np.array([np.diag(inform(point * (1 + NUDGED * s), basis)) for s in signs])
     curvature = np.diag(now)
-    scale = _scales(np.diag(information))
+    scale = scales(np.diag(information))
     reach = np.abs(basis / scale[:, None])[active].max(0, initial=0.0)
     steady = (np.abs(near - curvature) <= STEADY * curvature).all(0)
     steady &= curvature > NOISE * (np.finfo(float).eps * reach) ** 2
@@ -328,9 +324,9 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
 
     turned = flat_directions(target, vector, turns_of(target))
     if reasons:
-        across, used = _told_by_data(jacobian, active, [n not in reasons for n in names])
+        across, used = told_by_data(jacobian, active, [n not in reasons for n in names])
     else:
-        across, used = _across(turned, curvature, active)
+        across, used = across_of(turned, curvature, active)
     seen = across.T @ curvature @ across
     inverse, spoiled, flat = resolved_inverse(
         lambda at, basis: along(at, across @ basis), seen, across.T @ gradient, used, point
@@ -348,7 +344,7 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
         else:
             inverse = inverse @ meat @ inverse
     matrix = jacobian @ inverse @ jacobian.T
-    reach = np.abs(jacobian * _scales(np.diag(curvature))).max(1, initial=0.0)
+    reach = np.abs(jacobian * scales(np.diag(curvature))).max(1, initial=0.0)
     turning = rotated(target, vector)
     shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
     for i, name in enumerate(names):
@@ -383,7 +379,7 @@ def _at_rest(
         block = curvature[np.ix_(active, active)]
         if not active.any() or not np.all(np.isfinite(block)):
             break
-        scale = _scales(np.diag(block))
+        scale = scales(np.diag(block))
         values, vectors = np.linalg.eigh(block * scale[:, None] * scale)
         flat = values < NEARLY_FLAT * values.max()
         if not flat.any() or np.any(values < -SADDLE * max(values.max(), 1.0)):
@@ -397,35 +393,6 @@ def _at_rest(
             break
         point, gradient, curvature = moved, slope, bend
     return point, gradient, curvature
-
-
-def _across(
-    flat: np.ndarray, information: np.ndarray, active: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Directions as columns that with the flat ones span the active coordinates, and which of them are
-    used: the coordinates as they are, where nothing is flat."""
-    size = len(active)
-    if not flat[active].any():
-        return np.eye(size), active
-    scale = _scales(np.diag(information))[active]
-    values = np.linalg.svd(flat[active] / scale[:, None], full_matrices=True)
-    rank = int((values[1] > SINGULAR * values[1].max()).sum())
-    across = np.zeros((size, int(active.sum()) - rank))
-    across[active] = scale[:, None] * values[0][:, rank:]
-    return across, np.ones(across.shape[1], bool)
-
-
-def _told_by_data(
-    jacobian: np.ndarray, active: np.ndarray, known: list[bool]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A basis, as columns, and which of it moves some scalar that the data tell of (`known`)."""
-    turn, told = np.eye(len(active)), active.copy()
-    if not all(known):
-        _, length, rows = np.linalg.svd(jacobian[np.array(known)][:, active])
-        rank = int((length > 1e-10 * length.max(initial=0.0)).sum())
-        turn[np.ix_(active, active)] = rows.T
-        told[np.flatnonzero(active)[rank:]] = False
-    return turn, told
 
 
 def _outer_product(target: Target, vector: Any) -> np.ndarray:
