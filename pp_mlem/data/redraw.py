@@ -159,7 +159,7 @@ def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
     value = value.astype(old.value.dtype)
     patterns = old.patterns
     if patterns is not None:  # the entries that are missing stay so
-        value = jnp.where(jnp.isnan(value), old.value, value)
+        value = jnp.where(patterns.shown.reshape(value.shape), value, old.value)
         patterns = patterns.with_values(*_by_columns(old, value))
     cells = value.shape[family.event_dim :]
     known = {

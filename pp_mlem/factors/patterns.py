@@ -61,6 +61,11 @@ class Patterns:
         return self.of[self.place // self.size]
 
     @property
+    def shown(self) -> jax.Array:
+        """Which entries of each cell are seen, (D, columns, rows)."""
+        return jnp.moveaxis(self.seen[self.pattern], -1, 0) > 0
+
+    @property
     def cells(self) -> jax.Array:
         """What is seen of each cell, (D, columns, rows)."""
         at = self.value[self.place // self.size, :, self.place % self.size]
@@ -87,8 +92,7 @@ class Patterns:
     def with_values(self, value: jax.Array, shift: jax.Array, mask: jax.Array) -> Patterns:
         """Other values (D, columns, rows) with the same entries missing, in place of those that are kept;
         `mask` (columns, rows) says which cells count."""
-        seen = jnp.moveaxis(self.seen[self.pattern], -1, 0)
-        centred = jnp.where(mask & (seen > 0), value - shift, 0.0)
+        centred = jnp.where(mask & self.shown, value - shift, 0.0)
         whole = jnp.zeros((self.of.shape[0] * self.size, value.shape[0]), self.value.dtype)
         flat = jnp.moveaxis(centred, 0, -1).reshape(-1, value.shape[0])
         place = jnp.where(mask, self.place, whole.shape[0]).reshape(-1)

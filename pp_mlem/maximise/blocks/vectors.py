@@ -58,8 +58,7 @@ def _moments(factor: AffineFactor, parts: tuple, laid: Laid, share: jax.Array) -
         weight = weight * _by_plates(factor, mask.reshape(1, -1, mask.shape[-1]))[..., 0]
     spread: Any = 0.0
     if laid.patterns is not None:
-        seen = jnp.moveaxis(laid.patterns.seen[laid.patterns.pattern], -1, 0)
-        seen = _by_plates(factor, seen)
+        seen = _by_plates(factor, laid.patterns.shown.astype(value.dtype))
         whole, spread = completed(precision, 1.0 - seen)
         left = jnp.where(seen > 0, value + at_zero, 0.0)
         value = jnp.squeeze(whole @ left[..., None], -1) - at_zero
