@@ -27,7 +27,8 @@ class ProgramData:
     predictor of a site that varies by row, or why it has none; `known[latent]` the values of a real
     latent (*plates, size), and (*plates) where they are known. `pattern` says which units of crossed
     latents meet, where these are few of all; `summed[site]` what an affine site says of its latents, summed
-    over its rows; `points` few weighted rows that say of the parameters what all rows do.
+    over its rows; `points` few weighted rows that say of the parameters what all rows do; `origins` where
+    the coordinates of a state space have their zero.
     """
 
     dynamic: tuple
@@ -42,6 +43,7 @@ class ProgramData:
     pattern: Pattern | None = None
     summed: dict[str, Summed] = field(default_factory=dict)
     points: dict[str, Laid] = field(default_factory=dict)
+    origins: dict[str, Any] = field(default_factory=dict)
 
     @property
     def by_rows(self) -> ProgramData:
@@ -50,7 +52,8 @@ class ProgramData:
 
     @property
     def shifts(self) -> dict[str, Any]:
-        return {name: d.shift for name, d in self.sites.items()}
+        """The reference point of each site, and of each real latent that has one."""
+        return {**{name: d.shift for name, d in self.sites.items()}, **self.origins}
 
     @property
     def partly(self) -> frozenset[str]:

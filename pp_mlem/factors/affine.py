@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -75,7 +76,10 @@ class AffineFactor(Factor):
                 "mask off it and leave it over its observations, where it hides what they say."
             )
         arguments, columns = own_arguments(message), reading.sites[self.site].columns
-        left = -arguments["loc"] if shift is None else shift - arguments["loc"]
+        if self.own:
+            left = jnp.asarray(message.value) - arguments["loc"]
+        else:
+            left = -arguments["loc"] if shift is None else shift - arguments["loc"]
         if "scale" in arguments:
             scale = arguments["scale"]
             normaliser = jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi)
@@ -127,12 +131,6 @@ class AffineFactor(Factor):
         ones = (1,) * (len(batch) - (residual.ndim - 1 - vector))
         residual = residual.reshape(len(residual), *ones, *residual.shape[1:])
         residual = jnp.broadcast_to(residual, (len(residual), *batch, *event))
-        if self.own:  # its own value, the same in all units
-            own = basis(reading)[self.own]
-            ones = (1,) * (len(batch) - len(columns))
-            residual += own.reshape(len(own), -1, site.size)[:, 0].reshape(
-                -1, *ones, *site.event_shape
-            )
         precision = jnp.broadcast_to(precision[0], (*batch, *event, *event))
         normaliser = jnp.broadcast_to(normaliser[0], batch)
         root = jnp.broadcast_to(root[0], (*batch, *event, *event))
@@ -346,9 +344,11 @@ def coordinate_places(reading: Reading, coordinates: Coordinates) -> np.ndarray:
     return np.concatenate([begin[n] + 1 + np.arange(size) for n, size in coordinates])
 
 
-def basis(reading: Reading) -> dict[str, jax.Array]:
+def basis(
+    reading: Reading, origins: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, jax.Array]:
     """Values of all real latents at zero and with one coordinate at one, in every unit: (points,
-    *`Reading.probe_shape`) each."""
+    *`Reading.probe_shape`) each; from their `origins`, where they have any."""
     total = sum(s.size for s in reading.coordinates)
     points, begin = {}, 0
     for site in reading.coordinates:
@@ -359,15 +359,17 @@ def basis(reading: Reading) -> dict[str, jax.Array]:
         ones = (1,) * (len(whole) - len(site.event_shape))
         shape = (1 + total, *ones, *site.event_shape)
         wide = np.broadcast_to(values.reshape(shape), (1 + total, *whole))
-        points[site.name] = jnp.asarray(wide, jnp.result_type(float))
+        points[site.name] = jnp.asarray(wide, jnp.result_type(float)) + origins.get(site.name, 0.0)
     return points
 
 
-def at_basis(function: Callable[[dict[str, Any]], Any], reading: Reading) -> Any:
+def at_basis(
+    function: Callable[[dict[str, Any]], Any], reading: Reading, origins: Mapping[str, Any]
+) -> Any:
     """A function of the real latents at their basis points, which lead; of a program without them at one."""
     if not reading.coordinates:
         return jax.tree.map(lambda a: a[None], function({}))
-    return jax.vmap(function)(basis(reading))
+    return jax.vmap(function)(basis(reading, origins))
 
 
 def _wrong(probe: Probe, reals: frozenset[str]) -> str:

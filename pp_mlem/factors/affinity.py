@@ -24,12 +24,13 @@ DRAWS = 2
 
 def refuse_nonaffine(
     reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, maps: Mapping[Any, Any]
-) -> None:
-    """Raise where a mean at random values of the real latents is not what the basis points tell."""
+) -> dict[str, np.ndarray]:
+    """Values less means at the basis points, by site; raise where they do not tell what these are at random
+    values of the real latents."""
     read = [f for f in factors if isinstance(f, (AffineFactor, CarriedFactor))]
     checked = [f for f in read if f.coordinates or isinstance(f, CarriedFactor)]
     if not checked:
-        return
+        return {}
     by_site = {f.site: f for f in checked}
     params = neutral_parameters(reading, 5)
     rng = np.random.default_rng(11)
@@ -68,6 +69,7 @@ def refuse_nonaffine(
         off = tolerance * max(1.0, float(np.abs(here).max(initial=0.0)))
         if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
             raise SiteValueError(_told(reading, factor))
+    return {n: np.asarray(v) for n, v in known.items()}
 
 
 def _told(reading: Reading, factor: AffineFactor | CarriedFactor) -> str:

@@ -39,8 +39,9 @@ class CarriedFactor(Factor):
         return No("")  # a carry is no site of the program: see `carried_factors`
 
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
-        """What is carried at one value of the coordinates: (*latents, *plates, size)."""
-        return message.placed(message.value, 1)
+        """What is carried at one value of the coordinates, from its origin: (*latents, *plates, size)."""
+        value = message.value if shift is None else message.value - shift
+        return message.placed(value, 1)
 
     def canonical(self, reading: Reading, probed: Any, summed: Any = None) -> jax.Array:
         at_zero = probed[0]

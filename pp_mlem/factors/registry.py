@@ -196,7 +196,7 @@ def natural_parameters(
         def at(reals: dict[str, Any]) -> dict[str, Any]:
             return reading.run(params, dynamic, extract, reals, wanted=sites)
 
-        probed = jax.vmap(at)(basis(reading))
+        probed = jax.vmap(at)(basis(reading, shifts))
         values |= {f.site: f.canonical(reading, probed[f.site], summed.get(f.site)) for f in affine}
     for factor in wanted:
         if not isinstance(factor, AffineFactor):  # whose axes are its own already

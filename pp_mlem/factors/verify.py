@@ -57,10 +57,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The check of one reading, compiled once for data of the same shapes."""
+    """The check of one reading, compiled once for data of the same shapes; `left` are the values less
+    means that it has found at the basis points of real latents."""
 
     gathers: Gathers
     thin: dict[tuple, Reading] = field(default_factory=dict, compare=False)
+    left: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     @property
     def reading(self) -> Reading:
@@ -93,7 +95,7 @@ class Verification:
         maps = self.gathers.maps(reading, filled)
         codes = _configurations(reading)
         values = {n: reading.values[n][c] for n, c in codes.items()}
-        refuse_nonaffine(reading, self.factors, filled, maps)
+        self.left.update(refuse_nonaffine(reading, self.factors, filled, maps))
         some = max((len(c) for c in codes.values()), default=1)
         for real in reading.reals:  # what other sites are does not hang on them
             values[real.name] = np.zeros((some, *reading.real_shape(real)))

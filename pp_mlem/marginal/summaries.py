@@ -230,7 +230,7 @@ def _same_precision(reading: Reading, factor: AffineFactor, data: ProgramData) -
         return 0
 
     params = {s.name: np.ones(s.shape, jnp.result_type(float)) for s in reading.space.sites}
-    reals = {n: v[0] for n, v in basis(reading).items()}
+    reals = {n: v[0] for n, v in basis(reading, data.shifts).items()}
     wanted = frozenset({factor.site})
     jax.eval_shape(
         lambda p, d: reading.run(p, d, extract, reals, wanted=wanted), params, data.dynamic
@@ -257,7 +257,7 @@ def _look(
             wanted = frozenset({factor.site})
             return reading.run(params, dynamic, extract, reals, wanted=wanted)[factor.site]
 
-        at_zero, moves, *_ = factor.arranged(reading, jax.vmap(at)(basis(reading)))
+        at_zero, moves, *_ = factor.arranged(reading, jax.vmap(at)(basis(reading, data.shifts)))
         whole = factor.over_rows(jnp.concatenate([at_zero[..., None], moves], -1), 3)
         return jnp.einsum("rml,m->lr", whole.reshape(len(whole), len(mix), -1), mix)
 

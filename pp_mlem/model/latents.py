@@ -135,8 +135,14 @@ def moments(bound: Bound, name: str, table: Any) -> Moments:
     mean, slope = outward(bound, name, table[0]), outward(bound, name, table[1], trailing=2)
     second = -(slope + np.swapaxes(slope, -1, -2))
     covariance = second - mean[..., :, None] * mean[..., None, :]
+    return Moments(_absolute(bound, name, mean), covariance)
+
+
+def _absolute(bound: Bound, name: str, mean: np.ndarray) -> np.ndarray:
+    """Values (*plates, size) from a latent's origin as (*plates, *event) from zero."""
     event = bound.reading.sites[name].event_shape
-    return Moments(mean.reshape((*mean.shape[:-1], *event)), covariance)
+    whole = mean.reshape((*mean.shape[:-1], *event))
+    return whole + np.asarray(bound.data.shifts.get(name, 0.0))
 
 
 def decode(bound: Bound, params: Values) -> dict[str, np.ndarray]:
@@ -149,8 +155,7 @@ def _value(bound: Bound, name: str, table: Any) -> np.ndarray:
     """The value of a latent that a derivative marks."""
     site = bound.reading.sites[name]
     if site.real:
-        mean = outward(bound, name, table[0])
-        return mean.reshape((*mean.shape[:-1], *site.event_shape))
+        return _absolute(bound, name, outward(bound, name, table[0]))
     return chosen(bound, name, table)
 
 

@@ -13,6 +13,7 @@ from pp_mlem.base.memory import collector_paused, note_shapes
 from pp_mlem.data.prepare import prepare_data
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.gathers import Gathers
+from pp_mlem.factors.origins import find_origins
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
 from pp_mlem.marginal.steps.joint import JointStep
@@ -77,6 +78,7 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
         inputs.tell()
     reading, factors = verification.reading, verification.factors
     data = prepare_data(reading, factors, observe, verification.gathers)
+    data = replace(data, origins=find_origins(reading, factors, verification.left, data.sites))
     marginal = build_marginal(reading, factors)
     bound = Bound(marginal, marginal.summed(data), Kept())
     _refuse_known(bound)
@@ -123,7 +125,8 @@ def other_data(bound: Bound, arguments: Arguments, observe: Mapping[str, Any]) -
     inputs = bound.kept.once("inputs", lambda: read_inputs(reading))
     reading = replace(reading, arguments=inputs.check(arguments))
     gathers, marginal = _verification(bound).gathers, bound.marginal
-    data = marginal.summed(prepare_data(reading, marginal.factors, observe, gathers))
+    data = prepare_data(reading, marginal.factors, observe, gathers)
+    data = marginal.summed(replace(data, origins=bound.data.origins))
     refuse_improper(replace(bound, data=data))
     return data
 

@@ -148,7 +148,7 @@ def _of_site(
     def at(reals: dict[str, Any]) -> dict[str, Any]:
         return reading.run(params, data.dynamic, extract, reals, wanted=frozenset({factor.site}))
 
-    probed = jax.vmap(at)(basis(reading))[factor.site]
+    probed = jax.vmap(at)(basis(reading, data.shifts))[factor.site]
     at_zero, moves, _, _, root = factor.arranged(reading, probed)
     axes = table_axes(reading, factor.site, (), at_zero.shape[:-2])
     others = _others(marginal, chain, factor, lanes)
@@ -223,6 +223,7 @@ def _moments(
         axes = [0, *(1 + lanes.index(p) for p in order)]
         sizes = [bound.marginal.layout.sizes[p] for p in lanes]
         mean, covariance = law.mean[..., where], law.covariance[..., where[:, None], where]
+        mean = mean + np.ravel(bound.data.shifts.get(name, 0.0))
         mean = np.broadcast_to(mean, (length, *sizes, len(where)))
         covariance = np.broadcast_to(covariance, (length, *sizes, len(where), len(where)))
         mean = np.transpose(mean, [*axes, mean.ndim - 1]).reshape(length, *inner, *site.event_shape)

@@ -27,6 +27,7 @@ from pp_mlem.marginal.elements import (
     applied,
     inverse_and_volume,
     product,
+    rounding,
     symmetric,
     turned,
 )
@@ -46,6 +47,8 @@ from pp_mlem.potentials.table import Table, add
 from pp_mlem.potentials.term import Layout, Pass, Term, Weight
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.scans.scan import Scan
+
+LOST = 1e-6  # nats of rounding for each step, beyond which a log-likelihood means nothing
 
 
 class Steps(NamedTuple):
@@ -255,8 +258,11 @@ class Kalman(Step):
 
     def message(self, found: Collected, steps: Steps, noise: jax.Array | None = None) -> Message:
         """What the data of all steps tell about the latents above, (*lanes, ...)."""
-        carried = all_before(self.elements(steps, noise), self.length, found.shape)
-        return self.about_outside(found, carried)
+        elements = self.elements(steps, noise)
+        message = self.about_outside(found, all_before(elements, self.length, found.shape))
+        lost = jax.lax.stop_gradient(rounding(elements, self.length))
+        sound = lost < LOST * self.length
+        return message._replace(constant=jnp.where(sound, message.constant, jnp.nan))
 
     def prefixes(self, found: Collected) -> Table | Quadratic:
         """What the first 1, 2, ... steps tell about the latents above, along an axis of the steps."""

@@ -89,7 +89,7 @@ def _probed(
     def at(reals: dict[str, Any]) -> dict[str, Any]:
         return reading.run(params, data.dynamic, extract, reals, wanted=frozenset(by_site))
 
-    return at_basis(at, reading)
+    return at_basis(at, reading, shifts)
 
 
 def solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
