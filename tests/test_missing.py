@@ -603,7 +603,9 @@ def test_entries_on_a_line_collapse():
     x[:, 2] = x[:, 0] + x[:, 1]
     x[rng.uniform(size=x.shape) < 0.2] = np.nan
     fit = fit_em(Model(normal, x), starts=1)
-    assert fit.status == "collapsed" and fit.standard_errors().isna().all()
+    # The precision of what is on a line has no digits left from conditions of 1e8 on.
+    assert fit.status in ("collapsed", "not_finite") and not fit.converged
+    assert fit.standard_errors().isna().all()
 
 
 def test_rows_without_data_are_told_and_add_nothing():
