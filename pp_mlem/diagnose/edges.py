@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.diagnose.spurious import SCALE_NAMES
-from pp_mlem.diagnose.uniqueness import NEAR as NEAR_FLOOR
 from pp_mlem.diagnose.uniqueness import floors
 from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.program.space import base_support, is_half_line, is_simplex
@@ -101,9 +100,9 @@ def _moves_onto_edges(
             moves.append(_Move([(name, index)], _with_values(target, vector, {name: moved})))
     for name, floor in floors(target, params).items():
         value = np.asarray(params[name], float)
-        for index in map(tuple, np.argwhere(value < NEAR_FLOOR * floor)):
+        for index in map(tuple, np.argwhere(value < floor.near)):
             moved = value.copy()
-            moved[index] = floor[index]
+            moved[index] = floor.zero[index]
             moves.append(_Move([(name, index)], _with_values(target, vector, {name: moved})))
     for entries in _far_out(target, params):
         values = {n: np.array(params[n], float) for n, _ in entries}

@@ -2,14 +2,16 @@
 factors are and nothing else (Heywood 1931, doi:10.1098/rspa.1931.0187).
 
 The density of the rest is bounded there, and far below the spread of the data nothing but rounding: the
-precision of what vanishes cancels against that of the latents. So a floor stands for zero.
+precision of what vanishes cancels against that of the latents, and leaves an error of eps / (scale /
+spread)^2 nats a row. What it costs to stop short of zero grows with that square: a floor of eps^(1/4) spreads
+stands for zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,17 +22,24 @@ from pp_mlem.program.space import is_half_line
 from pp_mlem.target.priors import at_one_value
 from pp_mlem.target.target import Target
 
-FLOOR = 1e-4  # of a column's standard deviation: it stands for zero
-NEAR = 1e2  # floors, within which a scale may be at zero
+NEAR = 1e-2  # of a column's standard deviation, within which a scale may be at zero
 ROWS = 10_000  # of the data, by which their spread is judged
 POWERS = (1.0, 0.5)  # of a parameter that is a scale, a variance
 
 
-def floors(target: Target, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What stands for zero, in the shape of each free parameter that is the scale or the variance of an observed
-    site which real latents enter."""
+class Floor(NamedTuple):
+    """What stands for zero, in the shape of a parameter, and below what it may be there."""
+
+    zero: np.ndarray
+    near: np.ndarray
+
+
+def floors(target: Target, params: Mapping[str, Any]) -> dict[str, Floor]:
+    """The floor of each free parameter that is the scale or the variance of an observed site which real latents
+    enter."""
+    share = float(np.finfo(target.dtype).eps) ** 0.25
     half_lines = {s.name for s in target.space.sites if is_half_line(s.support)}
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Floor] = {}
     for factor in target.marginal.factors:
         if not isinstance(factor, AffineFactor) or factor.own:
             continue
@@ -42,8 +51,10 @@ def floors(target: Target, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 continue
             shape = np.shape(params[name])
             spread = _spread(target, factor, int(np.prod(shape)))
-            own = np.broadcast_to((FLOOR * spread) ** (1 / power), (int(np.prod(shape)),))
-            found[name] = np.minimum(own.reshape(shape), found.get(name, np.inf))
+            spread = np.broadcast_to(spread, (int(np.prod(shape)),)).reshape(shape)
+            zero, near = ((s * spread) ** (1 / power) for s in (share, max(NEAR, share)))
+            if name not in found or zero.min() < found[name].zero.min():
+                found[name] = Floor(zero, near)
     return found
 
 

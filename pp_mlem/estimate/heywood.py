@@ -10,7 +10,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.diagnose.edges import EDGE_COST
 from pp_mlem.diagnose.kinks import climb_over_kinks
 from pp_mlem.diagnose.spurious import Scales
-from pp_mlem.diagnose.uniqueness import NEAR, floors
+from pp_mlem.diagnose.uniqueness import floors
 from pp_mlem.estimate.ends import Ends
 from pp_mlem.target.target import Target
 
@@ -28,11 +28,11 @@ def at_floors(target: Target, ends: Ends) -> Ends:
     for i in map(int, np.flatnonzero(np.isfinite(ends.values)) if lowest else ()):
         params = {k: np.asarray(v) for k, v in Scales.at(target, ends.points[i]).params.items()}
         low = np.zeros(target.space.size, bool)
-        reach = 1.0 if ends.status[i] == Status.CONVERGED else NEAR
         for name, floor in lowest.items():
-            below = params[name] < reach * floor
+            settled = ends.status[i] == Status.CONVERGED
+            below = params[name] < (floor.zero if settled else floor.near)
             low[where[name]] = below.ravel()
-            params[name] = np.where(below, floor, params[name])
+            params[name] = np.where(below, floor.zero, params[name])
         if low.any() and not low.all():
             lifted = target.space.to_vector({n: params[n] for n in target.space.names})
             _settle(target, moved, i, np.asarray(lifted, float), low)

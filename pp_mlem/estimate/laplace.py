@@ -149,7 +149,9 @@ def _drawn(target: Target, modes: _Modes, draws: int, seed: int) -> _Sample:
     best = modes.best
     turns = turns_of(target)
     flat = flat_directions(target, modes.points[best], turns)
-    across = np.linalg.svd(flat, full_matrices=True)[0][:, flat.shape[1] :]
+    across = np.eye(len(flat))
+    if flat.size:
+        across = np.linalg.svd(flat, full_matrices=True)[0][:, flat.shape[1] :]
     eigenvalues, axes = np.linalg.eigh(across.T @ modes.hessians[best] @ across)
     curved = bool(np.all(np.isfinite(eigenvalues)) and eigenvalues[0] > 0)
     safe = np.clip(eigenvalues, 1e-10 * max(eigenvalues[-1], 1e-10), None)
