@@ -164,15 +164,6 @@ def all_before(elements: Element, steps: int, lanes: tuple[int, ...]) -> Message
     return _backward(_of_blocks(head, blocks, length), blocks, later)
 
 
-def rounding(elements: Element, steps: int) -> jax.Array:
-    """About how much the constant of all steps loses to rounding, (*lanes): where observations are precise, it
-    is a small difference of large numbers."""
-    constant, volume = elements.message.constant, elements.covariance * elements.message.precision
-    whole = jnp.abs(constant).sum(0) * (steps / len(constant))
-    spread = jnp.sqrt(1 + jnp.abs(volume.sum((-1, -2))).max(0))
-    return jnp.finfo(constant.dtype).eps * whole * spread
-
-
 def all_prefixes(elements: Element, steps: int) -> Message:
     """What the first 1, 2, ... steps tell about what is carried into the first, (steps, *lanes, ...)."""
     varying, fixed, treedef = _split(elements, steps)

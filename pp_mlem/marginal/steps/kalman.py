@@ -27,7 +27,6 @@ from pp_mlem.marginal.elements import (
     applied,
     inverse_and_volume,
     product,
-    rounding,
     symmetric,
     turned,
 )
@@ -260,9 +259,18 @@ class Kalman(Step):
         """What the data of all steps tell about the latents above, (*lanes, ...)."""
         elements = self.elements(steps, noise)
         message = self.about_outside(found, all_before(elements, self.length, found.shape))
-        lost = jax.lax.stop_gradient(rounding(elements, self.length))
-        sound = lost < LOST * self.length
+        sound = self.rounding(steps) < LOST * self.length
         return message._replace(constant=jnp.where(sound, message.constant, jnp.nan))
+
+    def rounding(self, steps: Steps) -> jax.Array:
+        """About how much log Z loses to rounding, in nats (*lanes): where observations are precise next to the
+        noise of the states, it is a small difference of large numbers."""
+        width = sum(n for _, n in self.before)
+        latent = steps.precision[..., width:, width:]
+        told = (product(latent, steps.root) * steps.root).sum((-1, -2))
+        whole = jnp.abs(steps.constant).sum(0) * (self.length / len(steps.constant))
+        lost = jnp.finfo(whole.dtype).eps * whole * jnp.sqrt(1 + jnp.abs(told).max(0))
+        return jax.lax.stop_gradient(lost)
 
     def prefixes(self, found: Collected) -> Table | Quadratic:
         """What the first 1, 2, ... steps tell about the latents above, along an axis of the steps."""
