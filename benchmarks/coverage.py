@@ -76,6 +76,19 @@ def intercepts(y, x, group):
         numpyro.sample("y", dist.Normal(beta[0] + beta[1] * x + u[group], sigma), obs=y)
 
 
+def level(y):
+    """A local level, integrated out along the scan."""
+    sd = numpyro.sample("sd", dist.LogNormal(0, 1))
+    noise = numpyro.sample("noise", dist.LogNormal(0, 1))
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Normal(x, sd))
+        numpyro.sample("y", dist.Normal(x, noise), obs=y_t)
+        return x, None
+
+    scan(step, 0.0, y)
+
+
 def studies() -> dict:
     """name: (model, truth)."""
     rng = np.random.default_rng(0)
@@ -96,6 +109,10 @@ def studies() -> dict:
         "random intercepts, 100 groups of 5": (
             Model(intercepts, np.zeros(500), rng.normal(size=500), np.repeat(np.arange(100), 5)),
             {"beta": [1.0, -0.5], "tau": 0.8, "sigma": 1.2},
+        ),
+        "local level, T=400": (
+            Model(level, np.linspace(-2.0, 2.0, 400)),
+            {"sd": 0.7, "noise": 1.0},
         ),
         "latent classes, n=2000": (
             Model(classes, rng.integers(0, 2, (2000, 5))),
