@@ -115,8 +115,10 @@ def _check_overrides(program: _Program) -> None:
     if both:
         raise ValueError(f"site(s) {both} are named both in latents= and in parameters=.")
     if len(unobserved) == len(program.messages):
+        named = ", ".join(f"'{n}'" for n in sorted(program.latents))
+        left = f"latents: with {named} named there, " if named else ""
         raise ValueError(
-            "the program has no observed site. Pass data with obs=, as in "
+            f"{left}the program has no observed site. Pass data with obs=, as in "
             'numpyro.sample("x", dist.Normal(mu, 1), obs=x), or add a numpyro.factor.'
         )
 
