@@ -934,7 +934,7 @@ def volatility(returns):
 @case("a continuous state", SERIES, refused="'x'")
 def continuous_state(y):
     def transition(x, y_t):
-        x = numpyro.sample("x", dist.Normal(0.9 * x, 1.0))
+        x = numpyro.sample("x", dist.StudentT(4.0, 0.9 * x, 1.0))
         numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)
         return x, None
 

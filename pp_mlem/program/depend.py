@@ -159,6 +159,8 @@ class _MarkedScan:
 
     def _marked(self, carry: Any) -> Any:
         """A carry before a step whose leaves that hold real latents are known as what is carried."""
+        if not self.scan.movers:
+            return carry
         leaves, token = jax.tree.leaves(carry), self.given[self.scan.carry]
         held = zip(self.scan.held, leaves, strict=True)
         leaves = [
