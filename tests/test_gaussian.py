@@ -9,7 +9,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.contrib.control_flow import scan
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
@@ -144,16 +143,6 @@ def test_laws_and_places_of_no_real_latent_are_refused():
             u = numpyro.sample("u", dist.Gamma(2.0, rate))
             numpyro.sample("x", dist.Normal(u, 1.0), obs=x)
 
-    def steps(x):
-        tau = numpyro.sample("tau", dist.HalfNormal(1))
-
-        def step(carry, x_t):
-            u = numpyro.sample("u", dist.Normal(0.0, tau))
-            numpyro.sample("x", dist.Normal(u, 1.0), obs=x_t)
-            return carry, None
-
-        scan(step, 0, x)
-
     def components(x):
         tau = numpyro.sample("tau", dist.HalfNormal(1))
         with numpyro.plate("components", 2):
@@ -162,7 +151,7 @@ def test_laws_and_places_of_no_real_latent_are_refused():
             z = numpyro.sample("z", dist.Bernoulli(0.5))
             numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
 
-    for program, told in ((gamma, "Gamma"), (steps, "in a scan"), (components, "'mu'")):
+    for program, told in ((gamma, "Gamma"), (components, "'mu'")):
         with pytest.raises(ValueError, match=told):
             Model(program, programs.Y)
 

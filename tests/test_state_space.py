@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 import state_space_programs as programs
+from numpyro.contrib.control_flow import scan
 from state_space_programs import StateSpace, T, backwards, cases, dense, trend
 
 from pp_mlem import Model, fit_em, fit_mle
@@ -257,3 +260,24 @@ def test_long_series_go_by_blocks():
         posterior = model.posterior(params)["level"]
         np.testing.assert_allclose(posterior.mean, found.smoothed_state[0], rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(posterior.sd**2, found.smoothed_state_cov[0, 0], rtol=1e-8)
+
+
+def test_shocks_of_steps_that_nothing_remembers():
+    """A latent of each step that is not carried on: as in a plate."""
+
+    def program(x):
+        tau = numpyro.sample("tau", dist.HalfNormal(1))
+
+        def step(count, x_t):
+            u = numpyro.sample("u", dist.Normal(0.5, tau))
+            numpyro.sample("x", dist.Normal(u, 1.0), obs=x_t)
+            return count + 1, None
+
+        scan(step, 0, x)
+
+    x = RNG.normal(size=T)
+    model = Model(program, x, latents={"u"})
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.norm.logpdf(x, 0.5, np.sqrt(1 + 0.7**2)).sum()
+    assert model.log_likelihood({"tau": 0.7}) == pytest.approx(expected, rel=1e-12)
+    assert model.posterior({"tau": 0.7})["u"].mean.shape == (T,)

@@ -58,6 +58,8 @@ def edge_masks(
         values = objective_at(target, vector, points)
     else:
         values = _known(value_at(np.stack(points)))
+    if target.reading.reals:  # where a law has no variance at all, an infinite value is rounding
+        values = np.where(np.isposinf(values), -np.inf, values)
     cost = values[0] - values[1:]
     for move, lost in zip(moves, cost, strict=True):
         for name, index in move.entries if lost < EDGE_COST else ():

@@ -36,6 +36,8 @@ def refuse_nonaffine(
     rng = np.random.default_rng(11)
     values = {s.name: rng.normal(size=(DRAWS, *reading.real_shape(s))) for s in reading.reals}
 
+    values |= {s.first_carry: np.zeros(DRAWS) for s in reading.scans.values()}  # step after step
+
     def means(reals: dict[str, Any], params: dict[str, Any], dynamic: tuple) -> dict[str, Any]:
         def extract(message: Message) -> Any:
             found = by_site[message.name].natural(reading, message, None)

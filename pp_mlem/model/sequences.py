@@ -24,7 +24,7 @@ def chains_of(bound: Bound) -> tuple[Chain, ...]:
     if not chains:
         real = " Of real states innovations() tells." if bound.marginal.kalmans else ""
         raise ValueError(
-            f"the program has no finite chain: no finite latent of a scan depends on the step before.{real}"
+            f"the program has no chain of finite states: no finite latent of a scan depends on the step before.{real}"
         )
     for chain in chains:
         if chain.above:

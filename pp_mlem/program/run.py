@@ -112,7 +112,8 @@ class _Run:
     def _probed(self, scan: Scan) -> bool:
         """Whether the given values are those of any one step, rather than of every step."""
         finite = any(n in self.given for n in scan.latents)
-        return not finite and (scan.carry in self.given or not scan.movers)
+        in_sequence = scan.first_carry in self.given  # a mark, whatever its value
+        return not finite and not in_sequence and (scan.carry in self.given or not scan.movers)
 
     def _carry(self, scan: Scan) -> Any:
         """What the scan carries of real latents into any step: as given, or nothing but zeros."""

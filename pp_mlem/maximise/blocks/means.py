@@ -124,7 +124,9 @@ def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace)
             lanes = {n: v.max(tuple(range(v.ndim - 3))).max(1) for n, v in moved.items()}
             ends = {n: _fixed_part(data, n) for n in lanes}
             return {
-                n: jnp.stack([v[:, : ends[n]].max(1, initial=0.0), v[:, ends[n] :].max(1)])
+                n: jnp.stack(
+                    [v[:, : ends[n]].max(1, initial=0.0), v[:, ends[n] :].max(1, initial=0.0)]
+                )
                 for n, v in lanes.items()
             }
 
