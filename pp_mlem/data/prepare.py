@@ -88,7 +88,9 @@ class _Shown:
             _refuse_partial(name, missing, event_dim, type(bare.fn).__name__)
         keep = ~missing
         if event_dim:
-            keep = keep.reshape(keep.shape[: keep.ndim - event_dim] + (-1,)).any(-1)
+            size = int(np.prod(keep.shape[keep.ndim - event_dim :]))  # none of a numpyro.factor
+            keep = keep.reshape((*keep.shape[: keep.ndim - event_dim], size))
+            keep = keep.any(-1) if size else np.ones(keep.shape[:-1], bool)
         for mask in raw.mask.get(name, ()):
             keep = keep & np.asarray(mask)
         support, edge = raw.support[name], None
