@@ -28,4 +28,4 @@ def test_some_programs(record_property):
 @pytest.mark.parametrize("part", range(3))
 @pytest.mark.parametrize("make", [gaussian.by_group, gaussian.in_frames, gaussian.crossed_frames])
 def test_any_program(make, part, record_property):
-    report(run(make, 15, 10 + part, thorough_every=5, by=check), 0.05, record_property)
+    report(run(make, 8, 10 + part, thorough_every=4, by=check), 0.05, record_property)
