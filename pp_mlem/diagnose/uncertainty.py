@@ -204,9 +204,7 @@ def _scores(target: Target, vector: jax.Array) -> jax.Array:
     target = target.on(target.data.by_rows)
 
     def pointwise(v: jax.Array) -> jax.Array:
-        if (
-            target.marginal.sequential
-        ):  # of one-step-ahead predictions, whose scores do not correlate
+        if target.marginal.sequential:  # scores of one-step-ahead predictions do not correlate
             return step_values(target.marginal, target.natural(v), target.data)
         units = target.marginal.unit_values(target.natural(v), target.data)
         return jnp.concatenate([t.array.ravel() for t in units])

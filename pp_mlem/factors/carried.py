@@ -87,6 +87,7 @@ def _factor(reading: Reading, site: Site) -> CarriedFactor:
         plates=site.plates, keep=keep, bindings={},
         parameters=touched & frozenset(reading.space.names),
         layout=layout_axes(reading, site, (), frozenset()), event_size=site.size,
-        varies_by_row=False, reason=site.reason,
+        varies_by_row=False,
+        reason=f"affine in {', '.join(s.name for s in real)}" if real else "known before the scan",
         coordinates=tuple((s.name, s.size) for s in real), size=site.size,
     )  # fmt: skip

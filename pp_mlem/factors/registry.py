@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -158,22 +157,30 @@ def _probe(
     )
 
 
+@dataclass(frozen=True)
+class Given:
+    """What natural parameters need of the data: the `dynamic` arguments of the program, reference points
+    (`shifts`), the sites whose vectors are missing in part (`partly`), which a table has to know, and those
+    that are `summed` over their rows, whose natural parameters have none."""
+
+    dynamic: tuple
+    shifts: Mapping[str, Any]
+    partly: frozenset[str]
+    summed: Mapping[str, Summed]
+
+
 def natural_parameters(
     reading: Reading,
     factors: tuple[Factor, ...],
     params: dict[str, Any],
-    dynamic: tuple,
-    shifts: dict[str, Any],
+    given: Given,
     sites: frozenset[str] | None = None,
-    partly: frozenset[str] = frozenset(),
-    summed: Mapping[str, Summed] = MappingProxyType({}),
 ) -> dict[str, jax.Array]:
-    """Natural parameters of every factor (of the named sites) at `params`; see `Factor.natural`. `partly` are
-    the sites whose vectors are missing in part, which a table has to know; those of sites that are `summed`
-    over their rows have none."""
+    """Natural parameters of every factor (of the named sites) at `params`; see `Factor.natural`."""
+    dynamic, shifts, summed = given.dynamic, given.shifts, given.summed
     wanted = [f for f in factors if sites is None or f.site in sites]
     wanted = [
-        replace(f, partly=True) if isinstance(f, TableFactor) and f.site in partly else f
+        replace(f, partly=True) if isinstance(f, TableFactor) and f.site in given.partly else f
         for f in wanted
     ]
     by_name = {f.site: f for f in wanted}

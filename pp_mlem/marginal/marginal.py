@@ -20,7 +20,7 @@ from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.axes import table_axes
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
-from pp_mlem.factors.registry import natural_parameters
+from pp_mlem.factors.registry import Given, natural_parameters
 from pp_mlem.factors.summed import Summed
 from pp_mlem.marginal.steps.base import Step, layout_of
 from pp_mlem.marginal.steps.chain import Chain
@@ -89,16 +89,8 @@ class Marginal:
         self, params: dict[str, Any], data: ProgramData, sites: frozenset[str] | None = None
     ) -> Natural:
         """Natural parameters (and tables) of the factors at `params`."""
-        return natural_parameters(
-            self.reading,
-            self.factors,
-            params,
-            data.dynamic,
-            data.shifts,
-            sites,
-            data.partly,
-            data.summed,
-        )
+        given = Given(data.dynamic, data.shifts, data.partly, data.summed)
+        return natural_parameters(self.reading, self.factors, params, given, sites)
 
     # --- terms ------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class PlateStep(Step):
             plates = reading.told_plates(site)
             how = ", gathered into other plates" if site.gathered else ""
             each = f"for each of {plates}" if plates else "once"
-            what = "real numbers, integrated" if site.real else "values"
+            what = f"real number{'s' * (site.size > 1)}, integrated" if site.real else "values"
             yield f"{name}: {site.size} {what}, {each}{how}"
 
     @property

@@ -226,25 +226,24 @@ def plan_gaussian(group: Group) -> Block | No:
         return No("a site without real latents shares its parameters")
     if group.priors is not None:
         return No("priors are not part of the normal equations")
-    scales = find_scales(group, members)
+    return plan_of(Gaussian, group, members)
+
+
+def plan_of(kind: type[Gaussian], group: Group, members: list[AffineFactor]) -> Block | No:
+    """A block of this kind, or why the parameters are not coefficients and scales of its members."""
+    scales = _find_scales(group, members)
     if isinstance(scales, str):
         return No(scales)
     behind = {s.parameter for s in scales}
     coefficients = tuple(n for n in group.names if n not in behind)
-    means = means_of(group, members, coefficients, behind)
+    means = _means_of(group, members, coefficients, behind)
     if isinstance(means, str):
         return No(means)
-    told = told_of(coefficients, scales)
-    return Gaussian(group.names, group.sites, told, means=means, scales=scales)
-
-
-def told_of(coefficients: tuple[str, ...], scales: tuple[_Scale, ...]) -> str:
-    """How these are maximised."""
     parts = ["normal equations"] * bool(coefficients) + ["expected squares"] * bool(scales)
-    return " and ".join(parts)
+    return kind(group.names, group.sites, " and ".join(parts), means=means, scales=scales)
 
 
-def find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...] | str:
+def _find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...] | str:
     scales: list[_Scale] = []
     spaces = {s.name: s for s in group.reading.space.sites}
     for member in members:
@@ -270,7 +269,7 @@ def find_scales(group: Group, members: list[AffineFactor]) -> tuple[_Scale, ...]
     return tuple(scales)
 
 
-def means_of(
+def _means_of(
     group: Group, members: list[AffineFactor], names: tuple[str, ...], scales: set[str]
 ) -> Means | str:
     """How the other parameters enter the means, or why these are no coefficients."""

@@ -19,13 +19,7 @@ from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.table import TableFactor
 from pp_mlem.marginal.marginal import Natural
 from pp_mlem.maximise.blocks.base import Block, Context, Group, Params
-from pp_mlem.maximise.blocks.gaussian import (
-    Gaussian,
-    Moments,
-    find_scales,
-    means_of,
-    told_of,
-)
+from pp_mlem.maximise.blocks.gaussian import Gaussian, Moments, plan_of
 from pp_mlem.maximise.blocks.means import arranged
 from pp_mlem.potentials.sweep import completed
 
@@ -104,16 +98,7 @@ def plan_vectors(group: Group) -> Block | No:
     if group.priors is not None or not group.members:
         return No("")
     members = [affine_of(m) for m in group.members if isinstance(m, TableFactor)]
-    scales = find_scales(group, members)
-    if isinstance(scales, str):
-        return No(scales)
-    behind = {s.parameter for s in scales}
-    coefficients = tuple(n for n in group.names if n not in behind)
-    means = means_of(group, members, coefficients, behind)
-    if isinstance(means, str):
-        return No(means)
-    told = told_of(coefficients, scales)
-    return Vectors(group.names, group.sites, told, means=means, scales=scales)
+    return plan_of(Vectors, group, members)
 
 
 def _unfit(group: Group, member: Any) -> str | None:
