@@ -2,7 +2,8 @@
 scikit-learn. Float64, the same data and the same maximum.
 
 Run: python benchmarks/mixed.py [intercepts] [small] [crossed] [components] [factors]
-(crossed needs ../shared/data)
+(crossed needs ../shared/data; where the package mixedlm is installed, whose inside is Rust, intercepts and
+crossed compare with it too)
 """
 
 from __future__ import annotations
@@ -32,6 +33,22 @@ def timed(run):
     return time.perf_counter() - clock, found
 
 
+def against_rust(formula, data, warm, runs=9):
+    """The same maximum by mixedlm, where it is installed."""
+    try:
+        from mixedlm import lmer
+    except ImportError:
+        print("mixedlm is not installed")
+        return
+    run = partial(lmer, formula, data, REML=False)
+    theirs = [timed(run) for _ in range(runs)]
+    seconds = min(t for t, _ in theirs)
+    print(
+        f"mixedlm {1e3 * seconds:.0f} ms (ratio {seconds / warm:.1f}, asked 1), {theirs[0][1].logLik()}",
+        flush=True,
+    )
+
+
 def random_intercepts(y, x, group, groups):
     b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
     tau = numpyro.sample("tau", dist.HalfNormal(1))
@@ -50,8 +67,9 @@ def intercepts(groups=10_000, rows=100_000):
     y = 1 + 0.5 * x + 0.7 * rng.normal(size=groups)[group] + rng.normal(size=rows)
     reading, model = timed(lambda: Model(random_intercepts, y, x, group, groups))
     cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
-    warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(3))
+    warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(9))
     em = min(timed(lambda: fit_em(model, starts=1, progress=False))[0] for _ in range(3))
+    against_rust("y ~ x + (1 | group)", pd.DataFrame({"y": y, "x": x, "group": group}), warm)
     design = np.column_stack([np.ones(rows), x])
     theirs, other = timed(lambda: MixedLM(y, design, group).fit(reml=False))
     print(
@@ -128,6 +146,9 @@ def crossed():
     cold, fit = timed(lambda: fit_mle(model, starts=1, progress=False))
     warm = min(timed(lambda: fit_mle(model, starts=1, progress=False))[0] for _ in range(2))
     em = [timed(lambda: fit_em(model, starts=1, progress=False))[0] for _ in range(2)][1]
+    against_rust(
+        "y ~ service + (1 | s) + (1 | d) + (1 | dept)", data.astype({"service": float}), warm, 1
+    )
     print(
         f"InstEval, {len(y):,} ratings: {reading + cold:.1f} s cold, {warm:.1f} s warm (asked 5), EM {em:.1f} s, "
         f"-2 log-likelihood {-2 * fit.log_likelihood:.5f} (MixedModels.jl 237721.76877)",

@@ -84,7 +84,7 @@ def _moves_onto_edges(
             moved[index] = edge
             if is_simplex(site.support):
                 moved /= moved.sum(-1, keepdims=True)
-            at_edge = _with_values(target, vector, {site.name: moved})
+            at_edge = _with_values(target, vector, params, {site.name: moved})
             moves.append(_Move([(site.name, index)], at_edge))
         for index, place, edge in _near_coordinates(base, value, vector[where[site.name]]):
             at_edge = vector.copy()
@@ -92,25 +92,29 @@ def _moves_onto_edges(
             moves.append(_Move([(site.name, index)], at_edge))
         if site.name in variances:
             for index, singular in _singular(base, value):
-                at_edge = _with_values(target, vector, {site.name: singular})
+                at_edge = _with_values(target, vector, params, {site.name: singular})
                 entries = [(site.name, (*index, *at)) for at in np.ndindex(*value.shape[-2:])]
                 moves.append(_Move(entries, at_edge))
     for name, index in _small_noises(target, params):
         for factor in (0.1, 10.0):  # nearer to zero its density may have lost its digits
             moved = np.array(params[name], float)
             moved[index] *= factor
-            moves.append(_Move([(name, index)], _with_values(target, vector, {name: moved})))
+            moves.append(
+                _Move([(name, index)], _with_values(target, vector, params, {name: moved}))
+            )
     for name, floor in floors(target, params).items():
         value = np.asarray(params[name], float)
         for index in map(tuple, np.argwhere(value < floor.near)):
             moved = value.copy()
             moved[index] = floor.zero[index]
-            moves.append(_Move([(name, index)], _with_values(target, vector, {name: moved})))
+            moves.append(
+                _Move([(name, index)], _with_values(target, vector, params, {name: moved}))
+            )
     for entries in _far_out(target, params):
         values = {n: np.array(params[n], float) for n, _ in entries}
         for name, index in entries:
             values[name][index] = min(OUTWARD * values[name][index], 1e300)
-        moves.append(_Move(entries, _with_values(target, vector, values)))
+        moves.append(_Move(entries, _with_values(target, vector, params, values)))
     return moves
 
 
@@ -168,12 +172,15 @@ def _small_noises(target: Target, params: dict[str, Any]) -> list[tuple[str, Ind
     return found
 
 
-def _with_values(target: Target, vector: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
-    """The vector with these parameters at these values."""
+def _with_values(
+    target: Target, vector: np.ndarray, params: dict[str, Any], values: dict[str, np.ndarray]
+) -> np.ndarray:
+    """The vector, of these parameters, with some of them at other values."""
     moved, where = vector.copy(), target.space.slices()
-    for name, value in values.items():
-        one = target.space.only(frozenset({name}))
-        moved[where[name]] = np.asarray(one.to_vector({name: value}))
+    every = {**params, **values}
+    new = target.unconstrained({name: np.asarray(every[name])[None] for name in target.space.names})
+    for name in values:
+        moved[where[name]] = new[0, where[name]]
     return moved
 
 

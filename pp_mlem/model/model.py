@@ -25,7 +25,7 @@ from pp_mlem.base.precision import (
 from pp_mlem.data.designs import alike
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
-from pp_mlem.marginal.units import pointwise_values, unit_weights
+from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model.along import AlongScans
 from pp_mlem.model.bound import Values
@@ -370,9 +370,7 @@ class Model(Imputes, AlongScans):
     def unit_weights(self) -> np.ndarray:
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
-            return np.asarray(
-                self.bound.compiled(unit_weights, effort=self.marginal.work.once)(self.data)
-            )
+            return np.array(self.bound.unit_weights)
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:
