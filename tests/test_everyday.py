@@ -622,3 +622,31 @@ def test_count_out_of_a_latent_total():
     np.testing.assert_allclose(model.pointwise_log_likelihood({"p": 0.3}), expected, rtol=1e-9)
     with pytest.raises(ValueError, match="'y': the value 6 at index .*outside the support"):
         Model(unseen_animals, COUNTS + 4)
+
+
+@pytest.mark.parametrize("kind", ["multinomial", "dirichlet multinomial"])
+def test_counts_with_a_total_of_each_row_are_drawn(kind):
+    """Documents of many lengths: NumPyro's own sampler needs `total_count_max` under a trace."""
+    rng = np.random.default_rng(3)
+    totals = rng.integers(0, 40, 3000)
+    words = np.stack([rng.multinomial(n, [0.2, 0.3, 0.5]) for n in totals])
+
+    def documents(x):
+        w = numpyro.sample("w", dist.Beta(1, 1))
+        with numpyro.plate("classes", 2):
+            a = numpyro.sample("a", dist.HalfNormal(5).expand([3]).to_event(1))
+        with numpyro.plate("documents", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(w))
+            if kind == "multinomial":
+                law = dist.Multinomial(x.sum(-1), a[z] / a[z].sum(-1, keepdims=True))
+            else:
+                law = dist.DirichletMultinomial(a[z], x.sum(-1))
+            numpyro.sample("x", law.mask(jnp.ones(len(x), bool)), obs=x)
+
+    model, a = Model(documents, words), np.array([[5.0, 1.0, 2.0], [1.0, 8.0, 3.0]])
+    drawn = model.simulate({"w": 0.7, "a": a}, seed=1)
+    np.testing.assert_array_equal(drawn["x"].sum(-1), totals)
+    probs = a / a.sum(-1, keepdims=True)
+    expected = (totals[:, None] * probs[drawn["z"]]).sum(0) / totals.sum()
+    np.testing.assert_allclose(drawn["x"].sum(0) / totals.sum(), expected, atol=0.02)
+    assert np.unique(drawn["x"], axis=0).shape[0] > 1000

@@ -54,10 +54,10 @@ def edge_masks(
     if not moves:
         return masks
     points = [vector, *(m.vector for m in moves)]
-    if value_at is None or variances_of(target):  # statistics of a law without variance are none
+    values = np.full(len(points), np.nan) if value_at is None else value_at(np.stack(points))
+    if not np.isfinite(values).all():  # EM sees none where a law has no variance
         values = objective_at(target, vector, points)
-    else:
-        values = _known(value_at(np.stack(points)))
+    values = _known(values)
     if target.reading.reals:  # where a law has no variance at all, an infinite value is rounding
         values = np.where(np.isposinf(values), -np.inf, values)
     cost = values[0] - values[1:]
@@ -162,8 +162,10 @@ def _small_noises(target: Target, params: dict[str, Any]) -> list[tuple[str, Ind
         if not isinstance(factor, AffineFactor) or factor.own:
             continue
         data = target.data.sites[factor.site]
-        value = data.value if data.shift_rows is None else data.value - data.shift_rows
-        spread = float(jnp.sqrt((value**2).mean()))
+        value = np.asarray(data.value)
+        if data.shift_rows is not None:
+            value = value - np.asarray(data.shift_rows)
+        spread = float(np.sqrt((value**2).mean()))
         for name in target.reading.dependencies[factor.site].get("argument scale", ()):
             if name in supports and is_half_line(supports[name]):
                 own = np.asarray(params[name], float)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
@@ -129,7 +128,7 @@ def _find(target: Target, vector: np.ndarray, latent: Site) -> list[Turn]:
     ways = _ways(target, latent)
     if not ways:
         return []
-    params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
+    params = {k: v[0] for k, v in target.constrained(np.asarray(vector)[None]).items()}
     evaluate = target.compiled(Target.value)
     before = float(evaluate(vector))
     random = np.random.default_rng(5).normal(size=(latent.size, latent.size))
@@ -219,7 +218,7 @@ def flat_directions(target: Target, vector: Any, turns: tuple[Turn, ...]) -> np.
     space, where = target.space, target.space.slices()
     if not any(turn.size > 1 for turn in turns):
         return np.zeros((space.size, 0))
-    params = {k: np.asarray(v) for k, v in target.params(jnp.asarray(vector)).items()}
+    params = {k: v[0] for k, v in target.constrained(np.asarray(vector)[None]).items()}
     columns = []
     for turn in turns:
         for generator in turn.generators():

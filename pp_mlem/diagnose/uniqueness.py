@@ -19,7 +19,7 @@ import numpy as np
 from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.space import is_half_line
-from pp_mlem.target.priors import at_one_value
+from pp_mlem.target.priors import Params, at_one_value
 from pp_mlem.target.target import Target
 
 NEAR = 1e-2  # of a column's standard deviation, within which a scale may be at zero
@@ -81,13 +81,15 @@ def _spread(target: Target, factor: AffineFactor, size: int) -> np.ndarray:
 
 def _power(target: Target, site: str, name: str, params: Mapping[str, Any]) -> float | None:
     """How the scale of a site grows with a parameter; None where that is no power."""
-
-    def scale(values: Mapping[str, Any]) -> np.ndarray:
-        sites = frozenset({site})
-        told = at_one_value(target.reading, dict(values), target.data, site_arguments, sites)
-        return np.asarray(jax.device_get(told[site]["scale"]), float)
-
-    before = scale(params)
-    after = scale({**params, name: 4.0 * np.asarray(params[name])})
-    grown = np.log(after / before) / np.log(4.0)
+    scale, values = target.compiled(_scale, site), {k: np.asarray(v) for k, v in params.items()}
+    before, after = scale(values), scale({**values, name: 4.0 * values[name]})
+    grown = np.log(np.asarray(after) / np.asarray(before)) / np.log(4.0)
     return next((p for p in POWERS if np.allclose(grown, p, atol=1e-9)), None)
+
+
+def _scale(target: Target, site: str, params: Params) -> jax.Array:
+    """The scale of a site. Traceable."""
+    sites = frozenset({site})
+    told = at_one_value(target.reading, params, target.data, site_arguments, sites)
+    scale: jax.Array = told[site]["scale"]
+    return scale

@@ -17,6 +17,7 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import alone
 from pp_mlem.potentials.sweep import completed
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.counts import with_own_totals
 from pp_mlem.program.distributions import innermost, is_factor, unwrap
 from pp_mlem.program.literals import Literals
 from pp_mlem.program.scans.body import same_form
@@ -43,8 +44,7 @@ class _Unobserve(Literals):
         fn = msg["fn"]
         batch = data[: len(data) - len(fn.event_shape)]
         shape = jnp.broadcast_shapes(tuple(fn.batch_shape), tuple(batch))
-        if shape != tuple(fn.batch_shape):
-            msg["fn"] = fn.expand(shape)
+        msg["fn"] = with_own_totals(fn if shape == tuple(fn.batch_shape) else fn.expand(shape))
         self.seen[msg["name"]] = jnp.broadcast_to(msg["value"], (*shape, *fn.event_shape))
         msg["value"], msg["is_observed"] = None, False
 

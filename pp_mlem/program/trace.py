@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import scan_wrapper
-from numpyro.distributions.distribution import Unit, validation_enabled
+from numpyro.distributions.distribution import Unit
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from pp_mlem.base.precision import alone
@@ -195,14 +194,11 @@ def plain_messages(
     """The sites of the program as NumPyro itself runs it at given values, scans included: those
     of a scan are stacked over its steps."""
     with (
-        warnings.catch_warnings(),
         no_outer_handlers(),
         handlers.trace() as sites,
         handlers.seed(rng_seed=0),
         Literals(),
-        validation_enabled(True),  # only then is a density outside of its support zero
     ):
-        warnings.filterwarnings("ignore", message="Out-of-support")
         arguments.call(handlers.substitute(arguments.program, data=given), dynamic)
     messages = messages_of(sites)
     if any(with_arrays(m.fn) is not m.fn for m in messages.values()):

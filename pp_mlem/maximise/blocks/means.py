@@ -109,7 +109,7 @@ def find_means(group: Group, members: list[AffineFactor], space: ParameterSpace)
     """How the parameters of a space enter the means; None where these are not affine in all together."""
     reading, rng = group.reading, np.random.default_rng(2)
     whole = reading.space
-    rest = whole.constrain(jnp.asarray(rng.uniform(-1, 1, whole.size)))
+    rest = whole.to_params(rng.uniform(-1, 1, whole.size))
 
     def means(vectors: Any, rest: Params, data: ProgramData) -> Any:
         def one(vector: Any) -> Any:
