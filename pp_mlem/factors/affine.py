@@ -280,11 +280,11 @@ class _Pieces:
         slope = slope.at[..., np.arange(size), begin + np.arange(size)].add(1.0)
         axes = tuple(a for a in self.second.axes if a not in (COLUMNS, EVENT, COLUMN))
         root = _joined(self.third, (EVENT_TOO,)).array  # (..., size, entries of a vector)
-        event = root.shape[-1]
-        blocks = np.arange(size) // event
-        wide = jnp.zeros((*root.shape[:-1], size), root.dtype)
-        for i in range(event):
-            wide = wide.at[..., np.arange(size), blocks * event + i].set(root[..., i])
+        event, wide = root.shape[-1], root
+        if event < size:  # a block of the diagonal for each column
+            rows = np.arange(size)[:, None]
+            columns = rows // event * event + np.arange(event)
+            wide = jnp.zeros((*root.shape[:-1], size), root.dtype).at[..., rows, columns].set(root)
         root_axes = tuple(a for a in self.third.axes if a not in (COLUMNS, EVENT, EVENT_TOO))
         return Law(
             factor.own,
