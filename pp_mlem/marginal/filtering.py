@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -117,6 +118,14 @@ def _from_start(chain: Kalman, found: Collected, terms: list[Term]) -> Forward:
     return Forward(before, after, law(last))
 
 
+def told_shared(names: Iterable[str]) -> str:
+    return (
+        f"the states meet {', '.join(sorted(names))}, which other series, latents or plates meet as well: what is "
+        "known before later data is not offered. Use posterior() on data whose later values are "
+        "missing (NaN)."
+    )
+
+
 def _shape_of(element: Element, chain: Kalman) -> Element:
     """The shapes of a product of steps."""
     one = jax.eval_shape(lambda e: _at(e, 0), element)
@@ -133,11 +142,7 @@ def _told_outside(
     form = product_of([f for f in forms if isinstance(f, (Table, Quadratic))])
     strange = form.coordinates if isinstance(form, Quadratic) else ()
     if {n for n, _ in strange} - names or set(form.axes) - set(found.lanes):
-        raise ValueError(
-            f"the states meet {', '.join(sorted(names))}, which other latents or plates meet as well: what is "
-            "known before later data is not offered. Use posterior() on data whose later values are "
-            "missing (NaN)."
-        )
+        raise ValueError(told_shared(names))
     if not isinstance(form, Quadratic):
         size = sum(n for _, n in chain.outside)
         return jnp.zeros(size), jnp.zeros((size, size))

@@ -120,7 +120,7 @@ class SiteMoments:
             run = reading.run(self.values, dynamic, extract, reals, wanted=wanted, wide=True)
             return dict(run[name])
 
-        parts = jax.vmap(at)(basis(reading)) if real else at({})
+        parts = jax.vmap(at)(basis(reading, self.bound.data.shifts)) if real else at({})
         if real:
             parts = {k: (a if k == "loc" else a[0]) for k, a in parts.items()}
         return {k: (np.asarray(a), ranks[k]) for k, a in parts.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.factors.axes import table_axes
-from pp_mlem.marginal.filtering import Forward, Gaussian, ahead, forward
+from pp_mlem.marginal.filtering import Forward, Gaussian, ahead, forward, told_shared
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.model.bound import Bound, Values
@@ -40,8 +40,7 @@ def filtered(bound: Bound, values: Values) -> dict[str, Moments]:
     found: dict[str, Moments] = {}
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
-        run = bound.compiled(_forward, chain)
-        law = _on_host(run(values, bound.data).after)
+        law = _on_host(bound.compiled(_forward, chain)(values, bound.data).after)
         found |= _moments(bound, chain, law, chain.states)
     return found
 
@@ -51,9 +50,11 @@ def innovations(bound: Bound, values: Values) -> dict[str, Predicted]:
     found: dict[str, Predicted] = {}
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
-        for factor in _observed(bound, chain):
-            run = bound.compiled(_one_ahead, chain, factor)
-            mean, sd = _shaped(bound, chain, factor, run(values, bound.data))
+        factors = _observed(bound, chain)
+        law = bound.compiled(_forward, chain)(values, bound.data).before
+        seen = bound.compiled(_of_sites, chain, factors)(values, bound.data, law)
+        for factor, predicted in zip(factors, seen, strict=True):
+            mean, sd = _shaped(bound, chain, factor, predicted)
             value = np.asarray(bound.compiled(_values, factor.site)(values, bound.data), float)
             value = value.reshape(mean.shape)
             if chain.reverse:
@@ -68,15 +69,15 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
         _refuse_varying(bound, chain)
-        run = bound.compiled(_ahead, chain, steps)
-        law = _on_host(run(values, bound.data))
+        last = bound.compiled(_forward, chain)(values, bound.data).last
+        law = bound.compiled(_ahead, chain, steps)(values, bound.data, last)
         width = sum(n for _, n in chain.before)
-        own = Gaussian(law.mean[..., width:], law.covariance[..., width:, width:])
+        own = _on_host(Gaussian(law.mean[..., width:], law.covariance[..., width:, width:]))
         found |= _moments(bound, chain, own, chain.states, steps)
-        for factor in _observed(bound, chain):
-            if bound.reading.sites[factor.site].timed:
-                continue
-            predicted = bound.compiled(_ahead_of_site, chain, factor, steps)(values, bound.data)
+        sites = bound.reading.sites
+        factors = tuple(f for f in _observed(bound, chain) if not sites[f.site].timed)
+        seen = bound.compiled(_of_sites, chain, factors)(values, bound.data, law)
+        for factor, predicted in zip(factors, seen, strict=True):
             mean, sd = _shaped(bound, chain, factor, predicted, steps)
             found[factor.site] = {"mean": mean, "sd": sd}
     return found
@@ -108,26 +109,22 @@ def _forward(marginal: Marginal, chain: Kalman, params: Values, data: ProgramDat
 
 
 def _ahead(
-    marginal: Marginal, chain: Kalman, steps: int, params: Values, data: ProgramData
+    marginal: Marginal, chain: Kalman, steps: int, params: Values, data: ProgramData, last: Gaussian
 ) -> Gaussian:
-    found, terms = _collected(marginal, chain, params, data)
-    return ahead(chain, found, forward(chain, found, terms).last, steps)
+    return ahead(chain, _collected(marginal, chain, params, data)[0], last, steps)
 
 
-def _one_ahead(
-    marginal: Marginal, chain: Kalman, factor: AffineFactor, params: Values, data: ProgramData
-) -> tuple[jax.Array, jax.Array]:
-    found, terms = _collected(marginal, chain, params, data)
-    law = forward(chain, found, terms).before
-    return _of_site(marginal, chain, factor, params, data, law, found.lanes)
-
-
-def _ahead_of_site(
-    marginal: Marginal, chain: Kalman, factor: AffineFactor, steps: int, params: Values, data: ProgramData
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    found, terms = _collected(marginal, chain, params, data)
-    law = ahead(chain, found, forward(chain, found, terms).last, steps)
-    return _of_site(marginal, chain, factor, params, data, law, found.lanes)
+def _of_sites(
+    marginal: Marginal,
+    chain: Kalman,
+    factors: tuple[AffineFactor, ...],
+    params: Values,
+    data: ProgramData,
+    law: Gaussian,
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Mean and standard deviation of each site, where what its steps are given has this law."""
+    lanes = _collected(marginal, chain, params, data)[0].lanes
+    return [_of_site(marginal, chain, f, params, data, law, lanes) for f in factors]
 
 
 def _of_site(
@@ -235,17 +232,17 @@ def _moments(
     return found
 
 
-def _observed(bound: Bound, chain: Kalman) -> list[AffineFactor]:
+def _observed(bound: Bound, chain: Kalman) -> tuple[AffineFactor, ...]:
     """The observed sites of a scan that read nothing but its states."""
     known = {n for n, _ in (*chain.before, *chain.states)}
-    return [
+    return tuple(
         f
         for f in bound.marginal.factors
         if isinstance(f, AffineFactor)
         and not f.own
         and bound.reading.sites[f.site].scan == chain.time
         and set(f.latents) <= known
-    ]
+    )
 
 
 def _on_host(law: Gaussian) -> Gaussian:
@@ -259,6 +256,11 @@ def _refuse_above(bound: Bound, chain: Kalman) -> None:
             f"the states {', '.join(n for n, _ in chain.states)} depend on the finite latent '{finite[0]}' above "
             "the scan: what is known before later data is a mixture, which is not offered. Use posterior()."
         )
+    sites, sizes = bound.reading.sites, bound.marginal.layout.sizes
+    series = {p for p in chain.plates if sizes[p] > 1}
+    shared = [n for n, _ in chain.outside if series - sites[n].plates]
+    if shared:  # what one series tells of it is not all that is known
+        raise ValueError(told_shared(shared))
 
 
 def _touched(bound: Bound, chain: Kalman) -> list[str]:
