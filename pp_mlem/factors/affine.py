@@ -70,10 +70,11 @@ class AffineFactor(Factor):
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
         """The reference point less the mean, the precision and the normaliser at one value of the real
         latents: (*latents, *plates, *columns, *event) and so on."""
-        if self.own and unwrap(message.fn).wrapped:
+        # A latent under a mask keeps its law: with its observations hidden as well it integrates to one.
+        if self.own and unwrap(message.fn).hidden:
             raise SiteValueError(
-                f"latent '{self.own}' is under a mask: a real latent is integrated out in every unit. Take the "
-                "mask off it and leave it over its observations, where it hides what they say."
+                f"latent '{self.own}' is under a mask that hides its law everywhere, so that nothing integrates "
+                "it. Take the mask off it and leave it over its observations."
             )
         arguments, columns = own_arguments(message), reading.sites[self.site].columns
         if self.own:

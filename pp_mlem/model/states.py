@@ -19,6 +19,7 @@ from pp_mlem.model.bound import Bound, Values
 from pp_mlem.model.latents import Moments
 from pp_mlem.potentials.quadratic import COLUMN, Coordinates, places_of
 from pp_mlem.potentials.table import Table
+from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.messages import Message
 
 ENTRY, ENTRY_TOO = "\0entry", "\0other entry"
@@ -84,10 +85,13 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
 
 
 def _values(marginal: Marginal, name: str, params: Values, data: ProgramData) -> jax.Array:
-    """The data of a site, (steps, ..., *plates, *columns, *event)."""
+    """The data of a site, (steps, ..., *plates, *columns, *event); NaN where a mask hides them."""
 
     def extract(message: Message) -> Any:
-        value = jnp.asarray(message.value)
+        value, bare = jnp.asarray(message.value, jnp.result_type(float)), unwrap(message.fn)
+        for mask in bare.masks:
+            shown = jnp.asarray(mask).reshape(jnp.shape(mask) + (1,) * len(bare.fn.event_shape))
+            value = jnp.where(shown, value, jnp.nan)
         site = marginal.reading.sites[name]
         return message.placed(value, site.columns + len(site.event_shape))
 
