@@ -18,6 +18,7 @@ from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.partly import quadratic_of_partly
 from pp_mlem.factors.summed import Summed, natural
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
+from pp_mlem.potentials.rows import COLUMNS, Rows
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.distributions import unwrap
@@ -27,7 +28,7 @@ from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import not_exact
 
 # Axes of vectors, and of to_event columns: no plate's names.
-EVENT, EVENT_TOO, COLUMNS = "\0entry", "\0entry too", "\0columns"
+EVENT, EVENT_TOO = "\0entry", "\0entry too"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class AffineFactor(Factor):
 
     coordinates: Coordinates = ()
     own: str = ""  # the real latent whose law it is; `law_of` is for finite ones
+    as_rows: bool = False  # it is seen along a scan that carries its latents: see `potentials.rows`
     kind = "affine"
     of_family = False
     by_step = False
@@ -65,6 +67,7 @@ class AffineFactor(Factor):
             varies_by_row=bool(probe.varying),
             reason=f"affine in {', '.join(touched)}",
             coordinates=coordinates,
+            as_rows=_along(probe, touched),
         )
 
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
@@ -109,6 +112,7 @@ class AffineFactor(Factor):
             normaliser,
         ]
         parts += [-at_zero, moves, root] if self.own else [weighed, origin, precision]
+        parts += [at_zero, moves, root] if self.as_rows else []
         batch = normaliser.shape
         return jnp.concatenate([p.reshape(*batch, -1) for p in parts], -1)
 
@@ -176,22 +180,30 @@ class AffineFactor(Factor):
         return [of_rank(a, n, outer) for a, n in zip(own, ranks, strict=True)]
 
     def for_value(self, eta: jax.Array) -> jax.Array:
-        """A law without its canonical part: the mean, slope and root say the same."""
-        if not self.own:
+        """Without the canonical part where the rest says the same: a law's mean, slope and root, or rows."""
+        count = self.repeated
+        if not count:
             return eta
-        return jnp.concatenate([jnp.zeros_like(eta[..., : self.count]), eta[..., self.count :]], -1)
+        return jnp.concatenate([jnp.zeros_like(eta[..., :count]), eta[..., count:]], -1)
 
     def for_statistics(self, eta: jax.Array) -> jax.Array:
-        """A law's mean, slope and root as they are, and a canonical part of no value whose derivatives
-        are the statistics."""
-        if not self.own:
+        """The same as it is, and a canonical part of no value whose derivatives are the statistics."""
+        count = self.repeated
+        if not count:
             return eta
-        canonical, rest = eta[..., : self.count], jax.lax.stop_gradient(eta[..., self.count :])
+        canonical, rest = eta[..., :count], jax.lax.stop_gradient(eta[..., count:])
         return jnp.concatenate([canonical - jax.lax.stop_gradient(canonical), rest], -1)
 
     @property
+    def repeated(self) -> int:
+        """How many natural parameters are a canonical part that the rest repeats."""
+        if self.own:
+            return self.count
+        return self.count + sum(n for _, n in self.coordinates) + 2 if self.as_rows else 0
+
+    @property
     def count(self) -> int:
-        """How many of a law's natural parameters are the canonical ones."""
+        """How many natural parameters are of its latents alone, a law's canonical ones."""
         size = sum(n for _, n in self.coordinates)
         return size * (size + 1) + 2
 
@@ -222,7 +234,8 @@ class AffineFactor(Factor):
         value = laid.value if laid.shift_rows is None else laid.value - laid.shift_rows
         value = Table(value.reshape(-1, count, *rows), (EVENT, COLUMNS, *self.rows))
         shown = None if mask is None else Table(mask.astype(eta.dtype), (COLUMNS, *self.rows))
-        return pieces.of_data(self.coordinates, value, shown), self.term_plates
+        found = pieces.of_data(self.coordinates, value, shown)
+        return pieces.of_rows(found, value, shown) if self.as_rows else found, self.term_plates
 
     def told(self) -> str:
         return f"quadratic: {self.reason}"
@@ -233,7 +246,7 @@ class _Pieces:
     """Natural parameters by the statistics that they multiply: of two coordinates, one, none, and the
     normaliser. `first`, `second` and `third` are of an observed site those of an entry and a coordinate, an
     entry, two entries; of a law its mean at zero, how the coordinates move what is left, and a root of its
-    covariance."""
+    covariance. `left`, `moves` and `scale` are of rows."""
 
     both: Table
     one: Table
@@ -242,6 +255,9 @@ class _Pieces:
     first: Table
     second: Table
     third: Table
+    left: Table | None = None
+    moves: Table | None = None
+    scale: Table | None = None
 
     @classmethod
     def of(cls, factor: AffineFactor, eta: jax.Array, axes: tuple[str, ...]) -> _Pieces:
@@ -255,6 +271,9 @@ class _Pieces:
         else:
             shapes += [(event, size), (event,), (event, event)]
             names += [(EVENT, ROW), (EVENT,), (EVENT, EVENT_TOO)]
+        if factor.as_rows:
+            shapes += [(), (size,), ()]
+            names += [(), (COLUMN,), ()]
         ends = np.cumsum([int(np.prod(s)) for s in shapes])
         found: list[Table] = []
         for shape, own, part in zip(shapes, names, jnp.split(eta, ends[:-1], -1), strict=True):
@@ -310,6 +329,29 @@ class _Pieces:
             scaled(contract([crossed, value, *seen]), -1.0),
         ])  # fmt: skip
         return Quadratic(constant, linear, contract([self.both, *seen]), coordinates)
+
+
+    def of_rows(self, further: Quadratic, value: Table, shown: Table | None) -> Rows:
+        """Normals as rows (value - mean) / scale of the coordinates; `further` has no value of its own."""
+        left, moves, scale = self.left, self.moves, self.scale
+        if left is None or moves is None or scale is None:
+            raise RuntimeError("a site without rows")
+        value = Table(value.array[0], value.axes[1:])
+        weighed = scale.axes if shown is None else (*scale.axes, *shown.axes)
+        fixed = tuple(dict.fromkeys((*weighed, *(a for a in moves.axes if a != COLUMN))))
+        every = tuple(dict.fromkeys((*fixed, *left.axes, *value.axes)))
+
+        def weigh(order: tuple[str, ...]) -> jax.Array:
+            seen = 1.0 if shown is None else shown.aligned(order)
+            return seen / scale.aligned(order)
+
+        normaliser = Table(-jnp.log(scale.array) - 0.5 * jnp.log(2 * jnp.pi), scale.axes)
+        return Rows(
+            Table((value.aligned(every) + left.aligned(every)) * weigh(every), every),
+            Table(-moves.aligned((*fixed, COLUMN)) * weigh(fixed)[..., None], (*fixed, COLUMN)),
+            contract([normaliser, *([] if shown is None else [shown])]),
+            further,
+        )
 
 
 def _joined(table: Table, after: tuple[str, ...]) -> Table:
@@ -390,6 +432,16 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
         if part not in ("argument loc", "all", "log_prob") and reals & above:
             return f"by its {part.removeprefix('argument ')}"
     return ""
+
+
+def _along(probe: Probe, touched: list[str]) -> bool:
+    """Whether a scalar Normal is seen along a scan that carries what it reads."""
+    site, sites = probe.site, probe.reading.sites
+    scan = probe.reading.scans.get(site.scan)
+    if scan is None or site.law_of or site.distribution != "Normal":
+        return False
+    own = {*scan.movers, scan.carry}
+    return bool(own & set(touched)) and all(n in own or not sites[n].scan for n in touched)
 
 
 def refusal(reading: Reading, names: Iterable[str], how: str) -> str:

@@ -10,7 +10,7 @@ doi:10.1109/TAC.1969.1099196).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.no import No
-from pp_mlem.factors.base import Factor
+from pp_mlem.factors.base import Factor, Plates
+from pp_mlem.marginal.conditioning import conditioned
 from pp_mlem.marginal.elements import (
     Element,
     Message,
@@ -42,6 +43,7 @@ from pp_mlem.potentials.quadratic import (
     places_of,
     product_of,
 )
+from pp_mlem.potentials.rows import Rows
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.potentials.term import Layout, Pass, Term, Weight
 from pp_mlem.program.reading import Reading
@@ -66,10 +68,12 @@ class Steps(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """`steps`, what is carried into the first as `first` + `begins` @ outside, the names and sizes of the
-    lanes, and the common weight."""
+    """`steps`, their latents given what the steps themselves show; the law of these latents without that;
+    what is carried into the first as `first` + `begins` @ outside, the names and sizes of the lanes, and the
+    common weight."""
 
     steps: Steps
+    law: tuple[jax.Array, jax.Array, jax.Array]
     first: jax.Array
     begins: jax.Array
     lanes: tuple[str, ...]
@@ -162,16 +166,15 @@ class Kalman(Step):
         motions: dict[bool, Any] = {
             self.time in t.plates: t.table for t in touching if isinstance(t.table, Motion)
         }
-        others = [
-            self.layout.project(t, home & t.plates, context)
-            for t in touching
-            if not isinstance(t.table, Motion)
-        ]
+        seen = [t for t in touching if self._alone(t, home)]
+        rest = [t for t in touching if not isinstance(t.table, Motion) and not self._alone(t, home)]
+        rest += [replace(t, table=table) for t in seen for table in _beside(t.table)]
+        others = [self.layout.project(t, home & t.plates, context) for t in rest]
         potentials = [t.table for t in others]
         laws = {p.latent: p for p in potentials if isinstance(p, Law)}
-        forms: list[Any] = [p for p in potentials if not isinstance(p, Law)] + [
-            p.further for p in laws.values()
-        ]
+        forms: list[Any] = [p for p in potentials if not isinstance(p, (Law, Rows))]
+        forms += [p.canonical() for p in potentials if isinstance(p, Rows)]
+        forms += [p.further for p in laws.values()]
         form = product_of(forms)
         if not isinstance(form, Quadratic):
             raise RuntimeError("the laws of real states are no Gaussians")
@@ -179,18 +182,52 @@ class Kalman(Step):
         moving, first = motions[True], motions[False]
         lanes = self._lanes([*laws.values(), form, moving, first])
         order = (self.time, *lanes)
-        mean, slope, root = self._sampled(laws, order)
+        law = self._sampled(laws, order)
         steps = Steps(
-            mean, slope, root,
+            *law,
             form.linear.aligned((*order, ROW)),
             form.precision.aligned((*order, ROW, COLUMN)),
             form.constant.aligned(order),
             moving.mean.aligned((*order, ROW)),
-            _columns(moving, (*self.before, *self.states), order),
+            _columns(moving.slope, moving.coordinates, (*self.before, *self.states), order),
         )  # fmt: skip
+        if seen:
+            steps = self._shown(steps, seen, order)
         shape = tuple(self.layout.sizes[a] for a in lanes)
-        begins = _columns(first, self.outside, lanes)
-        return Collected(steps, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight)
+        begins = _columns(first.slope, first.coordinates, self.outside, lanes)
+        return Collected(steps, law, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight)
+
+    def _alone(self, term: Term, home: Plates) -> bool:
+        """Whether a term has rows of its steps and lanes, none gathered or weighed in between."""
+        if not isinstance(term.table, Rows):
+            return False
+        surplus = term.plates - home
+        weighed = term.weight is not None and not term.weight.plates <= home
+        return not weighed and not any(child in surplus for child, _ in self.layout.gathers)
+
+    def _shown(self, steps: Steps, seen: list[Term], order: tuple[str, ...]) -> Steps:
+        """The steps with their latents given their rows."""
+        every = (*self.before, *self.states)
+        parts = []
+        for term in seen:
+            surplus = tuple(sorted(term.plates - set(order)))
+            left, slope = term.table.of(order, surplus, self.layout.sizes)  # type: ignore[union-attr]
+            parts.append((left, _wide_columns(slope, term.table.coordinates, every)))  # type: ignore[union-attr]
+        left = _stacked([p for p, _ in parts], -1)
+        rows = _stacked([p for _, p in parts], -2)
+        given = conditioned((steps.mean, steps.slope, steps.root), left, rows)
+        width = given.linear.shape[-1]
+        linear, precision = steps.linear, steps.precision
+        linear = jnp.broadcast_to(linear, (*_batch(linear, given.linear, 1), linear.shape[-1]))
+        precision = jnp.broadcast_to(
+            precision, (*_batch(precision, given.precision, 2), *precision.shape[-2:])
+        )
+        return steps._replace(
+            mean=given.mean, slope=given.slope, root=given.root,
+            linear=linear.at[..., :width].add(given.linear),
+            precision=precision.at[..., :width, :width].add(given.precision),
+            constant=steps.constant + given.constant,
+        )  # fmt: skip
 
     def _lanes(self, potentials: list[Law | Quadratic | Motion]) -> tuple[str, ...]:
         found = [a for p in potentials for a in p.axes if a != self.time]
@@ -373,14 +410,31 @@ def _in_order(reading: Reading, scan: Scan) -> Coordinates:
     return tuple((n, reading.sites[n].size) for n in scan.sites if n in scan.movers)
 
 
-def _columns(motion: Motion, coordinates: Coordinates, order: tuple[str, ...]) -> jax.Array:
-    """The slope of a motion with a column for each of the coordinates."""
-    array = motion.slope.aligned((*order, ROW, COLUMN))
+def _columns(
+    slope: Table, own: Coordinates, coordinates: Coordinates, order: tuple[str, ...]
+) -> jax.Array:
+    """A slope of the coordinates `own` with a column for each of the `coordinates`."""
+    return _wide_columns(slope.aligned((*order, ROW, COLUMN)), own, coordinates)
+
+
+def _wide_columns(array: jax.Array, own: Coordinates, coordinates: Coordinates) -> jax.Array:
     wide = jnp.zeros((*array.shape[:-1], sum(n for _, n in coordinates)), array.dtype)
-    where, own = places_of(coordinates), places_of(motion.coordinates)
-    for name, _ in motion.coordinates:
-        wide = wide.at[..., where[name]].set(array[..., own[name]])
+    where, places = places_of(coordinates), places_of(own)
+    for name, _ in own:
+        wide = wide.at[..., where[name]].set(array[..., places[name]])
     return wide
+
+
+def _batch(array: jax.Array, other: jax.Array, trailing: int) -> tuple[int, ...]:
+    """The batch shape of both, with so many dimensions after it."""
+    return jnp.broadcast_shapes(
+        array.shape[: array.ndim - trailing], other.shape[: other.ndim - trailing]
+    )
+
+
+def _beside(rows: Any) -> tuple[Quadratic, Table]:
+    """What a term of rows has besides them."""
+    return rows.further, rows.constant
 
 
 def _stacked(parts: list[jax.Array], axis: int) -> jax.Array:
