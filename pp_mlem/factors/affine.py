@@ -330,7 +330,6 @@ class _Pieces:
         ])  # fmt: skip
         return Quadratic(constant, linear, contract([self.both, *seen]), coordinates)
 
-
     def of_rows(self, further: Quadratic, value: Table, shown: Table | None) -> Rows:
         """Normals as rows (value - mean) / scale of the coordinates; `further` has no value of its own."""
         left, moves, scale = self.left, self.moves, self.scale

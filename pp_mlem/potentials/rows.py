@@ -73,16 +73,15 @@ class Rows:
     def of(
         self, order: tuple[str, ...], surplus: tuple[str, ...], sizes: Mapping[str, int]
     ) -> tuple[jax.Array, jax.Array]:
-        """`left` (*order, rows) and `slope` (*order, rows, coordinates), the rows of the plates `surplus` and
+        """`left` (rows, *order) and `slope` (rows, coordinates, *order), the rows of the plates `surplus` and
         of `COLUMNS` one after the other."""
-        inner = tuple(sizes[p] for p in surplus)
-        left = self.left.aligned((*order, *surplus, COLUMNS))
-        slope = self.slope.aligned((*order, *surplus, COLUMNS, COLUMN))
-        rows = (*inner, max(left.shape[-1], slope.shape[-2]))
-        count = len(order)
-        left = jnp.broadcast_to(left, (*left.shape[:count], *rows))
-        slope = jnp.broadcast_to(slope, (*slope.shape[:count], *rows, slope.shape[-1]))
+        left = self.left.aligned((*surplus, COLUMNS, *order))
+        slope = self.slope.aligned((*surplus, COLUMNS, COLUMN, *order))
+        count = len(surplus)
+        rows = (*(sizes[p] for p in surplus), max(left.shape[count], slope.shape[count]))
+        left = jnp.broadcast_to(left, (*rows, *left.shape[count + 1 :]))
+        slope = jnp.broadcast_to(slope, (*rows, *slope.shape[count + 1 :]))
         return (
-            left.reshape(*left.shape[:count], -1),
-            slope.reshape(*slope.shape[:count], -1, slope.shape[-1]),
+            left.reshape(-1, *left.shape[count + 1 :]),
+            slope.reshape(-1, *slope.shape[count + 1 :]),
         )

@@ -195,7 +195,9 @@ class Kalman(Step):
             steps = self._shown(steps, seen, order)
         shape = tuple(self.layout.sizes[a] for a in lanes)
         begins = _columns(first.slope, first.coordinates, self.outside, lanes)
-        return Collected(steps, law, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight)
+        return Collected(
+            steps, law, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight
+        )
 
     def _alone(self, term: Term, home: Plates) -> bool:
         """Whether a term has rows of its steps and lanes, none gathered or weighed in between."""
@@ -212,9 +214,12 @@ class Kalman(Step):
         for term in seen:
             surplus = tuple(sorted(term.plates - set(order)))
             left, slope = term.table.of(order, surplus, self.layout.sizes)  # type: ignore[union-attr]
-            parts.append((left, _wide_columns(slope, term.table.coordinates, every)))  # type: ignore[union-attr]
-        left = _stacked([p for p, _ in parts], -1)
-        rows = _stacked([p for _, p in parts], -2)
+            columns = _wide_columns(jnp.moveaxis(slope, 1, -1), term.table.coordinates, every)  # type: ignore[union-attr]
+            parts.append((left, jnp.moveaxis(columns, -1, 1)))
+        left, rows = (
+            _one_after_other([p for p, _ in parts]),
+            _one_after_other([p for _, p in parts]),
+        )
         given = conditioned((steps.mean, steps.slope, steps.root), left, rows)
         width = given.linear.shape[-1]
         linear, precision = steps.linear, steps.precision
@@ -430,6 +435,12 @@ def _batch(array: jax.Array, other: jax.Array, trailing: int) -> tuple[int, ...]
     return jnp.broadcast_shapes(
         array.shape[: array.ndim - trailing], other.shape[: other.ndim - trailing]
     )
+
+
+def _one_after_other(parts: list[jax.Array]) -> jax.Array:
+    """Arrays along their first axis, the axes after it broadcast."""
+    tail = jnp.broadcast_shapes(*(p.shape[1:] for p in parts))
+    return jnp.concatenate([jnp.broadcast_to(p, (len(p), *tail)) for p in parts])
 
 
 def _beside(rows: Any) -> tuple[Quadratic, Table]:

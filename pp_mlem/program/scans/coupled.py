@@ -63,11 +63,11 @@ def refuse_coupled(scan: Scan, sites: Mapping[str, Site], plates: Mapping[str, P
         and (s.scan or body.inner(s) & set(met))
     ]
     plate, (state, reader) = next(iter(met.items()))
-    told = (
-        f"the units of plate '{plate}' of the state '{state}' meet in '{reader}', which is not in that plate"
-    )
+    told = f"the units of plate '{plate}' of the state '{state}' meet in '{reader}', which is not in that plate"
     size = sum(int(np.prod([plates[p].size for p in body.inner(s)])) * s.size for s in joining)
-    ranks = {s.name: min(rank, max((-s.dims[p] for p in body.inner(s)), default=0)) for s in joining}
+    ranks = {
+        s.name: min(rank, max((-s.dims[p] for p in body.inner(s)), default=0)) for s in joining
+    }
     raise StatesMeet(
         f"scan: {told}. Sample it as one vector, with to_event or as a MultivariateNormal, outside of the plate.",
         ranks if size <= VECTOR else {},
