@@ -253,13 +253,19 @@ def _on_host(law: Gaussian) -> Gaussian:
     return Gaussian(np.asarray(law.mean), np.asarray(law.covariance))
 
 
-def _refuse_above(bound: Bound, chain: Kalman) -> None:
+def refuse_mixed(bound: Bound, chain: Kalman, what: str) -> None:
+    """Raise where the law of `what` is a mixture over finite latents above the scan."""
     finite = [a for a in _touched(bound, chain) if not bound.reading.sites[a].real]
     if finite:
         raise ValueError(
             f"the states {', '.join(n for n, _ in chain.states)} depend on the finite latent '{finite[0]}' above "
-            "the scan: what is known before later data is a mixture, which is not offered. Use posterior()."
+            f"the scan: {what} has a mixture for its law, which is not offered. Use posterior(), on data whose "
+            "later values are missing (NaN) for what is known before these."
         )
+
+
+def _refuse_above(bound: Bound, chain: Kalman) -> None:
+    refuse_mixed(bound, chain, "what is known before later data")
     sites, sizes = bound.reading.sites, bound.marginal.layout.sizes
     series = {p for p in chain.plates if sizes[p] > 1}
     shared = [n for n, _ in chain.outside if series - sites[n].plates]
