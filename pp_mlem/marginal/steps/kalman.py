@@ -19,6 +19,7 @@ import numpy as np
 
 from pp_mlem.base.no import No
 from pp_mlem.factors.base import Factor, Plates
+from pp_mlem.marginal.columns import batch, columns, one_after_other, stacked, wide_columns
 from pp_mlem.marginal.conditioning import conditioned
 from pp_mlem.marginal.elements import (
     Element,
@@ -166,9 +167,14 @@ class Kalman(Step):
         motions: dict[bool, Any] = {
             self.time in t.plates: t.table for t in touching if isinstance(t.table, Motion)
         }
-        seen = [t for t in touching if self._alone(t, home)]
-        rest = [t for t in touching if not isinstance(t.table, Motion) and not self._alone(t, home)]
-        rest += [replace(t, table=table) for t in seen for table in _beside(t.table)]
+        seen: list[tuple[Plates, Rows]] = []
+        rest: list[Term] = []
+        for term in touching:
+            if isinstance(term.table, Rows) and self._alone(term, home):
+                seen.append((term.plates, term.table))
+                rest += [replace(term, table=p) for p in (term.table.further, term.table.constant)]
+            elif not isinstance(term.table, Motion):
+                rest.append(term)
         others = [self.layout.project(t, home & t.plates, context) for t in rest]
         potentials = [t.table for t in others]
         laws = {p.latent: p for p in potentials if isinstance(p, Law)}
@@ -189,43 +195,43 @@ class Kalman(Step):
             form.precision.aligned((*order, ROW, COLUMN)),
             form.constant.aligned(order),
             moving.mean.aligned((*order, ROW)),
-            _columns(moving.slope, moving.coordinates, (*self.before, *self.states), order),
+            columns(moving.slope, moving.coordinates, (*self.before, *self.states), order),
         )  # fmt: skip
         if seen:
             steps = self._shown(steps, seen, order)
         shape = tuple(self.layout.sizes[a] for a in lanes)
-        begins = _columns(first.slope, first.coordinates, self.outside, lanes)
+        begins = columns(first.slope, first.coordinates, self.outside, lanes)
         return Collected(
             steps, law, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight
         )
 
     def _alone(self, term: Term, home: Plates) -> bool:
-        """Whether a term has rows of its steps and lanes, none gathered or weighed in between."""
-        if not isinstance(term.table, Rows):
-            return False
+        """Whether the rows of a term are of its steps and lanes, none gathered or weighed in between."""
         surplus = term.plates - home
         weighed = term.weight is not None and not term.weight.plates <= home
         return not weighed and not any(child in surplus for child, _ in self.layout.gathers)
 
-    def _shown(self, steps: Steps, seen: list[Term], order: tuple[str, ...]) -> Steps:
+    def _shown(
+        self, steps: Steps, seen: list[tuple[Plates, Rows]], order: tuple[str, ...]
+    ) -> Steps:
         """The steps with their latents given their rows."""
         every = (*self.before, *self.states)
         parts = []
-        for term in seen:
-            surplus = tuple(sorted(term.plates - set(order)))
-            left, slope = term.table.of(order, surplus, self.layout.sizes)  # type: ignore[union-attr]
-            columns = _wide_columns(jnp.moveaxis(slope, 1, -1), term.table.coordinates, every)  # type: ignore[union-attr]
-            parts.append((left, jnp.moveaxis(columns, -1, 1)))
+        for plates, table in seen:
+            surplus = tuple(sorted(plates - set(order)))
+            left, slope = table.of(order, surplus, self.layout.sizes)
+            wide = wide_columns(jnp.moveaxis(slope, 1, -1), table.coordinates, every)
+            parts.append((left, jnp.moveaxis(wide, -1, 1)))
         left, rows = (
-            _one_after_other([p for p, _ in parts]),
-            _one_after_other([p for _, p in parts]),
+            one_after_other([p for p, _ in parts]),
+            one_after_other([p for _, p in parts]),
         )
         given = conditioned((steps.mean, steps.slope, steps.root), left, rows)
         width = given.linear.shape[-1]
         linear, precision = steps.linear, steps.precision
-        linear = jnp.broadcast_to(linear, (*_batch(linear, given.linear, 1), linear.shape[-1]))
+        linear = jnp.broadcast_to(linear, (*batch(linear, given.linear, 1), linear.shape[-1]))
         precision = jnp.broadcast_to(
-            precision, (*_batch(precision, given.precision, 2), *precision.shape[-2:])
+            precision, (*batch(precision, given.precision, 2), *precision.shape[-2:])
         )
         return steps._replace(
             mean=given.mean, slope=given.slope, root=given.root,
@@ -267,7 +273,7 @@ class Kalman(Step):
             means[name], slopes[name], roots[name] = mean, slope, root
             begin += size
         return tuple(
-            _stacked(list(p.values()), axis) for p, axis in ((means, -1), (slopes, -2), (roots, -2))
+            stacked(list(p.values()), axis) for p, axis in ((means, -1), (slopes, -2), (roots, -2))
         )  # type: ignore[return-value]
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
@@ -415,48 +421,6 @@ def _in_order(reading: Reading, scan: Scan) -> Coordinates:
     return tuple((n, reading.sites[n].size) for n in scan.sites if n in scan.movers)
 
 
-def _columns(
-    slope: Table, own: Coordinates, coordinates: Coordinates, order: tuple[str, ...]
-) -> jax.Array:
-    """A slope of the coordinates `own` with a column for each of the `coordinates`."""
-    return _wide_columns(slope.aligned((*order, ROW, COLUMN)), own, coordinates)
-
-
-def _wide_columns(array: jax.Array, own: Coordinates, coordinates: Coordinates) -> jax.Array:
-    wide = jnp.zeros((*array.shape[:-1], sum(n for _, n in coordinates)), array.dtype)
-    where, places = places_of(coordinates), places_of(own)
-    for name, _ in own:
-        wide = wide.at[..., where[name]].set(array[..., places[name]])
-    return wide
-
-
-def _batch(array: jax.Array, other: jax.Array, trailing: int) -> tuple[int, ...]:
-    """The batch shape of both, with so many dimensions after it."""
-    return jnp.broadcast_shapes(
-        array.shape[: array.ndim - trailing], other.shape[: other.ndim - trailing]
-    )
-
-
-def _one_after_other(parts: list[jax.Array]) -> jax.Array:
-    """Arrays along their first axis, the axes after it broadcast."""
-    tail = jnp.broadcast_shapes(*(p.shape[1:] for p in parts))
-    return jnp.concatenate([jnp.broadcast_to(p, (len(p), *tail)) for p in parts])
-
-
-def _beside(rows: Any) -> tuple[Quadratic, Table]:
-    """What a term of rows has besides them."""
-    return rows.further, rows.constant
-
-
-def _stacked(parts: list[jax.Array], axis: int) -> jax.Array:
-    """Arrays one after the other, the axes before broadcast."""
-    rank = -axis
-    lead = jnp.broadcast_shapes(*(a.shape[: a.ndim - rank] for a in parts))
-    return jnp.concatenate(
-        [jnp.broadcast_to(a, (*lead, *a.shape[a.ndim - rank :])) for a in parts], axis
-    )
-
-
 def _kept(element: Element, width: int) -> Element:
     """An element over what is carried and, besides it, `width` numbers that stay as they are."""
     if not width:
@@ -464,7 +428,7 @@ def _kept(element: Element, width: int) -> Element:
     slope, mean, covariance, message = element
     total = slope.shape[-1]
     same = jnp.eye(total, dtype=slope.dtype)[total - width :]
-    slope = _stacked([slope, same], -2)
+    slope = stacked([slope, same], -2)
     mean = jnp.concatenate([mean, jnp.zeros((*mean.shape[:-1], width))], -1)
     wide = jnp.zeros((*covariance.shape[:-2], total, total), covariance.dtype)
     covariance = wide.at[..., : total - width, : total - width].set(covariance)
