@@ -30,20 +30,6 @@ class Conditioned(NamedTuple):
     constant: jax.Array
 
 
-class Columns(NamedTuple):
-    """Columns (rows, ...) of a least squares problem, in the rows of the noise and in those that are seen."""
-
-    noise: jax.Array
-    seen: jax.Array
-
-    def along(self, other: Columns) -> jax.Array:
-        """The inner product of each column."""
-        return (self.noise * other.noise).sum(0) + (self.seen * other.seen).sum(0)
-
-    def without(self, own: Columns, share: jax.Array) -> Columns:
-        return Columns(self.noise - own.noise * share, self.seen - own.seen * share)
-
-
 def conditioned(
     law: tuple[jax.Array, jax.Array, jax.Array], left: jax.Array, rows: jax.Array
 ) -> Conditioned:
@@ -57,19 +43,17 @@ def conditioned(
     noise = _times(latent, jnp.moveaxis(root, (-2, -1), (0, 1)))
     # of |z|² + |away - pull @ before - noise @ z|²
     rotate = _by_columns if total <= FEW else _by_reflections
-    inverse, volume, parts, rests = rotate(noise, [away, *(-pull[:, i] for i in range(width))])
+    inverse, volume, parts, rests = rotate(noise, [away, -pull])
     narrow = product(root, inverse)
-    solved = [applied(narrow, jnp.moveaxis(p, 0, -1)) for p in parts]
-    rest, drift = rests[0], rests[1:]
-    zero = jnp.zeros((*volume.shape, 0), mean.dtype)
+    rest, drift = rests[0], jnp.moveaxis(rests[1], (0, 1), (-2, -1))
     return Conditioned(
-        mean + solved[0],
-        slope + _stacked([s[..., None] for s in solved[1:]], zero[..., None, :]),
+        mean + applied(narrow, jnp.moveaxis(parts[0], 0, -1)),
+        slope + product(narrow, jnp.moveaxis(parts[1], (0, 1), (-2, -1))),
         narrow,
-        _stacked([-d.along(rest)[..., None] for d in drift], zero),
-        _stacked([_stacked([d.along(e)[..., None] for e in drift], zero)[..., None] for d in drift], zero[..., None]),
-        -rest.along(rest) / 2 - volume,
-    )  # fmt: skip
+        -jnp.moveaxis((rests[1] * rest[:, None]).sum(0), 0, -1),
+        product(turned(drift), drift),
+        -(rest**2).sum(0) / 2 - volume,
+    )
 
 
 def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -80,43 +64,41 @@ def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.moveaxis(found, (-2, -1), (0, 1))
 
 
-def _stacked(parts: list[jax.Array], nothing: jax.Array) -> jax.Array:
-    """Arrays along their last axis, the axes before broadcast."""
-    if not parts:
-        return nothing
-    lead = jnp.broadcast_shapes(*(p.shape for p in parts))
-    return jnp.concatenate([jnp.broadcast_to(p, lead) for p in parts], -1)
+Rotated = tuple[jax.Array, jax.Array, list[jax.Array], list[jax.Array]]
 
 
-Rotated = tuple[jax.Array, jax.Array, list[jax.Array], list[Columns]]
+def _below(size: int, array: jax.Array) -> jax.Array:
+    """`array` (rows, ...) with so many rows of zeros above."""
+    return jnp.concatenate([jnp.zeros((size, *array.shape[1:]), array.dtype), array])
 
 
 def _by_columns(noise: jax.Array, others: list[jax.Array]) -> Rotated:
     """(R^-1, log |R|, Q' others, others - Q Q' others), Q R the identity above `noise` (rows, size, ...) and
-    `others` zero above. Modified Gram-Schmidt; the identity keeps norms above one."""
+    `others` (rows, ...) or (rows, columns, ...) zero above. Modified Gram-Schmidt; the identity keeps norms above
+    one."""
     size, ones = noise.shape[1], (1,) * (noise.ndim - 2)
     eye = jnp.eye(size, dtype=noise.dtype).reshape(size, size, *ones)
-    columns = [Columns(eye[i], noise[:, i]) for i in range(size)]
-    rests = [Columns(0 * eye[0], o) for o in others]
+    above = jnp.broadcast_to(eye, (size, *noise.shape[1:]))
+    left = jnp.concatenate([above, noise])  # what is left of the columns
+    rests = [_below(size, o) for o in others]
     parts: list[list[jax.Array]] = [[] for _ in others]
-    shares: list[list[jax.Array]] = []
     inverse: list[jax.Array] = []  # columns of R^-1
+    shares: list[jax.Array] = []
     volume = jnp.zeros(ones, noise.dtype)
     for i in range(size):
-        length = jnp.sqrt(columns[i].along(columns[i]))
-        own = Columns(columns[i].noise / length, columns[i].seen / length)
+        length = jnp.sqrt((left[:, 0] ** 2).sum(0))
+        own = left[:, 0] / length
         volume = volume + jnp.log(length)
-        above = eye[i]
+        column = eye[i]
         for j, earlier in enumerate(inverse):
-            above = above - shares[j][i - j - 1] * earlier
-        inverse.append(above / length)
-        shares.append([own.along(c) for c in columns[i + 1 :]])
-        columns[i + 1 :] = [
-            c.without(own, s) for c, s in zip(columns[i + 1 :], shares[i], strict=True)
-        ]
+            column = column - shares[j][i - j - 1] * earlier
+        inverse.append(column / length)
+        shares.append((own[:, None] * left[:, 1:]).sum(0))
+        left = left[:, 1:] - own[:, None] * shares[i]
         for k, rest in enumerate(rests):
-            parts[k].append(own.along(rest))
-            rests[k] = rest.without(own, parts[k][i])
+            along = own if rest.ndim == own.ndim else own[:, None]
+            parts[k].append((along * rest).sum(0))
+            rests[k] = rest - along * parts[k][i]
     wide = jnp.broadcast_shapes(*(c.shape for c in inverse))
     whole = jnp.stack([jnp.broadcast_to(c, wide) for c in inverse])  # (columns, rows, ...)
     return jnp.moveaxis(whole, (1, 0), (-2, -1)), volume, [jnp.stack(p) for p in parts], rests
@@ -129,11 +111,12 @@ def _by_reflections(noise: jax.Array, others: list[jax.Array]) -> Rotated:
     basis, upper = jnp.linalg.qr(jnp.concatenate([eye, seen], -2))
     inverse = jax.scipy.linalg.solve_triangular(upper, eye)
     volume = jnp.log(jnp.abs(jnp.diagonal(upper, axis1=-2, axis2=-1))).sum(-1)
-    parts, rests = [], []
+    rows, parts, rests = jnp.moveaxis(basis, (-2, -1), (0, 1)), [], []
     for other in others:
-        column = jnp.moveaxis(other, 0, -1)
-        part = applied(turned(basis[..., size:, :]), column)
-        spanned = jnp.moveaxis(applied(basis, part), -1, 0)
-        parts.append(jnp.moveaxis(part, -1, 0))
-        rests.append(Columns(-spanned[:size], other - spanned[size:]))
+        flat = other if other.ndim == noise.ndim else other[:, None]
+        part = _times(jnp.swapaxes(rows[size:], 0, 1), flat)
+        rest = _below(size, flat) - _times(rows, part)
+        same = other.ndim == noise.ndim
+        parts.append(part if same else part[:, 0])
+        rests.append(rest if same else rest[:, 0])
     return inverse, volume, parts, rests
