@@ -53,6 +53,7 @@ def test_log_z_and_its_gradient(read):
     assert gradient @ step == pytest.approx((8 * near - far) / 12, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_moments(read):
     """Smoothed states, missing cells, and every value given all others."""
     case, model, joint = read
