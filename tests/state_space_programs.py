@@ -384,12 +384,12 @@ def coupled(y):
     def step(carry, y_t):
         common, own = carry
         common = numpyro.sample("common", dist.Normal(common, sd))
-        with numpyro.plate("series", 3):
+        with numpyro.plate("series", y.shape[1]):
             own = numpyro.sample("own", dist.Normal(own, sd))
             numpyro.sample("y", dist.Normal(common + own, 0.5), obs=y_t)
         return (common, own), None
 
-    scan(step, (0.0, jnp.zeros(3)), y)
+    scan(step, (0.0, jnp.zeros(y.shape[1])), y)
 
 
 def cases() -> dict[str, StateSpace]:

@@ -330,7 +330,7 @@ def test_masks_that_no_quadratic_knows_are_refused():
             with numpyro.handlers.mask(mask=z == 1):
                 numpyro.sample("x", dist.Normal(u, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match="latent 'u' is under a mask.*over its observations"):
+    with pytest.raises(ValueError, match="mask hides latent 'u' where 'x'.*the same mask"):
         Model(over_the_latent, programs.Y, programs.GROUP, np.array([True, True, False, True]))
     with pytest.raises(ValueError, match="whose mask depends on z"):
         Model(by_a_label, programs.Y)

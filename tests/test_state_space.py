@@ -156,7 +156,11 @@ def test_a_finite_chain_beside_a_real_state():
         (programs.outside, SERIES[:, 0], "outside of the scan in whose body it is sampled"),
         (programs.bent, SERIES[:, 0], "the mean of 'x' is not affine"),
         (programs.of_counts, np.arange(T), "where it enters 'y', a Poisson"),
-        (programs.coupled, SERIES, "are of different plates"),
+        (
+            programs.coupled,
+            np.ones((T, 120)),
+            "units of plate 'series' of the state 'own' meet in 'common'",
+        ),
     ],
     ids=["switching", "outside", "bent", "counts", "coupled"],
 )

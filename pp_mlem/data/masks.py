@@ -47,8 +47,10 @@ def check_masks(
     valid: dict[str, np.ndarray],
     maps: dict,
 ) -> None:
-    """A latent's mask must cover all that hangs on the latent."""
+    """A latent's mask must cover all that hangs on the latent, but for what a scan carries of it on."""
     for factor in factors:
+        if reading.sites[factor.site].role is Role.CARRIED:
+            continue
         for latent in factor.latents:
             above = np.ones((), bool)
             if latent in valid:
@@ -61,7 +63,7 @@ def check_masks(
                     above = above[site.step]
                 elif scan.rest in site.dims:
                     above = above[scan.start :]
-            elif latent == factor.law_of or latent not in raw.mask:
+            elif latent in (factor.law_of, factor.own) or latent not in raw.mask:
                 continue
             for mask in raw.mask.get(latent, ()):
                 above = above & np.asarray(mask)
@@ -75,7 +77,7 @@ def check_masks(
                     if columns
                     else mask
                 )
-            if factor.law_of and factor.site in raw.mask:
+            if (factor.law_of or factor.own) and factor.site in raw.mask:
                 continue
             if np.any(own & ~above):
                 raise ValueError(

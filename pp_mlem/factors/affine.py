@@ -16,18 +16,17 @@ from pp_mlem.factors.axes import drop_outer, of_rank, table_axes
 from pp_mlem.factors.base import Factor, Plates, Probe, common
 from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.partly import quadratic_of_partly
+from pp_mlem.factors.pieces import EVENT, Form, Pieces
 from pp_mlem.factors.summed import Summed, natural
-from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadratic
-from pp_mlem.potentials.table import Table, add
+from pp_mlem.potentials.quadratic import Coordinates
+from pp_mlem.potentials.rows import COLUMNS
+from pp_mlem.potentials.table import Table
 from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.errors import SiteValueError
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import not_exact
-
-# Axes of vectors, and of to_event columns: no plate's names.
-EVENT, EVENT_TOO, COLUMNS = "\0entry", "\0entry too", "\0columns"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +35,12 @@ class AffineFactor(Factor):
     x and the coordinates u the statistics are 1, x, x x', u, u u', u x'.
 
     A latent's own law is one too, its value among the coordinates instead of the data. Natural parameters
-    are (*latents, *plates, columns, F), in the order of `_Pieces`.
+    are (*latents, *plates, columns, F), in the order of `Pieces`.
     """
 
     coordinates: Coordinates = ()
     own: str = ""  # the real latent whose law it is; `law_of` is for finite ones
+    as_rows: bool = False  # it is seen along a scan that carries its latents: see `potentials.rows`
     kind = "affine"
     of_family = False
     by_step = False
@@ -65,15 +65,17 @@ class AffineFactor(Factor):
             varies_by_row=bool(probe.varying),
             reason=f"affine in {', '.join(touched)}",
             coordinates=coordinates,
+            as_rows=_along(probe, touched),
         )
 
     def natural(self, reading: Reading, message: Message, shift: Any) -> Any:
         """The reference point less the mean, the precision and the normaliser at one value of the real
         latents: (*latents, *plates, *columns, *event) and so on."""
-        if self.own and unwrap(message.fn).wrapped:
+        # A latent under a mask keeps its law: with its observations hidden as well it integrates to one.
+        if self.own and unwrap(message.fn).hidden:
             raise SiteValueError(
-                f"latent '{self.own}' is under a mask: a real latent is integrated out in every unit. Take the "
-                "mask off it and leave it over its observations, where it hides what they say."
+                f"latent '{self.own}' is under a mask that hides its law everywhere, so that nothing integrates "
+                "it. Take the mask off it and leave it over its observations."
             )
         arguments, columns = own_arguments(message), reading.sites[self.site].columns
         if self.own:
@@ -108,6 +110,7 @@ class AffineFactor(Factor):
             normaliser,
         ]
         parts += [-at_zero, moves, root] if self.own else [weighed, origin, precision]
+        parts += [at_zero, moves, root] if self.as_rows else []
         batch = normaliser.shape
         return jnp.concatenate([p.reshape(*batch, -1) for p in parts], -1)
 
@@ -175,22 +178,30 @@ class AffineFactor(Factor):
         return [of_rank(a, n, outer) for a, n in zip(own, ranks, strict=True)]
 
     def for_value(self, eta: jax.Array) -> jax.Array:
-        """A law without its canonical part: the mean, slope and root say the same."""
-        if not self.own:
+        """Without the canonical part where the rest says the same: a law's mean, slope and root, or rows."""
+        count = self.repeated
+        if not count:
             return eta
-        return jnp.concatenate([jnp.zeros_like(eta[..., : self.count]), eta[..., self.count :]], -1)
+        return jnp.concatenate([jnp.zeros_like(eta[..., :count]), eta[..., count:]], -1)
 
     def for_statistics(self, eta: jax.Array) -> jax.Array:
-        """A law's mean, slope and root as they are, and a canonical part of no value whose derivatives
-        are the statistics."""
-        if not self.own:
+        """The same as it is, and a canonical part of no value whose derivatives are the statistics."""
+        count = self.repeated
+        if not count:
             return eta
-        canonical, rest = eta[..., : self.count], jax.lax.stop_gradient(eta[..., self.count :])
+        canonical, rest = eta[..., :count], jax.lax.stop_gradient(eta[..., count:])
         return jnp.concatenate([canonical - jax.lax.stop_gradient(canonical), rest], -1)
 
     @property
+    def repeated(self) -> int:
+        """How many natural parameters are a canonical part that the rest repeats."""
+        if self.own:
+            return self.count
+        return self.count + sum(n for _, n in self.coordinates) + 2 if self.as_rows else 0
+
+    @property
     def count(self) -> int:
-        """How many of a law's natural parameters are the canonical ones."""
+        """How many natural parameters are of its latents alone, a law's canonical ones."""
         size = sum(n for _, n in self.coordinates)
         return size * (size + 1) + 2
 
@@ -203,9 +214,11 @@ class AffineFactor(Factor):
     ) -> tuple[Any, Plates]:
         finite = tuple(n for n in self.latents if not reading.sites[n].real)
         axes = table_axes(reading, self.site, finite, eta.shape[:-2])
-        pieces = _Pieces.of(self, eta, axes)
+        size = sum(n for _, n in self.coordinates)
+        event = self.event_size if self.family and self.family.event_dim else 1
+        pieces = Pieces.of(eta, axes, Form(size, event, bool(self.own), self.as_rows))
         if self.own or laid is None:
-            return pieces.of_law(self), self.term_plates
+            return pieces.of_law(self.own, self.coordinates), self.term_plates
         sizes = [size for name, size, column in self.layout if not column and size > 1]
         rows = laid.value.shape[-1:] if len(sizes) == 1 else tuple(sizes)
         count = eta.shape[-2]
@@ -221,118 +234,11 @@ class AffineFactor(Factor):
         value = laid.value if laid.shift_rows is None else laid.value - laid.shift_rows
         value = Table(value.reshape(-1, count, *rows), (EVENT, COLUMNS, *self.rows))
         shown = None if mask is None else Table(mask.astype(eta.dtype), (COLUMNS, *self.rows))
-        return pieces.of_data(self.coordinates, value, shown), self.term_plates
+        found = pieces.of_data(self.coordinates, value, shown)
+        return pieces.of_rows(found, value, shown) if self.as_rows else found, self.term_plates
 
     def told(self) -> str:
         return f"quadratic: {self.reason}"
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """Natural parameters by the statistics that they multiply: of two coordinates, one, none, and the
-    normaliser. `first`, `second` and `third` are of an observed site those of an entry and a coordinate, an
-    entry, two entries; of a law its mean at zero, how the coordinates move what is left, and a root of its
-    covariance."""
-
-    both: Table
-    one: Table
-    none: Table
-    normaliser: Table
-    first: Table
-    second: Table
-    third: Table
-
-    @classmethod
-    def of(cls, factor: AffineFactor, eta: jax.Array, axes: tuple[str, ...]) -> _Pieces:
-        size = sum(n for _, n in factor.coordinates)
-        event = factor.event_size if factor.family and factor.family.event_dim else 1
-        shapes = [(size, size), (size,), (), ()]
-        names: list[tuple[str, ...]] = [(ROW, COLUMN), (ROW,), (), ()]
-        if factor.own:
-            shapes += [(event,), (event, size), (event, event)]
-            names += [(EVENT,), (EVENT, COLUMN), (EVENT, EVENT_TOO)]
-        else:
-            shapes += [(event, size), (event,), (event, event)]
-            names += [(EVENT, ROW), (EVENT,), (EVENT, EVENT_TOO)]
-        ends = np.cumsum([int(np.prod(s)) for s in shapes])
-        found: list[Table] = []
-        for shape, own, part in zip(shapes, names, jnp.split(eta, ends[:-1], -1), strict=True):
-            array = part.reshape(*eta.shape[:-1], *shape)
-            found.append(Table.of(array, (*axes, COLUMNS, *own)))
-        return cls(*found)
-
-    def of_law(self, factor: AffineFactor) -> Law:
-        """The law of a latent, its columns and entries as one vector."""
-        constant = add([scaled(self.none, -0.5), scaled(self.normaliser, -1.0)])
-        further = Quadratic(
-            constant.over([COLUMNS]),
-            scaled(self.one.over([COLUMNS]), -1.0),
-            self.both.over([COLUMNS]),
-            factor.coordinates,
-        )
-        size = dict(factor.coordinates)[factor.own]
-        begin = 0
-        for name, width in factor.coordinates:
-            if name == factor.own:
-                break
-            begin += width
-        slope = -_joined(self.second, (COLUMN,)).array
-        slope = slope.at[..., np.arange(size), begin + np.arange(size)].add(1.0)
-        axes = tuple(a for a in self.second.axes if a not in (COLUMNS, EVENT, COLUMN))
-        root = _joined(self.third, (EVENT_TOO,)).array  # (..., size, entries of a vector)
-        event, wide = root.shape[-1], root
-        if event < size:  # a block of the diagonal for each column
-            rows = np.arange(size)[:, None]
-            columns = rows // event * event + np.arange(event)
-            wide = jnp.zeros((*root.shape[:-1], size), root.dtype).at[..., rows, columns].set(root)
-        root_axes = tuple(a for a in self.third.axes if a not in (COLUMNS, EVENT, EVENT_TOO))
-        return Law(
-            factor.own,
-            _joined(self.first, ()),
-            Table(slope, (*axes, ROW, COLUMN)),
-            Table(wide, (*root_axes, ROW, COLUMN)),
-            further,
-        )
-
-    def of_data(self, coordinates: Coordinates, value: Table, shown: Table | None) -> Quadratic:
-        seen = [] if shown is None else [shown]
-        crossed, entry, entries = self.first, self.second, self.third
-        again = Table(value.array, tuple(EVENT_TOO if a == EVENT else a for a in value.axes))
-        constant = add([
-            scaled(contract([self.none, *seen]), -0.5),
-            scaled(contract([entry, value, *seen]), -1.0),
-            scaled(contract([entries, value, again, *seen]), -0.5),
-            scaled(contract([self.normaliser, *seen]), -1.0),
-        ])  # fmt: skip
-        linear = add([
-            scaled(contract([self.one, *seen]), -1.0),
-            scaled(contract([crossed, value, *seen]), -1.0),
-        ])  # fmt: skip
-        return Quadratic(constant, linear, contract([self.both, *seen]), coordinates)
-
-
-def _joined(table: Table, after: tuple[str, ...]) -> Table:
-    """Columns and entries as one axis `ROW` of the latent's coordinates, then the axes `after`."""
-    axes = tuple(a for a in table.axes if a not in (COLUMNS, EVENT, *after))
-    array = table.aligned((*axes, COLUMNS, EVENT, *after))
-    lead, tail = array.shape[: len(axes)], array.shape[len(axes) + 2 :]
-    return Table(array.reshape(*lead, -1, *tail), (*axes, ROW, *after))
-
-
-def scaled(table: Table, by: float) -> Table:
-    return Table(table.array * by, table.axes)
-
-
-def contract(tables: list[Table]) -> Table:
-    """The product of tables of numbers, summed over entries and columns."""
-    numbers: dict[str, int] = {}
-    arguments: list[Any] = []
-    for table in tables:
-        own = [numbers.setdefault(a, len(numbers)) for a in table.axes]
-        arguments += [table.array, own]
-    kept = tuple(a for a in numbers if a not in (EVENT, EVENT_TOO, COLUMNS))
-    out = [numbers[a] for a in kept]
-    return Table(jnp.einsum(*arguments, out, optimize="optimal"), kept)
 
 
 def coordinate_places(reading: Reading, coordinates: Coordinates) -> np.ndarray:
@@ -389,6 +295,16 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
         if part not in ("argument loc", "all", "log_prob") and reals & above:
             return f"by its {part.removeprefix('argument ')}"
     return ""
+
+
+def _along(probe: Probe, touched: list[str]) -> bool:
+    """Whether a scalar Normal is seen along a scan that carries what it reads."""
+    site, sites = probe.site, probe.reading.sites
+    scan = probe.reading.scans.get(site.scan)
+    if scan is None or site.law_of or site.distribution != "Normal":
+        return False
+    own = {*scan.movers, scan.carry}
+    return bool(own & set(touched)) and all(n in own or not sites[n].scan for n in touched)
 
 
 def refusal(reading: Reading, names: Iterable[str], how: str) -> str:

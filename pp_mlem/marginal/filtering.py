@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +73,7 @@ def forward(chain: Kalman, found: Collected, terms: list[Term]) -> Forward:
 
     def body(law: Gaussian, t: jax.Array) -> tuple[Gaussian, tuple[Gaussian, Gaussian]]:
         here, own = _at(step, t), _at(sampled, t)
-        raw = Steps(*(_entry(a, t) for a in steps))
+        raw = _law_at(found, t)
         seen = law.seen(here.message.linear, here.message.precision)
         after = seen.moved(own.mean, own.slope, own.covariance)
         return _next(law, here), (_joint(law, raw), after)
@@ -109,12 +110,20 @@ def _from_start(chain: Kalman, found: Collected, terms: list[Term]) -> Forward:
     )
 
     def body(sofar: Element, t: jax.Array) -> tuple[Element, tuple[Gaussian, Gaussian]]:
-        here, own, raw = _at(element, t), _at(sampled, t), Steps(*(_entry(a, t) for a in steps))
+        here, own, raw = _at(element, t), _at(sampled, t), _law_at(found, t)
         new = joined(sofar, here)
         return new, (_joint(law(sofar), raw), law(joined(sofar, own)))
 
     last, (before, after) = jax.lax.scan(body, first, jnp.arange(chain.length))
     return Forward(before, after, law(last))
+
+
+def told_shared(names: Iterable[str]) -> str:
+    return (
+        f"the states meet {', '.join(sorted(names))}, which other series, latents or plates meet as well: what is "
+        "known before later data is not offered. Use posterior() on data whose later values are "
+        "missing (NaN)."
+    )
 
 
 def _shape_of(element: Element, chain: Kalman) -> Element:
@@ -133,11 +142,7 @@ def _told_outside(
     form = product_of([f for f in forms if isinstance(f, (Table, Quadratic))])
     strange = form.coordinates if isinstance(form, Quadratic) else ()
     if {n for n, _ in strange} - names or set(form.axes) - set(found.lanes):
-        raise ValueError(
-            f"the states meet {', '.join(sorted(names))}, which other latents or plates meet as well: what is "
-            "known before later data is not offered. Use posterior() on data whose later values are "
-            "missing (NaN)."
-        )
+        raise ValueError(told_shared(names))
     if not isinstance(form, Quadratic):
         size = sum(n for _, n in chain.outside)
         return jnp.zeros(size), jnp.zeros((size, size))
@@ -148,14 +153,15 @@ def _told_outside(
 
 def ahead(chain: Kalman, found: Collected, last: Gaussian, steps: int) -> Gaussian:
     """What is carried in, above and sampled 1, ..., `steps` steps after the last, without data."""
-    raw = Steps(*(a[0] for a in found.steps))
+    mean, slope, root = found.law
     unseen = found.steps._replace(
-        linear=jnp.zeros_like(found.steps.linear), precision=jnp.zeros_like(found.steps.precision)
-    )
+        mean=mean, slope=slope, root=root,
+        linear=jnp.zeros_like(found.steps.linear), precision=jnp.zeros_like(found.steps.precision),
+    )  # fmt: skip
     step = _at(chain.elements(unseen), 0)
 
     def body(law: Gaussian, _: None) -> tuple[Gaussian, Gaussian]:
-        return law.moved(step.mean, step.slope, step.covariance), _joint(law, raw)
+        return law.moved(step.mean, step.slope, step.covariance), _joint(law, _law_at(found, 0))
 
     return jax.lax.scan(body, last, None, length=steps)[1]
 
@@ -165,13 +171,20 @@ def _next(law: Gaussian, step: Element) -> Gaussian:
     return seen.moved(step.mean, step.slope, step.covariance)
 
 
-def _joint(law: Gaussian, steps: Steps) -> Gaussian:
-    """(what is carried in, above, the latents) of one step, before its data."""
-    width, total = steps.slope.shape[-1], steps.root.shape[-1]
-    eye = jnp.broadcast_to(jnp.eye(width), (*steps.slope.shape[:-2], width, width))
-    slope = jnp.concatenate([eye, steps.slope], -2)
-    mean = jnp.concatenate([jnp.zeros((*steps.mean.shape[:-1], width)), steps.mean], -1)
-    noise = product(steps.root, turned(steps.root))
+def _law_at(found: Collected, t: jax.Array | int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    mean, slope, root = (_entry(a, t) for a in found.law)
+    return mean, slope, root
+
+
+def _joint(law: Gaussian, sampled: tuple[jax.Array, jax.Array, jax.Array]) -> Gaussian:
+    """(what is carried in, above, the latents) of one step, before its data; the latents are `sampled`, mean +
+    slope @ before + root @ noise."""
+    centre, moves, root = sampled
+    width, total = moves.shape[-1], root.shape[-1]
+    eye = jnp.broadcast_to(jnp.eye(width), (*moves.shape[:-2], width, width))
+    slope = jnp.concatenate([eye, moves], -2)
+    mean = jnp.concatenate([jnp.zeros((*centre.shape[:-1], width)), centre], -1)
+    noise = product(root, turned(root))
     wide = jnp.zeros((*noise.shape[:-2], width + total, width + total))
     return law.moved(mean, slope, wide.at[..., width:, width:].set(noise))
 

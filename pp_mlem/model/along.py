@@ -91,7 +91,9 @@ class AlongScans(abc.ABC):
     def pseudo_residuals(self, params: Params) -> dict[str, pd.DataFrame]:
         """Ordinary normal pseudo-residuals of each scalar observed site of a scan: its value's
         place in its distribution given all other observations (Zucchini, MacDonald & Langrock
-        2016, section 6.2, doi:10.1201/b20790).
+        2016, section 6.2, doi:10.1201/b20790). Of real states those of the Normals, the auxiliary
+        residuals of Harvey & Koopman (1992, doi:10.1080/07350015.1992.10509913); the errors of
+        predictions from earlier data alone are `innovations`.
 
         Returns:
             a DataFrame for each site, one row per observation, with columns "lower", "upper" and

@@ -7,7 +7,7 @@ with respect to a term over the latents and rows of the site.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,19 +93,24 @@ def impute_moments(
     reading = bound.reading
     pieces = {name: _pieces(reading, name) for name in observed}
     sites = {p for own in pieces.values() for p in own}
+    told = posterior(bound, values) if partly_known(bound) else {}
+    known = {n: Imputed(told[n].mean, told[n].sd) for n in partly_known(bound)}
+    by_site = site_moments(bound, values, sites)
+    return known | {
+        name: _joined(reading, [by_site[p].found for p in own], own, observed[name])
+        for name, own in pieces.items()
+    }
+
+
+def site_moments(bound: Bound, values: Values, sites: Set[str]) -> dict[str, SiteMoments]:
+    """The moments of these sites, with what the data tell of their latents."""
     factors = tuple(f for f in bound.marginal.factors if f.site in sites)
     touching = tuple(f.site for f in factors if f.latents)
     scopes: dict[str, Scope] = {}
     if touching:
         zeros = {n: _zeros(bound.marginal, _factor(factors, n)) for n in touching}
         scopes = bound.compiled(_scopes, touching)(zeros, values, bound.data)
-    told = posterior(bound, values) if partly_known(bound) else {}
-    known = {n: Imputed(told[n].mean, told[n].sd) for n in partly_known(bound)}
-    by_site = {f.site: SiteMoments(bound, values, f, scopes.get(f.site)) for f in factors}
-    return known | {
-        name: _joined(reading, [by_site[p].found for p in own], own, observed[name])
-        for name, own in pieces.items()
-    }
+    return {f.site: SiteMoments(bound, values, f, scopes.get(f.site)) for f in factors}
 
 
 def _factor(factors: Sequence[Factor], name: str) -> Factor:

@@ -21,6 +21,7 @@ from pp_mlem.model.bound import Bound
 from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.errors import StatesMeet
 from pp_mlem.program.hidden import Hidden
 from pp_mlem.program.joined import joined, undeclared
 from pp_mlem.program.read_program import read_program
@@ -52,6 +53,19 @@ def read_bound(
     if overrides["latents"]:
         hidden = Hidden(arguments.program, overrides["latents"])
         arguments = replace(arguments, program=hidden)
+    try:
+        return _read(arguments, overrides, observe)
+    except StatesMeet as error:
+        if not error.ranks:
+            raise
+        program = joined(arguments.program, error.ranks)
+        return _read(replace(arguments, program=program), overrides, observe)
+
+
+def _read(
+    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+) -> tuple[Arguments, Bound]:
+    """The same for a program whose units of states do not meet."""
     reading, dynamic = read_program(arguments, **overrides)
     ranks = undeclared(reading)
     if not ranks:

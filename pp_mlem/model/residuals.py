@@ -1,4 +1,4 @@
-"""Pseudo-residuals of the observations along a chain."""
+"""Pseudo-residuals of the observations along a scan."""
 
 from __future__ import annotations
 
@@ -10,19 +10,52 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.lazy import pd, scipy_stats
+from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.base import Factor
+from pp_mlem.factors.carried import CarriedFactor
 from pp_mlem.factors.tables import log_table
 from pp_mlem.marginal.recursions import smooth
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.model.bound import Bound, Values
+from pp_mlem.model.imputation import site_moments
 from pp_mlem.model.sequences import along, chains_of, of_all_steps, own_states
+from pp_mlem.model.states import refuse_mixed
 from pp_mlem.program.distributions import is_discrete, unwrap
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 
 
 def pseudo_residuals(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
-    """Columns "lower", "upper" and "mid" for each scalar observed site of a chain."""
+    """Columns "lower", "upper" and "mid" for each scalar observed site of a scan."""
+    real = _of_real_states(bound, values)
+    if real and not bound.marginal.chains:
+        return real
+    return {**_of_finite_states(bound, values), **real}
+
+
+def _of_real_states(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
+    """Of Normals that read a real state: the standardised smoothed disturbances of their noise, also called
+    auxiliary residuals (Harvey & Koopman 1992, doi:10.1080/07350015.1992.10509913)."""
+    times = {c.time: c for c in bound.marginal.kalmans}
+    for chain in times.values():
+        refuse_mixed(bound, chain, "a value given all others")
+    sites = bound.reading.sites
+    own = {
+        f.site: times[sites[f.site].scan]
+        for f in bound.marginal.factors
+        if isinstance(f, AffineFactor) and not f.own and sites[f.site].scan in times
+        if sites[f.site].distribution == "Normal"
+    }
+    residuals = {}
+    for name, moments in site_moments(bound, values, own.keys()).items():
+        mid = moments.left_out()
+        mid = (mid[::-1] if own[name].reverse else mid).ravel()
+        residuals[name] = pd.DataFrame({"lower": mid, "upper": mid, "mid": mid})
+    return residuals
+
+
+def _of_finite_states(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
+    """Of sites that read finite states of a chain."""
     reading, chains = bound.reading, chains_of(bound)
     residuals: dict[str, pd.DataFrame] = {}
     posterior = {}
@@ -31,7 +64,7 @@ def pseudo_residuals(bound: Bound, values: Values) -> dict[str, pd.DataFrame]:
         posterior[chain.states] = _log(of_all_steps(chain, np.asarray(smoothed.states)))
     for factor in bound.marginal.factors:
         site = reading.sites[factor.site]
-        if factor.law_of or not site.scan:
+        if factor.law_of or not site.scan or isinstance(factor, (AffineFactor, CarriedFactor)):
             continue
         _refuse_residuals(bound, factor, chains)
         mine = [c for c in chains if set(factor.latents) == set(c.states) and site.scan == c.time]

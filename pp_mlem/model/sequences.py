@@ -22,9 +22,14 @@ from pp_mlem.program.messages import Message
 def chains_of(bound: Bound) -> tuple[Chain, ...]:
     chains = bound.marginal.chains
     if not chains:
-        real = " Of real states innovations() tells." if bound.marginal.kalmans else ""
+        if bound.marginal.kalmans:
+            raise ValueError(
+                "the program has no chain of finite states: no finite latent of a scan depends on the step before. "
+                "Of real states filtered(), innovations() and forecast() tell."
+            )
         raise ValueError(
-            f"the program has no chain of finite states: no finite latent of a scan depends on the step before.{real}"
+            "the program has no chain: no latent that is sampled in the body of a scan depends on the step before. "
+            "A latent outside of the scan is told by posterior(); what moves is to be sampled in the body."
         )
     for chain in chains:
         if chain.above:

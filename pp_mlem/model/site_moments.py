@@ -120,7 +120,7 @@ class SiteMoments:
             run = reading.run(self.values, dynamic, extract, reals, wanted=wanted, wide=True)
             return dict(run[name])
 
-        parts = jax.vmap(at)(basis(reading)) if real else at({})
+        parts = jax.vmap(at)(basis(reading, self.bound.data.shifts)) if real else at({})
         if real:
             parts = {k: (a if k == "loc" else a[0]) for k, a in parts.items()}
         return {k: (np.asarray(a), ranks[k]) for k, a in parts.items()}
@@ -180,6 +180,32 @@ class SiteMoments:
             array = array.reshape(*self.sizes, *inner, whole[-1])
             moments[name] = array if vector else array[..., 0]
         return moments
+
+    def left_out(self) -> np.ndarray:
+        """Each value of a scalar Normal of real latents alone as a standard normal quantile of its distribution
+        given all other data (*plates, *columns); NaN where it is missing or hidden.
+
+        Of the posterior mean m and variance v of its mean, with its own variance s: (x - m) / sqrt(s - v).
+        """
+        parts = self._parts()
+        own, lead = self._laid(parts["loc"], 1), len(self.plates)
+        slope = np.moveaxis(own[self.factor.places(self.bound.reading)] - own[0], 0, -1)  # type: ignore[attr-defined]
+        value, noise = self._laid(parts["value"]), self._laid(parts["covariance"])
+        ones = (1,) * parts["loc"][1]
+
+        def expected(part: str, after: int) -> np.ndarray:
+            array = self._known(part, after)
+            return array.reshape(array.shape[:lead] + ones + array.shape[lead:])
+
+        first, second = expected("linear", 1), -2 * expected("precision", 2)
+        spread = second - first[..., :, None] * first[..., None, :]
+        mean = own[0] + (slope * first).sum(-1)
+        known = ((slope[..., None, :] * spread).sum(-1) * slope).sum(-1)
+        with np.errstate(invalid="ignore"):
+            left = noise - known
+            found = (value - mean) / np.sqrt(np.where(left > 0, left, np.nan))
+        shown = self._laid(parts["shown"]) if "shown" in parts else 1.0
+        return np.where(np.asarray(shown) > 0, found, np.nan)
 
     def _flat(self, array: np.ndarray, inner: tuple[int, ...], after: int) -> np.ndarray:
         """(values of the finite latents, rows or one, columns or one, ...) of (*finite, *plates, *columns, ...)

@@ -12,13 +12,14 @@ import numpy as np
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.affine import AffineFactor, basis
 from pp_mlem.factors.axes import table_axes
-from pp_mlem.marginal.filtering import Forward, Gaussian, ahead, forward
+from pp_mlem.marginal.filtering import Forward, Gaussian, ahead, forward, told_shared
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.model.bound import Bound, Values
 from pp_mlem.model.latents import Moments
 from pp_mlem.potentials.quadratic import COLUMN, Coordinates, places_of
 from pp_mlem.potentials.table import Table
+from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.messages import Message
 
 ENTRY, ENTRY_TOO = "\0entry", "\0other entry"
@@ -40,8 +41,7 @@ def filtered(bound: Bound, values: Values) -> dict[str, Moments]:
     found: dict[str, Moments] = {}
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
-        run = bound.compiled(_forward, chain)
-        law = _on_host(run(values, bound.data).after)
+        law = _on_host(bound.compiled(_forward, chain)(values, bound.data).after)
         found |= _moments(bound, chain, law, chain.states)
     return found
 
@@ -51,9 +51,11 @@ def innovations(bound: Bound, values: Values) -> dict[str, Predicted]:
     found: dict[str, Predicted] = {}
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
-        for factor in _observed(bound, chain):
-            run = bound.compiled(_one_ahead, chain, factor)
-            mean, sd = _shaped(bound, chain, factor, run(values, bound.data))
+        factors = _observed(bound, chain)
+        law = bound.compiled(_forward, chain)(values, bound.data).before
+        seen = bound.compiled(_of_sites, chain, factors)(values, bound.data, law)
+        for factor, predicted in zip(factors, seen, strict=True):
+            mean, sd = _shaped(bound, chain, factor, predicted)
             value = np.asarray(bound.compiled(_values, factor.site)(values, bound.data), float)
             value = value.reshape(mean.shape)
             if chain.reverse:
@@ -68,25 +70,28 @@ def forecast(bound: Bound, values: Values, steps: int) -> dict[str, Any]:
     for chain in bound.marginal.kalmans:
         _refuse_above(bound, chain)
         _refuse_varying(bound, chain)
-        run = bound.compiled(_ahead, chain, steps)
-        law = _on_host(run(values, bound.data))
+        last = bound.compiled(_forward, chain)(values, bound.data).last
+        law = bound.compiled(_ahead, chain, steps)(values, bound.data, last)
         width = sum(n for _, n in chain.before)
-        own = Gaussian(law.mean[..., width:], law.covariance[..., width:, width:])
+        own = _on_host(Gaussian(law.mean[..., width:], law.covariance[..., width:, width:]))
         found |= _moments(bound, chain, own, chain.states, steps)
-        for factor in _observed(bound, chain):
-            if bound.reading.sites[factor.site].timed:
-                continue
-            predicted = bound.compiled(_ahead_of_site, chain, factor, steps)(values, bound.data)
+        sites = bound.reading.sites
+        factors = tuple(f for f in _observed(bound, chain) if not sites[f.site].timed)
+        seen = bound.compiled(_of_sites, chain, factors)(values, bound.data, law)
+        for factor, predicted in zip(factors, seen, strict=True):
             mean, sd = _shaped(bound, chain, factor, predicted, steps)
             found[factor.site] = {"mean": mean, "sd": sd}
     return found
 
 
 def _values(marginal: Marginal, name: str, params: Values, data: ProgramData) -> jax.Array:
-    """The data of a site, (steps, ..., *plates, *columns, *event)."""
+    """The data of a site, (steps, ..., *plates, *columns, *event); NaN where a mask hides them."""
 
     def extract(message: Message) -> Any:
-        value = jnp.asarray(message.value)
+        value, bare = jnp.asarray(message.value, jnp.result_type(float)), unwrap(message.fn)
+        for mask in bare.masks:
+            shown = jnp.asarray(mask).reshape(jnp.shape(mask) + (1,) * len(bare.fn.event_shape))
+            value = jnp.where(shown, value, jnp.nan)
         site = marginal.reading.sites[name]
         return message.placed(value, site.columns + len(site.event_shape))
 
@@ -108,26 +113,22 @@ def _forward(marginal: Marginal, chain: Kalman, params: Values, data: ProgramDat
 
 
 def _ahead(
-    marginal: Marginal, chain: Kalman, steps: int, params: Values, data: ProgramData
+    marginal: Marginal, chain: Kalman, steps: int, params: Values, data: ProgramData, last: Gaussian
 ) -> Gaussian:
-    found, terms = _collected(marginal, chain, params, data)
-    return ahead(chain, found, forward(chain, found, terms).last, steps)
+    return ahead(chain, _collected(marginal, chain, params, data)[0], last, steps)
 
 
-def _one_ahead(
-    marginal: Marginal, chain: Kalman, factor: AffineFactor, params: Values, data: ProgramData
-) -> tuple[jax.Array, jax.Array]:
-    found, terms = _collected(marginal, chain, params, data)
-    law = forward(chain, found, terms).before
-    return _of_site(marginal, chain, factor, params, data, law, found.lanes)
-
-
-def _ahead_of_site(
-    marginal: Marginal, chain: Kalman, factor: AffineFactor, steps: int, params: Values, data: ProgramData
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    found, terms = _collected(marginal, chain, params, data)
-    law = ahead(chain, found, forward(chain, found, terms).last, steps)
-    return _of_site(marginal, chain, factor, params, data, law, found.lanes)
+def _of_sites(
+    marginal: Marginal,
+    chain: Kalman,
+    factors: tuple[AffineFactor, ...],
+    params: Values,
+    data: ProgramData,
+    law: Gaussian,
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Mean and standard deviation of each site, where what its steps are given has this law."""
+    lanes = _collected(marginal, chain, params, data)[0].lanes
+    return [_of_site(marginal, chain, f, params, data, law, lanes) for f in factors]
 
 
 def _of_site(
@@ -235,30 +236,41 @@ def _moments(
     return found
 
 
-def _observed(bound: Bound, chain: Kalman) -> list[AffineFactor]:
+def _observed(bound: Bound, chain: Kalman) -> tuple[AffineFactor, ...]:
     """The observed sites of a scan that read nothing but its states."""
     known = {n for n, _ in (*chain.before, *chain.states)}
-    return [
+    return tuple(
         f
         for f in bound.marginal.factors
         if isinstance(f, AffineFactor)
         and not f.own
         and bound.reading.sites[f.site].scan == chain.time
         and set(f.latents) <= known
-    ]
+    )
 
 
 def _on_host(law: Gaussian) -> Gaussian:
     return Gaussian(np.asarray(law.mean), np.asarray(law.covariance))
 
 
-def _refuse_above(bound: Bound, chain: Kalman) -> None:
+def refuse_mixed(bound: Bound, chain: Kalman, what: str) -> None:
+    """Raise where the law of `what` is a mixture over finite latents above the scan."""
     finite = [a for a in _touched(bound, chain) if not bound.reading.sites[a].real]
     if finite:
         raise ValueError(
             f"the states {', '.join(n for n, _ in chain.states)} depend on the finite latent '{finite[0]}' above "
-            "the scan: what is known before later data is a mixture, which is not offered. Use posterior()."
+            f"the scan: {what} has a mixture for its law, which is not offered. Use posterior(), on data whose "
+            "later values are missing (NaN) for what is known before these."
         )
+
+
+def _refuse_above(bound: Bound, chain: Kalman) -> None:
+    refuse_mixed(bound, chain, "what is known before later data")
+    sites, sizes = bound.reading.sites, bound.marginal.layout.sizes
+    series = {p for p in chain.plates if sizes[p] > 1}
+    shared = [n for n, _ in chain.outside if series - sites[n].plates]
+    if shared:  # what one series tells of it is not all that is known
+        raise ValueError(told_shared(shared))
 
 
 def _touched(bound: Bound, chain: Kalman) -> list[str]:

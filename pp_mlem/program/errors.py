@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Mapping
 
 import jax
 
@@ -29,6 +30,15 @@ class SiteError(Exception):
 
 class SiteValueError(SiteError, ValueError):
     """A value, shape or distribution of a site that cannot be."""
+
+
+class StatesMeet(SiteValueError):
+    """Units of states of a scan meet: no unit has a recursion of its own. `ranks` are the real latents that
+    are one vector each if their last so many batch dimensions are joined; empty where that is too large."""
+
+    def __init__(self, message: str, ranks: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.ranks = dict(ranks)
 
 
 class SiteTypeError(SiteError, TypeError):

@@ -1,7 +1,8 @@
-"""A program whose real states, written as a batch without a plate, are one vector each.
+"""A program whose real states, written as a batch or in a plate, are one vector each.
 
 `dist.Normal(F @ x, q)` in the body of a scan has a batch dimension that no plate declares. If its entries
-move together, they are one state: what `to_event` would say.
+move together, they are one state: what `to_event` would say. So are the units of a plate that meet another
+state, or an observation, outside of it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ class _Joined(Messenger):
         self.ranks = ranks
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.ranks:
-            msg["fn"] = msg["fn"].to_event(self.ranks[msg["name"]])
+        if msg["type"] != "sample" or msg["name"] not in self.ranks:
+            return
+        rank = self.ranks[msg["name"]]
+        msg["fn"] = msg["fn"].to_event(rank)
+        msg["cond_indep_stack"] = [f for f in msg["cond_indep_stack"] if f.dim < -rank]
 
 
 def joined(program: Callable[..., Any], ranks: Mapping[str, int]) -> Callable[..., Any]:
-    """The program with these batches as events."""
+    """The program with these batches, and the plates that they fill, as events."""
 
     @functools.wraps(program)
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -27,6 +27,7 @@ from pp_mlem.program.plates import dims_of
 from pp_mlem.program.reading import TABLE_LIMIT, Reading
 from pp_mlem.program.roles import assign_roles
 from pp_mlem.program.rows import thin
+from pp_mlem.program.scans.coupled import refuse_coupled
 from pp_mlem.program.scans.scan import Scan
 from pp_mlem.program.scans.sites import carried_of, sites_of_carry, sites_of_scan
 from pp_mlem.program.sites import Plate, Role, Site
@@ -91,6 +92,7 @@ def _with_carries(
     for name, scan in scans.items():
         if not scan.movers:
             continue
+        refuse_coupled(scan, sites, plates)
         inner = {n: {p: d for p, d in sites[n].dims.items() if p != scan.time} for n in scan.movers}
         carried = carried_of(scan, inner, sizes)
         sites |= sites_of_carry(scan, carried, depth, dependencies)

@@ -10,7 +10,7 @@ doi:10.1109/TAC.1969.1099196).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.no import No
-from pp_mlem.factors.base import Factor
+from pp_mlem.factors.base import Factor, Plates
+from pp_mlem.marginal.columns import batch, columns, one_after_other, stacked, wide_columns
+from pp_mlem.marginal.conditioning import conditioned
 from pp_mlem.marginal.elements import (
     Element,
     Message,
@@ -42,6 +44,7 @@ from pp_mlem.potentials.quadratic import (
     places_of,
     product_of,
 )
+from pp_mlem.potentials.rows import Rows
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.potentials.term import Layout, Pass, Term, Weight
 from pp_mlem.program.reading import Reading
@@ -66,10 +69,12 @@ class Steps(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """`steps`, what is carried into the first as `first` + `begins` @ outside, the names and sizes of the
-    lanes, and the common weight."""
+    """`steps`, their latents given what the steps themselves show; the law of these latents without that;
+    what is carried into the first as `first` + `begins` @ outside, the names and sizes of the lanes, and the
+    common weight."""
 
     steps: Steps
+    law: tuple[jax.Array, jax.Array, jax.Array]
     first: jax.Array
     begins: jax.Array
     lanes: tuple[str, ...]
@@ -162,16 +167,20 @@ class Kalman(Step):
         motions: dict[bool, Any] = {
             self.time in t.plates: t.table for t in touching if isinstance(t.table, Motion)
         }
-        others = [
-            self.layout.project(t, home & t.plates, context)
-            for t in touching
-            if not isinstance(t.table, Motion)
-        ]
+        seen: list[tuple[Plates, Rows]] = []
+        rest: list[Term] = []
+        for term in touching:
+            if isinstance(term.table, Rows) and self._alone(term, home):
+                seen.append((term.plates, term.table))
+                rest += [replace(term, table=p) for p in (term.table.further, term.table.constant)]
+            elif not isinstance(term.table, Motion):
+                rest.append(term)
+        others = [self.layout.project(t, home & t.plates, context) for t in rest]
         potentials = [t.table for t in others]
         laws = {p.latent: p for p in potentials if isinstance(p, Law)}
-        forms: list[Any] = [p for p in potentials if not isinstance(p, Law)] + [
-            p.further for p in laws.values()
-        ]
+        forms: list[Any] = [p for p in potentials if not isinstance(p, (Law, Rows))]
+        forms += [p.canonical() for p in potentials if isinstance(p, Rows)]
+        forms += [p.further for p in laws.values()]
         form = product_of(forms)
         if not isinstance(form, Quadratic):
             raise RuntimeError("the laws of real states are no Gaussians")
@@ -179,18 +188,57 @@ class Kalman(Step):
         moving, first = motions[True], motions[False]
         lanes = self._lanes([*laws.values(), form, moving, first])
         order = (self.time, *lanes)
-        mean, slope, root = self._sampled(laws, order)
+        law = self._sampled(laws, order)
         steps = Steps(
-            mean, slope, root,
+            *law,
             form.linear.aligned((*order, ROW)),
             form.precision.aligned((*order, ROW, COLUMN)),
             form.constant.aligned(order),
             moving.mean.aligned((*order, ROW)),
-            _columns(moving, (*self.before, *self.states), order),
+            columns(moving.slope, moving.coordinates, (*self.before, *self.states), order),
         )  # fmt: skip
+        if seen:
+            steps = self._shown(steps, seen, order)
         shape = tuple(self.layout.sizes[a] for a in lanes)
-        begins = _columns(first, self.outside, lanes)
-        return Collected(steps, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight)
+        begins = columns(first.slope, first.coordinates, self.outside, lanes)
+        return Collected(
+            steps, law, first.mean.aligned((*lanes, ROW)), begins, lanes, shape, weight
+        )
+
+    def _alone(self, term: Term, home: Plates) -> bool:
+        """Whether the rows of a term are of its steps and lanes, none gathered or weighed in between."""
+        surplus = term.plates - home
+        weighed = term.weight is not None and not term.weight.plates <= home
+        return not weighed and not any(child in surplus for child, _ in self.layout.gathers)
+
+    def _shown(
+        self, steps: Steps, seen: list[tuple[Plates, Rows]], order: tuple[str, ...]
+    ) -> Steps:
+        """The steps with their latents given their rows."""
+        every = (*self.before, *self.states)
+        parts = []
+        for plates, table in seen:
+            surplus = tuple(sorted(plates - set(order)))
+            left, slope = table.of(order, surplus, self.layout.sizes)
+            wide = wide_columns(jnp.moveaxis(slope, 1, -1), table.coordinates, every)
+            parts.append((left, jnp.moveaxis(wide, -1, 1)))
+        left, rows = (
+            one_after_other([p for p, _ in parts]),
+            one_after_other([p for _, p in parts]),
+        )
+        given = conditioned((steps.mean, steps.slope, steps.root), left, rows)
+        width = given.linear.shape[-1]
+        linear, precision = steps.linear, steps.precision
+        linear = jnp.broadcast_to(linear, (*batch(linear, given.linear, 1), linear.shape[-1]))
+        precision = jnp.broadcast_to(
+            precision, (*batch(precision, given.precision, 2), *precision.shape[-2:])
+        )
+        return steps._replace(
+            mean=given.mean, slope=given.slope, root=given.root,
+            linear=linear.at[..., :width].add(given.linear),
+            precision=precision.at[..., :width, :width].add(given.precision),
+            constant=steps.constant + given.constant,
+        )  # fmt: skip
 
     def _lanes(self, potentials: list[Law | Quadratic | Motion]) -> tuple[str, ...]:
         found = [a for p in potentials for a in p.axes if a != self.time]
@@ -225,7 +273,7 @@ class Kalman(Step):
             means[name], slopes[name], roots[name] = mean, slope, root
             begin += size
         return tuple(
-            _stacked(list(p.values()), axis) for p, axis in ((means, -1), (slopes, -2), (roots, -2))
+            stacked(list(p.values()), axis) for p, axis in ((means, -1), (slopes, -2), (roots, -2))
         )  # type: ignore[return-value]
 
     def run(self, terms: list[Term], context: Pass) -> list[Term]:
@@ -373,25 +421,6 @@ def _in_order(reading: Reading, scan: Scan) -> Coordinates:
     return tuple((n, reading.sites[n].size) for n in scan.sites if n in scan.movers)
 
 
-def _columns(motion: Motion, coordinates: Coordinates, order: tuple[str, ...]) -> jax.Array:
-    """The slope of a motion with a column for each of the coordinates."""
-    array = motion.slope.aligned((*order, ROW, COLUMN))
-    wide = jnp.zeros((*array.shape[:-1], sum(n for _, n in coordinates)), array.dtype)
-    where, own = places_of(coordinates), places_of(motion.coordinates)
-    for name, _ in motion.coordinates:
-        wide = wide.at[..., where[name]].set(array[..., own[name]])
-    return wide
-
-
-def _stacked(parts: list[jax.Array], axis: int) -> jax.Array:
-    """Arrays one after the other, the axes before broadcast."""
-    rank = -axis
-    lead = jnp.broadcast_shapes(*(a.shape[: a.ndim - rank] for a in parts))
-    return jnp.concatenate(
-        [jnp.broadcast_to(a, (*lead, *a.shape[a.ndim - rank :])) for a in parts], axis
-    )
-
-
 def _kept(element: Element, width: int) -> Element:
     """An element over what is carried and, besides it, `width` numbers that stay as they are."""
     if not width:
@@ -399,7 +428,7 @@ def _kept(element: Element, width: int) -> Element:
     slope, mean, covariance, message = element
     total = slope.shape[-1]
     same = jnp.eye(total, dtype=slope.dtype)[total - width :]
-    slope = _stacked([slope, same], -2)
+    slope = stacked([slope, same], -2)
     mean = jnp.concatenate([mean, jnp.zeros((*mean.shape[:-1], width))], -1)
     wide = jnp.zeros((*covariance.shape[:-2], total, total), covariance.dtype)
     covariance = wide.at[..., : total - width, : total - width].set(covariance)

@@ -184,7 +184,8 @@ class Moments:
         rest = statistics[..., factor.count :]
         crossed = -rest[..., : event * size].reshape(*batch, event, size)
         entry = -rest[..., event * size : event * (size + 1)]
-        entries = -2 * rest[..., event * (size + 1) :].reshape(*batch, event, event)
+        rest = rest[..., event * (size + 1) : event * (size + 1) + event**2]
+        entries = -2 * rest.reshape(*batch, event, event)
         return cls(second, jnp.concatenate([entry[..., None], crossed], -1), entries, count)
 
     def outer(self, residual: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from pp_mlem.base.no import No
 from pp_mlem.factors.affine import AffineFactor
+from pp_mlem.factors.base import Factor
 from pp_mlem.factors.laid import Laid
 from pp_mlem.factors.table import TableFactor
 from pp_mlem.marginal.marginal import Natural
@@ -85,8 +86,7 @@ def _by_plates(factor: AffineFactor, array: jax.Array) -> jax.Array:
 
 def affine_of(factor: TableFactor) -> AffineFactor:
     """A site without real latents as a Gaussian that is affine in none."""
-    own = {f.name for f in fields(AffineFactor)} - {"coordinates", "own"}
-    return AffineFactor(**{name: getattr(factor, name) for name in own}, coordinates=(), own="")
+    return AffineFactor(**{f.name: getattr(factor, f.name) for f in fields(Factor)})
 
 
 def plan_vectors(group: Group) -> Block | No:

@@ -59,24 +59,13 @@ def sites_of_carry(
 
 
 def carried_of(scan: Scan, dims: dict[str, dict[str, int]], sizes: dict[str, int]) -> Carried:
-    """What a scan carries of its real latents, `dims` the plates of each site, `sizes` those of plates.
-
-    Raises Refused where the latents of one carry are of different plates.
-    """
+    """What a scan carries of its real latents, `dims` the plates of each site, `sizes` those of plates."""
     if scan.formed:
         raise Refused(
             f"scan: its carry holds real latents ({', '.join(sorted(scan.movers))}) and has not its later "
             "form from the start. Give scan an initial carry of the form that the body returns."
         )
-    plates = {n: dims[n] for n in sorted(scan.movers)}
-    first = next(iter(plates.values()))
-    if any(own != first for own in plates.values()):
-        told = ", ".join(f"'{n}' in plates {sorted(own) or 'none'}" for n, own in plates.items())
-        raise Refused(
-            f"scan: the real latents that it carries are of different plates ({told}), so that the units of "
-            "the larger are coupled. Sample them as one vector, with to_event or as a "
-            "MultivariateNormal, outside of the plates."
-        )
+    first = dims[min(scan.movers)]
     leaves = []
     for i, (held, leaf) in enumerate(zip(scan.held, scan.leaves, strict=True)):
         if held:
