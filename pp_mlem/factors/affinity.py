@@ -14,7 +14,8 @@ from pp_mlem.factors.affine import AffineFactor, basis, refusal
 from pp_mlem.factors.axes import drop_outer, of_rank
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.carried import CarriedFactor
-from pp_mlem.program.errors import SiteValueError
+from pp_mlem.factors.gathers import vectors
+from pp_mlem.program.errors import SiteValueError, UnitsMeet
 from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
@@ -70,19 +71,19 @@ def refuse_nonaffine(
         tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
         off = tolerance * max(1.0, float(np.abs(here).max(initial=0.0)))
         if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
-            raise SiteValueError(_told(reading, factor))
+            raise _refused(reading, factor)
     return {n: np.asarray(v) for n, v in known.items()}
 
 
-def _told(reading: Reading, factor: AffineFactor | CarriedFactor) -> str:
+def _refused(reading: Reading, factor: AffineFactor | CarriedFactor) -> SiteValueError:
     names = [n for n, _ in factor.coordinates] or [s.name for s in reading.reals]
     if isinstance(factor, CarriedFactor):
-        return refusal(
-            reading, names, "where the body of the scan carries it on by a map that is not affine"
-        )
+        how = "where the body of the scan carries it on by a map that is not affine"
+        return SiteValueError(refusal(reading, names, how))
     site = reading.sites[factor.site]
     how = f"where the mean of '{site.origin or site.name}' is not affine in the one value that a row reads"
-    return refusal(reading, names, how)
+    several = [n for n in names if reading.sites[n].dims]  # a row may read several units of these
+    return UnitsMeet(refusal(reading, names, how), vectors(reading, several))
 
 
 def _before(reading: Reading, first: np.ndarray, after: np.ndarray, carry: str) -> np.ndarray:

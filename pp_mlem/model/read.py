@@ -21,8 +21,9 @@ from pp_mlem.model.bound import Bound
 from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
+from pp_mlem.program.errors import UnitsMeet
 from pp_mlem.program.hidden import Hidden
-from pp_mlem.program.joined import joined, undeclared
+from pp_mlem.program.joined import joined, told_joined, undeclared
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.rows import thin
@@ -52,6 +53,16 @@ def read_bound(
     if overrides["latents"]:
         hidden = Hidden(arguments.program, overrides["latents"])
         arguments = replace(arguments, program=hidden)
+    try:
+        return _read(arguments, overrides, observe)
+    except UnitsMeet as error:
+        return _read_vectors(arguments, overrides, observe, error)
+
+
+def _read(
+    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+) -> tuple[Arguments, Bound]:
+    """The same for a program with no latents left to join."""
     reading, dynamic = read_program(arguments, **overrides)
     ranks = undeclared(reading)
     if not ranks:
@@ -62,6 +73,29 @@ def read_bound(
         program = joined(arguments.program, ranks)
         reading, dynamic = read_program(replace(arguments, program=program), **overrides)
         return _bound(reading, dynamic, observe)
+
+
+def _read_vectors(
+    arguments: Arguments,
+    overrides: Mapping[str, frozenset[str]],
+    observe: Mapping[str, Any],
+    error: UnitsMeet,
+) -> tuple[Arguments, Bound]:
+    """The same where rows read several units of real latents at once: each of these is one vector.
+    What cannot be read so either is refused as it was written."""
+    ranks: dict[str, int | None] = {}
+    meeting = error.latents
+    while set(meeting) - ranks.keys():
+        ranks |= dict.fromkeys(meeting)
+        program = joined(arguments.program, ranks)
+        try:
+            reading, dynamic = read_program(replace(arguments, program=program), **overrides)
+            return _bound(told_joined(reading, ranks), dynamic, observe)
+        except UnitsMeet as more:
+            meeting = more.latents
+        except (ValueError, TypeError):
+            break
+    raise error
 
 
 def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tuple[Arguments, Bound]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Iterable
 
 import jax
 
@@ -29,6 +30,14 @@ class SiteError(Exception):
 
 class SiteValueError(SiteError, ValueError):
     """A value, shape or distribution of a site that cannot be."""
+
+
+class UnitsMeet(SiteValueError):
+    """A site reads several units of `latents` at once, so that no unit can be taken out by itself."""
+
+    def __init__(self, message: str, latents: Iterable[str]) -> None:
+        super().__init__(message)
+        self.latents = tuple(latents)
 
 
 class SiteTypeError(SiteError, TypeError):
