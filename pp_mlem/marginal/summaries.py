@@ -47,7 +47,11 @@ def _may_be(reading: Reading, factor: Factor, data: ProgramData) -> bool:
     """Whether a site has rows enough, no case weights, and nothing finite above it."""
     if not isinstance(factor, AffineFactor) or factor.own or factor.site not in data.sites:
         return False
-    if factor.site in data.weights or reading.sites[factor.site].scan:
+    if (
+        factor.site in data.weights
+        or data.known.keys() & set(factor.latents)
+        or reading.sites[factor.site].scan
+    ):
         return False
     if any(not reading.sites[n].real for n in factor.latents):
         return False

@@ -16,7 +16,6 @@ from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.origins import find_origins
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
-from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.model.bound import Bound
 from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
@@ -115,34 +114,22 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
     data = replace(data, origins=find_origins(reading, factors, verification.left, data.sites))
     marginal = build_marginal(reading, factors)
     bound = Bound(marginal, marginal.summed(data), Kept())
-    _refuse_known(bound)
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
     refuse_improper(bound)
     return reading.arguments, bound
 
 
-def _refuse_known(bound: Bound) -> None:
-    """Values of real latents that are taken out together have no place."""
-    crossed = [n for s in bound.marginal.steps if isinstance(s, JointStep) for n in s.latents]
-    both = sorted(set(crossed) & bound.data.known.keys())
-    if both:
-        raise ValueError(
-            f"latents '{both[0]}': it has known values and is crossed with other real latents, which are taken "
-            "out together. Put it into nested plates, or drop the rows where it is missing."
-        )
-
-
 def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:
     for name in observe:
         site = reading.sites.get(name)
-        if site is not None and site.real:
+        if site is not None and site.real and site.scan:
             raise ValueError(
-                f"observe: '{name}' is a real latent, and labels are of finite ones. Pass its values to the "
-                "program as an argument, and to its site with obs=."
+                f"observe: '{name}' is a real state of a scan, whose values cannot be given. Pass them to the "
+                "program as an argument, as what its observations read."
             )
         if site is None or site.role is not Role.LATENT:
-            known = [s.name for s in reading.latents]
+            known = [s.name for s in (*reading.latents, *reading.reals)]
             hint = (
                 " It is a parameter: pass fixed={...} to a fit instead."
                 if site is not None and site.role is Role.PARAMETER

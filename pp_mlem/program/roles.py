@@ -159,7 +159,7 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
         return (Role.LATENT, "continuous, carried by the scan from step to step"), None
     above = sorted(program.parents[name])  # a numpyro.param is estimated, too
     if not above and name in program.standardised:
-        return _of_standardised(name, program.standardised[name])
+        return _of_standardised(name, program)
     if not above:
         reason = "continuous, depends on no other unobserved site"
         return (Role.PARAMETER, reason), program.unit_of(name)
@@ -169,8 +169,9 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
     return (Role.LATENT, reason), None
 
 
-def _of_standardised(name: str, own: Standardised) -> tuple[tuple[Role, str], None]:
+def _of_standardised(name: str, program: _Program) -> tuple[tuple[Role, str], str | None]:
     """The role of a Gaussian that is a random effect but for its scale, which multiplies it."""
+    own = program.standardised[name]
     scales = ", ".join(own.scales)
     if own.not_gaussian is None:
         reason = f"a Gaussian that enters only times {scales}: a random effect of that scale"
@@ -179,7 +180,7 @@ def _of_standardised(name: str, own: Standardised) -> tuple[tuple[Role, str], No
         f"a random effect of scale {scales}, estimated, since '{own.not_gaussian}' below it is no Gaussian: the "
         "likelihood does not tell its scale, only a prior does"
     )
-    return (Role.PARAMETER, reason), None
+    return (Role.PARAMETER, reason), program.unit_of(name)
 
 
 def _refuse_ambiguous(ambiguous: dict[str, str]) -> None:

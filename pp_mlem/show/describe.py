@@ -23,7 +23,7 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
         if site.role is Role.PARAMETER:
             where = f"{tuple(site.shape)} {describe(site.support)}"
         role = site.role.value
-        if site.name in model.observe:
+        if site.name in model.data.clamps:
             known = np.asarray(model.data.clamps[site.name])
             told = int((known < 0).any(-1).sum())
             role = (

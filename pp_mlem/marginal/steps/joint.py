@@ -18,7 +18,15 @@ from pp_mlem.base.no import No
 from pp_mlem.marginal.steps.base import Graph, Step
 from pp_mlem.potentials.blocks import Blocks, Cells
 from pp_mlem.potentials.crossed import Pattern, find_pattern
-from pp_mlem.potentials.quadratic import COLUMN, ROW, Law, Potential, Quadratic
+from pp_mlem.potentials.quadratic import (
+    COLUMN,
+    ROW,
+    Law,
+    Potential,
+    Quadratic,
+    pin,
+    unmet,
+)
 from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.potentials.term import Layout, Pair, Pass, Term, weighted
@@ -112,6 +120,7 @@ class JointStep(Step):
         blocks = Blocks.zero(
             self.units(self.latents[0]), self.sizes[self.latents[0]], self.ends[-1], context.pattern
         )
+        blocks = self._with_pinned(blocks, context)
         mean, roots = jnp.zeros(self.ends[-1]), dict[str, jax.Array]()
         for term in touching:
             potential: Potential = term.table
@@ -120,7 +129,7 @@ class JointStep(Step):
             if isinstance(potential, Sums):
                 blocks = blocks.with_sums(potential, begins)
                 continue
-            if isinstance(potential, Law) and self._alone(potential):
+            if isinstance(potential, Law) and self._alone(potential, context):
                 at = begins[potential.latent]
                 centre, roots[potential.latent] = self._of_units(potential)
                 mean = mean.at[at : at + centre.size].set(centre.reshape(-1))
@@ -138,8 +147,41 @@ class JointStep(Step):
         """Where the numbers of each latent begin."""
         return dict(zip(self.latents, [0, *self.ends[:-1]], strict=True))
 
-    def _alone(self, law: Law) -> bool:
-        return {n for n, _ in law.further.coordinates} == {law.latent}
+    def _alone(self, law: Law, context: Pass) -> bool:
+        """Whether the law of a latent depends on no other, and none of its numbers is known."""
+        own = {n for n, _ in law.further.coordinates} == {law.latent}
+        return own and law.latent not in context.known
+
+    def _known(self, context: Pass) -> tuple[jax.Array, jax.Array]:
+        """The values of all numbers, zero where unknown, and one where they are known."""
+        value, shown = jnp.zeros(self.ends[-1]), jnp.zeros(self.ends[-1])
+        for name in self.latents:
+            if name not in context.known:
+                continue
+            begin, known = self._begins[name], context.known[name]
+            shape = tuple(self.layout.sizes[p] for p in self.plates[name]) + (self.sizes[name],)
+            here, where = (
+                jnp.broadcast_to(t.aligned((*self.plates[name], ROW)), shape).reshape(-1)
+                for t in (known.value, known.shown)
+            )
+            value = value.at[begin : begin + here.size].set(here)
+            shown = shown.at[begin : begin + here.size].set(where)
+        return value, shown
+
+    def _with_pinned(self, blocks: Blocks, context: Pass) -> Blocks:
+        """The blocks with a standard normal number in the place of each known one, whose value all terms
+        take in."""
+        _, shown = self._known(context)
+        for name in self.latents:
+            if name not in context.known:
+                continue
+            begin, units, size = self._begins[name], self.units(name), self.sizes[name]
+            places = begin + jnp.arange(units * size).reshape(units, size)
+            precision = shown[places][..., None] * jnp.eye(size)
+            mine = np.full(size, name == self.latents[0])
+            cells = Cells(places, jnp.zeros((units, size)), precision, mine, None)
+            blocks = blocks.with_cells(cells).plus(unmet(shown[places]).sum())
+        return blocks
 
     def _of_units(self, law: Law) -> tuple[jax.Array, jax.Array]:
         """Mean (units, size) and root (units, size, size) of every unit."""
@@ -162,15 +204,20 @@ class JointStep(Step):
         places = [self._places(n, plates, shape, context.maps, begins[n]) for n in names]
         linear = jnp.broadcast_to(form.linear.aligned((*plates, ROW)), (*shape, size))
         precision = form.precision.aligned((*plates, ROW, COLUMN))
-        precision = jnp.broadcast_to(precision, (*shape, size, size)).reshape(-1, size, size)
+        precision = jnp.broadcast_to(precision, (*shape, size, size))
+        where = jnp.concatenate(places, -1)
+        if context.known.keys() & set(names):
+            value, shown = (a[where] for a in self._known(context))
+            told, linear, precision = pin(value, shown, linear, precision)
+            blocks = blocks.plus(told.sum())
+        precision = precision.reshape(-1, size, size)
         mine = np.concatenate([np.full(n, name == self.latents[0]) for name, n in form.coordinates])
         edges = None
         if context.pattern is not None and mine.any() and not mine.all():
             known = context.pattern.edges
             edges = jnp.concatenate([known[plates, n] for n in names if n != self.latents[0]], -1)
         cells = Cells(
-            jnp.concatenate(places, -1).reshape(-1, size), linear.reshape(-1, size), precision,
-            mine, edges,
+            where.reshape(-1, size), linear.reshape(-1, size), precision, mine, edges,
         )  # fmt: skip
         return blocks.with_cells(cells)
 
