@@ -21,7 +21,7 @@ from pp_mlem.potentials.quadratic import COLUMN, ROW, Coordinates, Law, Quadrati
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.distributions import unwrap
-from pp_mlem.program.errors import SiteValueError
+from pp_mlem.program.errors import SiteValueError, UnderMask
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import not_exact
@@ -71,9 +71,10 @@ class AffineFactor(Factor):
         """The reference point less the mean, the precision and the normaliser at one value of the real
         latents: (*latents, *plates, *columns, *event) and so on."""
         if self.own and unwrap(message.fn).wrapped:
-            raise SiteValueError(
+            raise UnderMask(
                 f"latent '{self.own}' is under a mask: a real latent is integrated out in every unit. Take the "
-                "mask off it and leave it over its observations, where it hides what they say."
+                "mask off it and leave it over its observations, where it hides what they say.",
+                self.own,
             )
         arguments, columns = own_arguments(message), reading.sites[self.site].columns
         if self.own:
@@ -382,7 +383,10 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     if outside:
         return "outside of the scan in whose body it is sampled: put that site into the body"
     if depends.get("value"):
-        return "whose observed value is computed"
+        return (
+            "whose observed value is computed (to fill in missing cells, pass the data with NaN to the "
+            f"site itself, obs=..., and name it: Model(..., latents={{\"{site.name}\"}}))"
+        )
     if depends.get("mask"):
         return f"whose mask depends on {', '.join(sorted(depends['mask']))}"
     for part, above in depends.items():

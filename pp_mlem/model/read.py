@@ -20,8 +20,9 @@ from pp_mlem.model.bound import Bound
 from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
-from pp_mlem.program.errors import UnitsMeet
+from pp_mlem.program.errors import UnderMask, UnitsMeet
 from pp_mlem.program.hidden import Hidden
+from pp_mlem.program.interleaved import is_unobserved, whole
 from pp_mlem.program.joined import joined, told_joined, undeclared
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
@@ -54,8 +55,8 @@ def read_bound(
         arguments = replace(arguments, program=hidden)
     try:
         return _read(arguments, overrides, observe)
-    except UnitsMeet as error:
-        return _read_vectors(arguments, overrides, observe, error)
+    except (UnitsMeet, UnderMask) as error:
+        return _read_otherwise(arguments, overrides, observe, error)
 
 
 def _read(
@@ -74,27 +75,37 @@ def _read(
         return _bound(reading, dynamic, observe)
 
 
-def _read_vectors(
+def _read_otherwise(
     arguments: Arguments,
     overrides: Mapping[str, frozenset[str]],
     observe: Mapping[str, Any],
-    error: UnitsMeet,
+    error: UnitsMeet | UnderMask,
 ) -> tuple[Arguments, Bound]:
-    """The same where rows read several units of real latents at once: each of these is one vector.
-    What cannot be read so either is refused as it was written."""
+    """The same where rows read several units of real latents at once, each of which is one vector then, or
+    where a site has an `obs_mask`. What cannot be read so either is refused as it was written."""
     ranks: dict[str, int | None] = {}
-    meeting = error.latents
-    while set(meeting) - ranks.keys():
-        ranks |= dict.fromkeys(meeting)
-        program = joined(arguments.program, ranks)
+    plain, refusal = arguments.program, error
+    while True:
+        if isinstance(error, UnitsMeet) and set(error.latents) - ranks.keys():
+            ranks |= dict.fromkeys(error.latents)
+        elif (
+            isinstance(error, UnderMask)
+            and is_unobserved(error.latent)
+            and plain is arguments.program
+        ):
+            plain = whole(plain)
+        else:
+            raise refusal
+        program = joined(plain, ranks) if ranks else plain
         try:
             reading, dynamic = read_program(replace(arguments, program=program), **overrides)
             return _bound(told_joined(reading, ranks), dynamic, observe)
-        except UnitsMeet as more:
-            meeting = more.latents
+        except (UnitsMeet, UnderMask) as another:
+            error = another
         except (ValueError, TypeError):
-            break
-    raise error
+            if not ranks:
+                raise
+            raise refusal from None
 
 
 def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tuple[Arguments, Bound]:

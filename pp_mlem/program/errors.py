@@ -40,6 +40,14 @@ class UnitsMeet(SiteValueError):
         self.latents = tuple(latents)
 
 
+class UnderMask(SiteValueError):
+    """The law of a real latent is masked."""
+
+    def __init__(self, message: str, latent: str) -> None:
+        super().__init__(message)
+        self.latent = latent
+
+
 class SiteTypeError(SiteError, TypeError):
     """Data of a site that are no numbers."""
 
