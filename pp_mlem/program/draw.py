@@ -17,14 +17,15 @@ from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import alone
 from pp_mlem.potentials.sweep import completed
 from pp_mlem.program.arguments import Arguments
-from pp_mlem.program.distributions import innermost, is_factor, unwrap
+from pp_mlem.program.distributions import innermost, is_factor, is_flat, unwrap
 from pp_mlem.program.literals import Literals
 from pp_mlem.program.scans.body import same_form
 from pp_mlem.program.trace import no_outer_handlers
 
 
 class _Unobserve(Literals):
-    """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those."""
+    """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those. A flat law has
+    no draws: zero stands for them, where only the data are looked at."""
 
     def __init__(self, drawn: dict[str, Any], seen: dict[str, Any]) -> None:
         super().__init__()
@@ -37,6 +38,8 @@ class _Unobserve(Literals):
             self.seen.update(seen)
             return
         super().process_message(msg)
+        if msg["type"] == "sample" and msg["value"] is None and is_flat(msg["fn"]):
+            msg["value"] = jnp.zeros(msg["fn"].shape())
         if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
             return
         data = jnp.shape(msg["value"])
