@@ -13,7 +13,6 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import alone
 from pp_mlem.potentials.sweep import completed
 from pp_mlem.program.arguments import Arguments
@@ -173,12 +172,3 @@ def _drawing(arguments: Arguments, kind: type[_Unobserve]) -> Callable[..., tupl
         return {n: v for n, v in drawn.items() if n not in given}, seen
 
     return draw
-
-
-def draw_from_program(
-    arguments: Arguments, values: dict[str, Any], key: jax.Array
-) -> dict[str, Any]:
-    """Sample every site that `values` does not give, observed sites included."""
-    draw = drawing_function(arguments)
-    run = quick_jit(draw) if arguments.traced else draw
-    return run(arguments.device_arrays(), values, key)[0]
