@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -168,3 +169,28 @@ def test_both_ways_end_at_one_maximum(name):
     assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-6)
     assert em.status == mle.status
     em.summary(), em.impute(), em.posterior()
+
+
+def kin(y, group, kinship):
+    tau = numpyro.sample("tau", programs.half())
+    a = numpyro.sample("a", dist.MultivariateNormal(jnp.zeros(4), tau**2 * kinship))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(a[group], 1.0), obs=y)
+
+
+@pytest.mark.parametrize("kinship", [np.ones((4, 4)), np.ones((4, 4)) - 2 * np.eye(4)])
+def test_a_covariance_without_a_density_is_refused(kinship):
+    with pytest.raises(ValueError, match="site 'a' .*not positive definite.*1e-6"):
+        Model(kin, programs.Y, programs.GROUP, kinship)
+
+
+def test_columns_and_rows_that_are_never_seen_are_told():
+    data = programs.WIDE.copy()
+    data[:, 2] = data[3] = np.nan
+    model = Model(loaded, data, latents={"u"}, parameters={"W"})
+    told = str(model)
+    assert "x: column [2] is never seen" in told
+    assert "x: 1 of 5 rows show nothing and add nothing" in told
+    assert model.n_observations == 4
+    with pytest.warns(UserWarning, match=r"column \[2\] is missing in all 5 rows"):
+        fit_mle(model, starts=1, max_iter=1)

@@ -385,7 +385,7 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     if depends.get("value"):
         return (
             "whose observed value is computed (to fill in missing cells, pass the data with NaN to the "
-            f"site itself, obs=..., and name it: Model(..., latents={{\"{site.name}\"}}))"
+            f'site itself, obs=..., and name it: Model(..., latents={{"{site.name}"}}))'
         )
     if depends.get("mask"):
         return f"whose mask depends on {', '.join(sorted(depends['mask']))}"
