@@ -372,15 +372,6 @@ def two_views(one, two):
             numpyro.sample(f"x{i}", dist.MultivariateNormal(eta @ W.T, scale_tril=corr), obs=x)
 
 
-@case(Y, GROUP, latents="u")
-def levels_that_walk(y, group):
-    """A random walk over groups, as the cumulated sum of what it is made of."""
-    tau, sigma = numpyro.sample("tau", half()), numpyro.sample("sigma", half())
-    u = numpyro.sample("u", dist.Normal(jnp.zeros(4), tau).to_event(1))
-    with numpyro.plate("rows", len(y)):
-        numpyro.sample("y", dist.Normal(jnp.cumsum(u)[group], sigma), obs=y)
-
-
 @case(Y, X, latents="alpha")
 def spline_by_a_precision(y, x):
     """Second differences penalised, their null space by a wide law."""
@@ -428,13 +419,20 @@ def classes_with_covariances(y):
         numpyro.sample("y", dist.Normal(u @ design.T, sigma).to_event(1), obs=y)
 
 
-@case(Y, GROUP, latents="u")
-def share_of_variance(y, group):
-    share, total = numpyro.sample("share", dist.Beta(2, 2)), numpyro.sample("total", half())
-    with numpyro.plate("groups", 4):
-        u = numpyro.sample("u", dist.Normal(0.3, jnp.sqrt(share * total)))
+@case(Y, X, GROUP, OTHER, latents="top t a b")
+def nested_and_crossed(y, x, group, other):
+    """Effects centred at those above them, crossed with others."""
+    s, m = numpyro.sample("s", half(5)), numpyro.sample("m", normal(2))
+    corr = numpyro.sample("corr", dist.LKJCholesky(2))
+    top = numpyro.sample("top", dist.Normal(m[0], s[4]))
+    with numpyro.plate("schools", 2):
+        t = numpyro.sample("t", dist.MultivariateNormal(m + top, scale_tril=s[0] * corr))
+    with numpyro.plate("A", 4):
+        a = numpyro.sample("a", dist.MultivariateNormal(t[SCHOOL] * m[1], scale_tril=s[2] * corr))
+    with numpyro.plate("B", 3):
+        b = numpyro.sample("b", dist.Normal(0.3 * top, s[1]))
     with numpyro.plate("rows", len(y)):
-        numpyro.sample("y", dist.Normal(u[group], jnp.sqrt((1 - share) * total)), obs=y)
+        numpyro.sample("y", dist.Normal(a[group, 0] + a[group, 1] * x + b[other], s[3]), obs=y)
 
 
 @case(GAPS, X, GROUP, latents="beta u", roles={"beta"})

@@ -34,7 +34,10 @@ def sums_over_rows(
     """The affine sites that are summed over rows, by name; `joint` are the latents that are taken out
     together. The others stay as they are."""
     found = {}
+    hanging = {f.own for f in factors if isinstance(f, AffineFactor) and len(f.coordinates) > 1}
     for factor in factors:
+        if hanging & joint & set(factor.latents):
+            continue  # laws with parents are put into every row: see JointStep
         units = _units(reading, factor, joint, data) if _may_be(reading, factor, data) else None
         if isinstance(factor, AffineFactor) and units is not None:
             summed = _summed(reading, factor, units, data)

@@ -215,6 +215,19 @@ class Law:
     def put_into(self, form: Quadratic) -> Quadratic:
         """A quadratic over the latent and its parents at least, times this law without what is `further`, with
         z in the latent's place."""
+        moved, size = self.substituted(form), self.root.array.shape[-1]
+        own, axes = places_of(form.coordinates)[self.latent], moved.precision.axes
+        order = (*(a for a in axes if a not in (ROW, COLUMN)), ROW, COLUMN)
+        precision = moved.precision.aligned(order).at[..., own, own].add(1.0)
+        constant = moved.constant.array - size / 2 * jnp.log(2 * jnp.pi)
+        return replace(
+            moved,
+            constant=replace(moved.constant, array=constant),
+            precision=Table(precision, order),
+        )
+
+    def substituted(self, form: Quadratic) -> Quadratic:
+        """A quadratic over the latent and its parents at least, z in the latent's place."""
         order = tuple(dict.fromkeys((*self.axes, *form.axes)))
         coordinates = form.coordinates
         places, total = places_of(coordinates), sum(n for _, n in coordinates)
@@ -234,13 +247,10 @@ class Law:
         left = linear - pull
         constant = (linear[..., own] * mean).sum(-1) - (pull[..., own] * mean).sum(-1) / 2
         turned = jnp.swapaxes(turn, -1, -2)
-        size = len(own)
-        constant = form.constant.aligned(order) + constant - size / 2 * jnp.log(2 * jnp.pi)
-        new = turned @ (precision @ turn)
         return Quadratic(
-            _varying(constant, order),
+            _varying(form.constant.aligned(order) + constant, order),
             _varying(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
-            _varying(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
+            _varying(turned @ (precision @ turn), (*order, ROW, COLUMN)),
             coordinates,
         )
 
