@@ -590,7 +590,6 @@ def horseshoe_centred(x, y):
     numpyro.sample("Y", dist.Normal(x @ betas, 0.5), obs=y)
 
 
-case("horseshoe, centred", DESIGN, Y, refused="parameters=")(horseshoe_centred)
 case("horseshoe, centred, estimated", DESIGN, Y, options={"parameters": {"betas"}})(
     horseshoe_centred
 )

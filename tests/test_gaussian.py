@@ -117,7 +117,6 @@ def one_latent(entry):
 
 REFUSED = {
     "squared": (lambda u, g: dist.Normal(u[g] ** 2, 1.0), "'x' is not affine"),
-    "two units": (lambda u, g: dist.Normal(u[g] + u[0], 1.0), "several units"),
     "in the scale": (lambda u, g: dist.Normal(0.0, jnp.exp(u[g])), "enters 'x', by its scale"),
     "under a Poisson": (lambda u, g: dist.Poisson(jnp.exp(u[g])), "enters 'x', a Poisson"),
     "under a logit": (lambda u, g: dist.Bernoulli(logits=u[g]), "enters 'x', a Bernoulli"),
@@ -307,11 +306,6 @@ def test_normal_equations_are_the_maximum_of_the_expected_likelihood():
         slope = jax.grad(target.expected)(vector, statistics)
     assert "closed, in turn" in kinds
     np.testing.assert_allclose(slope, 0.0, atol=1e-6)
-
-
-def test_labels_of_a_real_latent_are_refused():
-    with pytest.raises(ValueError, match=r"observe: 'b' is a real latent.*obs="):
-        Model(programs.random_intercepts, programs.Y, programs.GROUP, observe={"b": np.zeros(4)})
 
 
 def test_masks_that_no_quadratic_knows_are_refused():

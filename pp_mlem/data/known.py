@@ -1,8 +1,9 @@
-"""Real latents whose values are known in some units: sites with a value that latents= names, the missing cells
-of which are integrated out."""
+"""Real latents whose numbers are known in part: sites with a value that latents= names, the missing cells of
+which are integrated out, and latents that observe= gives values."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,36 +16,55 @@ from pp_mlem.program.hidden import Hidden
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
 
-Known = dict[
-    str, tuple[Any, Any]
-]  # (*plates, size) values, zero where unknown, and (*plates) where they are known
+# (*plates, size) values, zero where unknown, and where they are known
+Known = dict[str, tuple[Any, Any]]
 
 
-def known_values(reading: Reading) -> Known:
-    """The values that the program gives to sites which are read as real latents.
+def known_values(reading: Reading, observe: Mapping[str, Any]) -> Known:
+    """The values that the program, or the user, gives to sites which are read as real latents.
 
-    Raises ValueError for infinities, and for a vector of which some entries are known.
+    Raises TypeError, ValueError for infinities and for what has not the shape of the latent.
     """
+    given = _by_program(reading)
+    given |= {n: _in_shape(reading, n, v) for n, v in observe.items() if reading.sites[n].real}
+    known: Known = {}
+    for name, value in sorted(given.items()):
+        site = reading.sites[name]
+        flat = value.reshape(*reading.plate_shape(site.dims), site.size)
+        if np.isinf(flat).any():
+            raise ValueError(f"site '{name}': infinite value among those that are known.")
+        known[name] = jnp.asarray(np.nan_to_num(flat)), jnp.asarray(~np.isnan(flat))
+    return known
+
+
+def _by_program(reading: Reading) -> dict[str, np.ndarray]:
+    """The values of sites with obs= that are read as latents."""
     program = reading.arguments.program
+    while not isinstance(program, Hidden) and hasattr(program, "__wrapped__"):  # joined
+        program = program.__wrapped__
     if not isinstance(program, Hidden) or not program.found:
         return {}
     whole = replace(reading.arguments, program=program.fn)
     dynamic, params = whole.device_arrays(), neutral_parameters(reading, 0)
     seen = drawing_function(whole)(dynamic, params, jax.random.key(0))[1]
-    known: Known = {}
-    for name in sorted(program.found):
-        site = reading.sites[name]
-        shape = reading.plate_shape(site.dims)
-        value = np.broadcast_to(np.asarray(seen[name], float), (*shape, *site.event_shape))
-        flat = value.reshape(*shape, site.size)
-        missing = np.isnan(flat)
-        if np.isinf(flat).any():
-            raise ValueError(f"site '{name}': infinite value among those that are known.")
-        if (missing.any(-1) & ~missing.all(-1)).any():
-            where = tuple(int(i) for i in np.argwhere(missing.any(-1) & ~missing.all(-1))[0])
-            raise ValueError(
-                f"latent '{name}': its vector at index {where} is known in part. Give each entry a site of its "
-                "own, or drop these rows."
-            )
-        known[name] = jnp.asarray(np.nan_to_num(flat)), jnp.asarray(~missing.any(-1))
-    return known
+    shapes = {n: reading.real_shape(reading.sites[n]) for n in program.found}
+    return {n: np.broadcast_to(np.asarray(seen[n], float), shape) for n, shape in shapes.items()}
+
+
+def _in_shape(reading: Reading, name: str, given: Any) -> np.ndarray:
+    """The user's values of a latent, NaN where they are unknown."""
+    shape = reading.real_shape(reading.sites[name])
+    try:
+        value = np.asarray(given, float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"observe: '{name}' received values that are no numbers, expected real ones, or NaN where unknown."
+        ) from None
+    if value.shape == tuple(n for n in shape if n > 1):
+        return value.reshape(shape)
+    try:
+        return np.broadcast_to(value, shape)
+    except ValueError:
+        raise ValueError(
+            f"observe: values of '{name}' have shape {value.shape}, expected {shape}."
+        ) from None

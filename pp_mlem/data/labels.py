@@ -14,9 +14,11 @@ from pp_mlem.program.reading import Reading
 
 
 def clamps_of(reading: Reading, observe: Mapping[str, Any], raw: Raw) -> dict[str, jax.Array]:
-    """(*plates, values) for each latent that is observed: 0 where a value is possible, -1 where not."""
+    """(*plates, values) for each finite latent that is observed: 0 where a value is possible, -1 where not."""
     return {
-        name: jax.device_put(_clamp(reading, name, given, raw)) for name, given in observe.items()
+        name: jax.device_put(_clamp(reading, name, given, raw))
+        for name, given in observe.items()
+        if not reading.sites[name].real
     }
 
 

@@ -64,7 +64,7 @@ def prepare_data(
         maps=maps,
         valid={name: jax.device_put(mask) for name, mask in valid.items()},
         designs=find_designs(reading, factors, dynamic, gathers.keep),
-        known=known_values(reading),
+        known=known_values(reading, observe),
     )
 
 

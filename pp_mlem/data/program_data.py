@@ -25,7 +25,7 @@ class ProgramData:
     to which unit of plate `parent` each unit of `child` belongs, where a latent is gathered;
     `valid[state]` (steps, *plates) where a masked sequence still runs; `designs[site]` the linear
     predictor of a site that varies by row, or why it has none; `known[latent]` the values of a real
-    latent (*plates, size), and (*plates) where they are known. `pattern` says which units of crossed
+    latent (*plates, size), and of the same shape where they are known. `pattern` says which units of crossed
     latents meet, where these are few of all; `summed[site]` what an affine site says of its latents, summed
     over its rows; `points` few weighted rows that say of the parameters what all rows do; `origins` where
     the coordinates of a state space have their zero.

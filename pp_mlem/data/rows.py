@@ -98,7 +98,7 @@ class Rows:
         known = {}
         for name, (value, mask) in data.known.items():
             dim = self.dims[name]
-            known[name] = cut(value, value.ndim - 1 + dim), cut(mask, mask.ndim + dim)
+            known[name] = cut(value, value.ndim - 1 + dim), cut(mask, mask.ndim - 1 + dim)
         return {"sites": sites, "weights": weights, "clamps": clamps, "known": known}
 
 

@@ -74,8 +74,60 @@ class Unseen:
                 yield f"{self.site}: entry {named}{more} {what}: the likelihood knows nothing of it"
 
 
+@dataclass(frozen=True)
+class Blank:
+    """Of one site whose cells are independent given its latents: how many rows there are, how many of their cells
+    are missing or masked, how many rows show nothing, and which columns do."""
+
+    site: str
+    rows: int
+    missing: int
+    silent: int
+    columns: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, site: str, mask: np.ndarray) -> Blank:
+        flat = mask.reshape(-1, mask.shape[-1])
+        columns = np.argwhere(~mask.any(-1)) if mask.ndim > 1 else ()
+        return cls(
+            site,
+            mask.shape[-1],
+            int((~mask).sum()),
+            int((~flat.any(0)).sum()),
+            tuple(tuple(int(i) for i in c) for c in columns),
+        )
+
+    def told(self) -> Iterator[str]:
+        """A sentence for each fact."""
+        if self.missing:
+            yield f"{self.site}: {self.missing} cells are missing or masked; they say nothing"
+        if self.silent:
+            yield f"{self.site}: {self.silent} of {self.rows} rows show nothing and add nothing"
+        if self.columns:
+            named = ", ".join(str(list(c)) for c in self.columns[:5])
+            more = f" and {len(self.columns) - 5} more" if len(self.columns) > 5 else ""
+            yield f"{self.site}: column {named}{more} is never seen: the likelihood knows nothing of it"
+
+
+def blanks_of(data: ProgramData) -> list[Blank]:
+    """Of every other site with missing or masked cells."""
+    return [
+        Blank.of(name, np.asarray(site.mask, bool))
+        for name, site in data.sites.items()
+        if site.patterns is None and site.mask is not None
+    ]
+
+
 def warn_of_unseen(data: ProgramData) -> None:
     """Tell of entries that no vector shows, mostly a mistake in the data."""
+    for blank in blanks_of(data):
+        for place in blank.columns:
+            warnings.warn(
+                f"observed site '{blank.site}': column {list(place)} is missing in all {blank.rows} rows, so the "
+                "likelihood knows nothing of its parameters; a prior alone does. Drop it, or check what was read "
+                "from the file.",
+                stacklevel=2,
+            )
     for unseen in unseen_of(data):
         for column, entry in unseen.entries:
             where = f"entry {entry} of column {column}" if column else f"entry {entry}"

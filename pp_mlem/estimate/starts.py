@@ -16,8 +16,9 @@ from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.estimate.spread import in_units_of_the_data
 from pp_mlem.factors.base import Factor
+from pp_mlem.maximise.blocks.numeric import Numeric
+from pp_mlem.model.drawing import drawing
 from pp_mlem.model.model import Model
-from pp_mlem.program.draw import draw_from_program
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.program.space import ParameterSpace, is_ordered
 from pp_mlem.target.problem import Problem
@@ -77,7 +78,9 @@ def _one(
     assign: _Assignment | None,
 ) -> np.ndarray:
     space = target.space
-    if kind == "mixed":
+    if kind == "mixed" and i % 2 and _bends(model, target):
+        kind = "prior"
+    elif kind == "mixed":
         kind = "kmeans++" if i % 2 == 0 else "random"
     if kind == "prior":
         vector: Any = _prior_draw(model, target, int(rng.integers(2**31)))
@@ -95,6 +98,13 @@ def _one(
     return np.where(np.isfinite(vector), vector, 0.0)
 
 
+def _bends(model: Model, target: Target) -> bool:
+    """Whether parameters enter real latents' means or scales as no closed form maximises (a curve's rate, a
+    kernel's length): only a prior tells their order of magnitude."""
+    numeric = any(isinstance(b, Numeric) for b in target.problem.blocks)
+    return numeric and bool(model.reading.reals) and not model.reading.latents
+
+
 def _with_values(space: ParameterSpace, vector: Any, given: Mapping[str, Any]) -> Any:
     if not given:
         return vector
@@ -110,7 +120,9 @@ def _prior_draw(model: Model, target: Target, seed: int) -> jax.Array:
         for s in model.reading.with_role(Role.PARAMETER)
         if s.name in centre and (not s.prior or s.distribution == "ImproperUniform")
     }
-    drawn = draw_from_program(model.arguments, {**target.fixed, **flat}, jax.random.key(seed))
+    draw = drawing(model.bound, model.arguments)
+    dynamic = model.arguments.device_arrays()
+    drawn, _ = draw(dynamic, {**target.fixed, **flat}, jax.random.key(seed))
     params = {**flat, **{k: v for k, v in drawn.items() if k in space.names}}
     return space.to_vector(params)
 

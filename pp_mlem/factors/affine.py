@@ -23,7 +23,8 @@ from pp_mlem.potentials.rows import COLUMNS
 from pp_mlem.potentials.table import Table
 from pp_mlem.program.bindings import own_arguments
 from pp_mlem.program.distributions import unwrap
-from pp_mlem.program.errors import SiteValueError
+from pp_mlem.program.errors import SiteValueError, UnderMask
+from pp_mlem.program.interleaved import is_unobserved
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import not_exact
@@ -72,10 +73,12 @@ class AffineFactor(Factor):
         """The reference point less the mean, the precision and the normaliser at one value of the real
         latents: (*latents, *plates, *columns, *event) and so on."""
         # A latent under a mask keeps its law: with its observations hidden as well it integrates to one.
-        if self.own and unwrap(message.fn).hidden:
-            raise SiteValueError(
-                f"latent '{self.own}' is under a mask that hides its law everywhere, so that nothing integrates "
-                "it. Take the mask off it and leave it over its observations."
+        law = unwrap(message.fn)
+        if self.own and (law.hidden or (law.wrapped and is_unobserved(self.own))):
+            raise UnderMask(
+                f"latent '{self.own}' is under a mask that hides its law, so that nothing integrates it. Take the "
+                "mask off it and leave it over its observations.",
+                self.own,
             )
         arguments, columns = own_arguments(message), reading.sites[self.site].columns
         if self.own:
@@ -288,7 +291,10 @@ def _wrong(probe: Probe, reals: frozenset[str]) -> str:
     if outside:
         return "outside of the scan in whose body it is sampled: put that site into the body"
     if depends.get("value"):
-        return "whose observed value is computed"
+        return (
+            "whose observed value is computed (to fill in missing cells, pass the data with NaN to the "
+            f'site itself, obs=..., and name it: Model(..., latents={{"{site.name}"}}))'
+        )
     if depends.get("mask"):
         return f"whose mask depends on {', '.join(sorted(depends['mask']))}"
     for part, above in depends.items():

@@ -3,7 +3,7 @@ basis points tell, against the program run at random values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,19 +14,21 @@ from pp_mlem.factors.affine import AffineFactor, basis, refusal
 from pp_mlem.factors.axes import drop_outer, of_rank
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.carried import CarriedFactor
-from pp_mlem.program.errors import SiteValueError
+from pp_mlem.factors.gathers import vectors
+from pp_mlem.program.errors import SiteValueError, UnitsMeet
 from pp_mlem.program.messages import Message
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
 
 DRAWS = 2
+OTHERS = (6, 7)  # seeds of random parameters besides the first
 
 
 def refuse_nonaffine(
     reading: Reading, factors: tuple[Factor, ...], dynamic: tuple, maps: Mapping[Any, Any]
 ) -> dict[str, np.ndarray]:
     """Values less means at the basis points, by site; raise where they do not tell what these are at random
-    values of the real latents."""
+    values of the real latents, and where a covariance is singular at any parameters."""
     read = [f for f in factors if isinstance(f, (AffineFactor, CarriedFactor))]
     checked = [f for f in read if f.coordinates or isinstance(f, CarriedFactor)]
     if not checked:
@@ -41,7 +43,7 @@ def refuse_nonaffine(
     def means(reals: dict[str, Any], params: dict[str, Any], dynamic: tuple) -> dict[str, Any]:
         def extract(message: Message) -> Any:
             found = by_site[message.name].natural(reading, message, None)
-            return found[0] if isinstance(found, tuple) else found
+            return (found[0], found[2]) if isinstance(found, tuple) else (found, ())
 
         def at(given: dict[str, Any]) -> dict[str, Any]:
             return reading.run(params, dynamic, extract, given, wanted=frozenset(by_site))
@@ -55,8 +57,11 @@ def refuse_nonaffine(
         return jax.vmap(lambda a: drop_outer(reading, factor.latents, a))(array)
 
     known, seen = run(basis(reading), params, dynamic), run(values, params, dynamic)
-    known = {n: own(by_site[n], v) for n, v in known.items()}
-    seen = {n: np.asarray(own(by_site[n], v)) for n, v in seen.items()}
+    _refuse_singular(
+        reading, lambda seed: run(values, neutral_parameters(reading, seed), dynamic), seen
+    )
+    known = {n: own(by_site[n], v) for n, (v, _) in known.items()}
+    seen = {n: np.asarray(own(by_site[n], v)) for n, (v, _) in seen.items()}
     for scan in reading.scans.values():
         if scan.reals is not None:
             values[scan.carry] = _before(
@@ -70,19 +75,45 @@ def refuse_nonaffine(
         tolerance = 1e-6 if here.dtype == np.float64 else 1e-3
         off = tolerance * max(1.0, float(np.abs(here).max(initial=0.0)))
         if not all(np.allclose(a, b, tolerance, off) for a, b in zip(told, here, strict=True)):
-            raise SiteValueError(_told(reading, factor))
+            raise _refused(reading, factor)
     return {n: np.asarray(v) for n, v in known.items()}
 
 
-def _told(reading: Reading, factor: AffineFactor | CarriedFactor) -> str:
+def _refuse_singular(
+    reading: Reading, again: Callable[[int], dict[str, Any]], seen: dict[str, Any]
+) -> None:
+    """Raise where the normaliser of a MultivariateNormal is finite at none of several random parameters: its
+    matrix has no Cholesky factor. `seen` is what `again` gives at the first of them."""
+
+    def singular(found: dict[str, Any]) -> set[str]:
+        vectors = (n for n in found if reading.sites[n].distribution == "MultivariateNormal")
+        return {
+            n for n in vectors for a in jax.tree.leaves(found[n][1]) if not np.isfinite(a).all()
+        }
+
+    left = singular(seen)
+    for seed in OTHERS if left else ():
+        left &= singular(again(seed))
+    if left:
+        site = reading.sites[sorted(left)[0]]
+        name = site.origin or site.name
+        raise SiteValueError(
+            f"site '{name}' (MultivariateNormal): its matrix is not positive definite, at none of "
+            f"{1 + len(OTHERS)} random parameters, so that it has no density. Look for rows that are sums of others "
+            "(the same individual or place twice); drop them, add a little to the diagonal "
+            f"(1e-6 * jnp.eye(...)), or, of a latent, sample z standard normal and use A @ z with A @ A.T the matrix."
+        )
+
+
+def _refused(reading: Reading, factor: AffineFactor | CarriedFactor) -> SiteValueError:
     names = [n for n, _ in factor.coordinates] or [s.name for s in reading.reals]
     if isinstance(factor, CarriedFactor):
-        return refusal(
-            reading, names, "where the body of the scan carries it on by a map that is not affine"
-        )
+        how = "where the body of the scan carries it on by a map that is not affine"
+        return SiteValueError(refusal(reading, names, how))
     site = reading.sites[factor.site]
     how = f"where the mean of '{site.origin or site.name}' is not affine in the one value that a row reads"
-    return refusal(reading, names, how)
+    several = [n for n in names if reading.sites[n].dims]  # a row may read several units of these
+    return UnitsMeet(refusal(reading, names, how), vectors(reading, several))
 
 
 def _before(reading: Reading, first: np.ndarray, after: np.ndarray, carry: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,14 +15,28 @@ import numpy as np
 from pp_mlem.base.compiling import lean_jit, quick_jit
 from pp_mlem.factors.base import Factor
 from pp_mlem.factors.tables import log_table
-from pp_mlem.program.errors import Refused, SiteValueError
+from pp_mlem.program.errors import UnitsMeet
 from pp_mlem.program.neutral import neutral_parameters, without_missing
 from pp_mlem.program.reading import Reading
 
 Pair = tuple[str, str]  # child plate, parent plate
 
 
-def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) -> SiteValueError:
+VECTOR = 5e7  # numbers of a vector times the rows that read it
+
+
+def vectors(reading: Reading, latents: Iterable[str]) -> list[str]:
+    """The latents that can be one vector over all their units: real, outside of scans, not too long."""
+    rows = max(float(np.prod(reading.plate_shape(s.dims))) for s in reading.observed)
+    sites = [reading.sites[n] for n in latents]
+    return [
+        s.name
+        for s in sites
+        if s.real and not s.scan and float(np.prod(reading.real_shape(s))) * rows <= VECTOR
+    ]
+
+
+def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) -> UnitsMeet:
     """The refusal of a site that reads units of a latent in a way that no structure sums."""
     site, plates = factor.site, sorted(own)
     if not factor.plates:
@@ -34,14 +48,16 @@ def _across(reading: Reading, latent: str, factor: Factor, own: frozenset[str]) 
             else f"A site inside plate {where} that reads its own unit can be summed; a total, "
             f"product or list over all units cannot, but by observing '{latent}' (observe={{...}})."
         )
-        return SiteValueError(
+        return UnitsMeet(
             f"latent '{latent}' of plate {where} enters '{site}', which is outside of it, with all its "
-            f"units at once. {how}"
+            f"units at once. {how}",
+            vectors(reading, [latent]),
         )
-    return SiteValueError(
+    return UnitsMeet(
         f"latent '{latent}' reaches '{site}' across plates {plates} and {sorted(factor.plates)}. Only "
         "one plate gathered into one other plate, as in g[group], can be summed. Give the units of a "
-        "row one joint latent (a Categorical over their patterns), or a site each instead of a plate."
+        "row one joint latent (a Categorical over their patterns), or a site each instead of a plate.",
+        vectors(reading, [latent]),
     )
 
 
@@ -86,7 +102,8 @@ class Gathers:
     """Finds, for each pair of plates, the unit of the parent that every row of the child reads.
 
     All units are set to one value of the latent, then those whose number has a certain binary
-    digit to another, then the others: a row that reads one unit moves at exactly one of the two.
+    digit to another, then the others: a row that reads one unit moves at exactly one of the two, also
+    where a mask hides what it says.
     What is compiled for it, and for reading other data of the same shapes, is kept.
     """
 
@@ -117,7 +134,7 @@ class Gathers:
             tables = reading.run(
                 params,
                 dynamic,
-                lambda m: m.placed(log_table(m, reading.sites[m.name])),
+                lambda m: m.placed(log_table(m, reading.sites[m.name], masked=False)),
                 values,
                 wanted=frozenset(sites),
             )
@@ -188,20 +205,22 @@ class Gathers:
         where = f"of plate '{pair[1]}' at once (row {row} of '{pair[0]}')"
         if not any(alone):
             names = " and ".join(f"'{s}'" for s in sites)
-            raise Refused(
+            raise UnitsMeet(
                 f"the sites {names} in plate '{pair[0]}' read different units of plate '{pair[1]}' "
                 f"(at row {row}), and the rows of one plate are taken to read one unit each. Put "
                 f"each site into a plate of its own name: numpyro.plate('{pair[0]} of {sites[-1]}', "
-                "...)."
+                "...).",
+                vectors(self.reading, {latent for latent, _ in members}),
             )
         site = sites[alone.index(True)]
         latents = sorted({latent for latent, f in members if f.site == site})
         if len(latents) > 1:
             names = " and ".join(f"'{n}'" for n in latents)
-            raise Refused(
+            raise UnitsMeet(
                 f"the latents {names} reach '{site}' from different units {where}. A sum over units "
                 "that meet one another, as in a network, does not factorise; each row may read one "
-                "unit, with all its latents."
+                "unit, with all its latents.",
+                vectors(self.reading, latents),
             )
         remedy = ""
         if self.reading.sites[latents[0]].real:
@@ -211,10 +230,11 @@ class Gathers:
                 f'numpyro.sample("{latents[0]}", dist.Normal(0, tau).expand([{size}]).to_event(1)). '
                 f'Or estimate it, with Model(..., parameters={{"{latents[0]}"}}).'
             )
-        raise Refused(
+        raise UnitsMeet(
             f"latent '{latents[0]}' reaches '{site}' from several units {where}. A sum over units "
             "that meet one another, as in a network, does not factorise; each row may read one "
-            f"unit, as in g[group].{remedy}"
+            f"unit, as in g[group].{remedy}",
+            vectors(self.reading, latents),
         )
 
 

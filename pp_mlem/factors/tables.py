@@ -14,9 +14,10 @@ from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Site
 
 
-def log_table(message: Message, site: Site, partly: bool = False) -> jax.Array:
+def log_table(message: Message, site: Site, partly: bool = False, masked: bool = True) -> jax.Array:
     """log f of each element, missing and masked ones zero, summed over `to_event` columns. `partly` says that
-    vectors may be missing in part: their other entries are then integrated out."""
+    vectors may be missing in part: their other entries are then integrated out. Not `masked`, what masks
+    hide is told as well."""
     bare = unwrap(message.fn)
     value = message.value
     if is_factor(message.fn):
@@ -26,7 +27,7 @@ def log_table(message: Message, site: Site, partly: bool = False) -> jax.Array:
         density = jnp.zeros_like(density) if bare.hidden else density
         return _over_columns(density, message, bare.columns)
     value = jnp.asarray(value)
-    masks = list(bare.masks)
+    masks = list(bare.masks) if masked else []
     support = bare.fn.support
     moves = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(support))
     inside: Any = support.check(value) if moves else None

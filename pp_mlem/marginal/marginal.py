@@ -172,10 +172,11 @@ class Marginal:
     def _known(self, name: str, value: jax.Array, shown: jax.Array) -> Known:
         """The known values of a real latent over its plates."""
         site = self.reading.sites[name]
-        axes = [""] * shown.ndim
+        axes = [""] * (shown.ndim - 1)
         for plate, dim in site.dims.items():
-            axes[dim] = plate if shown.shape[dim] > 1 else ""
-        return Known(Table.of(value, (*axes, ROW)), Table.of(shown, axes))
+            axes[dim] = plate if shown.shape[dim - 1] > 1 else ""
+        tables = (Table.of(array, (*axes, ROW)) for array in (value, shown.astype(value.dtype)))
+        return Known(*tables)
 
     def summed(self, data: ProgramData) -> ProgramData:
         """The data with what is found once: who meets whom, and sums over rows. On the host."""

@@ -34,7 +34,10 @@ def sums_over_rows(
     """The affine sites that are summed over rows, by name; `joint` are the latents that are taken out
     together. The others stay as they are."""
     found = {}
+    hanging = {f.own for f in factors if isinstance(f, AffineFactor) and len(f.coordinates) > 1}
     for factor in factors:
+        if hanging & joint & set(factor.latents):
+            continue  # laws with parents are put into every row: see JointStep
         units = _units(reading, factor, joint, data) if _may_be(reading, factor, data) else None
         if isinstance(factor, AffineFactor) and units is not None:
             summed = _summed(reading, factor, units, data)
@@ -47,7 +50,11 @@ def _may_be(reading: Reading, factor: Factor, data: ProgramData) -> bool:
     """Whether a site has rows enough, no case weights, and nothing finite above it."""
     if not isinstance(factor, AffineFactor) or factor.own or factor.site not in data.sites:
         return False
-    if factor.site in data.weights or reading.sites[factor.site].scan:
+    if (
+        factor.site in data.weights
+        or data.known.keys() & set(factor.latents)
+        or reading.sites[factor.site].scan
+    ):
         return False
     if any(not reading.sites[n].real for n in factor.latents):
         return False

@@ -16,7 +16,7 @@ from pp_mlem.marginal.recursions import filtered
 from pp_mlem.marginal.steps.chain import Chain
 from pp_mlem.marginal.steps.kalman import Kalman
 from pp_mlem.potentials.modes import FIRST
-from pp_mlem.potentials.quadratic import Quadratic
+from pp_mlem.potentials.quadratic import ROW, Quadratic
 from pp_mlem.potentials.table import Table
 from pp_mlem.potentials.term import Pair, Pass, Term
 
@@ -79,7 +79,8 @@ def unit_weights(marginal: Marginal, data: ProgramData) -> jax.Array:
             seen.append(Term(_shown(marginal, factor, data), latents, factor.term_plates))
         elif factor.own in data.known:
             where = context.known[factor.own].shown
-            table = Table(where.array.astype(float), where.axes)
+            axes = tuple(a for a in where.axes if a != ROW)
+            table = Table(where.aligned((*axes, ROW)).max(-1), axes)
             seen.append(Term(table, latents, factor.term_plates))
         counts.append(Term(zero, latents, factor.term_plates, marginal.weight(factor, data)))
     layout = marginal.layout

@@ -27,7 +27,6 @@ def drawing(bound: Bound, arguments: Arguments) -> Callable[..., tuple[dict, dic
 def refuse_undrawn(marginal: Marginal) -> None:
     """A numpyro.factor that weighs latents makes their law another than what is drawn from, and a flat
     one has no draws."""
-    sites = marginal.reading.sites
     flat = [s.name for s in marginal.reading.reals if s.distribution == "ImproperUniform"]
     if flat:
         raise ValueError(
@@ -35,6 +34,12 @@ def refuse_undrawn(marginal: Marginal) -> None:
             "it a proper law, such as a Normal that is wide next to the data, for simulate(), the parametric "
             "bootstrap and experiments; for regression coefficients estimate them as parameters."
         )
+    refuse_weighed(marginal)
+
+
+def refuse_weighed(marginal: Marginal) -> None:
+    """The former of these alone."""
+    sites = marginal.reading.sites
     weighed = [
         f.site for f in marginal.factors if f.latents and sites[f.site].distribution == "Unit"
     ]

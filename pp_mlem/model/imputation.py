@@ -20,7 +20,7 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
-from pp_mlem.model.drawing import refuse_undrawn
+from pp_mlem.model.drawing import refuse_weighed
 from pp_mlem.model.latents import posterior, sample
 from pp_mlem.model.site_moments import Scope, SiteMoments, axes_of, reals_of
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Quadratic
@@ -67,7 +67,7 @@ def draw_missing(
 ) -> dict[str, np.ndarray]:
     """Completed data by site (draws, *shape), the latents drawn with them, one draw at each of these
     parameters."""
-    refuse_undrawn(bound.marginal)
+    refuse_weighed(bound.marginal)
     complete = completing_function(arguments)
     if arguments.traced:
         complete = bound.kept.once("completing", lambda: quick_jit(completing_function(arguments)))

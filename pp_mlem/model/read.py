@@ -16,14 +16,14 @@ from pp_mlem.factors.gathers import Gathers
 from pp_mlem.factors.origins import find_origins
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
-from pp_mlem.marginal.steps.joint import JointStep
 from pp_mlem.model.bound import Bound
 from pp_mlem.model.improper import refuse_improper
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.checks.inputs import Unchecked, read_inputs
-from pp_mlem.program.errors import StatesMeet
+from pp_mlem.program.errors import StatesMeet, UnderMask, UnitsMeet
 from pp_mlem.program.hidden import Hidden
-from pp_mlem.program.joined import joined, undeclared
+from pp_mlem.program.interleaved import is_unobserved, whole
+from pp_mlem.program.joined import joined, told_joined, undeclared
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.rows import thin
@@ -55,17 +55,14 @@ def read_bound(
         arguments = replace(arguments, program=hidden)
     try:
         return _read(arguments, overrides, observe)
-    except StatesMeet as error:
-        if not error.ranks:
-            raise
-        program = joined(arguments.program, error.ranks)
-        return _read(replace(arguments, program=program), overrides, observe)
+    except (StatesMeet, UnitsMeet, UnderMask) as error:
+        return _read_otherwise(arguments, overrides, observe, error)
 
 
 def _read(
     arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
 ) -> tuple[Arguments, Bound]:
-    """The same for a program whose units of states do not meet."""
+    """The same for a program with no latents left to join."""
     reading, dynamic = read_program(arguments, **overrides)
     ranks = undeclared(reading)
     if not ranks:
@@ -76,6 +73,41 @@ def _read(
         program = joined(arguments.program, ranks)
         reading, dynamic = read_program(replace(arguments, program=program), **overrides)
         return _bound(reading, dynamic, observe)
+
+
+def _read_otherwise(
+    arguments: Arguments,
+    overrides: Mapping[str, frozenset[str]],
+    observe: Mapping[str, Any],
+    error: StatesMeet | UnitsMeet | UnderMask,
+) -> tuple[Arguments, Bound]:
+    """The same where rows read several units of real latents at once, or states of a scan meet, which are one
+    vector each then, or where a site has an `obs_mask`. What cannot be read so either is refused as it was written."""
+    ranks: dict[str, int | None] = {}
+    plain, refusal = arguments.program, error
+    while True:
+        if isinstance(error, StatesMeet) and error.ranks.keys() - ranks.keys():
+            ranks |= error.ranks
+        elif isinstance(error, UnitsMeet) and set(error.latents) - ranks.keys():
+            ranks |= dict.fromkeys(error.latents)
+        elif (
+            isinstance(error, UnderMask)
+            and is_unobserved(error.latent)
+            and plain is arguments.program
+        ):
+            plain = whole(plain)
+        else:
+            raise refusal
+        program = joined(plain, ranks) if ranks else plain
+        try:
+            reading, dynamic = read_program(replace(arguments, program=program), **overrides)
+            return _bound(told_joined(reading, ranks), dynamic, observe)
+        except (StatesMeet, UnitsMeet, UnderMask) as another:
+            error = another
+        except (ValueError, TypeError):
+            if not ranks:
+                raise
+            raise refusal from None
 
 
 def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tuple[Arguments, Bound]:
@@ -95,34 +127,22 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
     data = replace(data, origins=find_origins(reading, factors, verification.left, data.sites))
     marginal = build_marginal(reading, factors)
     bound = Bound(marginal, marginal.summed(data), Kept())
-    _refuse_known(bound)
     bound.kept.once("verification", lambda: verification)
     bound.kept.once("inputs", lambda: inputs)
     refuse_improper(bound)
     return reading.arguments, bound
 
 
-def _refuse_known(bound: Bound) -> None:
-    """Values of real latents that are taken out together have no place."""
-    crossed = [n for s in bound.marginal.steps if isinstance(s, JointStep) for n in s.latents]
-    both = sorted(set(crossed) & bound.data.known.keys())
-    if both:
-        raise ValueError(
-            f"latents '{both[0]}': it has known values and is crossed with other real latents, which are taken "
-            "out together. Put it into nested plates, or drop the rows where it is missing."
-        )
-
-
 def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:
     for name in observe:
         site = reading.sites.get(name)
-        if site is not None and site.real:
+        if site is not None and site.real and site.scan:
             raise ValueError(
-                f"observe: '{name}' is a real latent, and labels are of finite ones. Pass its values to the "
-                "program as an argument, and to its site with obs=."
+                f"observe: '{name}' is a real state of a scan, whose values cannot be given. Pass them to the "
+                "program as an argument, as what its observations read."
             )
         if site is None or site.role is not Role.LATENT:
-            known = [s.name for s in reading.latents]
+            known = [s.name for s in (*reading.latents, *reading.reals)]
             hint = (
                 " It is a parameter: pass fixed={...} to a fit instead."
                 if site is not None and site.role is Role.PARAMETER

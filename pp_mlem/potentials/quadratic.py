@@ -65,33 +65,24 @@ class Quadratic:
             coordinates,
         )
 
-    def at(self, latent: str, value: Table) -> Quadratic:
-        """A real latent at a value, whose last axis is `ROW`."""
-        places = places_of(self.coordinates)
-        own = places[latent]
-        rest = np.concatenate([places[n] for n, _ in self.coordinates if n != latent] or [own[:0]])
-        order = tuple(dict.fromkeys((*self.axes, *(a for a in value.axes if a != ROW))))
+    def pinned(self, latent: str, known: Known) -> Quadratic:
+        """A real latent at its values where it is known, each number there replaced by a standard normal one
+        that nothing else meets."""
+        places = places_of(self.coordinates)[latent]
+        axes = (*self.axes, *known.value.axes, *known.shown.axes)
+        order = tuple(dict.fromkeys(a for a in axes if a != ROW))
         linear = self.linear.aligned((*order, ROW))
         precision = self.precision.aligned((*order, ROW, COLUMN))
-        here = value.aligned((*order, ROW))
-        pull = jnp.squeeze(precision[..., :, own] @ here[..., None], -1)
-        told = (linear[..., own] * here).sum(-1) - (pull[..., own] * here).sum(-1) / 2
-        left = tuple((n, size) for n, size in self.coordinates if n != latent)
-        return Quadratic(
-            Table(self.constant.aligned(order) + told, order),
-            Table(linear[..., rest] - pull[..., rest], (*order, ROW)),
-            Table(precision[..., rest[:, None], rest], (*order, ROW, COLUMN)),
-            left,
+        here, shown = (t.aligned((*order, ROW)) for t in (known.value, known.shown))
+        batch = jnp.broadcast_shapes(here.shape[:-1], shown.shape[:-1])
+        none = jnp.zeros((*batch, linear.shape[-1]), linear.dtype)
+        told, linear, precision = pin(
+            none.at[..., places].set(here), none.at[..., places].set(shown), linear, precision
         )
-
-    def where(self, shown: Table, other: Table | Quadratic) -> Table | Quadratic:
-        """This one where `shown` is true, another over the same coordinates elsewhere."""
-        if isinstance(other, Table):
-            return _chosen(shown, self.constant, other)
         return Quadratic(
-            _chosen(shown, self.constant, other.constant),
-            _chosen(shown, self.linear, other.linear, ROW),
-            _chosen(shown, self.precision, other.precision, ROW, COLUMN),
+            _varying(self.constant.aligned(order) + told + unmet(shown), order),
+            _varying(linear, (*order, ROW)),
+            _varying(precision.at[..., places, places].add(shown), (*order, ROW, COLUMN)),
             self.coordinates,
         )
 
@@ -120,13 +111,44 @@ class Quadratic:
 
 @dataclass(frozen=True)
 class Known:
-    """Values of a real latent, with the axis `ROW` last, and the units in which they are known."""
+    """Values of a real latent, zero where it has none, and one where it has: both with the axis `ROW` last."""
 
     value: Table
     shown: Table
 
 
-def _chosen(shown: Table, first: Table, second: Table, *last: str) -> Table:
+def pin(
+    value: jax.Array, shown: jax.Array, linear: jax.Array, precision: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A quadratic at a `value` of the coordinates that are `shown`: what these make of its constant, and its
+    linear part and precision, zero at their places."""
+    value, left = value * shown, 1.0 - shown
+    pull = jnp.squeeze(precision @ value[..., None], -1)
+    told = (linear * value).sum(-1) - (pull * value).sum(-1) / 2
+    return told, (linear - pull) * left, precision * left[..., :, None] * left[..., None, :]
+
+
+def unmet(shown: jax.Array) -> jax.Array:
+    """The constant by which standard normal numbers in the places of known ones integrate to one."""
+    return -0.5 * jnp.log(2 * jnp.pi) * shown.sum(-1)
+
+
+def _chosen(shown: Table, one: Table | Quadratic, other: Table | Quadratic) -> Table | Quadratic:
+    """The first where `shown` is true, another over the same coordinates elsewhere."""
+    if isinstance(one, Table) and isinstance(other, Table):
+        return _entries(shown, one, other)
+    if isinstance(one, Table) or isinstance(other, Table):
+        raise RuntimeError("potentials of unlike kinds.")
+    other = other.spread(one.coordinates)
+    return Quadratic(
+        _entries(shown, one.constant, other.constant),
+        _entries(shown, one.linear, other.linear, ROW),
+        _entries(shown, one.precision, other.precision, ROW, COLUMN),
+        one.coordinates,
+    )
+
+
+def _entries(shown: Table, first: Table, second: Table, *last: str) -> Table:
     """The first where `shown` is true, else the second; the axes `last` stay there."""
     axes = (*first.axes, *second.axes, *shown.axes)
     order = (*dict.fromkeys(a for a in axes if a not in last), *last)
@@ -193,6 +215,19 @@ class Law:
     def put_into(self, form: Quadratic) -> Quadratic:
         """A quadratic over the latent and its parents at least, times this law without what is `further`, with
         z in the latent's place."""
+        moved, size = self.substituted(form), self.root.array.shape[-1]
+        own, axes = places_of(form.coordinates)[self.latent], moved.precision.axes
+        order = (*(a for a in axes if a not in (ROW, COLUMN)), ROW, COLUMN)
+        precision = moved.precision.aligned(order).at[..., own, own].add(1.0)
+        constant = moved.constant.array - size / 2 * jnp.log(2 * jnp.pi)
+        return replace(
+            moved,
+            constant=replace(moved.constant, array=constant),
+            precision=Table(precision, order),
+        )
+
+    def substituted(self, form: Quadratic) -> Quadratic:
+        """A quadratic over the latent and its parents at least, z in the latent's place."""
         order = tuple(dict.fromkeys((*self.axes, *form.axes)))
         coordinates = form.coordinates
         places, total = places_of(coordinates), sum(n for _, n in coordinates)
@@ -212,13 +247,10 @@ class Law:
         left = linear - pull
         constant = (linear[..., own] * mean).sum(-1) - (pull[..., own] * mean).sum(-1) / 2
         turned = jnp.swapaxes(turn, -1, -2)
-        size = len(own)
-        constant = form.constant.aligned(order) + constant - size / 2 * jnp.log(2 * jnp.pi)
-        new = turned @ (precision @ turn)
         return Quadratic(
-            _varying(constant, order),
+            _varying(form.constant.aligned(order) + constant, order),
             _varying(jnp.squeeze(turned @ left[..., None], -1), (*order, ROW)),
-            _varying(new.at[..., own, own].add(1.0), (*order, ROW, COLUMN)),
+            _varying(turned @ (precision @ turn), (*order, ROW, COLUMN)),
             coordinates,
         )
 
@@ -322,8 +354,10 @@ def take_out(
     potentials = list(potentials)
     if known is not None and any(isinstance(p, (Law, Quadratic)) for p in potentials):
         free = take_out(potentials, latent, mode)
-        canonical = [_plain(p) for p in potentials]
-        return product_of(canonical).at(latent, known.value).where(known.shown, free)
+        pinned = product_of([_plain(p) for p in potentials]).pinned(latent, known)
+        axes = tuple(a for a in known.shown.axes if a != ROW)
+        anything = Table(known.shown.aligned((*axes, ROW)).max(-1) > 0, axes)
+        return _chosen(anything, pinned.take(latent, mode), free)
     law = next((p for p in potentials if isinstance(p, Law) and p.latent == latent), None)
     others = [_plain(p) for p in potentials if p is not law]
     if law is None:

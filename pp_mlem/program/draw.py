@@ -13,19 +13,19 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.contrib.control_flow.scan import PytreeTrace, _subs_wrapper, scan_wrapper
 
-from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import alone
 from pp_mlem.potentials.sweep import completed
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.counts import with_own_totals
-from pp_mlem.program.distributions import innermost, is_factor, unwrap
+from pp_mlem.program.distributions import innermost, is_factor, is_flat, unwrap
 from pp_mlem.program.literals import Literals
 from pp_mlem.program.scans.body import same_form
 from pp_mlem.program.trace import no_outer_handlers
 
 
 class _Unobserve(Literals):
-    """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those."""
+    """Turns observed sites back into draws, keeping the shapes of their data; `seen` gets those. A flat law has
+    no draws: zero stands for them, where only the data are looked at."""
 
     def __init__(self, drawn: dict[str, Any], seen: dict[str, Any]) -> None:
         super().__init__()
@@ -38,6 +38,8 @@ class _Unobserve(Literals):
             self.seen.update(seen)
             return
         super().process_message(msg)
+        if msg["type"] == "sample" and msg["value"] is None and is_flat(msg["fn"]):
+            msg["value"] = jnp.zeros(msg["fn"].shape())
         if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
             return
         data = jnp.shape(msg["value"])
@@ -170,12 +172,3 @@ def _drawing(arguments: Arguments, kind: type[_Unobserve]) -> Callable[..., tupl
         return {n: v for n, v in drawn.items() if n not in given}, seen
 
     return draw
-
-
-def draw_from_program(
-    arguments: Arguments, values: dict[str, Any], key: jax.Array
-) -> dict[str, Any]:
-    """Sample every site that `values` does not give, observed sites included."""
-    draw = drawing_function(arguments)
-    run = quick_jit(draw) if arguments.traced else draw
-    return run(arguments.device_arrays(), values, key)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 
@@ -39,6 +39,22 @@ class StatesMeet(SiteValueError):
     def __init__(self, message: str, ranks: Mapping[str, int]) -> None:
         super().__init__(message)
         self.ranks = dict(ranks)
+
+
+class UnitsMeet(SiteValueError):
+    """A site reads several units of `latents` at once, so that no unit can be taken out by itself."""
+
+    def __init__(self, message: str, latents: Iterable[str]) -> None:
+        super().__init__(message)
+        self.latents = tuple(latents)
+
+
+class UnderMask(SiteValueError):
+    """The law of a real latent is masked."""
+
+    def __init__(self, message: str, latent: str) -> None:
+        super().__init__(message)
+        self.latent = latent
 
 
 class SiteTypeError(SiteError, TypeError):

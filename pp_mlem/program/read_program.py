@@ -31,6 +31,7 @@ from pp_mlem.program.scans.coupled import refuse_coupled
 from pp_mlem.program.scans.scan import Scan
 from pp_mlem.program.scans.sites import carried_of, sites_of_carry, sites_of_scan
 from pp_mlem.program.sites import Plate, Role, Site
+from pp_mlem.program.standardised import standardised
 
 Roles = dict[str, tuple[Role, str]]  # the role of each site, and its reason
 
@@ -54,7 +55,10 @@ def read_program(
     parents = _parents(first, dependencies)
     refuse_recurrent(scans, parameters)
     movers = frozenset().union(*(s.movers for s in scans.values()))
-    roles = assign_roles(_over_steps(first), parents, latents, parameters, first.refusals, movers)
+    own = standardised(first, dependencies, parents, dynamic)
+    roles = assign_roles(
+        _over_steps(first), parents, latents, parameters, first.refusals, movers, own
+    )
     plates, dims = _plates(first.messages, roles)
     depth = _depth(roles, dims) + bool(scans)
     _add_steps(plates, scans)

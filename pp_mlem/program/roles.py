@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pp_mlem.program.distributions import (
     innermost,
@@ -14,6 +15,7 @@ from pp_mlem.program.distributions import (
 )
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
+from pp_mlem.program.standardised import Standardised
 
 
 def _check_names(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -44,6 +46,7 @@ class _Program:
     parameters: frozenset[str]
     refusals: dict[str, str]
     movers: frozenset[str]
+    standardised: dict[str, Standardised]
 
     def is_observed_below(self, name: str) -> bool:
         below = _descendants(name, self.parents)
@@ -74,14 +77,16 @@ def assign_roles(
     parameters: frozenset[str],
     refusals: dict[str, str],
     movers: frozenset[str] = frozenset(),
+    standardised: Mapping[str, Standardised] = MappingProxyType({}),
 ) -> dict[str, tuple[Role, str]]:
     """The role of each site and why; `refusals` says why a discrete site has no finite support,
-    `movers` are the real latents that a scan carries from step to step.
+    `movers` are the real latents that a scan carries from step to step, `standardised` the random
+    effects that are written as a scale times a standard Gaussian.
 
     Raises ValueError for ambiguous sites, unknown names, contradictory overrides, a program
     without an observed site, and latents that no structure can sum.
     """
-    program = _Program(messages, parents, latents, parameters, refusals, movers)
+    program = _Program(messages, parents, latents, parameters, refusals, movers, dict(standardised))
     _check_overrides(program)
     roles: dict[str, tuple[Role, str]] = {}
     ambiguous: dict[str, str] = {}  # with the site whose units it could be a latent of
@@ -152,22 +157,37 @@ def _of_continuous(name: str, program: _Program) -> tuple[tuple[Role, str], str 
         return (Role.LATENT, "named in latents="), None
     if name in program.movers:
         return (Role.LATENT, "continuous, carried by the scan from step to step"), None
-    own = program.parents[name]
-    random_parents = sorted(p for p in own if program.messages[p].kind == "sample")
-    if not random_parents:
+    above = sorted(program.parents[name])  # a numpyro.param is estimated, too
+    if not above and name in program.standardised:
+        return _of_standardised(name, program)
+    if not above:
         reason = "continuous, depends on no other unobserved site"
         return (Role.PARAMETER, reason), program.unit_of(name)
     if not program.is_needed(name):
         return (Role.IGNORED, "no observation depends on it: it integrates to one"), None
-    reason = f"continuous, and its distribution depends on {', '.join(random_parents)}"
+    reason = f"continuous, and its distribution depends on {', '.join(above)}"
     return (Role.LATENT, reason), None
+
+
+def _of_standardised(name: str, program: _Program) -> tuple[tuple[Role, str], str | None]:
+    """The role of a Gaussian that is a random effect but for its scale, which multiplies it."""
+    own = program.standardised[name]
+    scales = ", ".join(own.scales)
+    if own.not_gaussian is None:
+        reason = f"a Gaussian that enters only times {scales}: a random effect of that scale"
+        return (Role.LATENT, reason), program.unit_of(name)
+    reason = (
+        f"a random effect of scale {scales}, estimated, since '{own.not_gaussian}' below it is no Gaussian: the "
+        "likelihood does not tell its scale, only a prior does"
+    )
+    return (Role.PARAMETER, reason), program.unit_of(name)
 
 
 def _refuse_ambiguous(ambiguous: dict[str, str]) -> None:
     name, host = next(iter(ambiguous.items()))
     names = ", ".join(f'"{n}"' for n in ambiguous)
     raise ValueError(
-        f"ambiguous site(s) {sorted(ambiguous)}: '{name}' is continuous, has no random "
+        f"ambiguous site(s) {sorted(ambiguous)}: '{name}' is continuous, has no unobserved "
         f"parents and has the plates of '{host}', so it could be a "
         f"latent of each unit or a parameter. Pass Model(..., parameters={{{names}}}) to "
         f"estimate, or Model(..., latents={{{names}}}) to integrate out; naming one side "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pp_mlem.base.precision import working_precision
-from pp_mlem.data.unseen import unseen_of
+from pp_mlem.data.unseen import blanks_of, unseen_of
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe, renamed_rows
@@ -23,7 +23,7 @@ def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
         if site.role is Role.PARAMETER:
             where = f"{tuple(site.shape)} {describe(site.support)}"
         role = site.role.value
-        if site.name in model.observe:
+        if site.name in model.data.clamps:
             known = np.asarray(model.data.clamps[site.name])
             told = int((known < 0).any(-1).sum())
             role = (
@@ -90,6 +90,7 @@ def describe_model(model: Model) -> str:
     lines += ["", "Factors of log Z"]
     lines += _table(("site", "enters as"), factor_rows(model))
     told = [line for unseen in unseen_of(model.data) for line in unseen.told()]
+    told += [line for blank in blanks_of(model.data) for line in blank.told()]
     lines += ["", "Missing", *(f"  {line}" for line in told)] if told else []
     sums = sum_rows(model)
     lines += ["", "Summed out exactly" if sums else "No latents: log Z is the likelihood itself"]

@@ -7,7 +7,7 @@ The largest is taken out unit by unit; what is left is one dense quadratic over 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,15 @@ from pp_mlem.base.no import No
 from pp_mlem.marginal.steps.base import Graph, Step
 from pp_mlem.potentials.blocks import Blocks, Cells
 from pp_mlem.potentials.crossed import Pattern, find_pattern
-from pp_mlem.potentials.quadratic import COLUMN, ROW, Law, Potential, Quadratic
+from pp_mlem.potentials.quadratic import (
+    COLUMN,
+    ROW,
+    Law,
+    Potential,
+    Quadratic,
+    pin,
+    unmet,
+)
 from pp_mlem.potentials.sums import Sums
 from pp_mlem.potentials.table import Table, add
 from pp_mlem.potentials.term import Layout, Pair, Pass, Term, weighted
@@ -59,10 +67,11 @@ class JointStep(Step):
         sizes = {n: sites[n].size for n in names}
         counted = cls(tuple(names), plates, sizes, graph.layout)
         names.sort(key=lambda n: -counted.units(n) * sizes[n])
+        scopes = [(s.plates, _with_parents(s.latents, graph)) for s in graph.scopes]
         meetings = tuple(
-            (tuple(sorted(s.plates)), tuple(n for n in names[1:] if n in s.latents))
-            for s in graph.scopes
-            if names[0] in s.latents and len(s.latents) > 1
+            (tuple(sorted(cells)), tuple(n for n in names[1:] if n in latents))
+            for cells, latents in scopes
+            if names[0] in latents and len(latents) > 1
         )
         step = cls(tuple(names), plates, sizes, graph.layout, meetings)
         first = step.ends[0]
@@ -112,7 +121,9 @@ class JointStep(Step):
         blocks = Blocks.zero(
             self.units(self.latents[0]), self.sizes[self.latents[0]], self.ends[-1], context.pattern
         )
+        blocks = self._with_pinned(blocks, context)
         mean, roots = jnp.zeros(self.ends[-1]), dict[str, jax.Array]()
+        forms, hanging = list[Form](), dict[str, Law]()
         for term in touching:
             potential: Potential = term.table
             if term.weight is not None:
@@ -120,13 +131,20 @@ class JointStep(Step):
             if isinstance(potential, Sums):
                 blocks = blocks.with_sums(potential, begins)
                 continue
-            if isinstance(potential, Law) and self._alone(potential):
+            if isinstance(potential, Law) and self._alone(potential, context):
                 at = begins[potential.latent]
                 centre, roots[potential.latent] = self._of_units(potential)
                 mean = mean.at[at : at + centre.size].set(centre.reshape(-1))
                 potential = potential.further
+            elif isinstance(potential, Law) and potential.latent not in context.known:
+                hanging[potential.latent], potential = potential, potential.further
             form = potential.canonical() if isinstance(potential, Law) else potential
-            blocks = self._with(blocks, form, term, context)
+            forms.append((form, tuple(sorted(term.plates))))
+        for latent in _children_first(hanging):
+            forms = [self._substituted(hanging[latent], f, p, context) for f, p in forms]
+            blocks = self._with_normal(blocks, latent, jnp.ones(self.ends[-1]))
+        for form, plates in forms:
+            blocks = self._with(blocks, form, plates, context)
         blocks = blocks.centred(mean)
         for latent, lower in roots.items():
             blocks = blocks.standardised(begins[latent], lower)
@@ -138,8 +156,64 @@ class JointStep(Step):
         """Where the numbers of each latent begin."""
         return dict(zip(self.latents, [0, *self.ends[:-1]], strict=True))
 
-    def _alone(self, law: Law) -> bool:
-        return {n for n, _ in law.further.coordinates} == {law.latent}
+    def _alone(self, law: Law, context: Pass) -> bool:
+        """Whether the law of a latent depends on no other, and none of its numbers is known."""
+        own = {n for n, _ in law.further.coordinates} == {law.latent}
+        return own and law.latent not in context.known
+
+    def _known(self, context: Pass) -> tuple[jax.Array, jax.Array]:
+        """The values of all numbers, zero where unknown, and one where they are known."""
+        value, shown = jnp.zeros(self.ends[-1]), jnp.zeros(self.ends[-1])
+        for name in self.latents:
+            if name not in context.known:
+                continue
+            begin, known = self._begins[name], context.known[name]
+            shape = tuple(self.layout.sizes[p] for p in self.plates[name]) + (self.sizes[name],)
+            here, where = (
+                jnp.broadcast_to(t.aligned((*self.plates[name], ROW)), shape).reshape(-1)
+                for t in (known.value, known.shown)
+            )
+            value = value.at[begin : begin + here.size].set(here)
+            shown = shown.at[begin : begin + here.size].set(where)
+        return value, shown
+
+    def _with_pinned(self, blocks: Blocks, context: Pass) -> Blocks:
+        """The blocks with a standard normal number in the place of each known one, whose value all terms
+        take in."""
+        _, shown = self._known(context)
+        for name in self.latents:
+            blocks = self._with_normal(blocks, name, shown) if name in context.known else blocks
+        return blocks
+
+    def _with_normal(self, blocks: Blocks, name: str, where: jax.Array) -> Blocks:
+        """The blocks with a standard normal law of each number of a latent at which `where` is one."""
+        begin, units, size = self._begins[name], self.units(name), self.sizes[name]
+        places = begin + jnp.arange(units * size).reshape(units, size)
+        precision = where[places][..., None] * jnp.eye(size)
+        mine = np.full(size, name == self.latents[0])
+        cells = Cells(places, jnp.zeros((units, size)), precision, mine, None)
+        return blocks.with_cells(cells).plus(unmet(where[places]).sum())
+
+    def _substituted(
+        self, law: Law, form: Table | Quadratic, plates: tuple[str, ...], context: Pass
+    ) -> Form:
+        """A form of the cells of some plates with a latent of law u = mean + slope @ parents + root @ z as z:
+        its precision, which grows without bound where its variance vanishes, never enters."""
+        if isinstance(form, Table) or law.latent not in dict(form.coordinates):
+            return form, plates
+        coordinates = tuple(dict.fromkeys((*form.coordinates, *law.further.coordinates)))
+        mean, slope, root = (
+            self._at_cells(t, plates, context.maps) for t in (law.mean, law.slope, law.root)
+        )
+        size = sum(n for _, n in law.further.coordinates)
+        none = Quadratic(
+            Table(jnp.zeros(()), ()),
+            Table(jnp.zeros(size), (ROW,)),
+            Table(jnp.zeros((size, size)), (ROW, COLUMN)),
+            law.further.coordinates,
+        )
+        at_cells = replace(law, mean=mean, slope=slope, root=root, further=none)
+        return at_cells.substituted(form.spread(coordinates)), plates
 
     def _of_units(self, law: Law) -> tuple[jax.Array, jax.Array]:
         """Mean (units, size) and root (units, size, size) of every unit."""
@@ -149,10 +223,15 @@ class JointStep(Step):
         lower = jnp.broadcast_to(law.root.aligned((*plates, ROW, COLUMN)), (*shape, size, size))
         return centre.reshape(-1, size), lower.reshape(-1, size, size)
 
-    def _with(self, blocks: Blocks, form: Table | Quadratic, term: Term, context: Pass) -> Blocks:
-        """The blocks with a potential of every cell of its plates added at the places of its
+    def _with(
+        self,
+        blocks: Blocks,
+        form: Table | Quadratic,
+        plates: tuple[str, ...],
+        context: Pass,
+    ) -> Blocks:
+        """The blocks with a potential of every cell of some plates added at the places of its
         coordinates."""
-        plates = tuple(sorted(term.plates))
         shape = tuple(self.layout.sizes[p] for p in plates)
         if isinstance(form, Table):
             return blocks.plus(jnp.broadcast_to(form.aligned(plates), shape).sum())
@@ -162,15 +241,20 @@ class JointStep(Step):
         places = [self._places(n, plates, shape, context.maps, begins[n]) for n in names]
         linear = jnp.broadcast_to(form.linear.aligned((*plates, ROW)), (*shape, size))
         precision = form.precision.aligned((*plates, ROW, COLUMN))
-        precision = jnp.broadcast_to(precision, (*shape, size, size)).reshape(-1, size, size)
+        precision = jnp.broadcast_to(precision, (*shape, size, size))
+        where = jnp.concatenate(places, -1)
+        if context.known.keys() & set(names):
+            value, shown = (a[where] for a in self._known(context))
+            told, linear, precision = pin(value, shown, linear, precision)
+            blocks = blocks.plus(told.sum())
+        precision = precision.reshape(-1, size, size)
         mine = np.concatenate([np.full(n, name == self.latents[0]) for name, n in form.coordinates])
         edges = None
         if context.pattern is not None and mine.any() and not mine.all():
             known = context.pattern.edges
             edges = jnp.concatenate([known[plates, n] for n in names if n != self.latents[0]], -1)
         cells = Cells(
-            jnp.concatenate(places, -1).reshape(-1, size), linear.reshape(-1, size), precision,
-            mine, edges,
+            where.reshape(-1, size), linear.reshape(-1, size), precision, mine, edges,
         )  # fmt: skip
         return blocks.with_cells(cells)
 
@@ -185,16 +269,37 @@ class JointStep(Step):
         """The numbers of a latent's coordinates that every cell of the plates reads: (*shape, size)."""
         unit = jnp.zeros(shape, int)
         for plate in self.plates[latent]:
+            axis, own = self._units_read(plate, plates, maps)
             unit = unit * self.layout.sizes[plate]
-            if plate in plates:
-                axis = plates.index(plate)
-                own = jnp.arange(shape[axis])
-            else:
-                child = next(c for c, p in self.layout.gathers if p == plate and c in plates)
-                axis, own = plates.index(child), maps[child, plate]
             unit = unit + own.reshape(-1, *(1,) * (len(shape) - axis - 1))
         size = self.sizes[latent]
         return begin + unit[..., None] * size + jnp.arange(size)
+
+    def _units_read(
+        self, plate: str, plates: tuple[str, ...], maps: Mapping[Pair, Any]
+    ) -> tuple[int, jax.Array]:
+        """Which unit of a plate each cell reads: the axis along which it differs, and the numbers there. From a
+        plate that is gathered into another that is gathered in turn, one map after the other."""
+        if plate in plates:
+            axis = plates.index(plate)
+            return axis, jnp.arange(self.layout.sizes[plate])
+        children = [c for c, p in self.layout.gathers if p == plate]
+        child = next((c for c in children if c in plates), None)
+        if child is None:
+            child = next(c for c in children if _reaches(self.layout, c, plates))
+        axis, between = self._units_read(child, plates, maps)
+        return axis, jnp.asarray(maps[child, plate])[between]
+
+    def _at_cells(self, table: Table, plates: tuple[str, ...], maps: Mapping[Pair, Any]) -> Table:
+        """A table over units of plates as one over the cells that read them."""
+        for axis in table.axes:
+            if axis in (ROW, COLUMN) or axis in plates:
+                continue
+            at, units = self._units_read(axis, plates, maps)
+            i = table.axes.index(axis)
+            axes = tuple(plates[at] if a == axis else a for a in table.axes)
+            table = Table(jnp.take(table.array, units, i), axes)
+        return table
 
     def told(self, reading: Reading) -> Iterator[str]:
         each = ", ".join(f"{n} ({self.units(n)} units)" for n in self.latents)
@@ -203,3 +308,33 @@ class JointStep(Step):
     @property
     def entries(self) -> int:
         return (self.ends[-1] - self.ends[0]) * self.ends[-1]
+
+
+Form = tuple[Table | Quadratic, tuple[str, ...]]  # over the cells of some plates
+
+
+def _with_parents(latents: frozenset[str], graph: Graph) -> frozenset[str]:
+    """Latents with the real ones that their laws depend on, directly or not."""
+    sites, every = graph.reading.sites, set(latents)
+    while more := {
+        p for n in every if n in sites and sites[n].real for p in sites[n].parents
+        if p in graph.latents and sites[p].real
+    } - every:  # fmt: skip
+        every |= more
+    return frozenset(every)
+
+
+def _children_first(laws: Mapping[str, Law]) -> list[str]:
+    """The latents of these laws, each before those that its law depends on."""
+    left, order = dict(laws), list[str]()
+    while left:
+        above = {p for n, law in left.items() for p, _ in law.further.coordinates if p != n}
+        order += (now := sorted(left.keys() - above))
+        left = {n: law for n, law in left.items() if n not in now}
+    return order
+
+
+def _reaches(layout: Layout, plate: str, plates: tuple[str, ...]) -> bool:
+    """Whether cells of these plates read units of a plate, by other plates between."""
+    children = (c for c, p in layout.gathers if p == plate)
+    return plate in plates or any(_reaches(layout, c, plates) for c in children)

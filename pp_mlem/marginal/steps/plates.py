@@ -113,13 +113,22 @@ def _order(graph: Graph, wanted: dict[str, frozenset[str]]) -> tuple[tuple[str, 
                 "observe one of them with observe={...}."
             )
         sites = graph.reading.sites
-        best = min(costs, key=lambda n: (not sites[n].real, costs[n], n))
+        best = min(
+            costs, key=lambda n: (not sites[n].real, _is_parent(graph, n, remaining), costs[n], n)
+        )
         _refuse_below(graph, best)
         if not sites[best].real and costs[best] > TABLE_LIMIT:
             raise _too_large(graph, best, costs[best])
         graph = graph.without(frozenset({best}), remaining.pop(best))
         order.append(best)
     return tuple(order), graph
+
+
+def _is_parent(graph: Graph, name: str, remaining: dict[str, frozenset[str]]) -> bool:
+    """Whether the law of a real latent that is still there depends on this one. Such a law is taken out with its
+    own latent, before its parents: were its variance zero, it would have no precision for them."""
+    sites = graph.reading.sites
+    return any(sites[n].real and name in sites[n].parents for n in remaining)
 
 
 def _refuse_below(graph: Graph, name: str) -> None:
