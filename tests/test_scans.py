@@ -72,7 +72,7 @@ def test_equals_enumeration_of_the_unrolled_program(program, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("program", SHORT, ids=lambda f: f.__name__)
 def test_few_steps(program, steps):
     begun = program in (programs.hamilton, programs.state_before_with_covariates)
@@ -87,7 +87,8 @@ LABELLED = {programs.gap, programs.waiting, programs.second_order_padded}
     "program",
     [
         pytest.param(p, id=p.__name__, marks=() if p in LABELLED else pytest.mark.slow)
-        for p, _ in programs.PROGRAMS
+        for i, (p, _) in enumerate(programs.PROGRAMS)
+        if p in LABELLED or i % 2 == 0
         if p not in (programs.garch, programs.means_outside, programs.increments)  # no latents
     ],
 )
