@@ -285,3 +285,14 @@ def test_shocks_of_steps_that_nothing_remembers():
     expected = stats.norm.logpdf(x, 0.5, np.sqrt(1 + 0.7**2)).sum()
     assert model.log_likelihood({"tau": 0.7}) == pytest.approx(expected, rel=1e-12)
     assert model.posterior({"tau": 0.7})["u"].mean.shape == (T,)
+
+
+@pytest.mark.slow
+def test_a_noise_that_was_lost_on_the_way_is_found_again():
+    """Near zero the logarithm of a scale has no slope, and one start stopped there, 0.41 below the others."""
+    shelf = find_model("structural_time_series")
+    model = Model(shelf.program, **shelf.data(), **shelf.options)
+    fits = [fit_mle(model, starts=n, seed=0, progress=False) for n in (1, 4)]
+    assert [f.status for f in fits] == ["converged"] * 2
+    assert fits[0].log_likelihood == pytest.approx(fits[1].log_likelihood, abs=1e-6)
+    assert np.all(fits[1].starts["objective"] > fits[1].log_likelihood - 1e-6)

@@ -131,6 +131,15 @@ def variances_of(target: Target) -> frozenset[str]:
     return frozenset(behind)
 
 
+def noises_of(target: Target) -> frozenset[str]:
+    """The parameters behind the scale of an observation whose mean real latents enter."""
+    behind: set[str] = set()
+    for factor in target.marginal.factors:
+        if isinstance(factor, AffineFactor) and not factor.own:
+            behind |= target.reading.dependencies[factor.site].get("argument scale", frozenset())
+    return frozenset(behind)
+
+
 def _singular(base: Any, value: np.ndarray) -> list[tuple[Index, np.ndarray]]:
     """(index, the value with that matrix made singular) of covariances of latents and of their roots: some
     combination of the latents has no variance, as with correlations of plus or minus one."""
