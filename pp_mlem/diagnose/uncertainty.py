@@ -343,25 +343,28 @@ def covariance_at(target: Target, vector: np.ndarray, kind: str = "observed") ->
             inverse = inverse @ meat @ inverse
     matrix = jacobian @ inverse @ jacobian.T
     reach = np.abs(jacobian * scales(np.diag(curvature))).max(1, initial=0.0)
+    shifts = np.abs(jacobian @ flat).max(1, initial=0.0) > 1e-4 * np.maximum(reach, 1e-300)
+    along_flat = _direction(flat, jacobian, names) if shifts.any() else ""
     turning = rotated(target, vector)
-    shifts = np.abs(jacobian @ flat).max(1, initial=0.0)
     for i, name in enumerate(names):
-        if name in reasons:
-            continue
-        if edge[i]:
-            reasons[name] = "at the boundary of its support"
-        elif spoiled:
-            reasons[name] = spoiled
-        elif name in turning:
-            reasons[name] = turning[name]
-        elif shifts[i] > 1e-4 * max(reach[i], 1e-300):
-            along_flat = _direction(flat, jacobian, names)
-            reasons[name] = f"not identified: the likelihood is flat along {along_flat}"
-        elif not matrix[i, i] > 0:
-            reasons[name] = "no curvature in this direction"
+        moved = along_flat if shifts[i] else ""
+        why = _no_error(bool(edge[i]), spoiled, turning.get(name, ""), moved, matrix[i, i])
+        if why:
+            reasons.setdefault(name, why)
     bad = np.array([n in reasons for n in names], bool)
     matrix[bad, :] = matrix[:, bad] = np.nan
     return Covariance(names, matrix, inverse, reasons, kind, turned)
+
+
+def _no_error(edge: bool, spoiled: str, turning: str, moved: str, variance: float) -> str:
+    """Why a scalar has no standard error, if it has none; `moved` is the flat direction that it moves along."""
+    if edge:
+        return "at the boundary of its support"
+    if spoiled or turning:
+        return spoiled or turning
+    if moved:
+        return f"not identified: the likelihood is flat along {moved}"
+    return "" if variance > 0 else "no curvature in this direction"
 
 
 def _at_rest(
