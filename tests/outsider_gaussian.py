@@ -101,7 +101,7 @@ def decentred_without_plate(y, group):
         numpyro.sample("y", dist.Normal(b[group], sigma), obs=y)
 
 
-@case(Y, np.abs(X) + 0.5, latents="theta_base")
+@case(Y, np.abs(X) + 0.5, latents="theta_base", roles=("theta_base",))
 def schools_by_transform(y, errors):
     mu, tau = numpyro.sample("mu", normal()), numpyro.sample("tau", dist.HalfCauchy(5))
     law = dist.TransformedDistribution(dist.Normal(0.0, 1.0), maps.AffineTransform(mu, tau))
@@ -206,7 +206,7 @@ def effects_of_a_batch(y, errors):
     numpyro.sample("y", dist.Normal(theta, errors).to_event(1), obs=y)
 
 
-@case(GAPS, np.arange(12.0), latents="eta")
+@case(GAPS, np.arange(12.0), latents="eta", roles=("eta",))
 def process_by_its_cholesky_factor(y, times):
     """A Gaussian process not centred, in the plate of its observations."""
     scale, length = (numpyro.sample(n, dist.LogNormal(0, 1)) for n in ("scale", "length"))

@@ -135,7 +135,6 @@ SUMMED = [
     (programs.slopes, (programs.Y, programs.X, programs.GROUP), {}),
     (programs.growth, (programs.Y, programs.X, programs.GROUP), {}),
     (programs.one_for_all, (programs.Y,), {}),
-    (*CROSSED[0], {}),
     (*CROSSED[1], {}),
     (*CROSSED[2], {}),
     (

@@ -26,6 +26,7 @@ from pp_mlem.program.interleaved import is_unobserved, whole
 from pp_mlem.program.joined import joined, told_joined, undeclared
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
+from pp_mlem.program.roles import ONLY_TIMES
 from pp_mlem.program.rows import thin
 from pp_mlem.program.sites import Role
 
@@ -53,6 +54,35 @@ def read_bound(
     if overrides["latents"]:
         hidden = Hidden(arguments.program, overrides["latents"])
         arguments = replace(arguments, program=hidden)
+    try:
+        return _read_exactly(arguments, overrides, observe)
+    except ValueError as refusal:
+        taken = _taken_for_effects(arguments, overrides)
+        if not taken:
+            raise
+        estimated = {**overrides, "parameters": overrides["parameters"] | taken}
+        try:
+            return _read_exactly(arguments, estimated, observe)
+        except ValueError:
+            raise refusal from None
+
+
+def _taken_for_effects(
+    arguments: Arguments, overrides: Mapping[str, frozenset[str]]
+) -> frozenset[str]:
+    """The Gaussians that nothing but their scale makes random effects: where these cannot be integrated out,
+    they are parameters."""
+    try:
+        reading, _ = read_program(arguments, **overrides)
+    except ValueError:
+        return frozenset()
+    return frozenset(s.name for s in reading.reals if s.reason.startswith(ONLY_TIMES))
+
+
+def _read_exactly(
+    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+) -> tuple[Arguments, Bound]:
+    """The same for one choice of the roles."""
     try:
         return _read(arguments, overrides, observe)
     except (StatesMeet, UnitsMeet, UnderMask) as error:

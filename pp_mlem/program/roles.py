@@ -17,6 +17,8 @@ from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Role
 from pp_mlem.program.standardised import Standardised
 
+ONLY_TIMES = "a Gaussian that enters only times"
+
 
 def _check_names(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
     unknown = sorted(set(names) - set(known))
@@ -174,7 +176,7 @@ def _of_standardised(name: str, program: _Program) -> tuple[tuple[Role, str], st
     own = program.standardised[name]
     scales = ", ".join(own.scales)
     if own.not_gaussian is None:
-        reason = f"a Gaussian that enters only times {scales}: a random effect of that scale"
+        reason = f"{ONLY_TIMES} {scales}: a random effect of that scale"
         return (Role.LATENT, reason), program.unit_of(name)
     reason = (
         f"a random effect of scale {scales}, estimated, since '{own.not_gaussian}' below it is no Gaussian: the "
