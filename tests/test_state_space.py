@@ -226,6 +226,8 @@ def test_fits_agree_and_scores_are_of_predictions():
     centred = fit_mle(Model(programs.local_level, *case.data), starts=2, seed=0)
     assert centred.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-8)
     np.testing.assert_allclose(mle.covariance("opg"), centred.covariance("opg"), rtol=1e-4)
+    same = Model(programs.local_level, *case.data).pseudo_residuals(case.params)
+    np.testing.assert_allclose(model.pseudo_residuals(case.params)["y"], same["y"], atol=1e-8)
 
 
 def plain_filter(y, first, sd, noise):
