@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.data.labels import in_shape
 from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.hidden import Hidden
 from pp_mlem.program.neutral import neutral_parameters
@@ -26,7 +27,10 @@ def known_values(reading: Reading, observe: Mapping[str, Any]) -> Known:
     Raises TypeError, ValueError for infinities and for what has not the shape of the latent.
     """
     given = _by_program(reading)
-    given |= {n: _in_shape(reading, n, v) for n, v in observe.items() if reading.sites[n].real}
+    for name, value in observe.items():
+        if reading.sites[name].real:
+            shape = reading.real_shape(reading.sites[name])
+            given[name] = in_shape(name, value, shape, "values", "real ones, or NaN where unknown")
     known: Known = {}
     for name, value in sorted(given.items()):
         site = reading.sites[name]
@@ -49,22 +53,3 @@ def _by_program(reading: Reading) -> dict[str, np.ndarray]:
     seen = drawing_function(whole)(dynamic, params, jax.random.key(0))[1]
     shapes = {n: reading.real_shape(reading.sites[n]) for n in program.found}
     return {n: np.broadcast_to(np.asarray(seen[n], float), shape) for n, shape in shapes.items()}
-
-
-def _in_shape(reading: Reading, name: str, given: Any) -> np.ndarray:
-    """The user's values of a latent, NaN where they are unknown."""
-    shape = reading.real_shape(reading.sites[name])
-    try:
-        value = np.asarray(given, float)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"observe: '{name}' received values that are no numbers, expected real ones, or NaN where unknown."
-        ) from None
-    if value.shape == tuple(n for n in shape if n > 1):
-        return value.reshape(shape)
-    try:
-        return np.broadcast_to(value, shape)
-    except ValueError:
-        raise ValueError(
-            f"observe: values of '{name}' have shape {value.shape}, expected {shape}."
-        ) from None

@@ -26,7 +26,8 @@ def _clamp(reading: Reading, name: str, given: Any, raw: Raw) -> np.ndarray:
     """NaN and -1 are unknown, and so is the label of a masked unit, which does not count."""
     support = np.asarray(reading.values[name], float)
     site = reading.sites[name]
-    labels = _in_shape(name, given, reading.plate_shape(site.dims), support)
+    expected = f"values in {support.tolist()}, or NaN or -1 where unknown"
+    labels = in_shape(name, given, reading.plate_shape(site.dims), "labels", expected)
     unknown = np.isnan(labels) | ((labels == -1) & ~np.isin(-1, support))
     match = labels[..., None] == support
     bad = ~unknown & ~match.any(-1)
@@ -42,20 +43,19 @@ def _clamp(reading: Reading, name: str, given: Any, raw: Raw) -> np.ndarray:
     return logs if shown is None else np.where(shown[..., None], logs, 0.0)
 
 
-def _in_shape(name: str, given: Any, shape: tuple[int, ...], support: np.ndarray) -> np.ndarray:
-    """The labels as numbers in the shape of the latent."""
+def in_shape(name: str, given: Any, shape: tuple[int, ...], what: str, expected: str) -> np.ndarray:
+    """What observe= gives for a latent, as numbers in its shape; `what` they are, and what was `expected`."""
     try:
-        labels = np.asarray(given, float)
+        numbers = np.asarray(given, float)
     except (TypeError, ValueError):
         raise TypeError(
-            f"observe: '{name}' received labels that are no numbers, expected values in "
-            f"{support.tolist()}, or NaN or -1 where unknown."
+            f"observe: '{name}' received {what} that are no numbers, expected {expected}."
         ) from None
-    if labels.shape == tuple(n for n in shape if n > 1):
-        return labels.reshape(shape)
+    if numbers.shape == tuple(n for n in shape if n > 1):
+        return numbers.reshape(shape)
     try:
-        return np.broadcast_to(labels, shape)
+        return np.broadcast_to(numbers, shape)
     except ValueError:
         raise ValueError(
-            f"observe: labels of '{name}' have shape {np.shape(given)}, expected {shape}."
+            f"observe: {what} of '{name}' have shape {np.shape(given)}, expected {shape}."
         ) from None
