@@ -21,7 +21,7 @@ from pp_mlem.target.target import Target
 
 SHARED_WORK = 2e6  # of a sweep, beyond which starts have a function of their own
 WARM_STEPS = 30
-ASSIGNED_STEPS = 15
+ASSIGNED_STEPS = 60
 SETTLED = 1e-6  # slope per unit at which a climb has come to a mode
 
 

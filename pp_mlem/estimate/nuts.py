@@ -43,6 +43,8 @@ SUSPECT = 1.05  # R-hat beyond which chains may name the same components differe
 DIFFERENCE = 1e-3
 FARTHEST = 20.0  # nats for each parameter that a mode may lie above a start
 CLIMB_STEPS = 300  # to a mode
+SAME_MODE = 1e-2  # nats between starts that have come to one mode
+SMALL_MODE = 0.05  # share of the posterior, beside the largest mode's, that is worth a chain
 START_FACTOR = 5
 VECTORISED_WORK = 1e6
 DENSE_LIMIT = 30
@@ -68,9 +70,9 @@ def fit_nuts(
     """Sample the posterior of the parameters with NumPyro's NUTS (Hoffman & Gelman 2014).
 
     The density is log Z + log prior + log|Jacobian| in unconstrained coordinates. The chains
-    start from the best of five times as many starting points, after a few steps up the density; the
-    warm-up begins with the curvature at a mode near the best. Labels of
-    exchangeable components are aligned before anything is summarised (Stephens 2000,
+    start around the modes that five times as many starting points lead to, those of at least a
+    twentieth of the largest one's mass; the warm-up begins with the curvature at the largest.
+    Labels of exchangeable components are aligned before anything is summarised (Stephens 2000,
     doi:10.1111/1467-9868.00265); the share of draws that had switched is told.
 
     Args:
@@ -150,9 +152,9 @@ def _warn_flat(model: Model, target: Target) -> None:
 def _chain_starts(
     model: Model, target: Target, settings: Settings, chains: int, seed: int, init: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best `chains` of several starts after a few steps up the density, as far apart as draws are
-    (chains, size); and the inverse curvature at a mode that the best leads to, for the warm-up to begin
-    from: without it, much data make the first trees as deep as they may be.
+    """Around the modes of the density that several starts lead to, as far apart as draws are (chains, size);
+    and the inverse curvature at the largest, for the warm-up to begin from: without it, much data
+    make the first trees as deep as they may be.
 
     Chains that begin in a minor mode of a mixture seldom leave it; the modes themselves are what
     the starts of a point fit are for. What comes after is compiled meanwhile.
@@ -165,18 +167,42 @@ def _chain_starts(
     exchangeable_groups(model, frozenset(target.fixed))
     wait([looks] if looks else [])
     vectors = density_starts(model, driver, count, seed, init)
-    values = driver.at(vectors).value
-    order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")[:chains]
-    chosen = _in_one_labelling(model, target, vectors[order])
-    best = vectors[order[:1]]
-    mode = climbed(replace(driver, limit=CLIMB_STEPS), best)
-    # A density without a bound has no mode: the typical set is not where it leads to.
-    below, above = driver.at(np.concatenate([best, mode])).value
-    inverse = _inverse_curvature(driver, mode[0] if above - below < FARTHEST * size else best[0])
+    points, inverse = _modes(driver, vectors)
+    chosen = _in_one_labelling(model, target, np.resize(points, (chains, size)))
     spread, axes = np.linalg.eigh(inverse)
     wait(later)
     noise = np.random.default_rng(seed + 1).normal(size=chosen.shape)
     return chosen + noise * np.sqrt(np.minimum(spread, 1.0)) @ axes.T, inverse
+
+
+def _modes(driver: Driver, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The modes that the starts (count, size) lead to, one for each start whose mode is worth a chain, the
+    largest first; and the inverse curvature at that one. Without a mode, the starts, the highest first.
+
+    The size of a mode is Laplace's, height and width together: a chain that begins in one of a hundredth
+    of the posterior stays there for thousands of draws, and counts as much as the others.
+    """
+    count, size = vectors.shape
+    modes = climbed(replace(driver, limit=CLIMB_STEPS), vectors)
+    seen = driver.at(np.concatenate([vectors, modes])).value.reshape(2, count)
+    values, heights = np.where(np.isfinite(seen), seen, -np.inf)
+    # A density without a bound has no mode: the typical set is not where it leads to.
+    bounded = (heights > -np.inf) & (heights - np.max(values) < FARTHEST * size)
+    if not np.any(bounded):
+        order = np.argsort(-values, kind="stable")
+        return vectors[order], _inverse_curvature(driver, vectors[order[0]])
+    modes, heights = modes[bounded], heights[bounded]
+    inverses, sizes = dict[float, np.ndarray](), np.empty(len(modes))
+    for i in range(len(modes)):
+        alike = next((h for h in inverses if abs(h - heights[i]) < SAME_MODE), None)
+        if alike is None:
+            alike = float(heights[i])
+            inverses[alike] = _inverse_curvature(driver, modes[i])
+        sizes[i] = alike + np.linalg.slogdet(inverses[alike])[1] / 2
+    best = int(np.argmax(sizes))
+    worth = np.flatnonzero(sizes >= sizes[best] + np.log(SMALL_MODE))
+    order = np.concatenate([[best], worth[worth != best]])
+    return modes[order], _inverse_curvature(driver, modes[best])
 
 
 def _in_one_labelling(model: Model, target: Target, vectors: np.ndarray) -> np.ndarray:
