@@ -18,6 +18,7 @@ from pp_mlem.comparison.concerns import (
     concerns_of,
     difference_of,
     disagreement,
+    lined_up,
     outside,
     shares_below,
 )
@@ -118,7 +119,12 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
                     "data set.")
         )  # fmt: skip
     scores, of_scores = _scores(aligned, with_loo=not apart)
-    concerns += [*of_scores, *disagreement(aligned, estimates), *outside(aligned)]
+    concerns += [
+        *of_scores,
+        *lined_up(aligned),
+        *disagreement(aligned, estimates),
+        *outside(aligned),
+    ]
     return Comparison(aligned, estimates, scores, by_rank(concerns))
 
 

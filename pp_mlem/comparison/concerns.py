@@ -117,6 +117,23 @@ def _shown(scalars: list[str]) -> str:
     return ", ".join(scalars[:4]) + (" ..." if len(scalars) > 4 else "")
 
 
+def lined_up(fits: Mapping[str, Fit]) -> Iterator[Concern]:
+    """Parameters of other sizes from fit to fit, whose entries have numbers for names."""
+    reference, *others = fits
+    first = fits[reference].params
+    for name in others:
+        for site, value in fits[name].params.items():
+            mine, theirs = np.shape(first.get(site, value)), np.shape(value)
+            numbers = f"{site}[{','.join('0' for _ in theirs)}]"
+            if mine != theirs and numbers in fits[name].scalar_names:
+                yield Concern(
+                    2,
+                    f"{name} and {reference}: '{site}' has shape {theirs} in one and {mine} in the other, and "
+                    "its entries are lined up by position; name them by dims= and coords=, or pass "
+                    "the data as a DataFrame.",
+                )
+
+
 def disagreement(fits: Mapping[str, Fit], estimates: pd.DataFrame) -> Iterator[Concern]:
     """Estimates farther than a standard error from those of the first fit."""
     reference, *others = fits

@@ -8,9 +8,24 @@ from typing import Any
 import jax
 import numpy as np
 
+from pp_mlem.base.lazy import pd
 from pp_mlem.data.masks import shown_units
 from pp_mlem.data.raw import Raw
 from pp_mlem.program.reading import Reading
+
+
+def coded(given: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Labels that are words or categories as numbers, -1 where unknown, and what the numbers stand for; other
+    labels as they are, and nothing."""
+    dtype = getattr(given, "dtype", None)
+    if isinstance(dtype, pd.CategoricalDtype):
+        own = given if isinstance(given, pd.Categorical) else given.array
+        return np.asarray(own.codes), tuple(own.categories.tolist())
+    words = np.asarray(given, object)
+    if not any(isinstance(v, str) for v in words.ravel()):
+        return given, ()
+    codes, known = pd.factorize(words.ravel(), sort=True)
+    return codes.reshape(words.shape), tuple(known.tolist())
 
 
 def clamps_of(reading: Reading, observe: Mapping[str, Any], raw: Raw) -> dict[str, jax.Array]:

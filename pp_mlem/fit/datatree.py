@@ -21,6 +21,7 @@ from pp_mlem.base.files import verified, write_netcdf
 from pp_mlem.base.lazy import arviz_base, xr
 from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.program.arguments import Arguments
+from pp_mlem.program.names import Names
 from pp_mlem.target.target import Target
 
 ASYMPTOTIC = (
@@ -110,7 +111,8 @@ def tree_of(
     note = pointwise_note(kept, length, units)
     attributes = attributes | ({"log_likelihood": note} if note else {})
     free = {k: v for k, v in draws.items() if k not in target.fixed}
-    tree = _with_groups(free, stats, observed_arguments(arguments.names, arguments.dynamic))
+    names = target.reading.names
+    tree = _with_groups(free, stats, observed_arguments(arguments.names, arguments.dynamic), names)
     if pointwise is not None:
         # The predictive terms of a single sequence are no independent units.
         name = "one_step_ahead" if target.marginal.sequential else "units"
@@ -126,6 +128,7 @@ def _with_groups(
     draws: dict[str, np.ndarray],
     stats: dict[str, np.ndarray] | None,
     observed: Mapping[str, np.ndarray],
+    labels: Names,
 ) -> xr.DataTree:
     """A tree with posterior, sample_stats and observed_data, each variable under a name that netCDF
     can have."""
@@ -136,11 +139,25 @@ def _with_groups(
     if observed:
         shown = variable_names(observed)
         groups["observed_data"] = {shown[k]: v for k, v in observed.items()}
-    tree: xr.DataTree = arviz_base.from_dict(groups)
+    dims, coords = _dims_of(draws, names, labels)
+    tree: xr.DataTree = arviz_base.from_dict(groups, dims=dims, coords=coords)
     for site, name in names.items():
         if name != site:
             tree["posterior"][name].attrs["site"] = site
     return tree
+
+
+def _dims_of(
+    draws: Mapping[str, np.ndarray], names: Mapping[str, str], labels: Names
+) -> tuple[dict[str, list[str]], dict[str, list]]:
+    """Dims of each variable, and the labels along them, under names that netCDF can have."""
+    every = {site: labels.dims.get(site, ()) for site in draws}
+    numbered = {f"{site}_dim_{i}": f"{names[site]}_dim_{i}" for site in draws for i in range(9)}
+    own = [d for dims in every.values() for d in dims if d not in numbered]
+    shown = {**numbered, **variable_names(dict.fromkeys(own), names.values())}
+    dims = {names[site]: [shown[d] for d in own] for site, own in every.items() if own}
+    coords = {shown[d]: list(v) for d, v in labels.coords.items() if d in shown}
+    return dims, coords
 
 
 def _units_and_params(target: Target, vectors: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -23,6 +23,7 @@ from pp_mlem.base.precision import (
     working_precision,
 )
 from pp_mlem.data.designs import alike
+from pp_mlem.data.labels import coded
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.units import pointwise_values
@@ -50,8 +51,13 @@ class Model(Imputes, AlongScans):
         program: a function with NumPyro statements.
         *args, **kwargs: its arguments. Arrays are data (traced); the rest is static.
         latents, parameters: names of sites whose role the rules would get wrong or refuse.
-        observe: values of latents, `{"z": labels}`; NaN or -1 means unknown.
+        observe: values of latents, `{"z": labels}`; NaN or -1 means unknown. Words and categories stand for
+            0, 1, ... in their order, and name the latent's values.
         dtype: float64 (default) or float32.
+        dims, coords: names for those who read the results: `dims={"b": ["covariate"]}` names the axes of a
+            parameter (those of its plates may be left out), `coords={"covariate": ["age", "income"]}` the
+            entries along a dim, a plate, or the values of a finite latent. Columns, categories and
+            indices of pandas arguments are found by themselves.
 
     Raises:
         TypeError, ValueError: for a program or data that cannot be read, naming the site or
@@ -75,6 +81,8 @@ class Model(Imputes, AlongScans):
         parameters: Collection[str] = (),
         observe: Mapping[str, Any] | None = None,
         dtype: Any = None,
+        dims: Mapping[str, Any] | None = None,
+        coords: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.dtype = check_dtype(dtype)
@@ -88,11 +96,16 @@ class Model(Imputes, AlongScans):
                 f"observe: received {type(observe).__name__}, expected a dict from names of latents "
                 "to their values."
             )
-        self.observe = dict(observe or {})
+        labels = {name: coded(given) for name, given in (observe or {}).items()}
+        self.observe = {name: codes for name, (codes, _) in labels.items()}
+        words = {name: known for name, (_, known) in labels.items() if known}
+        self.naming = {"dims": dims, "coords": _with_words(coords, words)}
         self._program_digest = digest(program)
         with working_precision(self.dtype):
             arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
-            self.arguments, self.bound = read_bound(arguments, self.overrides, self.observe)
+            self.arguments, self.bound = read_bound(
+                arguments, self.overrides, self.observe, self.naming
+            )
 
     # --- what was read ----------------------------------------------------------------------
 
@@ -164,6 +177,7 @@ class Model(Imputes, AlongScans):
             self.program,
             *args,
             **self.overrides,
+            **self.naming,
             observe=self.observe,
             dtype=self.dtype,
             **kwargs,
@@ -178,7 +192,7 @@ class Model(Imputes, AlongScans):
         """For pickle and copy: the program, its arguments and its data; what is compiled stays."""
         host = jax.tree.map(np.asarray, self.data)
         args, kwargs = self.arguments.values()
-        options = {**self.overrides, "observe": self.observe, "dtype": self.dtype}
+        options = {**self.overrides, **self.naming, "observe": self.observe, "dtype": self.dtype}
         own = self.arguments
         key = digest([
             self._program_digest, own.static, own.kinds, options,
@@ -371,6 +385,13 @@ class Model(Imputes, AlongScans):
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
             return np.array(self.bound.unit_weights)
+
+
+def _with_words(coords: Any, words: Mapping[str, tuple]) -> Any:
+    """The labels along dims, with what `observe` calls the values of latents."""
+    if not words or not (coords is None or isinstance(coords, Mapping)):
+        return coords
+    return {**words, **(coords or {})}
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:

@@ -13,6 +13,7 @@ from pp_mlem.base.memory import collector_paused, note_shapes
 from pp_mlem.data.prepare import prepare_data
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.gathers import Gathers
+from pp_mlem.factors.named import names_from
 from pp_mlem.factors.origins import find_origins
 from pp_mlem.factors.verify import Verification, read_factors
 from pp_mlem.marginal.marginal import build_marginal
@@ -24,6 +25,7 @@ from pp_mlem.program.errors import StatesMeet, UnderMask, UnitsMeet
 from pp_mlem.program.hidden import Hidden
 from pp_mlem.program.interleaved import is_unobserved, whole
 from pp_mlem.program.joined import joined, told_joined, undeclared
+from pp_mlem.program.names import given_names
 from pp_mlem.program.read_program import read_program
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.roles import ONLY_TIMES
@@ -44,7 +46,10 @@ def names_of(argument: str, given: Collection[str] | str) -> frozenset[str]:
 
 @collector_paused()
 def read_bound(
-    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+    arguments: Arguments,
+    overrides: Mapping[str, frozenset[str]],
+    observe: Mapping[str, Any],
+    naming: Mapping[str, Any],
 ) -> tuple[Arguments, Bound]:
     """The arguments as they were read, and log Z with the data.
 
@@ -55,14 +60,14 @@ def read_bound(
         hidden = Hidden(arguments.program, overrides["latents"])
         arguments = replace(arguments, program=hidden)
     try:
-        return _read_exactly(arguments, overrides, observe)
+        return _read_exactly(arguments, overrides, observe, naming)
     except ValueError as refusal:
         taken = _taken_for_effects(arguments, overrides)
         if not taken:
             raise
         estimated = {**overrides, "parameters": overrides["parameters"] | taken}
         try:
-            return _read_exactly(arguments, estimated, observe)
+            return _read_exactly(arguments, estimated, observe, naming)
         except ValueError:
             raise refusal from None
 
@@ -80,35 +85,42 @@ def _taken_for_effects(
 
 
 def _read_exactly(
-    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+    arguments: Arguments,
+    overrides: Mapping[str, frozenset[str]],
+    observe: Mapping[str, Any],
+    naming: Mapping[str, Any],
 ) -> tuple[Arguments, Bound]:
     """The same for one choice of the roles."""
     try:
-        return _read(arguments, overrides, observe)
+        return _read(arguments, overrides, observe, naming)
     except (StatesMeet, UnitsMeet, UnderMask) as error:
-        return _read_otherwise(arguments, overrides, observe, error)
+        return _read_otherwise(arguments, overrides, observe, naming, error)
 
 
 def _read(
-    arguments: Arguments, overrides: Mapping[str, frozenset[str]], observe: Mapping[str, Any]
+    arguments: Arguments,
+    overrides: Mapping[str, frozenset[str]],
+    observe: Mapping[str, Any],
+    naming: Mapping[str, Any],
 ) -> tuple[Arguments, Bound]:
     """The same for a program with no latents left to join."""
     reading, dynamic = read_program(arguments, **overrides)
     ranks = undeclared(reading)
     if not ranks:
-        return _bound(reading, dynamic, observe)
+        return _bound(reading, dynamic, observe, naming)
     try:
-        return _bound(reading, dynamic, observe)
+        return _bound(reading, dynamic, observe, naming)
     except Exception:  # the entries of a batch move together: they are no series of their own
         program = joined(arguments.program, ranks)
         reading, dynamic = read_program(replace(arguments, program=program), **overrides)
-        return _bound(reading, dynamic, observe)
+        return _bound(reading, dynamic, observe, naming)
 
 
 def _read_otherwise(
     arguments: Arguments,
     overrides: Mapping[str, frozenset[str]],
     observe: Mapping[str, Any],
+    naming: Mapping[str, Any],
     error: StatesMeet | UnitsMeet | UnderMask,
 ) -> tuple[Arguments, Bound]:
     """The same where rows read several units of real latents at once, or states of a scan meet, which are one
@@ -131,7 +143,7 @@ def _read_otherwise(
         program = joined(plain, ranks) if ranks else plain
         try:
             reading, dynamic = read_program(replace(arguments, program=program), **overrides)
-            return _bound(told_joined(reading, ranks), dynamic, observe)
+            return _bound(told_joined(reading, ranks), dynamic, observe, naming)
         except (StatesMeet, UnitsMeet, UnderMask) as another:
             error = another
         except (ValueError, TypeError):
@@ -140,9 +152,12 @@ def _read_otherwise(
             raise refusal from None
 
 
-def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tuple[Arguments, Bound]:
+def _bound(
+    reading: Reading, dynamic: tuple, observe: Mapping[str, Any], naming: Mapping[str, Any]
+) -> tuple[Arguments, Bound]:
     """The same for a program whose sites are read."""
     _check_observe(reading, observe)
+    given = given_names(reading.sites.values(), reading.plates, naming["dims"], naming["coords"])
     inputs = read_inputs(reading)
     # A mistake in the data is told as such, before all else.
     arguments = inputs.check(reading.arguments)
@@ -153,6 +168,7 @@ def _bound(reading: Reading, dynamic: tuple, observe: Mapping[str, Any]) -> tupl
     if isinstance(inputs, Unchecked):
         inputs.tell()
     reading, factors = verification.reading, verification.factors
+    reading = replace(reading, names=names_from(reading, given, dynamic))
     data = prepare_data(reading, factors, observe, verification.gathers)
     data = replace(data, origins=find_origins(reading, factors, verification.left, data.sites))
     marginal = build_marginal(reading, factors)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.messages import Message
+from pp_mlem.program.names import Names
 from pp_mlem.program.run import Enumeration
 from pp_mlem.program.scans.extraction import Extraction
 from pp_mlem.program.scans.scan import Scan
@@ -30,7 +31,7 @@ class Reading:
     distribution argument (or "value", "mask", "scale", "all") of the site depends; `values` are
     the values of each latent, and `sized` the latents whose values come from the data (a total
     count that is an array). `slim`: the program runs with one value of a real latent for all of its
-    units, so that what is the same for all of them is computed once.
+    units, so that what is the same for all of them is computed once. `names` are for those who read results.
     """
 
     arguments: Arguments
@@ -42,6 +43,7 @@ class Reading:
     scans: dict[str, Scan] = field(default_factory=dict)
     sized: frozenset[str] = frozenset()
     slim: bool = True
+    names: Names = Names()
 
     def with_role(self, role: Role) -> tuple[Site, ...]:
         return tuple(s for s in self.sites.values() if s.role is role)
@@ -82,7 +84,7 @@ class Reading:
 
     @cached_property
     def space(self) -> ParameterSpace:
-        return ParameterSpace(self.with_role(Role.PARAMETER))
+        return ParameterSpace(self.with_role(Role.PARAMETER), self.names)
 
     @property
     def is_long(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from pp_mlem.base.compiling import quick_jit
+from pp_mlem.program.names import Names, scalars
 from pp_mlem.program.sites import Site
 
 _SIMPLEX = type(constraints.simplex)
@@ -53,6 +54,7 @@ class ParameterSpace:
     """
 
     sites: tuple[Site, ...]
+    labels: Names = field(default=Names(), compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,10 +88,10 @@ class ParameterSpace:
 
     def without(self, names: frozenset[str]) -> ParameterSpace:
         kept = tuple(s for s in self.sites if s.name not in names)
-        return ParameterSpace(kept) if len(kept) < len(self.sites) else self
+        return ParameterSpace(kept, self.labels) if len(kept) < len(self.sites) else self
 
     def only(self, names: frozenset[str]) -> ParameterSpace:
-        return ParameterSpace(tuple(s for s in self.sites if s.name in names))
+        return ParameterSpace(tuple(s for s in self.sites if s.name in names), self.labels)
 
     def constrain(self, vector: jax.Array) -> dict[str, jax.Array]:
         """Unconstrained vector (size,) to a dictionary of constrained arrays."""
@@ -248,9 +250,10 @@ def describe(support: Any) -> str:
 
 
 def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
-    """`mu[0]`, `Sigma[0,1,1]`, ... in order. Where a site is itself named like another's scalar,
+    """`mu[0]`, `b[age]`, `Sigma[0,1,1]`, ... in order. Where a site is itself named like another's scalar,
     its name stands in quotation marks: `'mu[0]'` beside the first of the site `mu`."""
-    rows = {s.name: tuple(_scalars(s.name, s.shape)) for s in space.sites}
+    rows = {s.name: tuple(_scalars(space, s, s.name)) for s in space.sites}
+    shown = {s.name: s.name for s in space.sites}
     while True:
         owners: dict[str, list[str]] = {}
         for site, names in rows.items():
@@ -259,16 +262,14 @@ def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
         shared = [sites for sites in owners.values() if len(sites) > 1]
         if not shared:
             return tuple(name for names in rows.values() for name in names)
-        shapes = {s.name: s.shape for s in space.sites}
-        for site in {max(sites, key=lambda n: (len(n), n)) for sites in shared}:
-            quoted = rows[site][0].removesuffix(f"[{','.join('0' for _ in shapes[site])}]")
-            rows[site] = tuple(_scalars(f"'{quoted}'", shapes[site]))
+        chosen = {max(sites, key=lambda n: (len(n), n)) for sites in shared}
+        for site in (s for s in space.sites if s.name in chosen):
+            shown[site.name] = f"'{shown[site.name]}'"
+            rows[site.name] = tuple(_scalars(space, site, shown[site.name]))
 
 
-def _scalars(name: str, shape: tuple[int, ...]) -> list[str]:
-    if not shape:
-        return [name]
-    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+def _scalars(space: ParameterSpace, site: Site, name: str) -> list[str]:
+    return scalars(name, site.shape, space.labels.labels(site))
 
 
 def renamed_rows(space: ParameterSpace) -> dict[str, str]:
@@ -276,7 +277,7 @@ def renamed_rows(space: ParameterSpace) -> dict[str, str]:
     names, start, renamed = scalar_names(space), 0, {}
     for site in space.sites:
         size = int(np.prod(site.shape))
-        if size and names[start] != _scalars(site.name, site.shape)[0]:
+        if size and names[start] != _scalars(space, site, site.name)[0]:
             renamed[site.name] = names[start]
         start += size
     return renamed
