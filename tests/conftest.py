@@ -102,3 +102,10 @@ def galaxies_em(galaxies):
     from pp_mlem import fit_em
 
     return fit_em(galaxies, starts=20, seed=0)
+
+
+@pytest.fixture(scope="session")
+def small_nuts(galaxies):
+    from pp_mlem import fit_nuts
+
+    return fit_nuts(galaxies, chains=2, warmup=300, draws=300, seed=1)

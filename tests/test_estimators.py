@@ -198,11 +198,6 @@ def test_covariances_against_statsmodels():
     np.testing.assert_allclose(fit.covariance("sandwich"), robust.cov_params(), rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def small_nuts(galaxies):
-    return fit_nuts(galaxies, chains=2, warmup=300, draws=300, seed=1)
-
-
 def test_nuts_and_comparison(galaxies, galaxies_em, small_nuts, tmp_path):
     nuts = small_nuts
     assert nuts.draws["mu"].shape == (2, 300, 3)

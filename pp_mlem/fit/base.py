@@ -24,7 +24,16 @@ from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.datatree import tree_of
 from pp_mlem.fit.pictures import Pictures
+from pp_mlem.fit.predictions import (
+    Prediction,
+    posterior_predictive,
+    predict,
+    predictive_of,
+    residuals,
+    score,
+)
 from pp_mlem.model.model import Model
+from pp_mlem.model.predictive import Predicted
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
@@ -324,10 +333,15 @@ class Fit(Pictures, abc.ABC):
         """The jointly most probable latents at the estimates."""
         return self.model_for("decode").decode(self.params)
 
-    def _on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
+    def on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
+        """The model on new data; its parameters must have the same shapes."""
         model = self.model_for("predict")
-        roles: dict[str, Any] = model.overrides
-        new = Model(model.program, *args, **roles, dtype=model.dtype, **kwargs)
+        options: dict[str, Any] = {
+            **model.overrides,
+            "dtype": model.dtype,
+            "dims": model.naming["dims"],
+        }
+        new = Model(model.program, *args, **options, **kwargs)
         there = {s.name: s for s in new.space.sites}
         for site in model.space.sites:
             other = there.get(site.name)
@@ -339,13 +353,54 @@ class Fit(Pictures, abc.ABC):
                 )
         return new
 
-    def predict(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-        """The jointly most probable latents on new data (arguments of the program)."""
-        return self._on(args, kwargs).decode(self.params)
+    @abc.abstractmethod
+    def several_params(self, draws: int, seed: int) -> Params:
+        """So many values (draws, ...) of all parameters: a point repeated, or posterior draws."""
+
+    @abc.abstractmethod
+    def spread_params(self, draws: int, seed: int) -> tuple[Params, int, str]:
+        """Values (draws, ...) that spread as the estimate does, how many chains they come from, and what they
+        are."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> Prediction:
+        """On new data (arguments of the program; without any on the fitted ones): of each latent its jointly most
+        probable value, of each observed site its predictive mean, marginal over the latents, in a mapping by
+        name. Values of observed sites may be left out (`y=None`) where the program allows it; latents are
+        then not told. Missing cells given the others are what `impute` tells."""
+        return predict(self, args, kwargs)
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Posterior probabilities of the latents on new data (arguments of the program)."""
-        return self._on(args, kwargs).posterior(self.params)
+        return self.on(args, kwargs).posterior(self.params)
+
+    def predictive(
+        self, *args: Any, draws: int = 1000, seed: int = 0, **kwargs: Any
+    ) -> dict[str, Predicted]:
+        """The predictive distribution of every observed site on new data (or the fitted ones), marginal over the
+        latents, which are drawn anew: `mean`, `sd`, `quantile(q)` and `draws` (draws, *shape), by site. At the
+        estimates; of posterior draws over them."""
+        return predictive_of(self, args, kwargs, draws, seed)
+
+    def posterior_predictive(
+        self, *args: Any, draws: int = 1000, seed: int = 0, **kwargs: Any
+    ) -> xr.DataTree:
+        """The same draws as the group posterior_predictive of an ArviZ tree: of posterior draws one for each, evenly
+        thinned; of a point fit at draws of the estimate's asymptotic normal distribution, as its attribute
+        `draws` says."""
+        return posterior_predictive(self, args, kwargs, draws, seed)
+
+    def score(self, *args: Any, **kwargs: Any) -> float:
+        """Marginal log-likelihood of new data (or the fitted ones) per independent unit, in nats, as scikit-learn's
+        `score`; of draws that of the posterior predictive density (at 100 draws)."""
+        return score(self, args, kwargs)
+
+    def residuals(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Randomised quantile residuals of every observed site (Dunn & Smyth 1996,
+        doi:10.1080/10618600.1996.10474708), in the shape of its values: normal scores of each value's
+        rank among 1,000 draws from the fitted program, latents drawn anew (Hartig's DHARMa does the same); standard
+        normal where the model is right, NaN where a value is missing. Along a scan `model.pseudo_residuals`,
+        given the other observations."""
+        return residuals(self, seed)
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 

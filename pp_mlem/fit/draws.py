@@ -204,5 +204,21 @@ class DrawsFit(Fit):
         each = [model.impute(params) for params in several]
         return {name: Imputed.mixed([e[name] for e in each]) for name in each[0]}
 
+    def several_params(self, draws: int, seed: int) -> Params:
+        every = next(iter(self.draws.values())).shape[:2]
+        order = np.resize(np.random.default_rng(seed).permutation(every[0] * every[1]), draws)
+        flat = {k: v.reshape(-1, *v.shape[2:])[order] for k, v in self.draws.items()}
+        held = {k: np.broadcast_to(v, (draws, *np.shape(v))) for k, v in self.fixed.items()}
+        return held | flat
+
+    def spread_params(self, draws: int, seed: int) -> tuple[Params, int, str]:
+        chains, length = next(iter(self.draws.values())).shape[:2]
+        each = min(max(draws // chains, 1), length)
+        some = np.linspace(0, length - 1, each).astype(int)
+        flat = {k: v[:, some].reshape(-1, *v.shape[2:]) for k, v in self.draws.items()}
+        count = chains * each
+        held = {k: np.broadcast_to(v, (count, *np.shape(v))) for k, v in self.fixed.items()}
+        return held | flat, chains, "posterior draws"
+
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
         return self.draw_vectors, self.draws, self.sample_stats, "posterior draws"

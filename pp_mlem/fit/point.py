@@ -361,6 +361,15 @@ class PointFit(Fit):
         several = [{name: value[i] for name, value in params.items()} for i in range(draws)]
         return model.impute_at(several, seed)
 
+    def several_params(self, draws: int, seed: int) -> Params:
+        return {k: np.broadcast_to(v, (draws, *np.shape(v))) for k, v in self.params.items()}
+
+    def spread_params(self, draws: int, seed: int) -> tuple[Params, int, str]:
+        with self.computing("posterior_predictive") as target:
+            vectors = self._asymptotic(draws, np.random.default_rng(seed))
+            free = target.constrained(vectors)
+        return self.several_params(draws, seed) | free, 1, ASYMPTOTIC
+
     def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
         """Draws of the vector from the normal approximation in unconstrained coordinates."""
         units = max(float(self.n_observations), 1.0)

@@ -173,15 +173,8 @@ class Model(Imputes, AlongScans):
     def _anew(self, arguments: Arguments) -> Model:
         """The program read again, with other arguments."""
         args, kwargs = arguments.values()
-        return Model(
-            self.program,
-            *args,
-            **self.overrides,
-            **self.naming,
-            observe=self.observe,
-            dtype=self.dtype,
-            **kwargs,
-        )
+        options: dict[str, Any] = {**self.overrides, **self.naming, "observe": self.observe}
+        return Model(self.program, *args, **options, dtype=self.dtype, **kwargs)
 
     def _reads_alike(self, arguments: Arguments) -> bool:
         """Whether this reading is right for other data of the same shapes."""

@@ -31,9 +31,14 @@ class _Unobserve(Literals):
         super().__init__()
         self.drawn, self.seen = drawn, seen
 
+    @property
+    def inside(self) -> type[_Unobserve]:
+        """What does the same inside of a scan."""
+        return type(self)
+
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow" and msg["fn"] is scan_wrapper:
-            msg["value"], values, seen = _drawn_scan(msg, numpyro.prng_key(), type(self))
+            msg["value"], values, seen = _drawn_scan(msg, numpyro.prng_key(), self.inside)
             self.drawn.update(values)
             self.seen.update(seen)
             return
@@ -65,6 +70,31 @@ class _Complete(_Unobserve):
             msg["value"] = _completed(msg["fn"], self.seen[msg["name"]], key)
         else:
             msg["value"] = self.seen[msg["name"]]
+
+
+class _Predict(_Unobserve):
+    """Draws the observed sites, whether or not they have values here, and notes the means and variances of
+    their laws in `moments`; those of a scan's body have draws alone."""
+
+    def __init__(self, drawn: dict[str, Any], seen: dict[str, Any]) -> None:
+        super().__init__(drawn, seen)
+        self.moments: dict[str, tuple[Any, Any]] = {}
+
+    @property
+    def inside(self) -> type[_Unobserve]:
+        return _Unobserve
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        super().process_message(msg)
+        if msg["type"] == "sample" and not is_factor(msg["fn"]):
+            try:
+                shape = msg["fn"].shape()
+                mean, variance = msg["fn"].mean, msg["fn"].variance
+                self.moments[msg["name"]] = (
+                    jnp.broadcast_to(mean, shape), jnp.broadcast_to(variance, shape)
+                )  # fmt: skip
+            except (AttributeError, NotImplementedError, ValueError):  # none in closed form
+                pass
 
 
 def _completed(fn: Any, value: jax.Array, key: jax.Array) -> jax.Array:
@@ -156,7 +186,33 @@ def completing_function(arguments: Arguments) -> Callable[..., dict]:
     return complete
 
 
-def _drawing(arguments: Arguments, kind: type[_Unobserve]) -> Callable[..., tuple[dict, dict]]:
+def predicting_function(
+    arguments: Arguments, names: frozenset[str]
+) -> Callable[[tuple, dict[str, Any], jax.Array], tuple[dict, dict]]:
+    """(arrays, given values, key) -> draws of these sites; and (mean, variance) of the laws that they were drawn
+    from, of those that have them in closed form. Traceable."""
+    every: dict[str, tuple[Any, Any]] = {}
+
+    def kind(drawn: dict[str, Any], seen: dict[str, Any]) -> _Predict:
+        handler = _Predict(drawn, seen)
+        handler.moments = every
+        return handler
+
+    draw = _drawing(arguments, kind)
+
+    def predict(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> tuple[dict, dict]:
+        every.clear()
+        drawn, _ = draw(dynamic, given, key)
+        moments = {n: m for n, m in every.items() if n in names and n in drawn}
+        every.clear()
+        return {n: v for n, v in drawn.items() if n in names}, moments
+
+    return predict
+
+
+def _drawing(
+    arguments: Arguments, kind: Callable[[dict, dict], _Unobserve]
+) -> Callable[..., tuple[dict, dict]]:
     @alone
     def draw(dynamic: tuple, given: dict[str, Any], key: jax.Array) -> tuple[dict, dict]:
         inside: dict[str, Any] = {}

@@ -53,8 +53,8 @@ def scalars(name: str, shape: tuple[int, ...], labels: Sequence[Labels | None]) 
     if not shape:
         return [name]
     axes = [
-        [written(v) for v in labels[i]] if i < len(labels) and labels[i] is not None else range(n)
-        for i, n in enumerate(shape)
+        range(n) if own is None else [written(v) for v in own]
+        for n, own in zip(shape, labels, strict=True)
     ]
     return [f"{name}[{','.join(map(str, entry))}]" for entry in product(*axes)]
 
@@ -86,11 +86,11 @@ def given_names(
     sizes = {n: p.size for n, p in plates.items() if not p.implicit}
     values = {s.name: s.size for s in sites if s.role is Role.LATENT and not s.real}
     sizes |= values
-    for site in params.values():
-        for dim, size in zip(named[site.name], site.shape, strict=True):
+    for name, own in params.items():
+        for dim, size in zip(named[name], own.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
                 raise ValueError(
-                    f"dims: {dim!r} has {sizes[dim]} entries elsewhere and {size} in {site.name!r}; "
+                    f"dims: {dim!r} has {sizes[dim]} entries elsewhere and {size} in {name!r}; "
                     "name them apart."
                 )
     labels: dict[str, Labels] = {}

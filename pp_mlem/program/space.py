@@ -263,9 +263,9 @@ def scalar_names(space: ParameterSpace) -> tuple[str, ...]:
         if not shared:
             return tuple(name for names in rows.values() for name in names)
         chosen = {max(sites, key=lambda n: (len(n), n)) for sites in shared}
-        for site in (s for s in space.sites if s.name in chosen):
-            shown[site.name] = f"'{shown[site.name]}'"
-            rows[site.name] = tuple(_scalars(space, site, shown[site.name]))
+        for own in (s for s in space.sites if s.name in chosen):
+            shown[own.name] = f"'{shown[own.name]}'"
+            rows[own.name] = tuple(_scalars(space, own, shown[own.name]))
 
 
 def _scalars(space: ParameterSpace, site: Site, name: str) -> list[str]:
