@@ -30,6 +30,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A public name, loaded with JAX and NumPyro when it is first asked for: until then nothing is,
     so that the command line answers at once."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pp-mlem")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pp_mlem.show import public
@@ -39,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -95,7 +95,7 @@ def test_a_record_says_what_every_version_reads(saved):
         "status_note", "value",
     }  # fmt: skip
     assert set(arrays) == {
-        "covariance", "covariance_free", "history", "param.mu", "start_scalars", "vector",
+        "bounds", "covariance", "covariance_free", "history", "param.mu", "start_scalars", "vector",
     }  # fmt: skip
 
 

@@ -49,14 +49,24 @@ def difference_of(fits: Mapping[str, Fit]) -> str:
     """What the fits do not share: "different data", "different programs" or ""."""
     if len({f.n_observations for f in fits.values()}) > 1:
         return "different data"
-    marks = [f.fingerprint for f in fits.values() if f.fingerprint is not None]
-    for mark in marks[1:]:
-        differs = changed(marks[0], mark)
-        if "data" in differs or "observe" in differs:
+    held = [(f, mark) for f in fits.values() if (mark := f.fingerprint) is not None]
+    for fit, mark in held[1:]:
+        differs = changed(held[0][1], mark)
+        if ("data" in differs or "observe" in differs) and not same_observations(held[0][0], fit):
             return "different data"
         if "program" in differs and "python" not in differs:
             return "different programs"
     return ""
+
+
+def same_observations(one: Fit, other: Fit) -> bool:
+    """Whether two fits, of other covariates say, are of the same observed values."""
+    if one.model is None or other.model is None or one.model.observe or other.model.observe:
+        return False
+    mine, theirs = one.model.observed_values(), other.model.observed_values()
+    return mine.keys() == theirs.keys() and all(
+        np.array_equal(mine[k], theirs[k], equal_nan=mine[k].dtype.kind == "f") for k in mine
+    )
 
 
 def concerns_of(name: str, fit: Fit) -> Iterator[Concern]:

@@ -108,14 +108,7 @@ def delta_method(
     A function that leans on a scalar whose own standard error cannot be trusted has none either.
     """
     check_level(level)
-
-    def of(v: jax.Array) -> jax.Array:
-        value = jnp.asarray(function(target.params(v)))
-        return value.astype(v.dtype)
-
-    point = jnp.asarray(vector)
-    value = np.asarray(of(point))
-    slope = np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
+    value, slope = _function_at(target, vector, function)
     variance = np.einsum("ij,jk,ik->i", slope, covariance.free, slope)
     _, jacobian = natural_scale(target, vector)
     bad, reason = _untold(covariance, slope, jacobian)
@@ -123,6 +116,35 @@ def delta_method(
     half = scipy_stats.norm.ppf((1 + level) / 2) * error
     error, half = error.reshape(value.shape), half.reshape(value.shape)
     return Estimate(value, error, value - half, value + half, level, reason)
+
+
+def _function_at(
+    target: Target, vector: np.ndarray, function: Callable[[dict[str, Any]], Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A function of the parameters at a vector, and its Jacobian (entries, coordinates)."""
+
+    def of(v: jax.Array) -> jax.Array:
+        value = jnp.asarray(function(target.params(v)))
+        return value.astype(v.dtype)
+
+    point = jnp.asarray(vector)
+    value = np.asarray(of(point))
+    return value, np.asarray(quick_jit(jax.jacfwd(of))(point), float).reshape(value.size, -1)
+
+
+def restricted(
+    target: Target,
+    vector: np.ndarray,
+    covariance: Covariance,
+    function: Callable[[dict[str, Any]], Any],
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """A function of the parameters (entries,), its covariance by the delta method, and why that cannot be
+    trusted, if so."""
+    value, slope = _function_at(target, vector, function)
+    _, jacobian = natural_scale(target, vector)
+    bad, reason = _untold(covariance, slope, jacobian)
+    matrix = slope @ covariance.free @ slope.T
+    return value.ravel(), matrix, reason if np.any(bad) else ""
 
 
 def _untold(

@@ -19,6 +19,7 @@ from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.groups import Group
+from pp_mlem.diagnose.intervals import bounds_of
 from pp_mlem.diagnose.labels import alignment, permute
 from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
@@ -44,12 +45,14 @@ Params = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class Stored:
     """What a file holds of a fit that only its model could compute again: the ArviZ tree, the
-    model's fingerprint, the observed covariance, and max over latents of log p(data, latents)."""
+    model's fingerprint, the observed covariance, max over latents of log p(data, latents), and the bounds of
+    every scalar (2, scalars)."""
 
     tree: xr.DataTree
     fingerprint: dict[str, str] | None
     covariance: Covariance
     classification: float | None
+    bounds: np.ndarray | None = None
 
 
 def not_a_point(what: str, method: str) -> ValueError:
@@ -58,6 +61,13 @@ def not_a_point(what: str, method: str) -> ValueError:
         f"{what} belongs to a point estimate; {method} has posterior draws instead. "
         "Call it on the result of fit_em, fit_mle or fit_map."
     )
+
+
+def headed(fit: Fit, table: pd.DataFrame) -> pd.DataFrame:
+    """The summary of a fit, which prints with a head."""
+    from pp_mlem.fit.summary import Summary  # it needs pandas, which is loaded with the first table
+
+    return Summary.of(fit, table)
 
 
 def params_of(row: np.ndarray, params: Params, fixed: Params) -> Params:
@@ -290,6 +300,16 @@ class Fit(Pictures, abc.ABC):
         >>> fit.estimate(lambda p: p["mu"][1] - p["mu"][0])  # doctest: +SKIP
         """
 
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest value that every free scalar can have."""
+        if self.model is not None:
+            return bounds_of(self.model.space.without(frozenset(self.fixed)))
+        if self.stored is not None and self.stored.bounds is not None:
+            return self.stored.bounds[0], self.stored.bounds[1]
+        endless = np.full(len(self.scalar_names), np.inf)
+        return -endless, endless
+
     def intervals(
         self, kind: str = "wald", names: Iterable[str] | None = None, level: float = 0.95
     ) -> pd.DataFrame:
@@ -466,9 +486,9 @@ class Fit(Pictures, abc.ABC):
         if self.story:
             lines.append(self.story)
         if self.model is not None or self.stored is not None:
+            table = pd.DataFrame(self.summary())
+            formats = {"P>|z|": lambda p: "" if np.isnan(p) else f"{p:.4f}"}
             lines.append(
-                self.summary().to_string(
-                    float_format=written, formatters={"P>|z|": "{:.4f}".format}, max_rows=40
-                )
+                table.to_string(float_format=written, formatters=formats, na_rep="", max_rows=40)
             )
         return "\n".join(lines)

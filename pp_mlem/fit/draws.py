@@ -19,7 +19,7 @@ from pp_mlem.diagnose.labels import reorder_draws
 from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.summary import POSTERIOR_DRAWS, average_posterior, thinned
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
-from pp_mlem.fit.base import Fit, Params, not_a_point
+from pp_mlem.fit.base import Fit, Params, headed, not_a_point
 from pp_mlem.model.imputation import Imputed
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
@@ -153,7 +153,7 @@ class DrawsFit(Fit):
         for column in ("ess_bulk", "ess_tail", "r_hat"):
             if column in self.diagnostics:
                 table[column] = [self.diagnostics[column][n] for n in table.index]
-        return table
+        return headed(self, table)
 
     def draw_table(self) -> pd.DataFrame:
         free = [n for n in self.params if n not in self.fixed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,15 +18,23 @@ from pp_mlem.base.digits import written
 from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.bootstrap import Bootstrap, Refits, as_covariance, bootstrap_point
+from pp_mlem.diagnose.hypotheses import ChiSquaredTest, score, wald
 from pp_mlem.diagnose.information import MissingInformation, missing_information_at
+from pp_mlem.diagnose.intervals import limits
 from pp_mlem.diagnose.kinks import REASON as KINK
 from pp_mlem.diagnose.kinks import at_kink
 from pp_mlem.diagnose.optima import describe_optima
 from pp_mlem.diagnose.profile import ProfileInterval, profile_interval
 from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation, without_errors
-from pp_mlem.diagnose.uncertainty import Covariance, Estimate, covariance_at, delta_method
-from pp_mlem.fit.base import Fit, Params, params_of
+from pp_mlem.diagnose.uncertainty import (
+    Covariance,
+    Estimate,
+    covariance_at,
+    delta_method,
+    restricted,
+)
+from pp_mlem.fit.base import Fit, Params, headed, params_of
 from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
@@ -211,22 +219,33 @@ class PointFit(Fit):
 
     def summary(self, kind: str = "observed") -> pd.DataFrame:
         estimates, errors = self.estimates(), self.standard_errors(kind)
+        low, high = self._wald(kind, HALF_WIDTH)
         with np.errstate(divide="ignore", invalid="ignore"):
-            z = estimates / errors
+            z = (estimates / errors).where(self._could_be_zero())
         table = pd.DataFrame(
             {
                 "coef": estimates,
                 "std err": errors,
                 "z": z,
                 "P>|z|": 2 * scipy_stats.norm.sf(np.abs(z)),
-                "[0.025": estimates - HALF_WIDTH * errors,
-                "0.975]": estimates + HALF_WIDTH * errors,
+                "[0.025": low,
+                "0.975]": high,
             }
         )
         reasons = self.covariance_details(kind).reasons
         if reasons:
             table["note"] = [reasons.get(str(n), "") for n in table.index]
-        return table
+        return headed(self, table)
+
+    def _could_be_zero(self) -> np.ndarray:
+        """Of each scalar whether zero lies inside of its support, so that somebody would test it."""
+        low, high = self.bounds
+        return (low < 0) & (high > 0)
+
+    def _wald(self, kind: str, half: float) -> tuple[np.ndarray, np.ndarray]:
+        """Limits `half` standard errors from the estimates, inside of the supports."""
+        estimates, errors = self.estimates().to_numpy(), self.standard_errors(kind).to_numpy()
+        return limits(estimates, errors, self.bounds, half)
 
     def draw_table(self) -> pd.DataFrame:
         raise ValueError(f"draw_table: {self.method} is a point estimate and has no draws.")
@@ -290,9 +309,8 @@ class PointFit(Fit):
 
     def _limits(self, kind: str, names: list[str], level: float) -> pd.DataFrame:
         if kind == "wald":
-            half = scipy_stats.norm.ppf((1 + level) / 2) * self.standard_errors()
-            estimates = self.estimates()
-            return pd.DataFrame({"low": estimates - half, "high": estimates + half})
+            low, high = self._wald("observed", scipy_stats.norm.ppf((1 + level) / 2))
+            return pd.DataFrame({"low": low, "high": high}, index=list(self.scalar_names))
         if kind == "bootstrap":
             return self._last_bootstrap().intervals(level)
         if kind != "profile":
@@ -307,6 +325,65 @@ class PointFit(Fit):
                 )
                 break
         return limits
+
+    def wald_test(
+        self,
+        restrictions: Iterable[str] | Callable[[dict[str, Any]], ArrayLike],
+        value: ArrayLike = 0.0,
+        kind: str = "observed",
+    ) -> ChiSquaredTest:
+        """That several scalars, or functions of the parameters, have a value (Wald 1943).
+
+        Args:
+            restrictions: names of free scalars, such as ["b[age]", "b[income]"], or a function of the
+                parameters that returns an array, as in `estimate`.
+            value: what they are under the hypothesis, a number or one for each.
+            kind: of the covariance, as in `covariance`.
+
+        Returns:
+            a `ChiSquaredTest` with `statistic`, `df` and `p_value`; NaN with its reason where a standard error
+            cannot be trusted.
+        """
+        details = self.covariance_details(kind)
+        if callable(restrictions):
+            with self.computing("wald_test") as target:
+                gaps, matrix, reason = restricted(target, self.vector, details, restrictions)
+        else:
+            names = [restrictions] if isinstance(restrictions, str) else list(restrictions)
+            unknown = [n for n in names if n not in self.scalar_names]
+            if unknown or not names:
+                raise ValueError(
+                    f"restrictions: received {unknown or names}, expected names among {list(self.scalar_names)[:8]} "
+                    "..., or a function of the parameters."
+                )
+            places = [self.scalar_names.index(n) for n in names]
+            gaps, matrix = (
+                self.estimates().to_numpy()[places],
+                details.matrix[np.ix_(places, places)],
+            )
+            reason = next((details.reasons[n] for n in names if n in details.reasons), "")
+        return wald(gaps - np.broadcast_to(np.asarray(value, float), gaps.shape), matrix, reason)
+
+    def score_test(self, kind: str = "observed") -> ChiSquaredTest:
+        """That the parameters which this fit holds fixed have those values (Rao 1948): the gradient of the whole
+        problem at the restricted maximum, nothing else is fitted.
+
+        kind: of the information there, "observed" or "opg".
+
+        >>> fit_mle(model, fixed={"slope": 0.0}).score_test()  # doctest: +SKIP
+        """
+        if kind not in ("observed", "opg"):
+            raise ValueError(f"kind: received {kind!r}, expected 'observed' or 'opg'.")
+        if not self.fixed or self.objective != "mle":
+            raise ValueError(
+                "score_test: this fit holds nothing fixed, or has a prior. Fit the hypothesis by "
+                "fit_mle(model, fixed={...}), and ask that fit."
+            )
+        model = self.model_for("score_test")
+        with self.computing("score_test") as target:
+            whole = model.target(None)
+            vector = np.asarray(whole.space.to_vector(self.params))
+            return score(whole, vector, whole.space.size - target.space.size, kind)
 
     def missing_information(self) -> MissingInformation:
         """The fraction of missing information of every scalar and EM's rate of convergence, from

@@ -142,6 +142,7 @@ def _record_of(fit: Fit) -> Record:
         "reasons": covariance.reasons,
         "classification": fit.classification,
         "fingerprint": fit.fingerprint,
+        "bounds": np.stack(fit.bounds),
     }
     if covariance.flat is not None and covariance.flat.size:
         record["covariance_flat"] = covariance.flat
@@ -191,5 +192,11 @@ def _of_record(tree: xr.DataTree, record: Record, model: Model | None) -> Fit:
         fields["scalar_names"], record["covariance"], record["covariance_free"],
         record["reasons"], "observed", record.get("covariance_flat"),
     )  # fmt: skip
-    stored = Stored(tree, record.get("fingerprint"), covariance, record.get("classification"))
+    stored = Stored(
+        tree,
+        record.get("fingerprint"),
+        covariance,
+        record.get("classification"),
+        record.get("bounds"),
+    )
     return kind(model=model, stored=stored, **fields)
