@@ -2,21 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from pp_mlem.show.plots.look import INK, PAPER, SOFT
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure without axes."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of one row."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    figure = empty_figure(width, height)
+    return figure, [plain(a) for a in figure.subplots(1, columns, squeeze=False)[0]]
 
 
 def new_grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of `count` cells of this size, row by row; cells that are left over are hidden."""
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    cells = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    figure = empty_figure(width * columns, height * rows)
+    cells = [plain(a) for a in figure.subplots(rows, columns, squeeze=False).ravel()]
     for axes in cells[count:]:
         axes.set_visible(False)
     return figure, cells[:count]
+
+
+def plain(axes: Axes) -> Axes:
+    """Axes whose ticks look the same wherever the figure is drawn."""
+    axes.tick_params(labelsize=8, color=SOFT, labelcolor=INK, width=0.8, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None, per_inch: float = 9
+) -> None:
+    """One legend for all axes, below them, in as many columns as the width holds."""
+    labels = [str(h.get_label()) for h in handles] if labels is None else list(labels)
+    if not labels:
+        return
+    longest = max(map(len, labels)) + 5
+    columns = max(1, min(len(labels), int(figure.get_figwidth() * per_inch / longest * 1.4)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def legend_beside(axes: Axes, handles: Sequence[Any] | None = None) -> None:
+    """The legend of one axes, right of it."""
+    found = axes.get_legend_handles_labels()[0] if handles is None else list(handles)
+    if found:
+        axes.legend(
+            handles=found, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, fontsize=8
+        )
+
+
+def shortened(text: str, most: int = 28) -> str:
+    """A label that fits; what is left out is told by dots."""
+    return text if len(text) <= most else text[: most - 1] + "…"
