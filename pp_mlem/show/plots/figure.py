@@ -7,8 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from pp_mlem.show.plots.look import INK, PAPER, SOFT
+
+PER_INCH = 12.5  # characters of a legend
 
 
 def empty_figure(width: float, height: float) -> Figure:
@@ -40,24 +43,30 @@ def plain(axes: Axes) -> Axes:
 
 
 def legend_below(
-    figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None, per_inch: float = 9
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None
 ) -> None:
     """One legend for all axes, below them, in as many columns as the width holds."""
     labels = [str(h.get_label()) for h in handles] if labels is None else list(labels)
     if not labels:
         return
     longest = max(map(len, labels)) + 5
-    columns = max(1, min(len(labels), int(figure.get_figwidth() * per_inch / longest * 1.4)))
+    columns = max(1, min(len(labels), int(figure.get_figwidth() * PER_INCH / longest)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
-def legend_beside(axes: Axes, handles: Sequence[Any] | None = None) -> None:
-    """The legend of one axes, right of it."""
-    found = axes.get_legend_handles_labels()[0] if handles is None else list(handles)
-    if found:
-        axes.legend(
-            handles=found, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, fontsize=8
-        )
+def legend_under(axes: Axes, inches: float = 0.45) -> None:
+    """The legend of one axes, below it and the label of its x axis."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    below = axes.transAxes + ScaledTranslation(0, -inches, axes.figure.dpi_scale_trans)
+    longest = max(map(len, labels)) + 5
+    wide = axes.get_position().width * axes.figure.get_figwidth()
+    columns = max(1, min(len(labels), int(wide * PER_INCH / longest)))
+    axes.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below,
+        borderaxespad=0.0, ncols=columns, fontsize=8,
+    )  # fmt: skip
 
 
 def shortened(text: str, most: int = 28) -> str:
