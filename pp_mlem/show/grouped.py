@@ -153,9 +153,7 @@ def _support(site: Site, values: np.ndarray) -> str:
     return "counts" if whole and np.all(seen == np.round(seen)) else "real"
 
 
-def conditional_means(
-    model: Model, params: Mapping[str, Any], site: Grouped
-) -> np.ndarray | None:
+def conditional_means(model: Model, params: Mapping[str, Any], site: Grouped) -> np.ndarray | None:
     """Mean of a site at each value of its latent, (values, rows, columns), with one row where all are
     alike; None where its distribution knows none."""
     return _means(model, params, site, several=False)
@@ -228,4 +226,3 @@ def _laid(model: Model, grouped: Grouped, array: np.ndarray) -> np.ndarray:
     flat = spread.reshape(lead[0], -1, spread.shape[-1])
     shape = (grouped.states, flat.shape[1], grouped.columns)
     return np.broadcast_to(flat, shape)
-

@@ -80,12 +80,23 @@ def value_labels(model: Model, latent: str, count: int) -> list[str]:
 
 def step_axis(model: Model, length: int, scan: str) -> tuple[np.ndarray, str]:
     """Where the steps of a scan stand, and what that axis is called: the index of a series, or their numbers."""
-    labels = model.reading.names.coords.get(scan, ())
-    if len(labels) == length:
-        places = np.asarray(labels)
-        if places.dtype.kind in "iuf" or isinstance(labels[0], (np.datetime64, pd.Timestamp)):
-            return (places if places.dtype.kind in "iuf" else pd.to_datetime(labels).to_numpy()), ""
-    return np.arange(length), "step"
+    known = model.reading.names.coords.get(scan, ())
+    index = pd.Index(known) if len(known) == length else _index_of(model, length)
+    if isinstance(index, pd.PeriodIndex):
+        index = index.to_timestamp()
+    if index is None or not (isinstance(index, pd.DatetimeIndex) or index.dtype.kind in "iuf"):
+        return np.arange(length), "step"
+    return index.to_numpy(), str(index.name or "")
+
+
+def _index_of(model: Model, length: int) -> pd.Index | None:
+    """The index of a table or series among the arguments that has so many rows, unless it only counts them."""
+    args, kwargs = model.arguments.values()
+    for value in (*args, *kwargs.values()):
+        is_table = isinstance(value, (pd.Series, pd.DataFrame))
+        if is_table and len(value) == length and not value.index.equals(pd.RangeIndex(length)):
+            return value.index
+    return None
 
 
 def unit_labels(model: Model, plates: Sequence[str], count: int) -> list[str] | None:

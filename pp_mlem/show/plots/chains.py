@@ -12,7 +12,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped, conditional_means
 from pp_mlem.show.labels import column_labels, step_axis
-from pp_mlem.show.plots.figure import empty_figure, legend_below, new_grid, plain
+from pp_mlem.show.plots.figure import empty_figure, head, legend_below, new_grid, plain
 from pp_mlem.show.plots.look import INK, MANY, component_colour, in_one_look, paler
 from pp_mlem.show.plots.marks import component_handles
 
@@ -47,7 +47,7 @@ def plot_chain(
             axes.set_ylabel(names[column])
         _draw_probabilities(plain(grid[-1]), time, own.posterior.reshape(steps, 1, -1)[:, 0])
         grid[-1].set_xlabel(label)
-        told = f"the first {shown} of {own.columns} columns" if shown < own.columns else ""
+        of = shown, own.columns, "columns"
     else:
         shown = min(sequences, SERIES)
         figure, cells = new_grid(shown, 2, 4.2, 1.9)
@@ -56,10 +56,10 @@ def plot_chain(
             _draw_series(axes, time, values[:, i, 0], decoded[:, i], own_level)
             axes.set_title(f"sequence {i}", fontsize=9)
         figure.supylabel(names[0], fontsize=9)
-        told = f"the first {shown} of {sequences} sequences" if shown < sequences else label
-    figure.suptitle(f"The series and its decoded states, {fit.method}", x=0.01, ha="left")
-    if told:
-        figure.supxlabel(told)
+        for axes in cells[-2:]:
+            axes.set_xlabel(label)
+        of = shown, sequences, "sequences"
+    head(figure, f"The series and its decoded states, {fit.method}", *of)
     legend_below(figure, component_handles(model, own))
     return figure
 

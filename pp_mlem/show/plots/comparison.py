@@ -57,7 +57,9 @@ def plot_comparison(comparison: Comparison, scalars: int = SCALARS) -> Figure:
         draw_forest(comparison, plain(figure.subplots()), scalars)
     else:
         mosaic = [["forest"] + ["paths"] * len(kinds), ["forest", *kinds]]
-        cells = figure.subplot_mosaic(mosaic, width_ratios=[max(len(kinds), 2), *[1.2] * len(kinds)])  # type: ignore[arg-type]
+        cells = figure.subplot_mosaic(
+            mosaic, width_ratios=[max(len(kinds), 2), *[1.2] * len(kinds)]
+        )  # type: ignore[arg-type]
         for axes in cells.values():
             plain(axes)
         draw_forest(comparison, cells["forest"], scalars)
@@ -125,7 +127,9 @@ def draw_forest(comparison: Comparison, axes: Axes, scalars: int = SCALARS) -> N
     spread = np.where(np.isfinite(errors), errors, -np.inf).max(0)
     spread = np.where(np.isfinite(spread) & (spread > 0), spread, 1.0)
     y = np.arange(len(table))[::-1]
-    axes.hlines(y[:-1] - 0.5, 0, 1, color=GRID, lw=0.6, zorder=0, transform=axes.get_yaxis_transform())
+    axes.hlines(
+        y[:-1] - 0.5, 0, 1, color=GRID, lw=0.6, zorder=0, transform=axes.get_yaxis_transform()
+    )
     for i, method in enumerate(methods):
         fit = comparison.fits[method]
         offset = 0.3 - 0.6 * i / max(len(methods) - 1, 1) if len(methods) > 1 else 0.0
@@ -135,7 +139,9 @@ def draw_forest(comparison: Comparison, axes: Axes, scalars: int = SCALARS) -> N
             for v in (limits["low"], table[method, "estimate"], limits["high"])
         )
         axes.hlines(y + offset, low, high, color=colours[method], lw=1.6)
-        axes.plot(middle, y + offset, ls="", marker=MARKERS[i % len(MARKERS)], ms=4, color=colours[method])
+        axes.plot(
+            middle, y + offset, ls="", marker=MARKERS[i % len(MARKERS)], ms=4, color=colours[method]
+        )
     axes.set_yticks(y, [f"{shortened(str(n))} = {v:.4g}" for n, v in centre.items()])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(table) - 0.4)
@@ -172,7 +178,9 @@ def draw_paths(comparison: Comparison, axes: Axes) -> None:
 
 def objectives_of(comparison: Comparison) -> list[str]:
     """What the point fits with starts maximised: "mle", "map" or both."""
-    found = [f.objective for f in comparison.fits.values() if isinstance(f, PointFit) and len(f.starts)]
+    found = [
+        f.objective for f in comparison.fits.values() if isinstance(f, PointFit) and len(f.starts)
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -184,23 +192,32 @@ def draw_optima(comparison: Comparison, axes: Axes, objective: str) -> None:
         for n, f in comparison.fits.items()
         if isinstance(f, PointFit) and len(f.starts) and f.objective == objective
     }
+    heights: list[float] = []
     for i, (name, fit) in enumerate(fits.items()):
         reached = fit.starts[fit.starts["optimum"] > 0]
         for _, members in reached.groupby("optimum"):
             status = members["status"].mode().iloc[0]
             share = len(members) / len(fit.starts)
             height = members["objective"].max()
-            told = f"{100 * share:.0f}%" + ("" if status == "converged" else f" {status}")
+            told = f"{100 * share:.0f}%" + ("" if status == "converged" else f"\n{status}")
             axes.scatter(
-                i, height, s=20 + 380 * share, color=colours[name], alpha=0.6, edgecolor=colours[name]
+                i,
+                height,
+                s=20 + 380 * share,
+                color=colours[name],
+                alpha=0.6,
+                edgecolor=colours[name],
             )
             axes.annotate(
                 told, (i, height), xytext=(5 + 9 * share**0.5, 0), textcoords="offset points",
                 va="center", fontsize=7,
             )  # fmt: skip
+            heights.append(height)
     axes.set_xticks(range(len(fits)), [shortened(n, 14) for n in fits])
     axes.set_xlim(-0.45, len(fits) - 0.2)
     axes.margins(y=0.15)
+    if heights and np.ptp(heights) < 0.5:
+        axes.set_ylim(np.mean(heights) - 1, np.mean(heights) + 1)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.ticklabel_format(axis="y", useOffset=False, style="plain")
     axes.set_ylabel(f"{WHAT[objective]} (nats)")
@@ -231,12 +248,16 @@ def _figures(
         for site, drawn in found.items():
             yield ("components" if len(found) == 1 else f"components_{site}"), drawn
     yield "estimates", (plot_estimates(comparison), CAPTIONS["estimates"])
-    yield "posterior_and_normal", (
-        plot_posterior_against_normal(comparison),
-        CAPTIONS["posterior_and_normal"],
+    yield (
+        "posterior_and_normal",
+        (
+            plot_posterior_against_normal(comparison),
+            CAPTIONS["posterior_and_normal"],
+        ),
     )
     last = list(fits.values())[-1]
-    yield "predictive_check", (plot_predictive_check(last), CAPTIONS["predictive_check"])
+    if last.model is not None:
+        yield "predictive_check", (plot_predictive_check(last), CAPTIONS["predictive_check"])
     for name, figure in figures_of_latents(comparison).items():
         yield name, (figure, CAPTIONS[name])
     yield "paths", (plot_paths(comparison), CAPTIONS["paths"])

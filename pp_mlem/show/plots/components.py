@@ -40,6 +40,12 @@ class Kind:
 @in_one_look
 def plot_components(fit: Fit, site: str | None = None) -> Figure | None:
     """See `Fit.plot_components`; None where no site has a picture."""
+    model = fit.model_for("plot_components")
+    known = [s.origin or s.name for s in model.reading.observed]
+    if site is not None and site not in known:
+        raise ValueError(
+            f"plot_components: received site {site!r}; the observed sites are {known}."
+        )
     figures = component_figures(fit, () if site is None else (site,))
     return next((figure for figure, _ in figures.values()), None)
 
@@ -189,4 +195,3 @@ KINDS = (
         "weights.",
     ),
 )  # fmt: skip
-

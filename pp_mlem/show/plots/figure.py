@@ -42,6 +42,12 @@ def plain(axes: Axes) -> Axes:
     return axes
 
 
+def head(figure: Figure, title: str, shown: int = 0, of: int = 0, what: str = "") -> None:
+    """The title of a figure, which says where only the first of something are drawn."""
+    told = f": the first {shown} of {of} {what}" if shown < of else ""
+    figure.suptitle(title + told, x=0.01, ha="left")
+
+
 def legend_below(
     figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None
 ) -> None:

@@ -16,7 +16,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.latents import Moments
 from pp_mlem.program.sites import Site
 from pp_mlem.show.labels import step_axis, unit_labels
-from pp_mlem.show.plots.figure import legend_below, new_grid, shortened
+from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
 from pp_mlem.show.plots.look import (
     GRID,
     INK,
@@ -43,6 +43,7 @@ def plot_latents(
     others: Mapping[str, Fit] | None = None,
     units: Mapping[str, Sequence[Any]] | None = None,
     forecasts: Mapping[str, Moments] | None = None,
+    observed: Mapping[str, Any] | None = None,
 ) -> Figure:
     """See `Fit.plot_latents`."""
     model = fit.model_for("plot_latents")
@@ -58,6 +59,7 @@ def plot_latents(
     for site in (s for n, s in reals.items() if names is None or n in names):
         own = {n: p[site.name] for n, p in told.items() if site.name in p}
         every += _panels(site, own, (forecasts or {}).get(site.name))
+    every.sort(key=lambda p: (not p.site.scan, p.units == 1))
     shown = every[:PANELS]
     columns = 1 if len(shown) == 1 else 2 if len(shown) in (2, 4) else 3
     most = max((p.units for p in shown if not p.site.scan and p.units <= NAMED), default=0)
@@ -67,16 +69,23 @@ def plot_latents(
         site = panel.site
         if site.scan:
             time, label = step_axis(model, panel.units, site.scan)
-            draw_series(axes, panel.told, panel.ahead, colours=colours, time=time, label=label)
+            data = (observed or {}).get(site.name)
+            seen = None if data is None else np.asarray(data, float).reshape(panel.units, -1)
+            draw_series(
+                axes, panel.told, panel.ahead, seen, colours=colours, time=time, label=label
+            )
         else:
             named = unit_labels(model, list(site.dims), panel.units)
+            named = [""] if named is None and panel.units == 1 else named
             draw_caterpillar(axes, panel.told, (units or {}).get(site.name, named), colours)
         where = model.reading.told_plates(site)
         title = f"{site.name}{panel.entry}"
         axes.set_title(shortened(f"{title}, {where}" if where else title, 40))
-    if len(every) > PANELS:
-        figure.supxlabel(f"the first {PANELS} of {len(every)} entries of the latents")
-    legend_below(figure, _handles(fits, colours, shown))
+    head(figure, "Latents, posterior means", len(shown), len(every), "entries")
+    handles = _handles(fits, colours, shown)
+    if observed:
+        handles.insert(0, Line2D([], [], ls="", marker=".", ms=7, color=SOFT, label="data"))
+    legend_below(figure, handles)
     return figure
 
 
@@ -161,9 +170,7 @@ def draw_caterpillar(
             axes.plot(centre[order], place, color=colour, lw=1.4, label=name)
     many = len(mean) > MANY
     for name, (centre, _) in [] if few else others:
-        axes.plot(
-            centre[order], place, ".", ms=2, color=colours[name], label=name, rasterized=many
-        )
+        axes.plot(centre[order], place, ".", ms=2, color=colours[name], label=name, rasterized=many)
     if few:
         names = [str(i) for i in place] if names is None else [str(n) for n in names]
         axes.set_yticks(place, [shortened(names[i]) for i in order])
@@ -195,10 +202,10 @@ def draw_series(
     colours = _colours(told) if colours is None else colours
     length = len(next(iter(told.values()))[0])
     x = np.arange(length) if time is None else time
-    for name, band in told.items():
-        _band(axes, x, band, colours[name], name)
+    for i, (name, band) in enumerate(told.items()):
+        _band(axes, x, band, colours[name], name, filled=i == 0)
     if observed is not None:
-        axes.plot(x[: len(observed)], observed, ".", ms=4, color=SOFT, zorder=1, label="data")
+        axes.plot(x[: len(observed)], observed, ".", ms=5, color=SOFT, zorder=1)
     if forecast is not None:
         mean, sd = forecast
         last = next(iter(told.values()))
@@ -210,8 +217,15 @@ def draw_series(
     axes.set_xlabel(label)
 
 
-def _band(axes: Axes, x: np.ndarray, band: Band, colour: str, label: str, style: str = "-") -> None:
+def _band(
+    axes: Axes, x: np.ndarray, band: Band, colour: str, label: str, style: str = "-",
+    filled: bool = True,
+) -> None:  # fmt: skip
+    """A mean with its 95% band, filled or between two dotted lines."""
     mean, sd = band
     low, high = mean - HALF_WIDTH * sd, mean + HALF_WIDTH * sd
-    axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    if filled:
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    else:
+        axes.plot(x, low, ":", x, high, ":", color=colour, lw=0.9)
     axes.plot(x, mean, style, color=colour, lw=1.3, label=label)

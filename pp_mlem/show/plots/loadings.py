@@ -36,7 +36,9 @@ def plot_loadings(
     largest = float(np.nanmax(np.abs(values))) or 1.0
     for i, axes in enumerate(grid):
         _draw(axes, values[i], errors[i], largest, rows)
-        axes.set_title(f"Loadings {name}, {fit.method}" if count == 1 else f"{name}[{i}], {fit.method}")
+        axes.set_title(
+            f"Loadings {name}, {fit.method}" if count == 1 else f"{name}[{i}], {fit.method}"
+        )
     if any(name == n for turn in fit.turns if turn.size > 1 for n, _ in turn.axes):
         figure.supxlabel("any rotation of the columns fits as well")
     return figure
@@ -118,6 +120,4 @@ def _draw(
         if np.isfinite(errors[i, j]):
             text += f" ± {errors[i, j]:.2f}"
         light = abs(values[i, j]) > 0.6 * largest
-        axes.text(
-            j, i, text, ha="center", va="center", fontsize=7, color=PAPER if light else INK
-        )
+        axes.text(j, i, text, ha="center", va="center", fontsize=7, color=PAPER if light else INK)

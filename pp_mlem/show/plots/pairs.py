@@ -10,7 +10,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped
 from pp_mlem.show.labels import column_labels
-from pp_mlem.show.plots.figure import empty_figure, legend_below, plain
+from pp_mlem.show.plots.figure import empty_figure, head, legend_below, plain
 from pp_mlem.show.plots.look import component_colour, paler
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 
@@ -40,9 +40,7 @@ def plot_pairs(fit: Fit, model: Model, own: Grouped) -> Figure:
             axes.set_xlabel(_folded(labels[j]), fontsize=8)
         if j == 0 and i > 0:
             axes.set_ylabel(_folded(labels[i]), fontsize=8)
-    figure.suptitle(f"Components over the data, {fit.method}", x=0.01, ha="left")
-    if own.columns > count:
-        figure.supxlabel(f"the first {count} of {own.columns} columns")
+    head(figure, f"Components over the data, {fit.method}", count, own.columns, "columns")
     legend_below(figure, component_handles(model, own))
     return figure
 

@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pp_mlem.comparison.compare import Comparison
-from pp_mlem.show.plots.figure import legend_below, new_grid, shortened
-from pp_mlem.show.plots.look import INK, SHADE, in_one_look, method_colours
+from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
+from pp_mlem.show.plots.look import SHADE, in_one_look, method_colours
 
 TAILS = (0.002, 0.998)  # of the draws that are drawn
 
@@ -30,7 +30,7 @@ def plot_posterior_against_normal(comparison: Comparison, scalars: int = 12) -> 
     errors, estimates = fits[point].standard_errors(), fits[point].estimates()
     every = list(comparison.estimates.index)
     names = every[:scalars]
-    figure, grid = new_grid(len(names), 3, 2.6, 1.8)
+    figure, grid = new_grid(len(names), {1: 1, 2: 2, 4: 2}.get(len(names), 3), 2.6, 1.8)
     for axes, name in zip(grid, names, strict=True):
         if name in draws:
             low, high = np.quantile(draws[name], TAILS)
@@ -45,14 +45,15 @@ def plot_posterior_against_normal(comparison: Comparison, scalars: int = 12) -> 
         axes.set_yticks([])
         axes.locator_params(axis="x", nbins=5)
         axes.spines["left"].set_visible(False)
-    if len(every) > len(names):
-        figure.supxlabel(f"the first {len(names)} of {len(every)} scalars", color=INK)
+    head(figure, f"{sampled} against {point}", len(names), len(every), "scalars")
     legend_below(
         figure,
         [
             Patch(color=SHADE, label=f"draws of {sampled}"),
             Line2D([], [], color=colours[point], label=f"normal by the standard error of {point}"),
-            Line2D([], [], color=colours[point], ls="--", label="estimate without a standard error"),
+            Line2D(
+                [], [], color=colours[point], ls="--", label="estimate without a standard error"
+            ),
         ][: 3 if errors.reindex(names).isna().any() else 2],
     )
     return figure

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.drawing import refuse_undrawn
@@ -19,7 +20,7 @@ from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Site
 from pp_mlem.show.covariates import Covariate, covariates_of
 from pp_mlem.show.labels import column_labels
-from pp_mlem.show.plots.figure import legend_below, new_grid, shortened
+from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
 from pp_mlem.show.plots.look import INK, METHODS, OTHER_METHODS, SHADE, in_one_look
 
 DRAWS = 100
@@ -27,8 +28,10 @@ MOST_NUMBERS = 2e7  # of all draws together
 MOST_CELLS = 1e6  # of a data set, beyond which none is drawn
 PANELS = 6
 CONDITIONS = 3  # covariates of a site of one channel
-TELLING = 0.02  # share of the predicted means' variance that a covariate must tell to be a condition
-VALUES = 30  # distinct whole numbers that are drawn one by one
+TELLING = (
+    0.02  # share of the predicted means' variance that a covariate must tell to be a condition
+)
+VALUES = 40  # the largest range of whole numbers that are drawn one by one
 LEVELS = (0.05, 0.5, 0.95)
 LAGS = 20
 
@@ -46,20 +49,21 @@ class Channel:
     @property
     def whole(self) -> bool:
         """Whether its values are a few whole numbers."""
-        return bool(
-            np.all(self.values == np.round(self.values)) and len(np.unique(self.values)) <= VALUES
-        )
+        return bool(np.all(self.values == np.round(self.values)) and np.ptp(self.values) <= VALUES)
 
     @property
     def binary(self) -> bool:
         return set(np.unique(self.values)) <= {0.0, 1.0}
 
 
+Draw = Callable[[Axes, Channel, str], None]
+
+
 @in_one_look
 def plot_predictive_check(fit: Fit, draws: int = DRAWS) -> Figure | None:
     """See `Fit.plot_predictive_check`; None where data cannot be drawn."""
-    model = fit.model
-    if model is None or np.any(~np.isin(model.unit_weights(), (0.0, 1.0))):
+    model = fit.model_for("plot_predictive_check")
+    if np.any(~np.isin(model.unit_weights(), (0.0, 1.0))):
         return None
     try:
         channels = _channels(fit, model, draws)
@@ -73,17 +77,21 @@ def plot_predictive_check(fit: Fit, draws: int = DRAWS) -> Figure | None:
     figure, grid = new_grid(len(panels), columns, 3.9 if columns > 1 else 5.6, 3.0)
     for axes, (channel, draw) in zip(grid, panels, strict=True):
         draw(axes, channel, colour)
-    figure.suptitle(f"Predictive check: data drawn from {fit.method}", x=0.01, ha="left")
-    shown = {id(c) for c, _ in panels}
-    if len(channels) > len(shown):
-        figure.supxlabel(f"the first {len(shown)} of {len(channels)} columns")
-    legend_below(figure, _handles(fit.method, colour))
+    shown = len({id(c) for c, _ in panels})
+    title = f"Predictive check: data drawn from {fit.method}"
+    head(figure, title, shown, len(channels), "columns")
+    legend_below(figure, _handles(fit.method, colour, [draw for _, draw in panels]))
     return figure
 
 
-def _handles(method: str, colour: str) -> list[Any]:
+def _handles(method: str, colour: str, drawn: list[Draw]) -> list[Any]:
+    bars = _draw_histogram in drawn
+    dots = any(draw is not _draw_histogram for draw in drawn)
+    dot = Line2D([], [], ls="", marker="o", ms=5, color=INK, label="data")
+    bar = Patch(facecolor=SHADE, edgecolor=INK, lw=0.9, label="data")
+    data = [bar, dot] if bars and dots else [bar] if bars else [dot]
     return [
-        Line2D([], [], ls="", marker="o", ms=5, color=INK, label="data"),
+        *data,
         Line2D([], [], color=colour, lw=1.6, label=f"median of the draws from {method}"),
         Patch(color=colour, alpha=0.3, lw=0, label="90% of the draws"),
     ]
@@ -152,9 +160,6 @@ def _conditions(
     return tuple(found)
 
 
-Draw = Callable[[Axes, Channel, str], None]
-
-
 def _panels(channels: list[Channel]) -> Iterator[tuple[Channel, Draw]]:
     most = CONDITIONS if len(channels) == 1 else 1
     for channel in channels:
@@ -182,7 +187,18 @@ def _telling(channel: Channel) -> list[Covariate]:
         between = np.average((middle - np.average(middle, weights=sizes)) ** 2, weights=sizes)
         shares[i] = between / total
     order = sorted(shares, key=lambda i: -shares[i])
-    return [channel.conditions[i] for i in order if shares[i] > TELLING]
+    found: list[Covariate] = []
+    for own in (channel.conditions[i] for i in order if shares[i] > TELLING):
+        if not any(_same_order(own, other) for other in found):
+            found.append(own)
+    return found
+
+
+def _same_order(one: Covariate, other: Covariate) -> bool:
+    """Whether one is a rising or falling function of the other, as x^2 is of a positive x."""
+    _, mine = np.unique(one.values, return_inverse=True)
+    _, theirs = np.unique(other.values, return_inverse=True)
+    return np.array_equal(mine, theirs) or np.array_equal(mine, theirs.max() - theirs)
 
 
 def _draw_by(axes: Axes, channel: Channel, colour: str, by: Covariate) -> None:
@@ -210,7 +226,9 @@ def _draw_by(axes: Axes, channel: Channel, colour: str, by: Covariate) -> None:
             axes.set_xticks(np.unique(by.values))
     else:
         axes.plot(middle, centre, color=colour, lw=1.4, zorder=3)
-    axes.plot(middle, [channel.values[rows].mean() for rows in bins], "o", color=INK, ms=4, zorder=4)
+    axes.plot(
+        middle, [channel.values[rows].mean() for rows in bins], "o", color=INK, ms=4, zorder=4
+    )
     axes.set_xlabel(shortened(by.label, 40))
     label = shortened(channel.label, 34)
     axes.set_ylabel(f"share of 1 in {label}" if channel.binary else label)
@@ -225,6 +243,7 @@ def _draw_histogram(axes: Axes, channel: Channel, colour: str) -> None:
     edges = np.linspace(low, high, count + 1)
     width = edges[1] - edges[0]
     axes.hist(values, list(edges), density=True, color=SHADE)
+    axes.hist(values, list(edges), density=True, histtype="step", color=INK, lw=0.9, zorder=4)
     heights = [np.histogram(own, edges)[0] / (len(own) * width) for own in channel.draws]
     lower, centre, upper = np.quantile(heights, LEVELS, axis=0)
     axes.stairs(upper, edges, baseline=lower, fill=True, color=colour, alpha=0.3, lw=0)
@@ -259,6 +278,7 @@ def _draw_autocorrelation(axes: Axes, channel: Channel, colour: str) -> None:
     axes.plot(lags, centre, color=colour, lw=1.4)
     axes.plot(lags, _autocorrelations(channel.values, LAGS), "o", color=INK, ms=4)
     axes.axhline(0, color=SHADE, lw=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("lag")
     axes.set_ylabel(f"autocorrelation of {shortened(channel.label, 22)}")
 

@@ -9,7 +9,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped, conditional_means, conditional_means_of_draws
 from pp_mlem.show.labels import column_labels
-from pp_mlem.show.plots.figure import legend_below, new_figure, shortened
+from pp_mlem.show.plots.figure import head, legend_below, new_figure, shortened
 from pp_mlem.show.plots.look import MARKERS, component_colour
 from pp_mlem.show.plots.marks import component_handles
 
@@ -37,13 +37,13 @@ def plot_profile(fit: Fit, model: Model, own: Grouped) -> Figure | None:
         axes.vlines(at, low[k, 0, :count], high[k, 0, :count], color=colour, lw=1.6)
         axes.plot(at, mean, color=colour, marker=MARKERS[k % len(MARKERS)], ms=5, lw=1.0)
     upright = max(map(len, labels)) * count > 60
-    axes.set_xticks(place, labels, rotation=40 if upright else 0, ha="right" if upright else "center")
+    axes.set_xticks(
+        place, labels, rotation=40 if upright else 0, ha="right" if upright else "center"
+    )
     if own.support == "binary":
         axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("probability" if own.support == "binary" else "mean")
-    axes.set_title(f"Profile of each class with 95% intervals, {fit.method}")
-    if own.columns > count:
-        figure.supxlabel(f"the first {count} of {own.columns} items")
+    head(figure, f"Profiles with 95% intervals, {fit.method}", count, own.columns, "items")
     handles = component_handles(model, own)
     for k, handle in enumerate(handles):
         handle.set_marker(MARKERS[k % len(MARKERS)])

@@ -12,7 +12,7 @@ from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.comparison.calibrate import Calibration, default_bins
 from pp_mlem.comparison.selection import Selection
 from pp_mlem.fit.base import Fit
-from pp_mlem.show.plots.figure import empty_figure, legend_below, new_grid, plain
+from pp_mlem.show.plots.figure import empty_figure, head, legend_below, new_grid, plain
 from pp_mlem.show.plots.look import (
     COMPONENTS,
     GRID,
@@ -41,11 +41,8 @@ def plot_ranks(calibration: Calibration, scalars: int = 12) -> Figure:
         edges = list(np.linspace(-0.5, draws + 0.5, bins + 1))
         axes.hist(calibration.ranks[name], bins=edges, color=METHODS["NUTS"], alpha=0.8)
         axes.set_title(name, fontsize=9, loc="center")
-    figure.suptitle("Ranks of the truth; uniform ones stay in the band in 99 of 100 bins", x=0.01, ha="left")
-    told = f"rank of the truth among {draws} draws"
-    if len(every) > len(names):
-        told += f"; the first {len(names)} of {len(every)} scalars"
-    figure.supxlabel(told, fontsize=9)
+    head(figure, "Ranks of the truth, 99% band", len(names), len(every), "scalars")
+    figure.supxlabel(f"rank of the truth among {draws} draws", fontsize=9)
     return figure
 
 
@@ -144,12 +141,12 @@ def _draw_starts(
             axes.bar(at, starts, 0.2, color=SHADE, lw=0)
             axes.bar(at, reached, 0.2, color=_colour(method, i), lw=0)
             axes.annotate(
-                f"{reached} of {starts}", (at, starts), xytext=(0, 1), textcoords="offset points",
+                str(reached), (at, starts), xytext=(0, 1), textcoords="offset points",
                 ha="center", va="bottom", fontsize=7,
             )  # fmt: skip
     axes.margins(y=0.2)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.set_ylabel("starts that\nreached the best")
+    axes.set_ylabel(f"of {most} starts\nreached the best")
 
 
 def _reached(fit: Fit) -> tuple[int, int] | None:
