@@ -17,7 +17,8 @@ from pp_mlem.base.lazy import pd
 
 @dataclass(frozen=True)
 class Shelf:
-    """A model file: its program, its default data, and options for `Model`."""
+    """A model file: its program, its default data, options for `Model`, and how it draws a fit, if it does (a
+    function of the fit that returns a matplotlib figure)."""
 
     name: str
     path: Path

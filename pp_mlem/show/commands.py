@@ -23,7 +23,8 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import Shelf, arguments_from_table, find_model, first_line, read_table
 from pp_mlem.show.options import Given, named, stop, value_of, values_of
-from pp_mlem.show.plots.comparison import save_pictures
+from pp_mlem.show.plots.comparison import render_pictures
+from pp_mlem.show.plots.look import rendered
 from pp_mlem.show.plots.studies import plot_selection
 from pp_mlem.show.report import write_report
 
@@ -84,7 +85,7 @@ def compare_methods(
     console.print()
     comparison = compare(fits)
     comparison.print(console)
-    written = _write_comparison(comparison, shelf, model, folder, {**options, "warmup": draws})
+    written = _write_comparison(comparison, shelf, folder, {**options, "warmup": draws})
     console.print()
     names = ", ".join([f"{m}.nc" for m in chosen] + [p.name for p in written])
     _print(f"Written to {folder}: {names}")
@@ -117,23 +118,21 @@ def _fit_each(
 
 
 def _write_comparison(
-    comparison: Comparison, shelf: Shelf, model: Model, folder: Path, settings: dict[str, int]
+    comparison: Comparison, shelf: Shelf, folder: Path, settings: dict[str, int]
 ) -> list[Path]:
     """Tables, pictures and report; returns the pictures and the report."""
     write_table(folder / "estimates.csv", comparison.estimates, "compare")
     write_table(folder / "scores.csv", comparison.scores, "compare")
     if len(comparison.latents):
         write_table(folder / "latents.csv", comparison.latents.reset_index(), "compare")
-    pictures = save_pictures(comparison, folder)
-    own: list[Path] = []
-    if shelf.picture is not None:
-        own = shelf.picture(model, comparison.fits, folder) or []
+    pictures = render_pictures(comparison, shelf.picture)
+    saved = [path for own in pictures for path in own.save(folder)]
     report = write_report(
         comparison, folder / "report.html", f"{shelf.name}: {first_line(shelf.path)}",
         " ".join(["pp-mlem", *map(shlex.quote, sys.argv[1:])]), settings,
-        [(f"{shelf.name}: {p.stem}", p) for p in own if p.suffix == ".png"],
+        pictures,
     )  # fmt: skip
-    return [*pictures, *own, report]
+    return [*saved, report]
 
 
 @quiet
@@ -158,7 +157,7 @@ def select_size(
     if out is not None:
         write_table(out / "selection.csv", selection.table, "select")
         if len(varied) == 1 and selection.fits:
-            plot_selection(selection).savefig(out / "selection.png", dpi=120)
+            rendered(plot_selection(selection), "selection", "").save(out)
         _print(f"Written to {out}")
     if selection.interrupted:
         stop("the finished fits", out)

@@ -13,7 +13,7 @@ from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped, conditional_means
 from pp_mlem.show.labels import column_labels, step_axis
 from pp_mlem.show.plots.figure import empty_figure, head, legend_below, new_grid, plain
-from pp_mlem.show.plots.look import INK, MANY, component_colour, in_one_look, paler
+from pp_mlem.show.plots.look import INK, MANY, component_colour, faded, in_one_look
 from pp_mlem.show.plots.marks import component_handles
 
 SERIES = 6  # sequences that are drawn
@@ -79,7 +79,7 @@ def _draw_series(
     edges = _edges(time)
     for first, last in _runs(states):
         if states[first] >= 0:
-            colour = paler(component_colour(int(states[first])), 0.28)
+            colour = faded(component_colour(int(states[first])), 0.28)
             axes.axvspan(edges[first], edges[last], color=colour, lw=0, zorder=0)
     many = len(values) > MANY
     axes.plot(time, values, color=INK, lw=0.5 if many else 0.9, rasterized=many, zorder=2)
@@ -102,7 +102,7 @@ def _draw_probabilities(axes: Axes, time: np.ndarray, posterior: np.ndarray) -> 
         share = np.nan_to_num(posterior[:, k])
         upper = lower + np.append(share, share[-1])
         axes.fill_between(
-            edges, lower, upper, step="post", color=paler(component_colour(k), 0.8), lw=0
+            edges, lower, upper, step="post", color=faded(component_colour(k), 0.8), lw=0
         )
         lower = upper
     axes.set_ylim(0, 1)

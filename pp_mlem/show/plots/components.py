@@ -19,7 +19,7 @@ from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.chains import plot_chain
 from pp_mlem.show.plots.curves import plot_curves
 from pp_mlem.show.plots.figure import legend_below, new_figure
-from pp_mlem.show.plots.look import INK, component_colour, in_one_look, paler
+from pp_mlem.show.plots.look import INK, component_colour, faded, in_one_look
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 from pp_mlem.show.plots.pairs import plot_pairs
 from pp_mlem.show.plots.profiles import plot_profile
@@ -80,7 +80,7 @@ def _one_dimension(fit: Fit, model: Model, own: Grouped) -> Figure | None:
     seen = np.isfinite(own.values[:, 0]) & np.isfinite(own.posterior).all(1)
     values, shares = own.values[seen, 0], own.posterior[seen] * own.weights[seen, None]
     low, high = values.min(), values.max()
-    colours = [paler(component_colour(k), 0.45) for k in range(own.states)]
+    colours = [faded(component_colour(k), 0.45) for k in range(own.states)]
     if where.discrete:
         grid = np.arange(max(low - 2, 0) if low >= 0 else low - 2, high + 3)
         bars = np.stack([shares[values == g].sum(0) for g in grid]) / shares.sum()

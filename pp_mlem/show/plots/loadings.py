@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pp_mlem.fit.base import Fit
 from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.figure import new_grid, shortened
-from pp_mlem.show.plots.look import DIVERGING, INK, PAPER, in_one_look
+from pp_mlem.show.plots.look import DIVERGING, ON_DARK, ON_PALE, in_one_look
 
 WRITTEN = 40  # rows of loadings, beyond which no numbers stand in the cells
 
@@ -120,4 +120,6 @@ def _draw(
         if np.isfinite(errors[i, j]):
             text += f" ± {errors[i, j]:.2f}"
         light = abs(values[i, j]) > 0.6 * largest
-        axes.text(j, i, text, ha="center", va="center", fontsize=7, color=PAPER if light else INK)
+        axes.text(
+            j, i, text, ha="center", va="center", fontsize=7, color=ON_DARK if light else ON_PALE
+        )

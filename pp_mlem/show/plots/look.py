@@ -19,6 +19,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INK, SOFT, GRID, SHADE, PAPER = "#1f2933", "#5b6770", "#d9dee3", "#c3ccd4", "#ffffff"
+ON_PALE, ON_DARK = (
+    "#202a34",
+    "#fefefe",
+)  # of writing on a coloured ground, which no dark page exchanges
 # Okabe & Ito (2008), Color Universal Design
 METHODS = {
     "EM": "#0072b2",
@@ -99,11 +103,10 @@ def component_colour(component: int) -> str:
     return COMPONENTS[component % len(COMPONENTS)]
 
 
-def paler(colour: str, share: float) -> tuple[float, float, float]:
-    """A colour mixed with that of the paper; `share` of it is left."""
-    parts = zip(to_rgb(colour), to_rgb(PAPER), strict=True)
-    red, green, blue = (share * own + (1 - share) * paper for own, paper in parts)
-    return red, green, blue
+def faded(colour: str, share: float) -> tuple[float, float, float, float]:
+    """A colour that lets the paper through, whichever that is; `share` of it is left."""
+    red, green, blue = to_rgb(colour)
+    return red, green, blue, share
 
 
 @dataclass(frozen=True)

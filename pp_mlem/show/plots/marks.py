@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.lines import Line2D
 
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped
 from pp_mlem.show.labels import value_labels
 from pp_mlem.show.plots.figure import shortened
-from pp_mlem.show.plots.look import MANY, PAPER, SHADE, component_colour
+from pp_mlem.show.plots.look import MANY, SHADE, component_colour
 
 HEXAGONS = 5000  # rows, beyond which they are counted in hexagons
 PALEST = 0.25
 
 
 def row_colours(own: Grouped) -> np.ndarray:
-    """(rows, 3): the colour of the most probable component, paler where that is less probable."""
+    """(rows, 4): the colour of the most probable component, paler where that is less probable."""
     colours = np.array([to_rgb(component_colour(k)) for k in range(own.states)])
     least = 1 / own.states
     sure = np.clip((own.probability - least) / max(1 - least, 1e-9), 0, 1)
     strength = (PALEST + (1 - PALEST) * sure)[:, None]
-    mixed = strength * colours[own.likely] + (1 - strength) * np.array(to_rgb(PAPER))
-    found: np.ndarray = np.where((own.likely >= 0)[:, None], mixed, to_rgb(SHADE))
+    own_colours = np.concatenate([colours[own.likely], strength], 1)
+    found: np.ndarray = np.where((own.likely >= 0)[:, None], own_colours, to_rgba(SHADE))
     return found
 
 
@@ -60,12 +60,12 @@ def _draw_hexagons(
     colours = np.array([to_rgb(component_colour(k)) for k in range(states)])
     mixed = (table[:, full] / total[full]).T @ colours
     strength = PALEST + (1 - PALEST) * np.log1p(total[full]) / np.log1p(total.max())
-    shown = strength[:, None] * mixed + (1 - strength[:, None]) * np.array(to_rgb(PAPER))
+    shown = np.concatenate([mixed, strength[:, None]], 1)
     outline = cells[0][0].vertices
     axes.add_collection(
         PolyCollection(
             [outline], offsets=cells[1][full], transOffset=axes.transData, facecolors=shown,
-            edgecolors=shown, linewidths=0.2, zorder=2, rasterized=True,
+            linewidths=0, zorder=2, rasterized=True,
         )
     )  # fmt: skip
     axes.set_xlim(extent[0], extent[1])

@@ -11,7 +11,7 @@ from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped
 from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.figure import empty_figure, head, legend_below, plain
-from pp_mlem.show.plots.look import component_colour, paler
+from pp_mlem.show.plots.look import component_colour, faded
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 
 COLUMNS = 5
@@ -64,7 +64,7 @@ def _draw_histogram(axes: Axes, own: Grouped, column: int) -> None:
     )
     axes.hist(
         [values] * own.states, list(edges), weights=list(shares.T), stacked=True,
-        color=[paler(component_colour(k), 0.7) for k in range(own.states)],
+        color=[faded(component_colour(k), 0.7) for k in range(own.states)],
     )  # fmt: skip
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
