@@ -45,7 +45,9 @@ OF_SCORES = {
     "ICL": "ICL-BIC",
     "elpd": "elpd",
     "status": "status",
-    "seconds": "seconds",
+}
+OF_TIME = {
+    "seconds": "seconds in all",
     "compile_seconds": "of them compiling",
     "ess_per_second": "effective draws a second",
 }
@@ -113,7 +115,8 @@ def _coverage(comparison: Comparison) -> Frame | None:
     return Frame.of(coverage.round(3))
 
 
-def _scores(comparison: Comparison) -> Frame:
+def _scores(comparison: Comparison) -> tuple[Frame, Frame]:
+    """The scores, and the times."""
     table = comparison.scores.copy()
     pairs = table[["elpd_loo", "se"]].to_numpy(float)
     table["elpd"] = [f"{e:.1f} ± {se:.1f}" if np.isfinite(e) else "–" for e, se in pairs]
@@ -128,8 +131,8 @@ def _scores(comparison: Comparison) -> Frame:
     for name in ("compile_seconds", "ess_per_second"):
         table[name] = table[name].map(lambda v: f"{v:.2g}" if np.isfinite(v) else "–")
     drawn = any(f.has_draws for f in comparison.fits.values())
-    heads = {k: v for k, v in OF_SCORES.items() if drawn or k != "ess_per_second"}
-    return Frame.of(table, heads)
+    times = {k: v for k, v in OF_TIME.items() if drawn or k != "ess_per_second"}
+    return Frame.of(table, OF_SCORES), Frame.of(table, times)
 
 
 def _about_scores(comparison: Comparison) -> str:
@@ -147,6 +150,7 @@ def merged_warnings(warnings: Sequence[str], names: Iterable[str]) -> list[tuple
     known = set(names)
     found: dict[str, list[str]] = {}
     for warning in warnings:
+        warning = warning.replace("elpd_loo", "elpd")
         head, mark, text = warning.partition(": ")
         own = head.split(", ") if mark else []
         if not own or not set(own) <= known:
@@ -163,7 +167,10 @@ def _optima(comparison: Comparison) -> list[tuple[str, str, Frame]]:
         if fit.start_params and len(fit.starts):
             table = fit.optima.head(12).copy()
             table.index = [f"optimum {i}" for i in table.index]
-            parts.append((name, fit.story, Frame.of(table, OF_OPTIMA)))
+            told = {
+                k: v for k, v in OF_OPTIMA.items() if k != "note" or table[k].astype(bool).any()
+            }
+            parts.append((name, fit.story, Frame.of(table, told)))
     return parts
 
 
@@ -180,7 +187,7 @@ def _missing(comparison: Comparison) -> dict[str, Any] | None:
         f"EM's rate of convergence is {info.rate:.4g} (observed beside the estimate: {info.observed_rate:.4g}). "
         "The share of each scalar's variance that comes from not seeing the latents:"
     )
-    return {"text": text, "frame": Frame.of(info.fractions.to_frame("share").round(4))}
+    return {"text": text, "frame": Frame.of(info.fractions.map("{:.4f}".format).to_frame("share"))}
 
 
 def _versions() -> Frame:
@@ -208,7 +215,8 @@ def for_dark_pages(svg: bytes) -> bytes:
 
 def _picture(own: Rendered) -> dict[str, str]:
     data = base64.b64encode(for_dark_pages(own.svg)).decode()
-    return {"caption": own.caption, "source": f"data:image/svg+xml;base64,{data}"}
+    source = f"data:image/svg+xml;base64,{data}"
+    return {"caption": own.caption, "source": source, "inches": f"{own.inches:g}"}
 
 
 def write_report(
@@ -232,11 +240,12 @@ def write_report(
     first = next(iter(comparison.fits.values()))
     drawn = render_pictures(comparison) if pictures is None else pictures
     latents = comparison.latents
+    scores, times = _scores(comparison)
     parts = {
         "warnings": merged_warnings(comparison.warnings, comparison.fits),
         "estimates": _estimates(comparison),
         "latents": Frame.of(latents, OF_LATENTS) if len(latents) else None,
-        "scores": _scores(comparison),
+        "scores": scores,
         "pictures": [_picture(own) for own in drawn],
         "optima": _optima(comparison),
         "missing": _missing(comparison),
@@ -255,7 +264,7 @@ def write_report(
     template = environment.from_string((TEMPLATES / "report.html").read_text(encoding="utf-8"))
     page = template.render(
         **parts,
-        title=title,
+        title=title.rstrip("."),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         lead=f"{', '.join(comparison.fits)}; {first.n_observations} observations; written "
         f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -263,6 +272,7 @@ def write_report(
         reference=next(iter(comparison.fits)),
         differences=Frame.of(comparison.differences.round(3)) if several else None,
         coverage=_coverage(comparison),
+        times=times,
         about_scores=_about_scores(comparison),
         command=command,
         settings=Frame.of(pd.DataFrame({"setting": {"seed": first.seed, **(settings or {})}})),

@@ -88,9 +88,9 @@ def _draw_series(
     if level is not None:
         for first, last in _runs(states):
             if states[first] >= 0:
-                colour, part = component_colour(int(states[first])), slice(first, last)
+                own = component_colour(int(states[first]))
                 at = np.repeat(edges[first : last + 1], 2)[1:-1]
-                axes.plot(at, np.repeat(level[part], 2), color=colour, lw=2, zorder=3)
+                axes.plot(at, np.repeat(level[first:last], 2), color=own, lw=2, zorder=3)
     axes.set_xlim(edges[0], edges[-1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -56,10 +57,10 @@ def plot_comparison(comparison: Comparison, scalars: int = SCALARS) -> Figure:
     if not kinds:
         draw_forest(comparison, plain(figure.subplots()), scalars)
     else:
-        mosaic = [["forest"] + ["paths"] * len(kinds), ["forest", *kinds]]
+        mosaic: Any = [["forest"] + ["paths"] * len(kinds), ["forest", *kinds]]
         cells = figure.subplot_mosaic(
             mosaic, width_ratios=[max(len(kinds), 2), *[1.2] * len(kinds)]
-        )  # type: ignore[arg-type]
+        )
         for axes in cells.values():
             plain(axes)
         draw_forest(comparison, cells["forest"], scalars)
@@ -217,7 +218,8 @@ def draw_optima(comparison: Comparison, axes: Axes, objective: str) -> None:
     axes.set_xlim(-0.45, len(fits) - 0.2)
     axes.margins(y=0.15)
     if heights and np.ptp(heights) < 0.5:
-        axes.set_ylim(np.mean(heights) - 1, np.mean(heights) + 1)
+        middle = sum(heights) / len(heights)
+        axes.set_ylim(middle - 1, middle + 1)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.ticklabel_format(axis="y", useOffset=False, style="plain")
     axes.set_ylabel(f"{WHAT[objective]} (nats)")

@@ -67,7 +67,8 @@ def legend_under(axes: Axes, inches: float = 0.45) -> None:
         return
     below = axes.transAxes + ScaledTranslation(0, -inches, axes.figure.dpi_scale_trans)
     longest = max(map(len, labels)) + 5
-    wide = axes.get_position().width * axes.figure.get_figwidth()
+    pixels = axes.get_window_extent().width
+    wide = pixels / axes.figure.dpi
     columns = max(1, min(len(labels), int(wide * PER_INCH / longest)))
     axes.legend(
         handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below,

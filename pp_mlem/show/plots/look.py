@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import matplotlib
+from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
@@ -53,7 +54,7 @@ LOOK = {
     "axes.spines.right": False,
     "axes.formatter.useoffset": False,
     "axes.formatter.limits": (-4, 5),
-    "axes.prop_cycle": matplotlib.cycler(color=COMPONENTS),
+    "axes.prop_cycle": cycler(color=COMPONENTS),
     "text.color": INK,
     "xtick.labelsize": 8.0,
     "ytick.labelsize": 8.0,
@@ -111,12 +112,13 @@ def faded(colour: str, share: float) -> tuple[float, float, float, float]:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture as files: its name, what it shows, and the bytes of its PNG and SVG."""
+    """A picture as files: its name, what it shows, the bytes of its PNG and SVG, and its width in inches."""
 
     name: str
     caption: str
     png: bytes
     svg: bytes
+    inches: float
 
     def save(self, folder: Path) -> list[Path]:
         paths = []
@@ -137,5 +139,6 @@ def rendered(figure: Figure, name: str, caption: str) -> Rendered:
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=DPI, **options)
         files.append(buffer.getvalue())
+    width = float(figure.get_figwidth())
     figure.clear()
-    return Rendered(name, caption, *files)
+    return Rendered(name, caption, files[0], files[1], width)

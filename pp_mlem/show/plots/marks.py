@@ -61,10 +61,10 @@ def _draw_hexagons(
     mixed = (table[:, full] / total[full]).T @ colours
     strength = PALEST + (1 - PALEST) * np.log1p(total[full]) / np.log1p(total.max())
     shown = np.concatenate([mixed, strength[:, None]], 1)
-    outline = cells[0][0].vertices
+    outline = np.asarray(cells[0][0].vertices)
     axes.add_collection(
         PolyCollection(
-            [outline], offsets=cells[1][full], transOffset=axes.transData, facecolors=shown,
+            [outline], offsets=np.asarray(cells[1])[full], transOffset=axes.transData, facecolors=shown,
             linewidths=0, zorder=2, rasterized=True,
         )
     )  # fmt: skip

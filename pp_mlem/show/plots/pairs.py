@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,7 +26,7 @@ def plot_pairs(fit: Fit, model: Model, own: Grouped) -> Figure:
     labels = column_labels(model, own.site, own.columns)
     cell = 1.9 if count > 3 else 2.3
     figure = empty_figure(cell * count, cell * count + 0.4)
-    grid = figure.subplots(count, count, squeeze=False, sharex="col")
+    grid: Any = figure.subplots(count, count, squeeze=False, sharex="col")
     for i, j in np.ndindex(count, count):
         axes = plain(grid[i, j])
         if j > i:

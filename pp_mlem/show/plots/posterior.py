@@ -30,7 +30,7 @@ def plot_posterior_against_normal(comparison: Comparison, scalars: int = 12) -> 
     errors, estimates = fits[point].standard_errors(), fits[point].estimates()
     every = list(comparison.estimates.index)
     names = every[:scalars]
-    figure, grid = new_grid(len(names), {1: 1, 2: 2, 4: 2}.get(len(names), 3), 2.6, 1.8)
+    figure, grid = new_grid(len(names), {1: 1, 2: 2, 4: 2}.get(len(names), 3), 2.1, 1.6)
     for axes, name in zip(grid, names, strict=True):
         if name in draws:
             low, high = np.quantile(draws[name], TAILS)
@@ -41,9 +41,9 @@ def plot_posterior_against_normal(comparison: Comparison, scalars: int = 12) -> 
             axes.plot(estimates[name] + z * errors[name], density, color=colours[point])
         elif name in estimates:
             axes.axvline(estimates[name], color=colours[point], ls="--")
-        axes.set_title(shortened(str(name), 30), fontsize=9, loc="center")
+        axes.set_title(shortened(str(name), 24), fontsize=9, loc="center")
         axes.set_yticks([])
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=4)
         axes.spines["left"].set_visible(False)
     head(figure, f"{sampled} against {point}", len(names), len(every), "scalars")
     legend_below(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -109,7 +110,7 @@ def _channels(fit: Fit, model: Model, draws: int) -> list[Channel]:
     for name, values in observed.items():
         site = _site(model, name)
         if site is not None and values.dtype.kind in "fiub" and values.size > 1:
-            own = drawn[name].values
+            own = np.asarray(drawn[name])
             own = own.reshape(-1, *own.shape[2:])
             found += list(_of_site(model, site, name, values, own, list(observed.values())))
     return found
@@ -165,7 +166,7 @@ def _panels(channels: list[Channel]) -> Iterator[tuple[Channel, Draw]]:
     for channel in channels:
         telling = _telling(channel)[:most]
         for condition in telling:
-            yield channel, lambda axes, own, colour, by=condition: _draw_by(axes, own, colour, by)
+            yield channel, functools.partial(_draw_by, by=condition)
         if not telling:
             yield channel, _draw_counts if channel.whole else _draw_histogram
         if channel.steps and len(channels) == 1 and len(channel.values) > 3 * LAGS:
