@@ -50,8 +50,3 @@ def data():
     free -= free.mean(0)
     white = np.linalg.solve(np.linalg.cholesky(free.T @ free / len(free)), free.T).T
     return {"x": white @ np.linalg.cholesky(CORRELATIONS).T}
-
-
-def picture(fit):
-    """The loadings of the measures, factors in columns."""
-    return fit.plot_loadings("W", rows=MEASURES)

@@ -43,4 +43,6 @@ def picture(fit, ahead=10):
     """The series with its smoothed level and a forecast of it, with their 95% bands."""
     observed = fit.model.observed_values()["y"]
     ahead = fit.model.forecast(fit.params, ahead)["level"]
-    return fit.plot_latents("level", observed={"level": observed}, forecasts={"level": ahead})
+    figure = fit.plot_latents("level", observed={"level": observed}, forecasts={"level": ahead})
+    figure.axes[0].set_ylabel("annual flow ($10^8$ m$^3$)")
+    return figure

@@ -24,4 +24,5 @@ def with_error(estimate: float, error: float) -> str:
     if max(abs(estimate), error) >= 1e7 or decimals > 8:
         digits = max(1 + math.floor(math.log10(max(abs(estimate), error))) + decimals, 2)
         return f"{estimate:.{min(digits, 15)}g} ± {error:.2g}"
-    return f"{estimate:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"
+    decimals = max(decimals, 0)
+    return f"{round(estimate, decimals) + 0.0:.{decimals}f} ± {error:.{decimals}f}"

@@ -28,7 +28,7 @@ REMEDIES = {
     "poor approximation": "; its intervals are not the posterior's",
 }
 OF_ROTATIONS = (
-    " Ask for what no rotation changes, as in estimate(lambda p: p['W'] @ p['W'].T), or write the loadings "
+    " Ask for what no rotation changes, such as the loadings times their transpose, or write the loadings "
     "with zeros above their diagonal."
 )
 

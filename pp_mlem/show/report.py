@@ -27,7 +27,7 @@ from pp_mlem.show.plots.look import GRID, INK, PAPER, SHADE, SOFT, Rendered
 
 PACKAGES = ("pp-mlem", "jax", "numpyro", "optimistix", "jaxtyping", "numpy", "scipy", "xarray",
             "arviz-base", "arviz-stats", "matplotlib")  # fmt: skip
-ROWS = 30  # of a long table that are not folded
+ROWS, FOLDED = 30, 40  # rows of a long table that are not folded; rows that make it long
 OF_OPTIMA = {
     "objective": "objective (nats)",
     "below_best": "below the best (nats)",
@@ -83,11 +83,11 @@ class Frame:
 
     @property
     def first(self) -> Frame:
-        return Frame(self.heads, self.rows[:ROWS])
+        return Frame(self.heads, self.rows[: ROWS if len(self.rows) > FOLDED else None])
 
     @property
     def rest(self) -> Frame | None:
-        return Frame(self.heads, self.rows[ROWS:]) if len(self.rows) > ROWS else None
+        return Frame(self.heads, self.rows[ROWS:]) if len(self.rows) > FOLDED else None
 
 
 def _cell(value: Any) -> str:

@@ -25,7 +25,7 @@ from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
 from pp_mlem.show.plots.look import INK, METHODS, OTHER_METHODS, SHADE, in_one_look
 
 DRAWS = 100
-MOST_NUMBERS = 2e7  # of all draws together
+MOST_NUMBERS = 5e6  # of all draws together
 MOST_CELLS = 1e6  # of a data set, beyond which none is drawn
 PANELS = 6
 CONDITIONS = 3  # covariates of a site of one channel
@@ -281,7 +281,7 @@ def _draw_autocorrelation(axes: Axes, channel: Channel, colour: str) -> None:
     axes.axhline(0, color=SHADE, lw=0.8, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("lag")
-    axes.set_ylabel(f"autocorrelation of {shortened(channel.label, 22)}")
+    axes.set_ylabel("autocorrelation")
 
 
 def _autocorrelations(series: np.ndarray, lags: int) -> np.ndarray:
