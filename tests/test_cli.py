@@ -57,7 +57,7 @@ def test_own_file_with_a_table(tmp_path):
     assert done.returncode == 0, done.stderr
     for part in ("rate[1]", "elpd_loo", "reached by 3 of 3 starts", "Written to results"):
         assert part in done.stdout
-    assert {"em.nc", "comparison.png", "scores.csv", "components.png", "report.html"} <= {
+    assert {"em.nc", "estimates.png", "scores.csv", "components.png", "report.html"} <= {
         p.name for p in (tmp_path / "results").iterdir()
     }
     page = (tmp_path / "results" / "report.html").read_text()

@@ -21,8 +21,9 @@ def with_error(estimate: float, error: float) -> str:
     if not math.isfinite(error) or error <= 0:
         return f"{estimate:.5g} ± –"
     decimals = 1 - math.floor(math.log10(error))
-    if max(abs(estimate), error) >= 1e7 or decimals > 8:
-        digits = max(1 + math.floor(math.log10(max(abs(estimate), error))) + decimals, 2)
-        return f"{estimate:.{min(digits, 15)}g} ± {error:.2g}"
+    largest = max(abs(estimate), error)
+    if largest >= 1e7 or decimals > 8:
+        digits = min(max(math.floor(math.log10(largest)) + decimals, 1), 15)
+        return f"{estimate:.{digits}e} ± {error:.1e}"
     decimals = max(decimals, 0)
     return f"{round(estimate, decimals) + 0.0:.{decimals}f} ± {error:.{decimals}f}"

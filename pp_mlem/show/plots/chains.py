@@ -12,7 +12,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped, conditional_means
 from pp_mlem.show.labels import column_labels, step_axis
-from pp_mlem.show.plots.figure import empty_figure, head, legend_below, new_grid, plain
+from pp_mlem.show.plots.figure import empty_figure, head, legend_below, literal, new_grid, plain
 from pp_mlem.show.plots.look import INK, MANY, component_colour, faded, in_one_look
 from pp_mlem.show.plots.marks import component_handles
 
@@ -44,9 +44,9 @@ def plot_chain(
         for column, axes in enumerate(map(plain, grid[:-1])):
             own_level = None if level is None else level[:, 0, column]
             _draw_series(axes, time, values[:, 0, column], decoded[:, 0], own_level)
-            axes.set_ylabel(names[column])
+            axes.set_ylabel(literal(names[column]))
         _draw_probabilities(plain(grid[-1]), time, own.posterior.reshape(steps, 1, -1)[:, 0])
-        grid[-1].set_xlabel(label)
+        grid[-1].set_xlabel(literal(label))
         of = shown, own.columns, "columns"
     else:
         shown = min(sequences, SERIES)
@@ -55,9 +55,9 @@ def plot_chain(
             own_level = None if level is None else level[:, i, 0]
             _draw_series(axes, time, values[:, i, 0], decoded[:, i], own_level)
             axes.set_title(f"sequence {i}", fontsize=9)
-        figure.supylabel(names[0], fontsize=9)
+        figure.supylabel(literal(names[0]), fontsize=9)
         for axes in cells[-2:]:
-            axes.set_xlabel(label)
+            axes.set_xlabel(literal(label))
         of = shown, sequences, "sequences"
     head(figure, f"The series and its decoded states, {fit.method}", *of)
     legend_below(figure, component_handles(model, own))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from pp_mlem.comparison.compare import Comparison
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.show.plots.components import component_figures
-from pp_mlem.show.plots.figure import empty_figure, legend_below, new_figure, plain, shortened
+from pp_mlem.show.plots.figure import (
+    empty_figure,
+    legend_below,
+    literal,
+    new_figure,
+    plain,
+    shortened,
+)
 from pp_mlem.show.plots.latents import plot_latents
 from pp_mlem.show.plots.loadings import plot_loadings
 from pp_mlem.show.plots.look import (
@@ -89,8 +97,10 @@ def plot_paths(comparison: Comparison) -> Figure | None:
         return None
     figure, (axes,) = new_figure(5.4, 3.6)
     draw_paths(comparison, axes)
-    handles = [h for h in fit_handles(comparison.fits) if str(h.get_label()) in drawn]
-    labels = [f"{n} ({len(f.history)} evaluations)" for n, f in drawn.items()]
+    handles = [
+        h for h, n in zip(fit_handles(comparison.fits), comparison.fits, strict=True) if n in drawn
+    ]
+    labels = [f"{literal(n)} ({len(f.history)} evaluations)" for n, f in drawn.items()]
     legend_below(figure, handles, labels)
     return figure
 
@@ -111,7 +121,15 @@ def fit_handles(fits: Mapping[str, Fit]) -> list[Line2D]:
     """What a legend says of each fit."""
     colours = method_colours(fits)
     return [
-        Line2D([], [], color=colours[n], marker=MARKERS[i % len(MARKERS)], ms=5, lw=1.4, label=n)
+        Line2D(
+            [],
+            [],
+            color=colours[n],
+            marker=MARKERS[i % len(MARKERS)],
+            ms=5,
+            lw=1.4,
+            label=literal(n),
+        )
         for i, n in enumerate(fits)
     ]
 
@@ -147,7 +165,7 @@ def draw_forest(comparison: Comparison, axes: Axes, scalars: int = SCALARS) -> N
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(table) - 0.4)
     axes.axvline(0, color=GRID, lw=1, zorder=0)
-    axes.set_xlabel(f"difference from {methods[0]}, in the largest standard error")
+    axes.set_xlabel(f"difference from {literal(methods[0])}, in the largest standard error")
     axes.set_title("Estimates with 95% intervals")
     total = len(comparison.estimates)
     if total > len(table):
@@ -226,44 +244,68 @@ def draw_optima(comparison: Comparison, axes: Axes, objective: str) -> None:
     axes.set_title("Optima (share of starts)")
 
 
-def comparison_figures(
-    comparison: Comparison, picture: Picture | None = None
-) -> dict[str, tuple[Figure, str]]:
+Drawn = dict[str, tuple[Figure, str]]
+
+
+def comparison_figures(comparison: Comparison, picture: Picture | None = None) -> Drawn:
     """{name: (figure, caption)} of every figure of a comparison that its fits allow.
+
+    One that cannot be drawn is left out with a warning: the fits and the tables took the time.
 
     Args:
         picture: how the model itself draws a fit, in place of the picture of its components.
     """
-    figures = {name: f for name, f in _figures(comparison, picture) if f[0] is not None}
-    return {name: (figure, caption) for name, (figure, caption) in figures.items() if figure}
+    found: Drawn = {}
+    for draw in (_of_model, _of_estimates, _of_posterior, _of_prediction, _of_latents, _of_starts):
+        try:
+            found |= draw(comparison, picture)
+        except Exception as error:  # a model's own picture may raise anything
+            warnings.warn(
+                f"pictures: {draw.__name__.removeprefix('_of_')} cannot be drawn "
+                f"({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+    return found
 
 
-def _figures(
-    comparison: Comparison, picture: Picture | None
-) -> Iterator[tuple[str, tuple[Figure | None, str]]]:
+def _told(**figures: Figure | None) -> Drawn:
+    return {name: (f, CAPTIONS[name]) for name, f in figures.items() if f is not None}
+
+
+def _of_model(comparison: Comparison, picture: Picture | None) -> Drawn:
+    """As the model draws the first point fit itself, or its components."""
     fits = comparison.fits
     first = next((f for f in fits.values() if not f.has_draws), next(iter(fits.values())))
-    own = None if picture is None or first.model is None else in_one_look(picture)(first)
-    yield "picture", (own, CAPTIONS["picture"])
-    if own is None:
-        found = component_figures(first)
-        for site, drawn in found.items():
-            yield ("components" if len(found) == 1 else f"components_{site}"), drawn
-    yield "estimates", (plot_estimates(comparison), CAPTIONS["estimates"])
-    yield (
-        "posterior_and_normal",
-        (
-            plot_posterior_against_normal(comparison),
-            CAPTIONS["posterior_and_normal"],
-        ),
-    )
-    last = list(fits.values())[-1]
-    if last.model is not None:
-        yield "predictive_check", (plot_predictive_check(last), CAPTIONS["predictive_check"])
-    for name, figure in figures_of_latents(comparison).items():
-        yield name, (figure, CAPTIONS[name])
-    yield "paths", (plot_paths(comparison), CAPTIONS["paths"])
-    yield "optima", (plot_optima(comparison), CAPTIONS["optima"])
+    if picture is not None and first.model is not None:
+        own = in_one_look(picture)(first)
+        if own is not None:
+            return _told(picture=own)
+    found = component_figures(first)
+    return {
+        "components" if len(found) == 1 else f"components_{site}": drawn
+        for site, drawn in found.items()
+    }
+
+
+def _of_estimates(comparison: Comparison, picture: Picture | None) -> Drawn:
+    return _told(estimates=plot_estimates(comparison))
+
+
+def _of_posterior(comparison: Comparison, picture: Picture | None) -> Drawn:
+    return _told(posterior_and_normal=plot_posterior_against_normal(comparison))
+
+
+def _of_prediction(comparison: Comparison, picture: Picture | None) -> Drawn:
+    last = list(comparison.fits.values())[-1]
+    return _told(predictive_check=plot_predictive_check(last) if last.model else None)
+
+
+def _of_latents(comparison: Comparison, picture: Picture | None) -> Drawn:
+    return _told(**figures_of_latents(comparison))
+
+
+def _of_starts(comparison: Comparison, picture: Picture | None) -> Drawn:
+    return _told(paths=plot_paths(comparison), optima=plot_optima(comparison))
 
 
 def figures_of_latents(comparison: Comparison) -> dict[str, Figure]:

@@ -18,7 +18,7 @@ from pp_mlem.show.grouped import Grouped, grouped_sites
 from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.chains import plot_chain
 from pp_mlem.show.plots.curves import plot_curves
-from pp_mlem.show.plots.figure import legend_below, new_figure
+from pp_mlem.show.plots.figure import legend_below, literal, new_figure
 from pp_mlem.show.plots.look import INK, component_colour, faded, in_one_look
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 from pp_mlem.show.plots.pairs import plot_pairs
@@ -101,7 +101,7 @@ def _one_dimension(fit: Fit, model: Model, own: Grouped) -> Figure | None:
     axes.plot(grid, weights @ densities, color=INK, lw=3, alpha=0.35)
     for k, (weight, density) in enumerate(zip(weights, densities, strict=True)):
         axes.plot(grid, weight * density, color=component_colour(k), lw=1.6, **style)
-    axes.set_xlabel(column_labels(model, own.site, 1)[0])
+    axes.set_xlabel(literal(column_labels(model, own.site, 1)[0]))
     axes.set_ylabel("share of the data" if where.discrete else "density")
     axes.set_title(f"Components over the data, {fit.method}")
     sums = Line2D([], [], color=INK, lw=3, alpha=0.35, label="all")
@@ -118,8 +118,8 @@ def _two_dimensions(fit: Fit, model: Model, own: Grouped) -> Figure:
     if where is not None:
         _draw_contours(axes, model, fit, where)
     labels = column_labels(model, own.site, 2)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
+    axes.set_xlabel(literal(labels[0]))
+    axes.set_ylabel(literal(labels[1]))
     axes.set_title(f"Components over the data, {fit.method}")
     legend_below(figure, component_handles(model, own))
     return figure

@@ -10,7 +10,7 @@ from pp_mlem.model.model import Model
 from pp_mlem.show.covariates import Covariate, covariates_of
 from pp_mlem.show.grouped import Grouped, conditional_means
 from pp_mlem.show.labels import column_labels
-from pp_mlem.show.plots.figure import legend_below, new_figure
+from pp_mlem.show.plots.figure import legend_below, literal, new_figure
 from pp_mlem.show.plots.look import component_colour, in_one_look
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 
@@ -37,8 +37,8 @@ def plot_curves(fit: Fit, model: Model, own: Grouped) -> Figure | None:
     for k in range(own.states):
         style = "-" if rough[best] <= SMOOTH else "."
         axes.plot(x[order], mean[k, order], style, color=component_colour(k), lw=2, ms=3, zorder=3)
-    axes.set_xlabel(found[best].label)
-    axes.set_ylabel(column_labels(model, own.site, 1)[0])
+    axes.set_xlabel(literal(found[best].label))
+    axes.set_ylabel(literal(column_labels(model, own.site, 1)[0]))
     axes.set_title(f"Components over the data, {fit.method}")
     legend_below(figure, component_handles(model, own))
     return figure

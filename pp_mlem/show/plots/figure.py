@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from pp_mlem.show.plots.look import INK, PAPER, SOFT
 
+DOLLAR = re.compile(r"(?<!\\)\$")
 PER_INCH = 12.5  # characters of a legend
 
 
@@ -77,5 +79,10 @@ def legend_under(axes: Axes, inches: float = 0.45) -> None:
 
 
 def shortened(text: str, most: int = 28) -> str:
-    """A label that fits; what is left out is told by dots."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """A label that fits, as it is written; what is left out is told by dots."""
+    return literal(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def literal(text: str) -> str:
+    """A name whose dollar signs are no mathematics."""
+    return DOLLAR.sub(r"\\$", text)

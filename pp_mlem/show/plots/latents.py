@@ -16,7 +16,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.latents import Moments
 from pp_mlem.program.sites import Site
 from pp_mlem.show.labels import step_axis, unit_labels
-from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
+from pp_mlem.show.plots.figure import head, legend_below, literal, new_grid, shortened
 from pp_mlem.show.plots.look import (
     GRID,
     INK,
@@ -92,7 +92,7 @@ def plot_latents(
 def _handles(fits: Mapping[str, Fit], colours: Colours, shown: Sequence[_Panel]) -> list[Any]:
     drawn = {n for panel in shown for n in panel.told}
     handles: list[Any] = [
-        Line2D([], [], color=colours[n], marker=MARKERS[i % len(MARKERS)], ms=4, label=n)
+        Line2D([], [], color=colours[n], marker=MARKERS[i % len(MARKERS)], ms=4, label=literal(n))
         for i, n in enumerate(fits)
         if n in drawn
     ]
@@ -214,7 +214,7 @@ def draw_series(
         ahead = x[-1] + step * np.arange(len(mean) + 1)
         _band(axes, ahead, further, INK, "forecast", "--")
         axes.axvline(x[-1], color=GRID, lw=1, zorder=0)
-    axes.set_xlabel(label)
+    axes.set_xlabel(literal(label))
 
 
 def _band(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.show.labels import column_labels
-from pp_mlem.show.plots.figure import new_grid, shortened
+from pp_mlem.show.plots.figure import literal, new_grid, shortened
 from pp_mlem.show.plots.look import DIVERGING, ON_DARK, ON_PALE, in_one_look
 
 WRITTEN = 40  # rows of loadings, beyond which no numbers stand in the cells
@@ -37,7 +37,9 @@ def plot_loadings(
     for i, axes in enumerate(grid):
         _draw(axes, values[i], errors[i], largest, rows)
         axes.set_title(
-            f"Loadings {name}, {fit.method}" if count == 1 else f"{name}[{i}], {fit.method}"
+            f"Loadings {literal(name)}, {fit.method}"
+            if count == 1
+            else f"{literal(name)}[{i}], {fit.method}"
         )
     if any(name == n for turn in fit.turns if turn.size > 1 for n, _ in turn.axes):
         figure.supxlabel("any rotation of the columns fits as well")

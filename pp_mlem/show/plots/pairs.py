@@ -12,7 +12,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped
 from pp_mlem.show.labels import column_labels
-from pp_mlem.show.plots.figure import empty_figure, head, legend_below, plain
+from pp_mlem.show.plots.figure import empty_figure, head, legend_below, literal, plain
 from pp_mlem.show.plots.look import component_colour, faded
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 
@@ -49,7 +49,7 @@ def plot_pairs(fit: Fit, model: Model, own: Grouped) -> Figure:
 
 def _folded(label: str, most: int = 16) -> str:
     """A label on two lines where it is long."""
-    words, lines = label.split(" "), [""]
+    words, lines = literal(label).split(" "), [""]
     for word in words:
         if lines[-1] and len(lines[-1]) + len(word) >= most and len(lines) < 3:
             lines.append("")

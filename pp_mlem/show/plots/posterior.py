@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pp_mlem.comparison.compare import Comparison
-from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
+from pp_mlem.show.plots.figure import head, legend_below, literal, new_grid, shortened
 from pp_mlem.show.plots.look import SHADE, in_one_look, method_colours
 
 TAILS = (0.002, 0.998)  # of the draws that are drawn
@@ -45,12 +45,17 @@ def plot_posterior_against_normal(comparison: Comparison, scalars: int = 12) -> 
         axes.set_yticks([])
         axes.locator_params(axis="x", nbins=4)
         axes.spines["left"].set_visible(False)
-    head(figure, f"{sampled} against {point}", len(names), len(every), "scalars")
+    head(figure, f"{literal(sampled)} against {literal(point)}", len(names), len(every), "scalars")
     legend_below(
         figure,
         [
-            Patch(color=SHADE, label=f"draws of {sampled}"),
-            Line2D([], [], color=colours[point], label=f"normal by the standard error of {point}"),
+            Patch(color=SHADE, label=f"draws of {literal(sampled)}"),
+            Line2D(
+                [],
+                [],
+                color=colours[point],
+                label=f"normal by the standard error of {literal(point)}",
+            ),
             Line2D(
                 [], [], color=colours[point], ls="--", label="estimate without a standard error"
             ),

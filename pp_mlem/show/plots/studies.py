@@ -12,7 +12,7 @@ from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.comparison.calibrate import Calibration, default_bins
 from pp_mlem.comparison.selection import Selection
 from pp_mlem.fit.base import Fit
-from pp_mlem.show.plots.figure import empty_figure, head, legend_below, new_grid, plain
+from pp_mlem.show.plots.figure import empty_figure, head, legend_below, literal, new_grid, plain
 from pp_mlem.show.plots.look import (
     COMPONENTS,
     GRID,
@@ -40,7 +40,7 @@ def plot_ranks(calibration: Calibration, scalars: int = 12) -> Figure:
         axes.axhspan(low, high, color=GRID)
         edges = list(np.linspace(-0.5, draws + 0.5, bins + 1))
         axes.hist(calibration.ranks[name], bins=edges, color=METHODS["NUTS"], alpha=0.8)
-        axes.set_title(name, fontsize=9, loc="center")
+        axes.set_title(literal(str(name)), fontsize=9, loc="center")
     head(figure, "Ranks of the truth, 99% band", len(names), len(every), "scalars")
     figure.supxlabel(f"rank of the truth among {draws} draws", fontsize=9)
     return figure
@@ -72,7 +72,7 @@ def plot_selection(selection: Selection) -> Figure:
         for i, method in enumerate(methods):
             own = table[table["method"] == method]
             draw[row](plain(axes), selection, own, [places[str(v)] for v in own[name]], i)
-    grid[-1].set_xticks(range(len(places)), list(places))
+    grid[-1].set_xticks(range(len(places)), [literal(p) for p in places])
     grid[-1].set_xlabel(name)
     grid[0].set_title(f"Choosing {name} by {', '.join(m.upper() for m in methods)}")
     handles = [

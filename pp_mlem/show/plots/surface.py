@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from pp_mlem.diagnose.profile import scalar_index
 from pp_mlem.fit.base import Fit, not_a_point
 from pp_mlem.fit.point import PointFit
-from pp_mlem.show.plots.figure import legend_under, new_figure
+from pp_mlem.show.plots.figure import legend_under, literal, new_figure
 from pp_mlem.show.plots.look import INK, MANY, MARKERS, PAPER, SOFT, in_one_look, method_colours
 from pp_mlem.show.surface import path_of, surface
 
@@ -51,8 +51,8 @@ def plot_surface(
             _draw_fit(axes, name, other, (a, b), colours[name], MARKERS[i % len(MARKERS)])
     axes.set_xlim(over_a[0], over_a[-1])
     axes.set_ylim(over_b[0], over_b[-1])
-    axes.set_xlabel(a)
-    axes.set_ylabel(b)
+    axes.set_xlabel(literal(a))
+    axes.set_ylabel(literal(b))
     what = "log-likelihood" if fit.objective == "mle" else "log-likelihood + log prior"
     axes.set_title(f"{kind.capitalize()} of the {what}")
     legend_under(axes)
@@ -94,12 +94,14 @@ def _draw_fit(
     if fit.has_draws:
         draws = fit.draw_table()
         draws = draws.iloc[:: max(1, len(draws) // MOST_DRAWS)]
-        axes.scatter(draws[a], draws[b], s=5, color=colour, alpha=0.4, lw=0, label=f"{name} draws")
+        axes.scatter(
+            draws[a], draws[b], s=5, color=colour, alpha=0.4, lw=0, label=f"{literal(name)} draws"
+        )
         return
     path = path_of(fit, a, b)
     if len(path):
         axes.plot(path[:, 0], path[:, 1], marker=".", ms=5, lw=1.2, color=colour,
-                  rasterized=len(path) > MANY, label=f"{name} path ({len(path)} points)")  # fmt: skip
+                  rasterized=len(path) > MANY, label=f"{literal(name)} path ({len(path)} points)")  # fmt: skip
     point = fit.estimates()
     axes.plot(point[a], point[b], marker=marker, ms=9, color=colour, mec=PAPER, mew=1.2, ls="",
-              label=f"{name} estimate")  # fmt: skip
+              label=f"{literal(name)} estimate")  # fmt: skip
