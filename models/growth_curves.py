@@ -48,7 +48,8 @@ def picture(fit):
 
     (y,) = fit.model.observed_values().values()
     p, a = fit.params, np.ravel(fit.posterior()["a"].mean)
-    age = fit.model.arguments.values()[1]["age"]
+    given = fit.model.arguments
+    age = dict(zip(given.names, given.dynamic))["age"]
     days = np.linspace(0, 1.1 * np.max(age), 200)
     figure = Figure(figsize=(6.2, 4.0), layout="constrained")
     axes = figure.subplots()

@@ -225,6 +225,11 @@ def test_many_rows_are_counted_in_hexagons(fits):
     (cells,) = [c for c in axes.collections if isinstance(c, PolyCollection)]
     assert not [c for c in axes.collections if isinstance(c, PathCollection)]
     assert len(cells.get_offsets()) <= len(PLANE) and cells.get_rasterized()
+    seen = [p for p in cells.get_offsets() if np.abs(PLANE - p).max(1).min() < 0.5]
+    assert len(seen) == len(cells.get_offsets())  # each hexagon holds points
+    axes.figure.draw_without_rendering()
+    inside = cells.get_datalim(axes.transData)
+    np.testing.assert_allclose(inside.get_points(), [PLANE.min(0), PLANE.max(0)], atol=0.3)
 
 
 def test_means_by_component_are_the_programs(fits):

@@ -36,6 +36,7 @@ def plot_chain(
     means = conditional_means(model, fit.params, own) if own.support != "categories" else None
     level = None if means is None else _levels(means, decoded, own)
     time, label = step_axis(model, steps, own.scan) if axis is None else axis
+    joined = own.support != "categories"
     names = column_labels(model, own.site, own.columns)
     if sequences == 1:
         shown = min(own.columns, CHANNELS)
@@ -43,7 +44,7 @@ def plot_chain(
         grid = figure.subplots(shown + 1, 1, sharex=True, height_ratios=[*[2.0] * shown, 1.0])
         for column, axes in enumerate(map(plain, grid[:-1])):
             own_level = None if level is None else level[:, 0, column]
-            _draw_series(axes, time, values[:, 0, column], decoded[:, 0], own_level)
+            _draw_series(axes, time, values[:, 0, column], decoded[:, 0], own_level, joined)
             axes.set_ylabel(literal(names[column]))
         _draw_probabilities(plain(grid[-1]), time, own.posterior.reshape(steps, 1, -1)[:, 0])
         grid[-1].set_xlabel(literal(label))
@@ -53,7 +54,7 @@ def plot_chain(
         figure, cells = new_grid(shown, 2, 4.2, 1.9)
         for i, axes in enumerate(cells):
             own_level = None if level is None else level[:, i, 0]
-            _draw_series(axes, time, values[:, i, 0], decoded[:, i], own_level)
+            _draw_series(axes, time, values[:, i, 0], decoded[:, i], own_level, joined)
             axes.set_title(f"sequence {i}", fontsize=9)
         figure.supylabel(literal(names[0]), fontsize=9)
         for axes in cells[-2:]:
@@ -74,16 +75,23 @@ def _levels(means: np.ndarray, decoded: np.ndarray, own: Grouped) -> np.ndarray:
 
 
 def _draw_series(
-    axes: Axes, time: np.ndarray, values: np.ndarray, states: np.ndarray, level: np.ndarray | None
+    axes: Axes,
+    time: np.ndarray,
+    values: np.ndarray,
+    states: np.ndarray,
+    level: np.ndarray | None,
+    joined: bool,
 ) -> None:
+    """Values over the band of their states, joined by lines where they are on a scale, and the states' means."""
     edges = _edges(time)
     for first, last in _runs(states):
         if states[first] >= 0:
             colour = faded(component_colour(int(states[first])), 0.28)
             axes.axvspan(edges[first], edges[last], color=colour, lw=0, zorder=0)
     many = len(values) > MANY
-    axes.plot(time, values, color=INK, lw=0.5 if many else 0.9, rasterized=many, zorder=2)
-    if len(values) <= 300:
+    if joined:
+        axes.plot(time, values, color=INK, lw=0.5 if many else 0.9, rasterized=many, zorder=2)
+    if len(values) <= 300 or not joined:
         axes.plot(time, values, ".", color=INK, ms=3, zorder=2)
     if level is not None:
         for first, last in _runs(states):

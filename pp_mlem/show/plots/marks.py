@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.lines import Line2D
+from matplotlib.transforms import AffineDeltaTransform
 
 from pp_mlem.model.model import Model
 from pp_mlem.show.grouped import Grouped
@@ -64,7 +65,7 @@ def _draw_hexagons(
     outline = np.asarray(cells[0][0].vertices)
     axes.add_collection(
         PolyCollection(
-            [outline], offsets=np.asarray(cells[1])[full], transOffset=axes.transData, facecolors=shown,
+            [outline], offsets=np.asarray(cells[1])[full], offset_transform=AffineDeltaTransform(axes.transData), facecolors=shown,
             linewidths=0, zorder=2, rasterized=True,
         )
     )  # fmt: skip
