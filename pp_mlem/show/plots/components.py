@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
@@ -19,7 +20,7 @@ from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.chains import plot_chain
 from pp_mlem.show.plots.curves import plot_curves
 from pp_mlem.show.plots.figure import legend_below, literal, new_figure
-from pp_mlem.show.plots.look import INK, component_colour, faded, in_one_look
+from pp_mlem.show.plots.look import INK, PAPER, component_colour, faded, in_one_look
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 from pp_mlem.show.plots.pairs import plot_pairs
 from pp_mlem.show.plots.profiles import plot_profile
@@ -138,7 +139,10 @@ def _draw_contours(axes: Axes, model: Model, fit: Fit, where: ComponentSite) -> 
         table = density.reshape(len(y), len(x))
         levels = [table.max() * np.exp(-0.5 * r**2) for r in RADII]
         if np.isfinite(table).all() and levels[0] > 0:
-            axes.contour(x, y, table, levels=levels, colors=component_colour(k), linewidths=1.3)
+            lines = axes.contour(
+                x, y, table, levels=levels, colors=component_colour(k), linewidths=1.3
+            )
+            lines.set_path_effects([withStroke(linewidth=2.6, foreground=PAPER)])
 
 
 def _is_chain(own: Grouped) -> bool:

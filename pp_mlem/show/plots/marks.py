@@ -17,6 +17,7 @@ from pp_mlem.show.plots.look import MANY, SHADE, component_colour
 
 HEXAGONS = 5000  # rows, beyond which they are counted in hexagons
 PALEST = 0.25
+MARGIN = 0.03  # of the range of a column, for the hexagons at its ends
 
 
 def row_colours(own: Grouped) -> np.ndarray:
@@ -65,12 +66,14 @@ def _draw_hexagons(
     outline = np.asarray(cells[0][0].vertices)
     axes.add_collection(
         PolyCollection(
-            [outline], offsets=np.asarray(cells[1])[full], offset_transform=AffineDeltaTransform(axes.transData), facecolors=shown,
-            linewidths=0, zorder=2, rasterized=True,
+            [outline], offsets=np.asarray(cells[1])[full], facecolors=shown, linewidths=0,
+            offset_transform=AffineDeltaTransform(axes.transData),  # type: ignore[arg-type]
+            antialiased=False, zorder=2, rasterized=True,
         )
     )  # fmt: skip
-    axes.set_xlim(extent[0], extent[1])
-    axes.set_ylim(extent[2], extent[3])
+    (left, right), (low, high) = extent[:2], extent[2:]
+    axes.set_xlim(left - MARGIN * (right - left), right + MARGIN * (right - left))
+    axes.set_ylim(low - MARGIN * (high - low), high + MARGIN * (high - low))
 
 
 def component_handles(model: Model, own: Grouped, share: bool = True) -> list[Line2D]:
