@@ -33,6 +33,7 @@ from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, compile_sampler, run_sampler
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
+from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import scalar_names
@@ -96,6 +97,7 @@ def fit_nuts(
         TypeError, ValueError: for arguments that do not fit the model.
     """
     check_model(model, dtype)
+    model, fixed, init = with_held_entries(model, fixed, init)
     check_counts(chains=chains, warmup=warmup, draws=draws, max_tree_depth=max_tree_depth)
     check_seed(seed)
     check_share(target_accept=target_accept)

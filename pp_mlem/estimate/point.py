@@ -30,6 +30,7 @@ from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
 from pp_mlem.fit.point import PointFit
+from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 
@@ -96,7 +97,6 @@ def check_model(model: Any, dtype: Any) -> None:
 
 def _check(model: Any, options: PointOptions) -> int:
     """The number of starts, after all other options were checked."""
-    check_model(model, options.dtype)
     if options.objective not in ("mle", "map"):
         raise ValueError(f"objective: received {options.objective!r}, expected 'mle' or 'map'.")
     starts = options.starts
@@ -117,6 +117,9 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
 
     `make` gives the algorithm for the problem's settings.
     """
+    check_model(model, options.dtype)
+    model, fixed, init = with_held_entries(model, options.fixed, options.init)
+    options = replace(options, fixed=fixed, init=init)
     starts = _check(model, options)
     with working_precision(model.dtype):
         clock = time.perf_counter()

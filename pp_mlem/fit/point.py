@@ -365,7 +365,7 @@ class PointFit(Fit):
         return wald(gaps - np.broadcast_to(np.asarray(value, float), gaps.shape), matrix, reason)
 
     def score_test(self, kind: str = "observed") -> ChiSquaredTest:
-        """That the parameters which this fit holds fixed have those values (Rao 1948): the gradient of the whole
+        """That the parameters (or entries of them) which this fit holds fixed have those values (Rao 1948): the gradient of the whole
         problem at the restricted maximum, nothing else is fitted.
 
         kind: of the information there, "observed" or "opg".
@@ -374,15 +374,17 @@ class PointFit(Fit):
         """
         if kind not in ("observed", "opg"):
             raise ValueError(f"kind: received {kind!r}, expected 'observed' or 'opg'.")
-        if not self.fixed or self.objective != "mle":
+        model = self.model_for("score_test")
+        unheld, pins = model.unheld or (model, {})
+        if not (self.fixed or pins) or self.objective != "mle":
             raise ValueError(
                 "score_test: this fit holds nothing fixed, or has a prior. Fit the hypothesis by "
                 "fit_mle(model, fixed={...}), and ask that fit."
             )
-        model = self.model_for("score_test")
         with self.computing("score_test") as target:
-            whole = model.target(None)
-            vector = np.asarray(whole.space.to_vector(self.params))
+            params = {n: pins[n].whole(v) if n in pins else v for n, v in self.params.items()}
+            whole = unheld.target(None)
+            vector = np.asarray(whole.space.to_vector(params))
             return score(whole, vector, whole.space.size - target.space.size, kind)
 
     def missing_information(self) -> MissingInformation:

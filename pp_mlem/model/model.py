@@ -73,6 +73,10 @@ class Model(Imputes, AlongScans):
     -2.2493
     """
 
+    unheld: tuple[Model, Mapping[str, Any]] | None = (
+        None  # of a model with single entries held fixed
+    )
+
     def __init__(
         self,
         program: Callable[..., Any],
@@ -356,6 +360,7 @@ class Model(Imputes, AlongScans):
         other = object.__new__(Model)
         other.__dict__.update(self.__dict__)
         other.arguments, other.bound = arguments, replace(self.bound, data=data)
+        other.unheld = None
         return other
 
     def redrawing(self) -> Callable:
