@@ -198,7 +198,7 @@ class LatentEstimator(DensityMixin, BaseEstimator, abc.ABC):
         """The data to fit, checked with all options; what later calls need of them."""
         checked = self._checked(X, fresh=True)
         self._check_options(len(checked))
-        self._scaling = Scaling.of(checked)
+        self._scaling = Scaling.of(checked, self.family == "categorical")
         first = np.isfinite(checked).argmax(0)
         self._row = checked[first, np.arange(checked.shape[1])]
         return checked

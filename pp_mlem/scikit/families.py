@@ -21,20 +21,20 @@ Values = dict[str, Any]
 
 class Scaling(NamedTuple):
     """Of the training data: mean and standard deviation of each column (features,), and the number of
-    categories of a categorical column."""
+    categories, of categorical columns."""
 
     center: Any
     spread: Any
     categories: int
 
     @classmethod
-    def of(cls, X: np.ndarray) -> Scaling:
+    def of(cls, X: np.ndarray, has_categories: bool) -> Scaling:
         seen = np.isfinite(X)
         count = np.maximum(seen.sum(0), 1)
         center = np.where(seen, X, 0.0).sum(0) / count
         spread = np.sqrt((np.where(seen, X - center, 0.0) ** 2).sum(0) / count)
         spread = np.where(spread > 0, spread, 1.0)
-        return cls(center, spread, int(np.nanmax(X, initial=0)) + 1)
+        return cls(center, spread, int(np.nanmax(X, initial=0)) + 1 if has_categories else 0)
 
 
 class Emission(abc.ABC):
