@@ -19,7 +19,6 @@ from pp_mlem.families import Family
 from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.messages import Message
 
-
 SHAPES = 256  # layouts whose compiled functions are kept
 Layout = tuple[tuple[str, int, bool], ...]
 

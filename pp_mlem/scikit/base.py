@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import jax
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -207,7 +206,13 @@ class LatentEstimator(DensityMixin, BaseEstimator, abc.ABC):
         site = self._latent(model)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         result = METHODS[self.method](
-            model, self.n_init, seed, self.init, max_iter=self.max_iter, tol=self.tol, progress=False
+            model,
+            self.n_init,
+            seed,
+            self.init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            progress=False,
         )
         self.result_, self.latent_ = result, site.name
         self.params_ = dict(result.params)
@@ -264,7 +269,3 @@ class LatentEstimator(DensityMixin, BaseEstimator, abc.ABC):
 
     def _penalised(self, log_likelihood: float, each: float) -> float:
         return -2 * log_likelihood + each * self.result_.n_parameters
-
-
-def on_host(array: Any) -> np.ndarray:
-    return np.asarray(jax.device_get(array))

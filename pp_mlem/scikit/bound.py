@@ -75,7 +75,8 @@ def bind(
     """
     keys = _keys(program, data, rest)
     found = _KEPT.find(*keys)
-    model = Model(program, **data, **rest) if found is None else found.with_data(**data)
+    arguments: dict[str, Any] = {**data, **rest}
+    model = Model(program, **arguments) if found is None else found.with_data(**data)
     _KEPT.keep(model, *keys)
     return model
 

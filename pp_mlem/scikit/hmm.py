@@ -11,7 +11,7 @@ from pp_mlem.base.checks import check_counts
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Site
 from pp_mlem.scikit.base import LatentEstimator
-from pp_mlem.scikit.bound import is_bound, padded_size
+from pp_mlem.scikit.bound import padded_size
 from pp_mlem.scikit.programs import hmm
 
 
@@ -27,6 +27,15 @@ def checked_lengths(lengths: Any, samples: int) -> np.ndarray:
             f"the {samples} rows of X."
         )
     return found
+
+
+def refuse_lengths_as_target(y: Any, samples: int) -> None:
+    """hmmlearn takes lengths where scikit-learn has y, which is not read here."""
+    if y is not None and np.ndim(y) == 1 and np.shape(y)[0] != samples:
+        raise ValueError(
+            f"y: received {np.shape(y)[0]} values for {samples} rows, which are no targets. Pass the lengths of "
+            "sequences by name: lengths=..."
+        )
 
 
 def side_by_side(X: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,16 +134,14 @@ class HMM(LatentEstimator):
         return self._bind(rows, **{str(self._masked): mask}), mask
 
     def _joined(self, X: np.ndarray, lengths: np.ndarray) -> Model:
-        """All sequences as one chain that begins anew where each does, filled up with missing rows, which
-        say nothing of those before."""
-        more = padded_size(len(X)) - len(X)
-        if not self._emission().has_gaps:
-            lengths, rows = np.r_[lengths, [1] * more].astype(int), np.tile(X[:1], (more, 1))
-        else:
-            rows = np.full((more, X.shape[1]), np.nan)
-        begins = np.zeros(len(X) + more, bool)
+        """All sequences as one chain that begins anew where each does, filled up with missing rows where
+        rows may be missing."""
+        n = len(X)
+        size = padded_size(n) if self._emission().has_gaps else n
+        begins = np.zeros(size, bool)
         begins[np.cumsum(lengths) - lengths] = True
-        return self._bind(np.concatenate([X, rows]), begins=begins)
+        rows = np.concatenate([X, np.full((size - n, X.shape[1]), np.nan)])
+        return self._bind(rows, begins=begins, beyond=np.arange(size) >= n)
 
     def _given(self, X: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
         self._fitted()
@@ -178,6 +185,7 @@ class HMM(LatentEstimator):
             ConvergenceWarning: with the status, where no start reached a maximum.
         """
         rows = self._begin(X)
+        refuse_lengths_as_target(y, len(rows))
         lengths = checked_lengths(lengths, len(rows))
         if len(lengths) > 1 and self._masked is None:
             raise ValueError(
@@ -209,7 +217,8 @@ class HMM(LatentEstimator):
         return self._answers(X, lengths, lambda m: m.pointwise_log_likelihood(self.params_))
 
     def score(self, X: Any, y: Any = None, lengths: Any = None) -> float:
-        """log p(X), nats: the sum over sequences."""
+        """log p(X), nats: the sum over sequences; y is not read."""
+        refuse_lengths_as_target(y, len(X))
         return self._total(X, lengths, lambda m: m.log_likelihood(self.params_))
 
     def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:

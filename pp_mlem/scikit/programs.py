@@ -26,12 +26,13 @@ def mixture(
 
 def hmm(
     x: Any, center: Any, spread: Any, K: int, family: str, covariance: str, categories: int,
-    begins: Any = None, mask: Any = None,
+    begins: Any = None, beyond: Any = None, mask: Any = None,
 ) -> None:  # fmt: skip
     """state_1 ~ Categorical(startprob), state_t ~ Categorical(transmat[state_{t-1}]), x_t ~ family(state_t).
 
-    x is (steps, features), one sequence, or several one after the other where `begins` (steps,) is true at the
-    first step of each; or (steps, sequences, features), `mask` (steps, sequences) false beyond a sequence's end.
+    x is (steps, features), one sequence, or several one after the other: `begins` (steps,) is true at the first
+    step of each, `beyond` (steps,) after the last one, where there is a single path and nothing is seen. Or it is
+    (steps, sequences, features), `mask` (steps, sequences) false beyond a sequence's end.
     """
     rows = emission(family, covariance)
     startprob = numpyro.sample("startprob", dist.Dirichlet(jnp.ones(K)))
@@ -45,9 +46,9 @@ def hmm(
         return z, None
 
     def joined(z: Any, now: Any) -> tuple[Any, None]:
-        x_t, first = now
+        x_t, first, none = now
         moves = startprob if z is None else jnp.where(first, startprob, transmat[z])
-        z = numpyro.sample("state", dist.Categorical(moves))
+        z = numpyro.sample("state", dist.Categorical(jnp.where(none, jnp.eye(K)[0], moves)))
         numpyro.sample("x", rows.law(values, z), obs=x_t)
         return z, None
 
@@ -59,6 +60,6 @@ def hmm(
     if mask is not None:
         scan(beside, None, (x, mask))
     elif begins is not None:
-        scan(joined, None, (x, begins))
+        scan(joined, None, (x, begins, beyond))
     else:
         scan(one, None, x)
