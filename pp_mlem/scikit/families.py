@@ -17,6 +17,7 @@ import numpyro
 import numpyro.distributions as dist
 
 Values = dict[str, Any]
+DEGREES = 1.0, 200.0  # of freedom: from Cauchy's law to what no data tell from a normal one
 
 
 class Scaling(NamedTuple):
@@ -209,9 +210,9 @@ class Normal(Emission):
 
 @dataclass(frozen=True)
 class StudentT(Emission):
-    """Rows with a Student t law, its degrees of freedom estimated for each component; with a diagonal or
-    spherical form the columns are independent. `means_` are the locations. The prior of the degrees of
-    freedom is that of Juarez & Steel (2010), doi:10.1198/jbes.2009.07145."""
+    """Rows with a Student t law (Peel & McLachlan 2000, doi:10.1023/A:1008981510081), its degrees of freedom
+    estimated for each component; with a diagonal or spherical form the columns are independent. `means_` are
+    the locations."""
 
     form: Form
 
@@ -221,7 +222,7 @@ class StudentT(Emission):
 
     def sites(self, size: int, scaling: Scaling) -> Values:
         with numpyro.plate("components", size):
-            df = numpyro.sample("df", dist.Gamma(2.0, 0.1))
+            df = numpyro.sample("df", dist.Uniform(*DEGREES))
         return {
             "df": df, "means": _means(size, scaling), **self.form.sites(size, scaling.spread)
         }  # fmt: skip
