@@ -14,9 +14,7 @@ class Progress:
     """Shows how far a fit is, in `unit`s of which there are `total`. `enabled=None` means: only in a
     terminal."""
 
-    def __init__(
-        self, title: str, total: int, enabled: bool | None, unit: str = ""
-    ) -> None:
+    def __init__(self, title: str, total: int, enabled: bool | None, unit: str = "") -> None:
         shown = sys.stderr.isatty() if enabled is None else enabled
         self.total = total
         self.clock = time.perf_counter()

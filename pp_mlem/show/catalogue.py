@@ -15,6 +15,7 @@ from pp_mlem.show.options import did_you_mean
 
 PACKAGES = {"sklearn": "scikit-learn", "statsmodels": "statsmodels", "pyarrow": "pyarrow"}
 
+
 @dataclass(frozen=True)
 class Shelf:
     """A model file: its program, its default data, and options for `Model`."""

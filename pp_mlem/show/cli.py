@@ -188,7 +188,9 @@ def compare(
     plots: Annotated[bool, typer.Option(help="Pictures and report.")] = True,
     labels: Annotated[
         bool | None,
-        typer.Option(help="Labels of each row as CSV [default: up to 200,000 rows].", show_default=False),
+        typer.Option(
+            help="Labels of each row as CSV [default: up to 200,000 rows].", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for all that is written [default: runs/MODEL-TIME].")
@@ -213,14 +215,18 @@ def compare(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="The folder that `compare` wrote, or a fit (.nc) in it.")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder that `compare` wrote, or a fit (.nc) in it.")
+    ],
     data: DataOption = None,
     column: ColumnOption = None,
     set: SetOption = None,
     observe: ObserveOption = None,
     *,
     method: MethodOption = None,
-    latent: Annotated[str | None, typer.Option(help="Which latent, where they have other units.")] = None,
+    latent: Annotated[
+        str | None, typer.Option(help="Which latent, where they have other units.")
+    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Those of all values, a column each.")
     ] = False,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pp_mlem.base.files import write_table, write_whole
+from pp_mlem.base.files import write_table
 from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison, compare
 from pp_mlem.estimate.estimators import fit_by
@@ -28,7 +28,7 @@ from pp_mlem.show.methods import named_methods, plan_of
 from pp_mlem.show.options import Given, Output
 from pp_mlem.show.plots.comparison import save_pictures
 from pp_mlem.show.report import write_report
-from pp_mlem.show.results import Results, plain, records
+from pp_mlem.show.results import Results, plain, records, write_plain
 from pp_mlem.show.runs import Run
 from pp_mlem.show.stages import Stages
 from pp_mlem.show.tables import write_comparison
@@ -79,7 +79,12 @@ def compare_methods(given: Given, held: Held, asked: Asked, output: Output) -> N
     plan = plan_of(model, named, asked.starts, asked.chains, asked.draws)
     for line in plan.lines():
         results.say(line)
-    options = {"starts": asked.starts, "seed": asked.seed, "chains": asked.chains, "draws": asked.draws}
+    options = {
+        "starts": asked.starts,
+        "seed": asked.seed,
+        "chains": asked.chains,
+        "draws": asked.draws,
+    }
     run = Run.begun(folder, shelf, given, {**options, **plain(how)})
     run.check(output.overwrite)
     how |= {**options, "progress": output.progress}
@@ -128,7 +133,10 @@ def _finish(
     if asked.plots:
         parts += [
             ("pictures", lambda: run.wrote(*save_pictures(comparison, folder))),
-            ("own picture", lambda: pictures.extend(_own_pictures(shelf, model, comparison, folder))),
+            (
+                "own picture",
+                lambda: pictures.extend(_own_pictures(shelf, model, comparison, folder)),
+            ),
             ("report", lambda: run.wrote(_write_report(comparison, shelf, run, pictures))),
         ]
     try:
@@ -180,21 +188,20 @@ def _write_labels(
     posterior = fit.posterior()
     frames: dict[str, pd.DataFrame] = {}
     for plates, frame in labels_of(model, posterior).items():
-        frames["labels.csv" if not frames else f"labels_{'_'.join(plates) or 'single'}.csv"] = frame
+        frames[
+            "labels.csv" if not frames else f"labels_{'_'.join(plates or [frame.columns[0]])}.csv"
+        ] = frame
     written = [write_plain(folder / n, f) for n, f in frames.items()]
     if model.reading.reals:
-        written.append(write_plain(folder / "latents.csv", latents_of(model, posterior), index=False))
+        written.append(
+            write_plain(folder / "latents.csv", latents_of(model, posterior), index=False)
+        )
     return written
 
 
 def _rows(model: Model) -> int:
     latents = (*model.reading.latents, *model.reading.reals)
     return sum(int(np.prod(model.reading.plate_shape(s.dims))) for s in latents)
-
-
-def write_plain(path: Path, frame: pd.DataFrame, index: bool = True) -> Path:
-    """A CSV file of numbers and of names of the program."""
-    return write_whole(path, lambda part: frame.to_csv(part, index=index), "compare")
 
 
 def _write_optima(comparison: Comparison, folder: Path) -> list[Path]:
@@ -210,15 +217,11 @@ def _write_optima(comparison: Comparison, folder: Path) -> list[Path]:
     return [write_table(folder / "optima.csv", pd.concat(parts, names=["method"]), "compare")]
 
 
-def _own_pictures(
-    shelf: Shelf, model: Model, comparison: Comparison, folder: Path
-) -> list[Path]:
+def _own_pictures(shelf: Shelf, model: Model, comparison: Comparison, folder: Path) -> list[Path]:
     return list(shelf.picture(model, comparison.fits, folder) or []) if shelf.picture else []
 
 
-def _write_report(
-    comparison: Comparison, shelf: Shelf, run: Run, pictures: list[Path]
-) -> Path:
+def _write_report(comparison: Comparison, shelf: Shelf, run: Run, pictures: list[Path]) -> Path:
     settings = {k: run.record[k] for k in ("starts", "chains", "draws")}
     return write_report(
         comparison, run.folder / "report.html", f"{shelf.name}: {first_line(shelf.path)}",

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 
 from pp_mlem.base.lazy import pd
+from pp_mlem.diagnose.bootstrap import KINDS
 from pp_mlem.diagnose.profile import ProfileInterval
 from pp_mlem.estimate.estimators import fit_by, method_names
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import scalar_names
 from pp_mlem.show.building import Held, build
 from pp_mlem.show.catalogue import find_model
 from pp_mlem.show.interrupts import stop
 from pp_mlem.show.labels import labels_of, latents_of, posterior_on
 from pp_mlem.show.options import Given, Output, did_you_mean, read_json_values
-from pp_mlem.show.results import Results, records
+from pp_mlem.show.results import Results, records, write_plain
 from pp_mlem.show.runs import check_program, find_run, is_run
 from pp_mlem.show.stages import Stages
 from pp_mlem.show.tables import frame_table
@@ -58,10 +60,11 @@ class Source:
         run, _ = find_run(Path(given.model), self.method)
         return build(run.shelf, run.given(given.data, given.columns, given.settings, given.observe))
 
-    def fit(self, stages: Stages, output: Output) -> Fit:
-        """The fit with its model; a model that is not a run's is fitted."""
+    def fit(self, stages: Stages, output: Output, scalars: list[str] | None = None) -> Fit:
+        """The fit with its model, which must have these scalars; a model that is not a run's is fitted."""
         with stages.stage("reading"):
             model = self.model()
+            check_scalars(scalars or [], model)
             if self.is_run:
                 run, asked = find_run(Path(self.given.model), self.method)
                 method, _ = run.fit(asked)
@@ -77,10 +80,21 @@ class Source:
         return fit
 
 
-def _point(source: Source, stages: Stages, output: Output) -> PointFit:
+def check_scalars(names: list[str], model: Model) -> None:
+    known = scalar_names(model.space)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"there is no scalar '{name}'.{did_you_mean(name, known)} They are {', '.join(known)}."
+            )
+
+
+def _point(
+    source: Source, stages: Stages, output: Output, scalars: list[str] | None = None
+) -> PointFit:
     """The point fit that bootstrap and profile start from."""
     source.check(method_names(has_draws=False))
-    fit = source.fit(stages, output)
+    fit = source.fit(stages, output, scalars)
     if not isinstance(fit, PointFit):
         raise ValueError(
             f"{source.given.model}: the fit is one by {fit.method}, which has draws; take another of the "
@@ -90,20 +104,22 @@ def _point(source: Source, stages: Stages, output: Output) -> PointFit:
 
 
 @quiet
-def predict(
-    source: Source, *, latent: str | None, probabilities: bool, output: Output
-) -> None:
+def predict(source: Source, *, latent: str | None, probabilities: bool, output: Output) -> None:
     output.check_file()
     given = source.given
     run, asked = find_run(Path(given.model), source.method)
     results = Results(output)
     method, fit = run.fit(asked)
     if given.data is None and run.data_changed():
-        results.note(f"{run.record['data']} has changed since the run; the labels are those of the file now.")
+        results.note(
+            f"{run.record['data']} has changed since the run; the labels are those of the file now."
+        )
     model = source.model()
     check_program(fit, model, run.folder)
     if not model.latent_names:
-        raise ValueError(f"{given.model}: the model has no latents, so there is nothing to predict.")
+        raise ValueError(
+            f"{given.model}: the model has no latents, so there is nothing to predict."
+        )
     if latent is not None and latent not in model.latent_names:
         near = did_you_mean(latent, model.latent_names)
         raise ValueError(
@@ -132,10 +148,11 @@ def _predicted(
 
 
 @quiet
-def bootstrap(
-    source: Source, *, replicates: int, kind: str, level: float, output: Output
-) -> None:
+def bootstrap(source: Source, *, replicates: int, kind: str, level: float, output: Output) -> None:
     output.check_file()
+    if kind not in KINDS:
+        near = did_you_mean(kind, KINDS)
+        raise ValueError(f"--kind: received '{kind}', expected {' or '.join(KINDS)}.{near}")
     results, stages = Results(output), Stages(output.quiet)
     fit = _point(source, stages, output)
     with stages.stage("bootstrap", spinner=False):
@@ -158,7 +175,7 @@ def bootstrap(
          "failed": found.failed, "level": level, "scalars": records(table)}
     )  # fmt: skip
     if output.out is not None:
-        found.estimates.to_csv(output.out, index_label="replicate")
+        write_plain(output.out, found.estimates.rename_axis("replicate"))
         results.say(f"Written to {output.out}: the {len(found.estimates)} refits")
     if found.interrupted:
         stop("the finished refits", output.out)
@@ -169,13 +186,7 @@ def bootstrap(
 def profile(source: Source, names: list[str], *, level: float, output: Output) -> None:
     output.check_file()
     results, stages = Results(output), Stages(output.quiet)
-    fit = _point(source, stages, output)
-    for name in names:
-        if name not in fit.scalar_names:
-            raise ValueError(
-                f"there is no free scalar '{name}'.{did_you_mean(name, fit.scalar_names)} They are "
-                f"{', '.join(fit.scalar_names)}."
-            )
+    fit = _point(source, stages, output, names)
     found: dict[str, ProfileInterval] = {}
     for name in names or fit.scalar_names:
         with stages.stage(f"profile of {name}"):
@@ -206,7 +217,7 @@ def profile(source: Source, names: list[str], *, level: float, output: Output) -
             pd.DataFrame({"scalar": n, "value": p.values, "objective": p.objective})
             for n, p in found.items()
         ]
-        pd.concat(points).to_csv(output.out, index=False)
+        write_plain(output.out, pd.concat(points), index=False)
         results.say(f"Written to {output.out}: the points of the profiles")
     if len(found) < len(names or fit.scalar_names) or any(p.interrupted for p in found.values()):
         stop("the finished profiles", output.out)
@@ -214,9 +225,7 @@ def profile(source: Source, names: list[str], *, level: float, output: Output) -
 
 
 @quiet
-def simulate(
-    source: Source, *, at: Path | None, latents: bool, output: Output
-) -> None:
+def simulate(source: Source, *, at: Path | None, latents: bool, output: Output) -> None:
     """Data drawn from the program, as a table that --data reads."""
     output.check_file()
     truth = read_json_values(at, "--at") if at is not None else None
@@ -259,10 +268,10 @@ def _drawn_latents(
     """The latents behind the drawn data, where they are known to be those."""
     sites = model.simulate(params, seed)
     observed = drawn.observed_values()
-    same = all(np.array_equal(sites[n], v, equal_nan=True) for n, v in observed.items() if n in sites)
+    same = all(
+        np.array_equal(sites[n], v, equal_nan=True) for n, v in observed.items() if n in sites
+    )
     if not same:
         results.note("The latents of data with missing values are not told.")
         return {}
     return {n: np.ravel(sites[n]) for n in model.latent_names if n in sites}
-
-

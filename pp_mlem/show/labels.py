@@ -30,23 +30,29 @@ def labels_of(
     """
     found: dict[tuple[str, ...], pd.DataFrame] = {}
     for site in model.reading.latents:
-        columns = _columns(site.name, posterior[site.name], model.reading.values[site.name], probabilities)
+        columns = _columns(
+            site.name, posterior[site.name], model.reading.values[site.name], probabilities
+        )
         plates, index = _units(model, site, np.shape(posterior[site.name])[:-1])
         own = pd.DataFrame(columns, index=index)
         found[plates] = found[plates].join(own) if plates in found else own
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def _columns(name: str, table: np.ndarray, values: np.ndarray, probabilities: bool) -> dict[str, Any]:
+def _columns(
+    name: str, table: np.ndarray, values: np.ndarray, probabilities: bool
+) -> dict[str, Any]:
     rows = np.reshape(table, (-1, np.shape(table)[-1]))
-    known = ~np.isnan(rows).any(1)
+    known = np.logical_not(np.any(np.isnan(rows), axis=1))
     best = np.where(known[:, None], rows, 0.0).argmax(1)
     label = pd.Series(values[best])
     whole = np.all(values == np.rint(values))
     label = (label.astype("Int64") if whole else label.astype(float)).where(known)
     columns: dict[str, Any] = {
         name: label.array,
-        f"{name} probability": np.round(np.where(known, rows[np.arange(len(rows)), best], np.nan), DECIMALS),
+        f"{name} probability": np.round(
+            np.where(known, rows[np.arange(len(rows)), best], np.nan), DECIMALS
+        ),
     }
     if probabilities and len(values) <= MOST_VALUES:
         for place, value in enumerate(values):

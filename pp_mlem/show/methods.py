@@ -37,9 +37,13 @@ class Plan:
             each = ", ".join(f"{m.upper()} {told_seconds(self.seconds[m])}" for m in self.chosen)
             found.append(f"Expected, within a factor of three: {each}.")
         if self.left_out:
-            names = " and ".join(f"{m.upper()} ({told_seconds(self.seconds[m])})" for m in self.left_out)
+            names = " and ".join(
+                f"{m.upper()} ({told_seconds(self.seconds[m])})" for m in self.left_out
+            )
             every = ",".join(dict.fromkeys([*self.chosen, *self.left_out]))
-            found.append(f"Left out, as it would take long: {names}. --methods {every} runs it all the same.")
+            found.append(
+                f"Left out, as it would take long: {names}. --methods {every} runs it all the same."
+            )
         return found
 
 
@@ -76,8 +80,10 @@ def plan_of(
 def gradient_seconds(model: Model) -> float:
     """One pass over the data with its gradient."""
     steps = sum(scan.length for scan in model.reading.scans.values())
-    return CALL + STEP_OF_A_SCAN * steps + MULTIPLICATION * (
-        model.marginal.work.sweep + model.marginal.entries
+    return (
+        CALL
+        + STEP_OF_A_SCAN * steps
+        + MULTIPLICATION * (model.marginal.work.sweep + model.marginal.entries)
     )
 
 

@@ -109,7 +109,9 @@ def values_of(text: str) -> list:
     low, mark, high = text.partition(":")
     if mark and low.lstrip("-").isdigit() and high.lstrip("-").isdigit():
         if int(high) < int(low):
-            raise ValueError(f"--over: received '{text}', expected FIRST:LAST with FIRST up to LAST.")
+            raise ValueError(
+                f"--over: received '{text}', expected FIRST:LAST with FIRST up to LAST."
+            )
         return list(range(int(low), int(high) + 1))
     return [value_of(v) for v in text.split(",")]
 
@@ -129,7 +131,9 @@ def numbers_of(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
     return found
 
 
-def held_values(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], option: str) -> dict:
+def held_values(
+    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], option: str
+) -> dict:
     """The values by parameter, entries such as `b[1]` put together where all of a parameter are given.
 
     Raises:
@@ -151,7 +155,9 @@ def held_values(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
         index = tuple(int(i) for i in entry[2].split(","))
         shape = shapes[entry[1]]
         if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=True)):
-            raise ValueError(f"{option}: {name} is no entry of '{entry[1]}', whose shape is {shape}.")
+            raise ValueError(
+                f"{option}: {name} is no entry of '{entry[1]}', whose shape is {shape}."
+            )
         entries.setdefault(entry[1], {})[index] = value
     for name, given in entries.items():
         if len(given) < np.prod(shapes[name]):  # for the library to hold single ones

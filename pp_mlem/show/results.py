@@ -56,13 +56,18 @@ class Results:
         """A table that is the whole result: CSV on standard output, or in the file of --out."""
         path = self.output.out
         if path is not None:
-            write_whole(path, lambda part: frame.to_csv(part, index=index), "--out")
+            write_plain(path, frame, index)
             self.note(f"Written to {path}: {len(frame)} rows")
         elif self.output.as_json:
             shown = frame.reset_index() if index else frame
             self.as_json(shown.to_dict("records"))
         else:
             frame.to_csv(sys.stdout, index=index)
+
+
+def write_plain(path: Path, frame: pd.DataFrame, index: bool = True) -> Path:
+    """A CSV file of numbers and of names of the program."""
+    return write_whole(path, lambda part: frame.to_csv(part, index=index), "--out")
 
 
 def plain(value: Any) -> Any:

@@ -120,7 +120,9 @@ class Run:
             return find_model(model)
         copy = self.folder / PROGRAM
         if not copy.is_file():
-            raise ValueError(f"{self.folder}: the model file {path} has changed or is gone, and there is no copy.")
+            raise ValueError(
+                f"{self.folder}: the model file {path} has changed or is gone, and there is no copy."
+            )
         return find_model(str(copy))
 
     def given(self, data: Path | None, columns: Any, settings: Any, observe: Any) -> Given:
@@ -173,14 +175,20 @@ def find_run(path: Path, method: str | None) -> tuple[Run, str | None]:
         )
     held = read_json(record, "run")
     if held.get("format") != FORMAT:
-        raise ValueError(f"{record} has format {held.get('format')!r}; this pp_mlem reads {FORMAT}.")
+        raise ValueError(
+            f"{record} has format {held.get('format')!r}; this pp_mlem reads {FORMAT}."
+        )
     return Run(folder, held, [n for n in held.get("written", []) if n != RECORD]), method
 
 
 def is_run(source: str) -> bool:
     """Whether an argument names a run rather than a model."""
     path = Path(source)
-    return source not in model_names() and path.suffix != ".py" and (path.suffix == ".nc" or path.is_dir())
+    return (
+        source not in model_names()
+        and path.suffix != ".py"
+        and (path.suffix == ".nc" or path.is_dir())
+    )
 
 
 def _runs_beside(path: Path) -> list[str]:
@@ -192,4 +200,6 @@ def check_program(fit: Fit, model: Model, where: Path) -> None:
     """Refuse to use a fit with another program than was fitted."""
     own, held = model.fingerprint, fit.fingerprint or {}
     if held.get("python") == PYTHON and held.get("program", own["program"]) != own["program"]:
-        raise ValueError(f"{where}: the fit is of another program: the model has changed since. Fit it again.")
+        raise ValueError(
+            f"{where}: the fit is of another program: the model has changed since. Fit it again."
+        )

@@ -113,7 +113,11 @@ def simulate_study(
     results.show(frame_table("Errors and coverage", study.summary()))
     results.show(frame_table("How the fits ended", study.statuses))
     results.as_json(
-        {"data_sets": done, "summary": records(study.summary()), "statuses": records(study.statuses)}
+        {
+            "data_sets": done,
+            "summary": records(study.summary()),
+            "statuses": records(study.statuses),
+        }
     )
     if out is not None:
         results.say(f"Written to {out}")

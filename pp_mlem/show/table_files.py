@@ -67,10 +67,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise ValueError("it is no text; CSV and Parquet can be read.")
     lines = [line for line in text[: 1 << 20].splitlines() if line.strip()][:SAMPLE_LINES]
     separator = found_separator(lines)
-    decimal = found_decimal(lines, separator)
+    single = len(next(csv.reader(lines, delimiter=separator))) == 1
     return pd.read_csv(
-        io.BytesIO(raw), sep=separator, decimal=decimal, encoding=encoding,
-        skipinitialspace=True, low_memory=False,
+        io.BytesIO(raw.rstrip()), sep=separator, decimal=found_decimal(lines, separator),
+        encoding=encoding, skipinitialspace=True, low_memory=False,
+        skip_blank_lines=not single,  # in a single column an empty line is a missing value
     )  # fmt: skip
 
 
@@ -85,8 +86,7 @@ def found_separator(lines: list[str]) -> str:
         if len(counts) == 1 and (fields := counts.pop()) > most:
             best, most = separator, fields
     if most == 1:  # rows of different lengths: what splits the header, so that the reader can tell
-        fields = {s: len(next(csv.reader(lines[:1], delimiter=s), [])) for s in SEPARATORS}
-        best = max(SEPARATORS, key=lambda s: fields[s])
+        best = max(SEPARATORS, key=lambda s: len(next(csv.reader(lines[:1], delimiter=s), [])))
     return best
 
 

@@ -157,7 +157,9 @@ def _decimals(value: float, decimals: int) -> str:
 def _plus_minus(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Estimates and their errors, each flush with the others."""
     first, second = (max((len(p[i]) for p in pairs), default=0) for i in (0, 1))
-    return [f"{a:>{first}} ± {b:<{second}}" if b else f"{a:>{first}}   {'':<{second}}" for a, b in pairs]
+    return [
+        f"{a:>{first}} ± {b:<{second}}" if b else f"{a:>{first}}   {'':<{second}}" for a, b in pairs
+    ]
 
 
 def _estimate_table(comparison: Comparison) -> Wide:
