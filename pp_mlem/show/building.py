@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from pp_mlem.show.catalogue import Shelf
 from pp_mlem.show.options import (
     Given,
     did_you_mean,
-    held_values,
     named,
-    numbers_of,
     read_json_values,
     value_of,
 )
@@ -95,3 +94,54 @@ def _init_of(text: str) -> tuple[str, dict[str, Any]]:
             f"parameter.{did_you_mean(text, KINDS)}"
         )
     return "mixed", read_json_values(path, "--init")
+
+
+def numbers_of(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
+    """Values of parameters: `mu=1.5`, `mu=1,2,3`, `P=[[0.9,0.1],[0.2,0.8]]`, `b[1]=0`."""
+    found = {}
+    for name, text in named(pairs, option).items():
+        value = value_of(text if "," not in text or text.startswith("[") else f"[{text}]")
+        try:
+            array = np.asarray(value, float)
+        except (TypeError, ValueError):
+            array = None
+        if value is None or isinstance(value, bool) or array is None:
+            raise ValueError(f"{option}: {name}={text}: expected a number, or numbers as in 1,2,3.")
+        found[name] = value
+    return found
+
+
+def held_values(
+    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], option: str
+) -> dict[str, Any]:
+    """The values by parameter; entries such as `b[1]` are put together where all of a parameter are
+    given, single ones handed on.
+
+    Raises:
+        ValueError: for names that are no parameters', and entries beyond a parameter's shape.
+    """
+    whole: dict[str, Any] = {}
+    entries: dict[str, dict[tuple[int, ...], Any]] = {}
+    for name, value in values.items():
+        owner, mark, rest = name.partition("[")
+        owner = name if name in shapes else owner
+        if owner not in shapes:
+            raise ValueError(
+                f"{option}: there is no parameter '{name}'.{did_you_mean(owner, shapes)} The parameters "
+                f"are {', '.join(shapes)}."
+            )
+        if owner == name or not re.fullmatch(r"\d+(,\s*\d+)*\]", rest):
+            whole[name] = value
+            continue
+        index, shape = tuple(int(i) for i in rest[:-1].split(",")), shapes[owner]
+        if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=True)):
+            raise ValueError(f"{option}: {name} is no entry of '{owner}', whose shape is {shape}.")
+        entries.setdefault(owner, {})[index] = value
+    for owner, given in entries.items():
+        if len(given) < np.prod(shapes[owner]):
+            whole |= {f"{owner}[{','.join(map(str, i))}]": v for i, v in given.items()}
+            continue
+        whole[owner] = np.empty(shapes[owner])
+        for index, value in given.items():
+            whole[owner][index] = value
+    return whole

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,9 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _told
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader has seen enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
@@ -50,6 +53,11 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(INTERRUPTED)
+
+
+def _told(message: Warning | str, *where: Any) -> None:
+    """A warning without the line of code that gave it."""
+    print(f"warning {message}", file=sys.stderr)
 
 
 # Plain help: rich would take the brackets of mu[z] for its own.

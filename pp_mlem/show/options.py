@@ -5,13 +5,10 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -114,59 +111,6 @@ def values_of(text: str) -> list:
             )
         return list(range(int(low), int(high) + 1))
     return [value_of(v) for v in text.split(",")]
-
-
-def numbers_of(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
-    """Values of parameters: `mu=1.5`, `mu=1,2,3`, `P=[[0.9,0.1],[0.2,0.8]]`, `b[1]=0`."""
-    found = {}
-    for name, text in named(pairs, option).items():
-        value = value_of(text if "," not in text or text.startswith("[") else f"[{text}]")
-        try:
-            array = np.asarray(value, float)
-        except (TypeError, ValueError):
-            array = None
-        if value is None or isinstance(value, bool) or array is None:
-            raise ValueError(f"{option}: {name}={text}: expected a number, or numbers as in 1,2,3.")
-        found[name] = value
-    return found
-
-
-def held_values(
-    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], option: str
-) -> dict:
-    """The values by parameter, entries such as `b[1]` put together where all of a parameter are given.
-
-    Raises:
-        ValueError: for names that are no parameters', and entries beyond a parameter's shape.
-    """
-    whole: dict[str, Any] = {}
-    entries: dict[str, dict[tuple[int, ...], Any]] = {}
-    for name, value in values.items():
-        entry = re.fullmatch(r"(.+?)\[([\d,\s]+)\]", name)
-        if name in shapes or entry is None or entry[1] not in shapes:
-            own = entry[1] if entry is not None else name
-            if name not in shapes and own not in shapes:
-                raise ValueError(
-                    f"{option}: there is no parameter '{own}'.{did_you_mean(own, shapes)} The parameters "
-                    f"are {', '.join(shapes)}."
-                )
-            whole[name] = value
-            continue
-        index = tuple(int(i) for i in entry[2].split(","))
-        shape = shapes[entry[1]]
-        if len(index) != len(shape) or any(i >= n for i, n in zip(index, shape, strict=True)):
-            raise ValueError(
-                f"{option}: {name} is no entry of '{entry[1]}', whose shape is {shape}."
-            )
-        entries.setdefault(entry[1], {})[index] = value
-    for name, given in entries.items():
-        if len(given) < np.prod(shapes[name]):  # for the library to hold single ones
-            whole |= {f"{name}[{','.join(map(str, i))}]": v for i, v in given.items()}
-            continue
-        whole[name] = np.empty(shapes[name])
-        for index, value in given.items():
-            whole[name][index] = value
-    return whole
 
 
 def read_json_values(path: Path, option: str) -> dict[str, Any]:
