@@ -7,17 +7,14 @@ comes at once.
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from pp_mlem.base.lazy import Lazy
-from pp_mlem.show.interrupts import INTERRUPTED, run_watched
+from pp_mlem.show.interrupts import run_watched
+from pp_mlem.show.mistakes import Commands
 from pp_mlem.show.options import Given, Output
 
 if TYPE_CHECKING:
@@ -31,34 +28,6 @@ else:
     results = Lazy("pp_mlem.show.results")
     runs = Lazy("pp_mlem.show.runs")
     studies = Lazy("pp_mlem.show.study_commands")
-
-MISTAKES = (ValueError, TypeError, OSError, NotImplementedError, ImportError)
-
-
-class Commands(TyperGroup):
-    """A mistake of the user's ends in one line, not in a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _told
-                return super().invoke(ctx)
-        except BrokenPipeError:  # the reader has seen enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except MISTAKES as error:
-            red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-            print(f"{red}error{plain} {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-
-
-def _told(message: Warning | str, *where: Any) -> None:
-    """A warning without the line of code that gave it."""
-    print(f"warning {message}", file=sys.stderr)
-
 
 # Plain help: rich would take the brackets of mu[z] for its own.
 app = typer.Typer(
