@@ -137,6 +137,21 @@ def test_a_folder_is_not_written_over_unasked(results):
     )
 
 
+def test_one_method_that_fails_costs_no_other(here):
+    """Nor does a picture of the user's own."""
+    Path("own.py").write_text(
+        OWN + "\n\ndef data():\n    return {'x': [0, 1, 9, 8, 1, 0, 12]}\n"
+        "\n\ndef picture(model, fits, folder):\n    raise KeyError('colour')\n"
+    )
+    code, out, error = run(
+        "compare", "own.py", "--methods", "nuts,em", "--starts", 2, "--fixed", "w=0.5,0.5", "--fixed",
+        "rate=1,9", "--out", "results", "--no-loo",
+    )  # fmt: skip
+    assert code == 2 and "not fitted: NUTS: " in error and "nothing to sample" in error
+    assert "own picture failed: KeyError" in error
+    assert "EM" in out and {"em.nc", "estimates.csv", "report.html"} <= set(os.listdir("results"))
+
+
 def test_pictures_and_report(here):
     done = subprocess.run(
         [sys.executable, "-m", "pp_mlem.show.cli", "compare", "rates.py", "--data", "rows.csv",
@@ -276,6 +291,13 @@ def test_mistakes_end_in_one_line(name, here):
     code, out, error = run(*arguments)
     assert code == 2 and message in error and "Traceback" not in error
     assert not Path("runs").exists()
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    code, _, error = run("show", "image_segmentation")
+    assert code == 2 and "pip install scikit-learn" in error and len(error.splitlines()) == 1
 
 
 def test_help_keeps_brackets():

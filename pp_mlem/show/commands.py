@@ -16,6 +16,7 @@ import numpy as np
 from pp_mlem.base.files import write_table
 from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison, compare
+from pp_mlem.diagnose.summary import FAILURES
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
@@ -88,15 +89,21 @@ def compare_methods(given: Given, held: Held, asked: Asked, output: Output) -> N
     run = Run.begun(folder, shelf, given, {**options, **plain(how)})
     run.check(output.overwrite)
     how |= {**options, "progress": output.progress}
-    fits = _fit_each(model, plan.chosen, run, stages, results, how)
-    _finish(fits, shelf, model, run, asked, stages, results)
+    fits, failed = _fit_each(model, plan.chosen, run, stages, results, how)
+    try:
+        _finish(fits, shelf, model, run, asked, stages, results)
+    except KeyboardInterrupt:
+        stop(", ".join(run.written), folder)
+    if failed:
+        raise ValueError(f"not fitted: {'; '.join(f'{m}: {why}' for m, why in failed.items())}")
 
 
 def _fit_each(
     model: Model, methods: tuple[str, ...], run: Run, stages: Stages, results: Results, how: dict
-) -> dict[str, Fit]:
-    """Fit by each method, save and tell; Ctrl-C ends the command."""
+) -> tuple[dict[str, Fit], dict[str, str]]:
+    """Fit by each method, save and tell; why others could not. Ctrl-C ends the command."""
     fits: dict[str, Fit] = {}
+    failed: dict[str, str] = {}
     for method in methods:
         try:
             with warnings.catch_warnings(), stages.stage(method.upper(), spinner=False):
@@ -105,12 +112,18 @@ def _fit_each(
             with stages.stage("standard errors"):
                 fits[method.upper()] = fit
                 run.save_fit(method, fit)
+        except FAILURES as error:
+            if method == methods[-1] and not fits:
+                raise
+            failed[method.upper()] = str(error)
+            results.say(f"{method.upper():<7} failed: {error}")
+            continue
         except KeyboardInterrupt:
             pass
         if stopped() or (method.upper() in fits and fit.interrupted):
             stop(", ".join(f"{m}.nc" for m in run.record["methods"]), run.folder)
         results.say(f"{method.upper():<7} {fit.status:<12} {fit.seconds:6.2f} s   {fit.story}")
-    return fits
+    return fits, failed
 
 
 def _finish(
@@ -141,8 +154,16 @@ def _finish(
         ]
     try:
         for name, write in parts:
-            with stages.stage(name):
-                write()
+            try:
+                with stages.stage(name), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Detected at least one discrete variable")
+                    write()
+            except OSError:
+                raise
+            except (
+                Exception
+            ) as error:  # a picture of the user's own may raise anything: the rest goes on
+                results.note(f"{name} failed: {type(error).__name__}: {error}")
             if stopped():
                 break
     except KeyboardInterrupt:

@@ -13,13 +13,13 @@ from pp_mlem.show.stages import told_seconds
 DEFAULT = ("em", "mle", "map", "nuts")
 LIMIT = 180.0  # seconds, beyond which a method is left out
 WORTH_TELLING = 15.0
-# Measured on two cores of 2023 with the shipped models; a machine or a posterior may differ by a factor of three.
+# Measured with the shipped models on two cores; a machine or a posterior may differ by a factor of three.
 MULTIPLICATION = 2.5e-9  # seconds for each of a sweep's, with its gradient
 STEP_OF_A_SCAN = 1e-6  # seconds for each step of a recursion
 CALL = 2e-5  # seconds of a gradient of no data at all
 COMPILING, OF_NUTS = 2.0, 6.0
 LOOKS = 60  # sweeps of a start
-LEAPFROGS = 15  # gradients of a draw
+LEAPFROGS = 8  # gradients of a draw
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plan:
         found = []
         if sum(self.seconds[m] for m in self.chosen) > WORTH_TELLING or self.left_out:
             each = ", ".join(f"{m.upper()} {told_seconds(self.seconds[m])}" for m in self.chosen)
-            found.append(f"Expected, within a factor of three: {each}.")
+            found.append(f"Expected, roughly: {each}.")
         if self.left_out:
             names = " and ".join(
                 f"{m.upper()} ({told_seconds(self.seconds[m])})" for m in self.left_out
