@@ -98,11 +98,13 @@ class Comparison:
         return rich_console.Group(*verbs.tables(self))
 
 
-def compare(fits: Mapping[str, Fit]) -> Comparison:
+def compare(fits: Mapping[str, Fit], *, loo: bool = True) -> Comparison:
     """Compare fits of the same data by different methods.
 
     Args:
         fits: fits by name; the first is the reference for labels.
+        loo: whether to estimate leave-one-out predictive densities (elpd_loo). It is NaN, with the reason,
+            where a Pareto k says that it would be noise; beyond 10,000 units it is estimated from as many.
 
     Raises:
         TypeError, ValueError: when something other than fits is given, or none.
@@ -118,7 +120,7 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
                     "left out); estimates stand side by side by name only. Fit one program to one "
                     "data set.")
         )  # fmt: skip
-    scores, of_scores = _scores(aligned, with_loo=not apart)
+    scores, of_scores = _scores(aligned, with_loo=loo and not apart)
     concerns += [
         *of_scores,
         *lined_up(aligned),

@@ -130,7 +130,7 @@ def fit_nuts(
             lambda: summarise(model, target, target.constrained(starts), {}),
             partial(working_precision, model.dtype),
         )
-        with Progress("NUTS", chains, progress) as bar:
+        with Progress("NUTS", chains, progress, "chains") as bar:
             sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
         wait([telling])
         return _result(model, target, sample, seed, clock, order_by)

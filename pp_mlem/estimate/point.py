@@ -140,7 +140,7 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
         vectors = em_starts(model, driver, starts, options.seed, options.init)
-        with Progress(options.method, starts, options.progress) as progress:
+        with Progress(options.method, starts, options.progress, "starts") as progress:
             if opening is not None:
                 vectors = opened(replace(driver, algorithm=opening), vectors)
             driver = replace(driver, progress=progress)

@@ -55,6 +55,8 @@ def _points(fit: Fit, draws: int) -> list[dict[str, np.ndarray]]:
     stacked = {
         n: posterior[v].values.reshape(-1, *posterior[v].shape[2:]) for n, v in names.items()
     }
+    if not stacked:  # every parameter is fixed
+        return [dict(fit.params)]
     count = len(next(iter(stacked.values())))
     rows = np.linspace(0, count - 1, min(draws, count)).astype(int)
     return [{**fit.fixed, **{n: v[row] for n, v in stacked.items()}} for row in rows]
