@@ -20,6 +20,7 @@ from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.summary import POSTERIOR_DRAWS, average_posterior, thinned
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.base import Fit, Params, not_a_point
+from pp_mlem.fit.datatree import Drawn
 from pp_mlem.model.imputation import Imputed
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
@@ -204,5 +205,5 @@ class DrawsFit(Fit):
         each = [model.impute(params) for params in several]
         return {name: Imputed.mixed([e[name] for e in each]) for name in each[0]}
 
-    def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
-        return self.draw_vectors, self.draws, self.sample_stats, "posterior draws"
+    def drawn(self) -> Drawn:
+        return Drawn(self.draw_vectors, self.draws, self.sample_stats, "posterior draws")
