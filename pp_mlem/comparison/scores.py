@@ -171,9 +171,7 @@ def _efficiency(draws: dict[str, np.ndarray], kept: np.ndarray) -> float:
     """Effective draws for each draw, in the mean over all scalars."""
     every = [d[:, kept].reshape(*d[:, kept].shape[:2], -1) for d in draws.values()]
     table = np.concatenate(every, 2)
-    effective = arviz_stats_base.array_stats.ess(
-        table, chain_axis=0, draw_axis=1, method="mean"
-    )
+    effective = arviz_stats_base.array_stats.ess(table, chain_axis=0, draw_axis=1, method="mean")
     return float(np.mean(effective)) / (table.shape[0] * table.shape[1])
 
 
