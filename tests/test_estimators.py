@@ -211,9 +211,7 @@ def test_nuts_and_comparison(galaxies, galaxies_em, small_nuts, tmp_path):
     assert np.all(nuts.draws["mu"][..., 0] < nuts.draws["mu"][..., 1])
     found = compare({"EM": galaxies_em, "NUTS": nuts})
     assert list(found.scores.index) == ["EM", "NUTS"]
-    # the likelihood is not normal enough for draws of a normal law; the posterior's own serve
-    assert np.isfinite(found.scores["elpd_loo"]).tolist() == [False, True]
-    assert "Pareto k above 0.67" in found.scores["elpd_note"]["EM"]
+    assert np.isfinite(found.scores["elpd_loo"]).all()
     assert "Scores" in repr(found) and found.estimates.shape == (9, 4)
     found.plot().savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -16,6 +16,7 @@ ONE_STEP = (
     "the terms are one-step-ahead predictions of a single sequence, so elpd is not leave-one-out"
 )
 MOST_UNITS = 10_000  # of more units as many are drawn
+NO_MATTER = 0.01  # of the standard error: what units of a bad Pareto k may cost together
 
 
 class Loo(NamedTuple):
@@ -64,9 +65,10 @@ def loo_of(fit: Fit) -> Loo:
     simple random sample of so many, as a difference to the log-likelihood at the estimates (Magnusson et
     al. 2020, https://proceedings.mlr.press/v108/magnusson20a.html).
 
-    It is NaN where a Pareto k is beyond min(1 - 1 / log10(draws), 0.7): from there on so many draws do not
-    give that unit's term to a useful precision, nor tell how wrong it is (Vehtari et al. 2024,
-    doi:10.48550/arXiv.1507.02646), and one wrong term is as wrong a sum.
+    A Pareto k beyond min(1 - 1 / log10(draws), 0.7) says that so many draws do not give that unit's term to a
+    useful precision, nor tell how wrong it is (Vehtari et al. 2024, doi:10.48550/arXiv.1507.02646). The sum
+    is NaN where there are such units, unless what leaving them out costs is less than a hundredth of its
+    standard error in all: of ten thousand units that cost nothing some have a large k by chance.
     """
     if not fit.has_draws and not _has_covariance(fit):
         return _no_loo("no covariance, so no draws to weigh")
@@ -81,24 +83,27 @@ def loo_of(fit: Fit) -> Loo:
         if np.any(~np.isin(fit.model.unit_weights(), (0.0, 1.0))):
             caveats.append("units carry case weights, so LOO leaves out a whole weighted unit")
     left = leave_one_out(seen.pointwise, seen.correction, seen.efficiency)
-    trouble = _trouble(left, len(seen.pointwise), fit.has_draws)
+    elpd, se, note = _summed(left.elpd, seen)
+    trouble, told = _doubts(left, len(seen.pointwise), se * len(left.elpd) / units, fit.has_draws)
     if trouble:
         return Loo(np.nan, np.nan, "; ".join([*caveats, f"no elpd: {trouble}"]))
-    elpd, se, note = _summed(left.elpd, seen)
-    return Loo(elpd, se, "; ".join(caveats), note)
+    return Loo(elpd, se, "; ".join(caveats), "; ".join(n for n in (note, told) if n))
 
 
-def _trouble(left: Left, draws: int, has_draws: bool) -> str:
-    """Why the terms cannot be trusted ("" where they can)."""
+def _doubts(left: Left, draws: int, se: float, has_draws: bool) -> tuple[str, str]:
+    """Why the sum of these terms, of this standard error, cannot be trusted, and what to know where it can."""
     limit = good_shape(draws)
     bad = ~(left.shape <= limit)
+    if not np.isfinite(left.elpd).all():
+        return "a term is not finite", ""
     if not bad.any():
-        return "" if np.isfinite(left.elpd).all() else "a term is not finite"
+        return "", ""
+    told = f"{int(bad.sum())} of {bad.size} Pareto k above {limit:.2f}"
+    cost = float(np.abs(left.cost[bad]).sum())
+    if cost < NO_MATTER * se:
+        return "", f"{told}, of units that cost {cost:.2g} nats in all"
     remedy = "" if has_draws else "; draws of the posterior (fit_nuts) may have one"
-    return (
-        f"{int(bad.sum())} of {bad.size} Pareto k above {limit:.2f} (the largest {left.shape.max():.2f}), "
-        f"beyond which it is noise{remedy}"
-    )
+    return f"{told} (the largest {left.shape.max():.2f}), beyond which it is noise{remedy}", ""
 
 
 def _summed(terms: np.ndarray, seen: _Seen) -> tuple[float, float, str]:
