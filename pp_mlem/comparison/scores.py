@@ -10,13 +10,14 @@ from pp_mlem.base.lazy import arviz_stats_base
 from pp_mlem.comparison.psis import Left, good_shape, leave_one_out
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.datatree import Drawn, kept_draws
+from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.pointwise import along
 
 ONE_STEP = (
     "the terms are one-step-ahead predictions of a single sequence, so elpd is not leave-one-out"
 )
 MOST_UNITS = 10_000  # of more units as many are drawn
-NO_MATTER = 0.01  # of the standard error: what units of a bad Pareto k may cost together
+NO_MATTER = 0.02  # of the standard error: what units of a bad Pareto k may cost together
 
 
 class Loo(NamedTuple):
@@ -67,8 +68,8 @@ def loo_of(fit: Fit) -> Loo:
 
     A Pareto k beyond min(1 - 1 / log10(draws), 0.7) says that so many draws do not give that unit's term to a
     useful precision, nor tell how wrong it is (Vehtari et al. 2024, doi:10.48550/arXiv.1507.02646). The sum
-    is NaN where there are such units, unless what leaving them out costs is less than a hundredth of its
-    standard error in all: of ten thousand units that cost nothing some have a large k by chance.
+    is NaN where there are such units, unless what leaving them out costs is less than a fiftieth of its
+    standard error in all: where weights are nearly equal a single draw can make a large k by chance.
     """
     if not fit.has_draws and not _has_covariance(fit):
         return _no_loo("no covariance, so no draws to weigh")
@@ -138,7 +139,9 @@ def _of_model(fit: Fit) -> _Seen | str:
         found = along(target, drawn.vectors[:, kept].reshape(-1, size), chosen)
         sequential = target.marginal.sequential
     correction = _correction(drawn, kept, found.density)
-    efficiency = _efficiency(fit.draws, kept) if fit.draws is not None and chains > 1 else 1.0
+    efficiency = 1.0
+    if isinstance(fit, DrawsFit) and chains > 1:
+        efficiency = _efficiency(fit.draws, kept)
     return _Seen(found.units, correction, efficiency, sequential, chosen, at)
 
 
@@ -167,7 +170,7 @@ def _of_file(fit: Fit) -> _Seen | str:
         return "the file does not tell how its draws are weighed; load(path, model) computes it"
     elif "log_weight" in stats:
         correction = np.ravel(stats["log_weight"].values)
-    elif fit.draws is not None and chains > 1:
+    elif isinstance(fit, DrawsFit) and chains > 1:
         efficiency = _efficiency(fit.draws, np.asarray(units["draw"].values))
     return _Seen(values, correction, efficiency, name == "one_step_ahead")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_seed
+from pp_mlem.base.interrupts import Watch, watching
 from pp_mlem.base.lazy import pd
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.folder import Folder, record_of
@@ -166,9 +167,10 @@ def select(
     folder = Folder(None if out is None else Path(out))
     if folder.path is not None:
         folder.claim(record_of(program, args, rest, options, settings, "nuts" in chosen))
-    run = _Run(folder, settings, loo)
     combinations = _combinations(varied)
-    with Progress("select", len(combinations) * len(chosen), progress) as bar:
+    fits = len(combinations) * len(chosen)
+    with watching() as watch, Progress("select", fits, progress) as bar:
+        run = _Run(folder, settings, loo, watch)
         for setting in combinations:
             name = " ".join(f"{k}={_shown(v, varied[k])}" for k, v in setting.items())
             build = functools.cache(
@@ -250,6 +252,7 @@ class _Run:
     folder: Folder
     settings: dict[str, int]
     loo: bool | None = None
+    watch: Watch = field(default_factory=Watch)
     rows: list[dict[str, Any]] = field(default_factory=list)
     fits: dict[str, Fit] = field(default_factory=dict)
     finished: dict[str, list[tuple[dict[str, Any], Fit]]] = field(default_factory=dict)
@@ -342,6 +345,7 @@ class _Run:
         fit = fit_by(method, model, **own, progress=False)
         if fit.interrupted:
             raise KeyboardInterrupt
+        self.watch.stop_if_pressed()
         return fit
 
 
