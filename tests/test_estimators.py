@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray as xr
 from numpyro.contrib.control_flow import scan
 from scipy import stats
 
@@ -224,8 +225,11 @@ def test_save_and_load(galaxies, galaxies_em, small_nuts, tmp_path, which):
         again.decode()
     whole = load(path, model=galaxies)
     np.testing.assert_array_equal(whole.decode()["z"], fit.decode()["z"])
-    tree = again.to_datatree()
+    assert "log_likelihood" not in again.to_datatree().children
+    tree = whole.to_datatree()
     assert tree["log_likelihood"]["units"].shape[-1] == 82
+    tree_of_file = load(fit.save(path, log_likelihood=True)).to_datatree()
+    xr.testing.assert_allclose(tree_of_file["log_likelihood"].ds, tree["log_likelihood"].ds)
 
 
 def test_predict_on_new_data(galaxies_em):

@@ -61,7 +61,8 @@ def same_fit(a, b) -> bool:
 def test_a_saved_fit_is_the_same_fit_and_any_reader_opens_it(fit, saved):
     assert same_fit(load(saved), fit) and same_fit(load(saved, fit.model), fit)
     with xr.open_datatree(saved, engine="netcdf4") as tree:
-        assert "posterior" in tree.children and "log_likelihood" in tree.children
+        assert "posterior" in tree.children and "log_likelihood" not in tree.children
+        assert "not asked for" in tree.attrs["log_likelihood"]
     assert not list(saved.parent.glob("*.part"))
 
 

@@ -23,7 +23,7 @@ from pp_mlem.diagnose.intervals import bounds_of
 from pp_mlem.diagnose.labels import alignment, permute
 from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
-from pp_mlem.fit.datatree import tree_of
+from pp_mlem.fit.datatree import Drawn, tree_of
 from pp_mlem.fit.pictures import Pictures
 from pp_mlem.fit.predictions import (
     Prediction,
@@ -424,39 +424,42 @@ class Fit(Pictures, abc.ABC):
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 
-    def to_datatree(self) -> xr.DataTree:
+    def to_datatree(self, log_likelihood: bool = True) -> xr.DataTree:
         """An ArviZ DataTree: posterior, log_likelihood (pointwise marginal), observed_data.
 
         The variable of the log_likelihood group is "units"; for a single sequence
         "one_step_ahead", since its terms are predictions given the past, not independent units.
 
         For point fits the posterior group holds draws of the asymptotic normal distribution in
-        unconstrained coordinates, and says so in its attributes. The pointwise log-likelihood keeps
+        unconstrained coordinates, and says so in its attributes; sample_stats has their log density `log_q`
+        and that of the posterior, `log_p` (without priors: the likelihood), as
+        `arviz_stats.loo_approximate_posterior` takes them. The pointwise log-likelihood keeps
         at most 5e7 cells (draws x units, 400 MB): beyond it draws are thinned evenly, and below 100
-        draws the group is left out; the attribute `log_likelihood` then says so. A site whose
-        name netCDF cannot have ("a/b") is percent-encoded, with its own name in the attribute
-        `site`.
+        draws the group is left out, as it is with `log_likelihood=False`; the attribute `log_likelihood`
+        then says so. A site whose name netCDF cannot have ("a/b") is percent-encoded, with its own name
+        in the attribute `site`.
         """
         if self.stored is not None:
-            return self.stored.tree
-        return self._once("tree", self._tree)
+            held = "log_likelihood" in self.stored.tree.children
+            if self.model is None or held or not log_likelihood:
+                return self.stored.tree
+        return self._once(("tree", log_likelihood), lambda: self._tree(log_likelihood))
 
-    def _tree(self) -> xr.DataTree:
+    def _tree(self, log_likelihood: bool) -> xr.DataTree:
         model = self.model_for("to_datatree")
-        vectors, draws, stats, kind = self._drawn()
+        drawn = self.drawn()
         attributes = {
             "method": self.method,
-            "draws": kind,
+            "draws": drawn.kind,
             "inference_library": "pp_mlem",
             "status": self.status,
         }
         with self.computing("to_datatree") as target:
-            return tree_of(target, model.arguments, vectors, draws, stats, attributes)
+            return tree_of(target, model.arguments, drawn, attributes, log_likelihood)
 
     @abc.abstractmethod
-    def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
-        """For a tree: draws of the vector (chain, draw, size); the parameters along them, if they
-        are known; statistics of the sampler; what the draws are."""
+    def drawn(self) -> Drawn:
+        """Draws of the vector: of the posterior, or of a point's asymptotic normal distribution."""
 
     @property
     def fingerprint(self) -> dict[str, str] | None:
@@ -466,13 +469,16 @@ class Fit(Pictures, abc.ABC):
             return self.model.fingerprint
         return None if self.stored is None else self.stored.fingerprint
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, log_likelihood: bool = False) -> Path:
         """Write the fit as netCDF (an ArviZ tree plus a group of its own), whole or not at all.
+
+        The pointwise log-likelihood, draws times units, is written where `log_likelihood` is true; else
+        `load(path, model)` computes it again. Observed data of more than 5e5 numbers are not written.
 
         Raises:
             OSError: naming the file, when it cannot be written (a full disk, a read-only folder).
         """
-        written_to: Path = verbs.save(self, path)
+        written_to: Path = verbs.save(self, path, log_likelihood)
         return written_to
 
     def __repr__(self) -> str:

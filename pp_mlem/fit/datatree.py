@@ -9,17 +9,14 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort
 from pp_mlem.base.files import verified, write_netcdf
 from pp_mlem.base.lazy import arviz_base, xr
-from pp_mlem.marginal.units import pointwise_values
+from pp_mlem.fit.pointwise import along
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.names import Names
 from pp_mlem.target.target import Target
@@ -33,6 +30,8 @@ FORMAT = 2  # 1 had no checksum and no fingerprint
 LONGEST = 200  # bytes of a variable's name; netCDF takes 256, dimensions add to it
 POINTWISE_CELLS = 5e7  # draws times units: 400 MB of pointwise log-likelihood
 FEWEST_DRAWS = 100
+OBSERVED_CELLS = 5e5  # numbers of observed data that a file holds: 4 MB
+NOT_ASKED = "left out: not asked for (save(path, log_likelihood=True) writes it)"
 
 
 def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -87,28 +86,41 @@ def pointwise_note(kept: np.ndarray | None, draws: int, units: int) -> str:
     return ""
 
 
+class Drawn(NamedTuple):
+    """What a tree is made of: draws of the vector (chain, draw, size); the parameters along them, if they
+    are known; statistics of the sampler; what the draws are. `log_q`: of draws of another law than the one
+    that is told, its log density (chain, draw), up to a constant."""
+
+    vectors: np.ndarray
+    params: dict[str, np.ndarray] | None
+    stats: dict[str, np.ndarray] | None
+    kind: str
+    log_q: np.ndarray | None = None
+
+
 def tree_of(
     target: Target,
     arguments: Arguments,
-    vectors: np.ndarray,
-    draws: dict[str, np.ndarray] | None,
-    stats: dict[str, np.ndarray] | None,
+    drawn: Drawn,
     attributes: dict[str, Any],
+    log_likelihood: bool = True,
 ) -> xr.DataTree:
-    """The tree of draws of the vector (chain, draw, size); `draws` are the parameters along them,
-    if they are known."""
-    chains, length = vectors.shape[:2]
+    """The tree of draws, with their pointwise log-likelihood where it is asked for."""
+    vectors, draws, stats = drawn.vectors, drawn.params, dict(drawn.stats or {})
+    chains, length, size = vectors.shape
     units = len(target.unit_weights)
-    kept = kept_draws(chains, length, units)
+    kept = kept_draws(chains, length, units) if log_likelihood else None
     pointwise = None
     if kept is not None:
-        pointwise, params = _along(target, vectors[:, kept])
-        if draws is None and len(kept) == length:
-            draws = params
+        found = along(target, vectors[:, kept].reshape(-1, size))
+        pointwise = found.units.reshape(chains, len(kept), units)
+        if len(kept) == length:
+            draws = _by_chain(found.params, vectors) if draws is None else draws
+            if drawn.log_q is not None:
+                stats |= {"log_p": found.density.reshape(chains, length), "log_q": drawn.log_q}
     if draws is None:
-        flat = target.constrained(vectors.reshape(chains * length, -1))
-        draws = {k: _by_chain(v, vectors) for k, v in flat.items()}
-    note = pointwise_note(kept, length, units)
+        draws = _by_chain(target.constrained(vectors.reshape(chains * length, -1)), vectors)
+    note = pointwise_note(kept, length, units) if log_likelihood else NOT_ASKED
     attributes = attributes | ({"log_likelihood": note} if note else {})
     free = {k: v for k, v in draws.items() if k not in target.fixed}
     names = target.reading.names
@@ -121,6 +133,21 @@ def tree_of(
         tree["log_likelihood"] = xr.DataTree(xr.Dataset({name: (dims, pointwise)}, coords))
     tree.attrs.update(attributes)
     tree["posterior"].attrs.update(attributes)
+    return tree
+
+
+def lean(tree: xr.DataTree, log_likelihood: bool) -> xr.DataTree:
+    """What of a tree is written to a file: without the pointwise log-likelihood unless it is asked for, and
+    without observed data that the user's own file holds, where they are large; its attributes tell both."""
+    tree = tree.copy()
+    if "log_likelihood" in tree.children and not log_likelihood:
+        del tree["log_likelihood"]
+        tree.attrs["log_likelihood"] = NOT_ASKED
+        tree["posterior"].attrs["log_likelihood"] = NOT_ASKED
+    observed = tree.children.get("observed_data")
+    if observed is not None and sum(v.size for v in observed.data_vars.values()) > OBSERVED_CELLS:
+        del tree["observed_data"]
+        tree.attrs["observed_data"] = f"left out: beyond {OBSERVED_CELLS:.0e} numbers"
     return tree
 
 
@@ -160,25 +187,10 @@ def _dims_of(
     return dims, coords
 
 
-def _units_and_params(target: Target, vectors: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    def one(vector: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        params = target.params(vector)
-        return pointwise_values(target.marginal, params, target.data), params
-
-    return jax.lax.map(one, vectors, batch_size=16)
-
-
-def _along(target: Target, vectors: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pointwise log-likelihood (chain, draw, units) and parameters along draws of the vector."""
-    chains, draws, size = vectors.shape
-    flat = jnp.asarray(vectors).reshape(chains * draws, size)
-    units, params = jax.device_get(target.compiled(_units_and_params, effort=Effort.LEAN)(flat))
-    return _by_chain(units, vectors), {k: _by_chain(v, vectors) for k, v in params.items()}
-
-
-def _by_chain(flat: Any, vectors: np.ndarray) -> np.ndarray:
-    """(chain, draw, ...), as the vectors are."""
-    return np.asarray(flat).reshape(*vectors.shape[:2], *flat.shape[1:])
+def _by_chain(params: Mapping[str, Any], vectors: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters (chain, draw, ...), as the vectors are."""
+    chains, length = vectors.shape[:2]
+    return {k: np.asarray(v).reshape(chains, length, *np.shape(v)[1:]) for k, v in params.items()}
 
 
 def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Path:

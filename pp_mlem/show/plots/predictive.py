@@ -50,7 +50,7 @@ def plot_predictive_check(fit: Fit, draws: int = 40) -> Figure | None:
 
 def _points(fit: Fit, draws: int) -> list[dict[str, np.ndarray]]:
     """Parameter values, spread over the draws of a fit."""
-    posterior = fit.to_datatree().children["posterior"].to_dataset()
+    posterior = fit.to_datatree(log_likelihood=False).children["posterior"].to_dataset()
     names = variable_names(n for n in fit.params if n not in fit.fixed)
     stacked = {
         n: posterior[v].values.reshape(-1, *posterior[v].shape[2:]) for n, v in names.items()
