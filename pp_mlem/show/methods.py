@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pp_mlem.estimate.estimators import check_methods, method_names
+from pp_mlem.estimate.point import HESSIAN_WORK
 from pp_mlem.model.model import Model
 from pp_mlem.show.options import did_you_mean
 from pp_mlem.show.stages import told_seconds
@@ -19,6 +20,7 @@ STEP_OF_A_SCAN = 1e-6  # seconds for each step of a recursion
 CALL = 2e-5  # seconds of a gradient of no data at all
 COMPILING, OF_NUTS = 2.0, 6.0
 LOOKS = 60  # sweeps of a start
+FINISH = 20  # more for each parameter, where it ends with second derivatives
 LEAPFROGS = 8  # gradients of a draw
 
 
@@ -92,4 +94,6 @@ def seconds_of(method: str, model: Model, starts: int, chains: int, draws: int) 
     each = gradient_seconds(model)
     if method == "nuts":
         return OF_NUTS + each * chains * 2 * draws * LEAPFROGS
-    return COMPILING + each * starts * LOOKS
+    size = model.space.size
+    finishes = model.marginal.work.sweep * size <= HESSIAN_WORK
+    return COMPILING + each * starts * (LOOKS + FINISH * size * finishes)
