@@ -32,15 +32,7 @@ from pp_mlem.sklearn import HMM, Mixture
 
 FORMS = ["full", "tied", "diag", "spherical"]
 FEW = {"n_init": 1, "max_iter": 20}
-NEIGHBOURS = "the states of a chain depend on the rows before and after: their order is data"
 quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-def expected_failures(estimator):
-    if not isinstance(estimator, HMM):
-        return {}
-    names = ("check_methods_sample_order_invariance", "check_methods_subset_invariance")
-    return dict.fromkeys(names, NEIGHBOURS)
 
 
 @quiet
@@ -52,8 +44,7 @@ def test_is_an_estimator(estimator, check):
 @quiet
 @pytest.mark.slow
 @parametrize_with_checks(
-    [Mixture(), Mixture(2, **FEW), HMM(**FEW), HMM(2, covariance="diag", **FEW)],
-    expected_failed_checks=expected_failures,
+    [Mixture(), Mixture(2, **FEW), HMM(**FEW), HMM(2, covariance="diag", **FEW)]
 )
 def test_every_form_is_an_estimator(estimator, check):
     check(estimator)
