@@ -89,9 +89,10 @@ class Selection:
         return verbs.plot(self)
 
     def __repr__(self) -> str:
-        shown = self.table.drop(columns=[c for c in ("note",) if c in self.table])
-        shown = shown.dropna(axis=1, how="all")
-        lines = [shown.to_string(float_format=lambda v: f"{v:.3f}")]
+        told_by_labels = [c for c in ("note", "method", *self.varied) if c in self.table]
+        shown = self.table.drop(columns=told_by_labels).dropna(axis=1, how="all")
+        shown = shown.rename(columns={"log_likelihood": "log-lik", "parameters": "df"})
+        lines = [shown.to_string(float_format=lambda v: f"{v:.3f}", na_rep="-")]
         if self.interrupted:
             lines.insert(0, f"! stopped by the user: {len(self.fits)} of {len(self.table)} fits")
         for name, caveat in self.criteria.items():
