@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray as xr
 from arviz_stats.loo.helper_loo import _diff_srs_estimator
 
 import pp_mlem.comparison.experiment as EXPERIMENT
@@ -102,6 +103,7 @@ def fits():
 
 def test_point_fits_are_weighed_by_the_likelihood(fits):
     tree = fits["EM"].to_datatree()
+    tree["log_likelihood"] = xr.DataTree(tree["log_likelihood_asymptotic"].to_dataset())
     stats = tree["sample_stats"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pareto k of units that cost nothing

@@ -9,8 +9,9 @@ import numpy as np
 from pp_mlem.base.lazy import arviz_stats_base
 from pp_mlem.comparison.psis import Left, good_shape, leave_one_out
 from pp_mlem.fit.base import Fit
-from pp_mlem.fit.datatree import Drawn, kept_draws
+from pp_mlem.fit.datatree import OF_A_POINT, Drawn, kept_draws
 from pp_mlem.fit.draws import DrawsFit
+from pp_mlem.fit.groups import ONE_STEP as TERMS
 from pp_mlem.fit.pointwise import along
 
 ONE_STEP = (
@@ -156,10 +157,13 @@ def _correction(drawn: Drawn, kept: np.ndarray, density: np.ndarray) -> np.ndarr
 def _of_file(fit: Fit) -> _Seen | str:
     """What a file alone tells."""
     tree = fit.to_datatree()
-    if "log_likelihood" not in tree.children:
+    group = "log_likelihood" if fit.has_draws else OF_A_POINT
+    group = group if group in tree.children else "log_likelihood"  # of an older file
+    if group not in tree.children:
         why = tree.attrs.get("log_likelihood", "the file holds none")
         return f"pointwise log-likelihood {why}; load(path, model) computes it"
-    ((name, units),) = tree.children["log_likelihood"].data_vars.items()
+    ((name, units),) = tree.children[group].data_vars.items()
+    sequential = name == "one_step_ahead" or units.attrs.get("terms") == TERMS
     values = np.asarray(units.values).reshape(-1, units.shape[-1])
     chains, length = units.shape[:2]
     stats = tree.children["sample_stats"].data_vars if "sample_stats" in tree.children else {}
@@ -172,7 +176,7 @@ def _of_file(fit: Fit) -> _Seen | str:
         correction = np.ravel(stats["log_weight"].values)
     elif isinstance(fit, DrawsFit) and chains > 1:
         efficiency = _efficiency(fit.draws, np.asarray(units["draw"].values))
-    return _Seen(values, correction, efficiency, name == "one_step_ahead")
+    return _Seen(values, correction, efficiency, sequential)
 
 
 def _efficiency(draws: dict[str, np.ndarray], kept: np.ndarray) -> float:

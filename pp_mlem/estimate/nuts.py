@@ -325,8 +325,11 @@ def _result(
         sample_stats={
             "diverging": stats["diverging"],
             "lp": -stats["potential_energy"],
+            "energy": stats["energy"],
             "acceptance_rate": stats["accept_prob"],
+            "step_size": stats["step_size"],
             "n_steps": stats["num_steps"],
+            "tree_depth": np.ceil(np.log2(stats["num_steps"] + 1.0)).astype(int),
         },
         diagnostics=diagnostics,
     )

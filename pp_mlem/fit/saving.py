@@ -13,10 +13,11 @@ import numpy as np
 from pp_mlem.base import verbs
 from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.status import Status
+from pp_mlem.base.variables import variable_names
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.uncertainty import Covariance
 from pp_mlem.fit.base import Fit, Params, Stored, params_of
-from pp_mlem.fit.datatree import damaged, lean, read_fit, variable_names, write_fit
+from pp_mlem.fit.datatree import damaged, lean, read_fit, write_fit
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.fit.record import check_model_of, check_record

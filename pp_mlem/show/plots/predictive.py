@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pp_mlem.base.lazy import arviz_base, arviz_plots
+from pp_mlem.base.variables import variable_names
 from pp_mlem.fit.base import Fit
-from pp_mlem.fit.datatree import variable_names
 
 CELLS = 4000  # of a data set, evenly spread, that are drawn
 SITES = 6
