@@ -119,6 +119,8 @@ def select(
     parameters: Iterable[str] = (),
     observe: Mapping[str, Any] | None = None,
     dtype: Any = None,
+    dims: Mapping[str, Any] | None = None,
+    coords: Mapping[str, Any] | None = None,
     chains: int = 4,
     draws: int = 1000,
     loo: bool | None = None,
@@ -164,6 +166,7 @@ def select(
     rest = {k: v for k, v in kwargs.items() if k not in varied}
     options = {"latents": tuple(latents), "parameters": tuple(parameters), "observe": observe,
                "dtype": dtype}  # fmt: skip
+    options |= {k: v for k, v in {"dims": dims, "coords": coords}.items() if v is not None}
     settings = {"starts": starts, "seed": seed, "chains": chains, "draws": draws}
     folder = Folder(None if out is None else Path(out))
     if folder.path is not None:
