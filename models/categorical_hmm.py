@@ -3,7 +3,11 @@
 z_t ~ Categorical(P[z_{t-1}]),  x_t ~ Categorical(faces[z_t])
 
 P and faces are parameters, z (0 fair, 1 loaded) is latent; the first die is drawn from a uniform
-law. 600 rolls are simulated at P = [[0.95, 0.05], [0.1, 0.9]], a fair die, and a loaded one that
+law.
+
+x: face (0 to 5)
+
+600 rolls are simulated at P = [[0.95, 0.05], [0.1, 0.9]], a fair die, and a loaded one that
 shows six half of the time: Durbin, Eddy, Krogh & Mitchison (1998), doi:10.1017/CBO9780511790492,
 section 3.2.
 """

@@ -2,7 +2,9 @@
 
 a_p ~ Normal(0, tau[0]),  b_s ~ Normal(0, tau[1]),  y_ps ~ Normal(mu + a_p + b_s, sigma)
 
-y is the diameter (mm) of the zone in which the growth of bacteria is inhibited. The effects of plates and
+y: diameter of the zone (mm)
+
+y is the diameter of the zone in which the growth of bacteria is inhibited. The effects of plates and
 of samples are latent; no plate's effect can be integrated out before the samples', so they are taken
 out together. By maximum likelihood -2 log L = 332.188349, mu = 22.97222, tau = (0.845572, 1.770666)
 and sigma = 0.549932. Source: Davies & Goldsmith, Statistical Methods in Research and Production (1972),

@@ -7,6 +7,8 @@ pi, P and rate are parameters, the states z are latent. With stationary=True the
 the law that P leaves unchanged, which the program computes. Data: annual counts of earthquakes of
 magnitude 7 or more, Zucchini, MacDonald & Langrock (2016), doi:10.1201/b20790, tables 4.1 and 4.2:
 log-likelihood -341.8787 for K=2 with a free first state, -342.3183 when stationary.
+
+x: earthquakes in a year
 """
 
 import jax.numpy as jnp

@@ -9,6 +9,8 @@ digit. By maximum likelihood the uniquenesses psi^2 of two factors are 0.170, 0.
 0.089, 0.364, 0.416 and 0.537; three factors leave nothing of the arm span to itself (a Heywood case: its
 psi is at the boundary). Source: Harman (1976), Modern Factor Analysis, table 2.3, as Harman23.cor in R,
 whose `factanal` prints these numbers.
+
+x: height, arm span, forearm, lower leg, weight, bitrochanteric diameter, chest girth, chest width
 """
 
 import numpy as np

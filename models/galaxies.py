@@ -2,7 +2,11 @@
 
 z_n ~ Categorical(w),  x_n ~ Normal(mu[z_n], sigma[z_n])
 
-w, mu and sigma are parameters, z is latent. Data: Roeder (1990),
+w, mu and sigma are parameters, z is latent.
+
+x: velocity (1000 km/s)
+
+Data: Roeder (1990),
 doi:10.1080/01621459.1990.10474918, with the 78th value 26690 as in R's MASS. The interior maximum
 of the likelihood for K=3 is -203.1792, with clusters of 7, 72 and 3 galaxies. Collapse onto one
 galaxy has no bound; the prior on sigma therefore vanishes at zero (a HalfNormal would leave the

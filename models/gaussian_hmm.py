@@ -3,13 +3,14 @@
 z_t ~ Categorical(P[z_{t-1}]),  x_t ~ Normal(mu[z_t], sigma[z_t])
 
 P, mu and sigma are parameters, the states z are latent; the chain starts from a uniform law. A
-prior on sigma that vanishes at zero keeps a state from collapsing onto one year. Data: annual
-flow in 10^8 cubic metres, from statsmodels (Cobb 1978, doi:10.1093/biomet/65.2.243, who finds one
-change in 1898).
+prior on sigma that vanishes at zero keeps a state from collapsing onto one year.
+
+x: annual flow (10^8 m^3)
+
+Data from statsmodels (Cobb 1978, doi:10.1093/biomet/65.2.243, who finds one change in 1898).
 """
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
@@ -34,4 +35,5 @@ def model(x, K=2):
 def data():
     from statsmodels.datasets import nile
 
-    return {"x": np.asarray(nile.load_pandas().data["volume"], float)}
+    table = nile.load_pandas().data
+    return {"x": table.set_index(table["year"].astype(int))["volume"]}

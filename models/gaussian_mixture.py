@@ -2,7 +2,11 @@
 
 z_n ~ Categorical(w),  x_n ~ MultivariateNormal(mu[z_n], precision[z_n])
 
-w, mu and precision are parameters, z is latent. The Wishart prior on each precision vanishes where
+w, mu and precision are parameters, z is latent.
+
+x: sepal length (cm), sepal width (cm), petal length (cm), petal width (cm)
+
+The Wishart prior on each precision vanishes where
 a component collapses. Data: scikit-learn's iris (Fisher 1936). Maximum likelihood for K=2:
 log-likelihood -214.355, the setosa (50) apart from the rest (100).
 """

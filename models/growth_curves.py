@@ -7,6 +7,9 @@ integrated out exactly. By maximum likelihood log L = -131.5719, mu = 192.05, mi
 scale = 348.1, tau = 31.65 and sigma = 7.84 (the example of lme4's nlmer). Source: Draper & Smith,
 Applied Regression Analysis (1981), exercise 24.N; Pinheiro & Bates (2000), doi:10.1007/b98882, section
 8.2.
+
+y: girth (mm)
+age: age (days)
 """
 
 import jax.numpy as jnp
@@ -37,3 +40,24 @@ def model(y, age):
 
 def data():
     return {"y": GIRTH, "age": DAYS}
+
+
+def picture(fit):
+    """The trees with their curves, each through its own asymptote."""
+    from matplotlib.figure import Figure
+
+    (y,) = fit.model.observed_values().values()
+    p, a = fit.params, np.ravel(fit.posterior()["a"].mean)
+    given = fit.model.arguments
+    age = dict(zip(given.names, given.dynamic))["age"]
+    days = np.linspace(0, 1.1 * np.max(age), 200)
+    figure = Figure(figsize=(6.2, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for i, (girth, own) in enumerate(zip(y, a)):
+        (line,) = axes.plot(days, own / (1 + np.exp(-(days - p["middle"]) / p["scale"])), lw=1.4)
+        axes.plot(age, girth, "o", ms=4, color=line.get_color(), label=f"tree {i}")
+    axes.set_xlabel("age (days)")
+    axes.set_ylabel("girth (mm)")
+    axes.set_title(f"Curves at the posterior means of the asymptotes, {fit.method}")
+    figure.legend(loc="outside lower center", ncols=min(len(y), 6))
+    return figure

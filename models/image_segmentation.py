@@ -3,7 +3,11 @@
 z_n ~ Categorical(w),  x_n ~ MultivariateNormal(mu[z_n], precision[z_n])
 
 Each pixel is a row with its colour channels in [0, 1]; w, mu and precision are parameters, z (the
-segment) is latent. Data: scikit-learn's photograph `china.jpg`, 640 x 427 pixels; `synthetic()`
+segment) is latent.
+
+x: red, green, blue
+
+Data: scikit-learn's photograph `china.jpg`, 640 x 427 pixels; `synthetic()`
 gives a grey image of two regions whose truth is known. The picture shows the image beside its
 segments, each in its mean colour.
 """
@@ -41,22 +45,19 @@ def synthetic(size=64, noise=0.1, seed=0):
     return {"x": grey.reshape(-1, 1), "K": 2}, truth.ravel()
 
 
-def picture(model, fits, folder):
-    """The image beside its segments in their mean colours, for the first fit."""
+def picture(fit):
+    """The image beside its segments in their mean colours."""
     from matplotlib.figure import Figure
 
-    fit = next(iter(fits.values()))
-    pixels = model.arguments.dynamic[0]
+    (pixels,) = fit.model.observed_values().values()
     n = len(pixels)
     shape = (HEIGHT, WIDTH) if n == HEIGHT * WIDTH else (int(n**0.5), -1)
     colours = np.clip(np.asarray(fit.params["mu"])[fit.decode()["z"]], 0, 1)
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.0), layout="constrained")
     for axes, values, title in zip(
         figure.subplots(1, 2), (pixels, colours), ("image", "segments in their mean colours")
     ):
-        axes.imshow(values.reshape(*shape, -1), cmap="gray")
+        axes.imshow(values.reshape(*shape, -1).squeeze(), cmap="gray")
         axes.set_title(title)
         axes.set_axis_off()
-    path = folder / "segments.png"
-    figure.savefig(path, dpi=120)
-    return [path]
+    return figure

@@ -10,6 +10,8 @@ exists), and log L = -101.7856321. `fit.impute()` tells what is expected on the 
 Little & Rubin (2019), Statistical Analysis with Missing Data, 3rd edition, doi:10.1002/9781119482260,
 section 7.2. Data: Snedecor & Cochran (1967), Statistical Methods, 6th edition, table 6.9.1: crop in
 hundreds of fruits, and the percentage of wormy fruits.
+
+x: size of the crop (100 fruits), wormy fruits (%)
 """
 
 import jax.numpy as jnp

@@ -2,7 +2,11 @@
 
 z_n ~ Categorical(w),  x_nj ~ Bernoulli(p[z_n, j])
 
-w and p are parameters, z is latent. x is 1 for a universalistic answer. Data: Stouffer & Toby
+w and p are parameters, z is latent. x is 1 for a universalistic answer to four conflicts:
+
+x: car, drama critic, doctor, board meeting
+
+Data: Stouffer & Toby
 (1951), doi:10.1086/220785, as analysed by Goodman (1974), doi:10.1093/biomet/61.2.215; the 16
 patterns enter with their counts as case weights. Two classes: log-likelihood -504.4677, the
 smaller class 0.2792.

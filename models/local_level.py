@@ -6,11 +6,12 @@ The variances H (of the observations) and Q (of the level) are parameters, the l
 integrated out by a Kalman recursion; what comes before the first year is flat (exact diffuse). The maximum
 likelihood is -632.5456 at H = 15099 and Q = 1469.1 (without the constant of the first observation, which
 the flat law takes). Source: Durbin & Koopman, Time Series Analysis by State Space Methods (2012), section
-2.10.3, doi:10.1093/acprof:oso/9780199641178.001.0001. Data from statsmodels (nile), 10^8 cubic metres.
+2.10.3, doi:10.1093/acprof:oso/9780199641178.001.0001. Data from statsmodels (nile).
+
+y: annual flow (10^8 m^3)
 """
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
@@ -34,4 +35,14 @@ def model(y):
 def data():
     from statsmodels.datasets import nile
 
-    return {"y": np.asarray(nile.load_pandas().data["volume"], float)}
+    table = nile.load_pandas().data
+    return {"y": table.set_index(table["year"].astype(int))["volume"]}
+
+
+def picture(fit, ahead=10):
+    """The series with its smoothed level and a forecast of it, with their 95% bands."""
+    observed = fit.model.observed_values()["y"]
+    ahead = fit.model.forecast(fit.params, ahead)["level"]
+    figure = fit.plot_latents("level", observed={"level": observed}, forecasts={"level": ahead})
+    figure.axes[0].set_ylabel("annual flow ($10^8$ m$^3$)")
+    return figure

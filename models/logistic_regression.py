@@ -2,7 +2,12 @@
 
 y_n ~ Bernoulli(logits = x_n' beta)
 
-beta is the parameter, y is observed. Columns: GPA, TUCE, PSI, constant. Data: statsmodels'
+beta is the parameter, y is observed.
+
+x: grade point average, test of economics, new method (PSI), constant
+y: improved grade
+
+Data: statsmodels'
 `spector`; published log-likelihood -12.8896 (Greene, Econometric Analysis, table 17.1).
 """
 

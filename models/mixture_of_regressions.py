@@ -5,6 +5,8 @@ z_n ~ Categorical(w),  y_n ~ Normal(x_n' beta[z_n], sigma[z_n])
 w, beta and sigma are parameters, z is latent; columns of x are 1, x, x^2. The design is that of
 flexmix's NPreg (Leisch 2004, doi:10.18637/jss.v011.i08): y = 5x + e in one class and
 40 - (x - 5)^2 + e in the other. Data: 200 rows drawn from the program.
+
+x: constant, x, x^2
 """
 
 import jax.numpy as jnp

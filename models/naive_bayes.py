@@ -76,3 +76,22 @@ def data(seed=0):
     lengths = rng.poisson(25, size=len(truth)) + 5
     phi = themes()
     return {"x": np.stack([rng.multinomial(n, phi[k]) for n, k in zip(lengths, truth)])}
+
+
+def picture(fit, words=10):
+    """The words that tell each class most: its probability of a word over the average of all classes."""
+    from matplotlib.figure import Figure
+
+    phi = np.asarray(fit.params["phi"])
+    lift = np.log2(np.maximum(phi, 1e-6) / np.maximum(phi.mean(0), 1e-6))
+    figure = Figure(figsize=(2.6 * min(len(phi), 4), 2.6 * -(-len(phi) // 4)), layout="constrained")
+    grid = figure.subplots(-(-len(phi) // 4), min(len(phi), 4), squeeze=False).ravel()
+    for axes in grid[len(phi) :]:
+        axes.set_visible(False)
+    for k, axes in enumerate(grid[: len(phi)]):
+        best = np.argsort(-phi[k] * np.maximum(lift[k], 0))[:words][::-1]
+        names = [WORDS[j] if phi.shape[1] == len(WORDS) else str(j) for j in best]
+        axes.barh(names, phi[k, best], color="#4477aa")
+        axes.set_title(f"class {k}")
+    figure.supxlabel("probability of a word in the class")
+    return figure

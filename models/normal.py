@@ -2,6 +2,8 @@
 
 x_n ~ Normal(mu, sigma)
 
+x: annual flow (10^8 m^3)
+
 mu and sigma are parameters, x is observed; nothing is latent. Data: statsmodels' `nile` (10^8 m^3).
 The maximum likelihood estimates are the sample mean and the standard deviation with divisor n.
 """

@@ -2,7 +2,11 @@
 
 z_n ~ Categorical(w),  x_n ~ Poisson(rate[z_n])
 
-w and rate are parameters, z is latent. The 1096 days come as frequencies of 0..9 deaths and enter
+w and rate are parameters, z is latent.
+
+x: deaths in a day
+
+The 1096 days come as frequencies of 0..9 deaths and enter
 as case weights. Data: Hasselblad (1969), doi:10.1080/01621459.1969.10501071. Maximum likelihood
 for K=2: log-likelihood -1989.946, rates 1.256 and 2.663, weight 0.360.
 """

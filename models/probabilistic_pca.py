@@ -7,6 +7,8 @@ is the same for W and for any rotation of it: W has no standard errors, and sigm
 known: sigma^2 is the mean of the smallest eigenvalues of the covariance, 0.0506821 for two scores,
 and log L = -404.9627802. Source: Tipping & Bishop (1999), doi:10.1111/1467-9868.00196, equations 7
 and 8. Data: Fisher's iris, from scikit-learn.
+
+x: sepal length (cm), sepal width (cm), petal length (cm), petal width (cm)
 """
 
 import numpy as np

@@ -4,7 +4,12 @@ b_j ~ Normal(0, tau),  y_n ~ Normal(mu + b_{j(n)}, sigma)
 
 mu, tau and sigma are parameters; the batches' effects b are latent and integrated out exactly. By
 maximum likelihood -2 log L = 327.327060, mu = 1527.5, tau = 37.26034 and sigma = 49.51010 (lme4's
-test suite). Source: Davies & Goldsmith, Statistical Methods in Research and Production (1972), table
+test suite).
+
+y: yield of dyestuff (g of standard colour)
+batch: batch
+
+Source: Davies & Goldsmith, Statistical Methods in Research and Production (1972), table
 6.3; Bates et al. (2015), doi:10.18637/jss.v067.i01.
 """
 

@@ -8,6 +8,8 @@ The scales are parameters; level, slope and season are latent and integrated out
 a flat law of what comes before the first quarter. A basic structural model: Harvey, Forecasting, Structural
 Time Series Models and the Kalman Filter (1989), section 2.3.4, doi:10.1017/CBO9781107049994. Data: means of
 the weekly measurements in parts per million, from statsmodels (co2); quarters without any are missing.
+
+y: carbon dioxide (ppm)
 """
 
 import numpy as np

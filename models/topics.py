@@ -95,16 +95,19 @@ def top_words(fit, n=8):
     return [[WORDS[j] for j in np.argsort(-row)[:n]] for row in np.asarray(fit.params["phi"])]
 
 
-def picture(model, fits, folder):
-    """The most probable words of each topic, as bars, for the first fit."""
+def picture(fit, words=10):
+    """The most probable words of each topic, as bars."""
     from matplotlib.figure import Figure
 
-    phi = np.asarray(next(iter(fits.values())).params["phi"])
-    figure = Figure(figsize=(4 * len(phi), 3.2), layout="constrained")
-    for k, (axes, row) in enumerate(zip(np.ravel(figure.subplots(1, len(phi))), phi)):
-        best = np.argsort(-row)[:10][::-1]
-        axes.barh([WORDS[j] if j < len(WORDS) else str(j) for j in best], row[best])
+    phi = np.asarray(fit.params["phi"])
+    figure = Figure(figsize=(2.6 * min(len(phi), 4), 2.6 * -(-len(phi) // 4)), layout="constrained")
+    grid = figure.subplots(-(-len(phi) // 4), min(len(phi), 4), squeeze=False).ravel()
+    for axes in grid[len(phi) :]:
+        axes.set_visible(False)
+    for k, (axes, row) in enumerate(zip(grid, phi)):
+        best = np.argsort(-row)[:words][::-1]
+        names = [WORDS[j] if row.size == len(WORDS) else str(j) for j in best]
+        axes.barh(names, row[best], color="#4477aa")
         axes.set_title(f"topic {k}")
-    path = folder / "topics.png"
-    figure.savefig(path, dpi=120)
-    return [path]
+    figure.supxlabel("probability of a word")
+    return figure

@@ -161,7 +161,7 @@ def test_pictures_and_report(here):
     assert done.returncode == 0, done.stderr
     assert {
         "em.nc",
-        "comparison.png",
+        "estimates.png",
         "scores.csv",
         "components.png",
         "report.html",

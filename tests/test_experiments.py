@@ -300,7 +300,9 @@ def test_surface_is_the_likelihood(fits):
 
 def test_every_picture_is_drawn(fits):
     figures = comparison_figures(compare(fits))
-    assert set(figures) == {"comparison", "posterior_and_normal", "components", "predictive_check"}
+    assert set(figures) == {
+        "components", "estimates", "posterior_and_normal", "predictive_check", "paths", "optima",
+    }  # fmt: skip
 
 
 def test_report_stands_alone(fits, tmp_path):
@@ -308,7 +310,7 @@ def test_report_stands_alone(fits, tmp_path):
     found.warnings.append("NUTS: run longer chains.")
     path = write_report(found, tmp_path / "report.html", "Two groups", "pp-mlem compare x")
     page = path.read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/svg+xml;base64,") == 6
     assert "http://" not in page and "https://" not in page and "<script" not in page
     for part in ("Two groups", "pp-mlem compare x", "Warnings", "Optima", "Missing information",
                  "sigma", "numpyro", "Summed out exactly"):  # fmt: skip

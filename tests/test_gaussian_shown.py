@@ -260,8 +260,8 @@ def test_a_caterpillar_is_in_the_order_of_the_means(batches):
     (axes,) = figure.axes
     order = np.argsort(em.posterior()["b"].mean)
     assert [t.get_text() for t in axes.get_yticklabels()] == [names[i] for i in order]
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"EM", "MLE"}
-    assert axes.get_title() == "b, batches[6]"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["EM", "MLE", "95% band"]
+    assert axes.get_title("left") == "b, batches[6]"
     middle = [line for line in axes.lines if len(line.get_xdata()) == 6][0]
     np.testing.assert_allclose(middle.get_xdata(), np.sort(em.posterior()["b"].mean))
 
@@ -269,7 +269,10 @@ def test_a_caterpillar_is_in_the_order_of_the_means(batches):
 def test_every_entry_of_a_latent_has_a_panel(pca):
     _, em, mle = pca
     figure = em.plot_latents(others={"MLE": mle})
-    assert [a.get_title() for a in figure.axes] == ["u[0], flowers[150]", "u[1], flowers[150]"]
+    assert [a.get_title("left") for a in figure.axes] == [
+        "u[0], flowers[150]",
+        "u[1], flowers[150]",
+    ]
     with pytest.raises(ValueError, match=r"plot_latents: received names \['z'\].*\['u'\]"):
         em.plot_latents("z")
 
@@ -318,7 +321,7 @@ def test_a_comparison_is_written_with_its_latents(pca, tmp_path):
     _, em, mle = pca
     found = compare({"EM": em, "MLE": mle})
     names = {p.name for p in save_pictures(found, tmp_path)}
-    assert {"latents.png", "loadings.png", "comparison.png"} <= names
+    assert {"latents.png", "loadings.svg", "estimates.png"} <= names
     page = write_report(found, tmp_path / "report.html").read_text()
     assert "<h2>Latents</h2>" in page and "Loadings of the factors" in page
 

@@ -314,7 +314,7 @@ def named_fit():
 
 def test_a_report_and_a_table_show_names_as_text(tmp_path, monkeypatch):
     found = compare({EVIL: named_fit()})
-    monkeypatch.setattr(REPORT, "comparison_figures", lambda found: {})  # words, not pictures
+    monkeypatch.setattr(REPORT, "render_pictures", lambda found: [])  # words, not pictures
     page = write_report(found, tmp_path / "r.html", EVIL, EVIL, {EVIL: EVIL}).read_text()
     assert "<script" not in page and "&amp;lt;" not in page
     assert "[z]" in repr(found) and "[/z]" in repr(found)

@@ -8,12 +8,9 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 
 
 def test_ten_lines(tmp_path, monkeypatch):
-    faithful = sm.datasets.get_rdataset if False else None  # no network: the data are drawn
-    del faithful
     rng = np.random.default_rng(0)
     long = rng.uniform(size=200) < 0.65
     rows = np.where(long[:, None], rng.normal([4.3, 80], [0.4, 6], (200, 2)),
@@ -41,7 +38,7 @@ def test_ten_lines(tmp_path, monkeypatch):
 
     fit = fit_em(Model(clusters, data), seed=0)
     data["cluster"] = fit.decode()["z"]
-    fit.plot().savefig("fit.png")
+    fit.plot_components().savefig("fit.png")
     fit.summary().to_latex("table.tex")
     # --- to here ---
 

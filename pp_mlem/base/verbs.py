@@ -30,6 +30,18 @@ def plot(thing: Any, *args: Any, **options: Any) -> Any:
 
 
 @functools.singledispatch
+def plot_components(thing: Any, site: Any) -> Any:
+    """The picture of data by the components of a result, as a matplotlib figure."""
+    return _taught(plot_components, thing)(thing, site)
+
+
+@functools.singledispatch
+def plot_predictive_check(thing: Any, draws: int) -> Any:
+    """The picture of data drawn from a result, as a matplotlib figure."""
+    return _taught(plot_predictive_check, thing)(thing, draws)
+
+
+@functools.singledispatch
 def plot_latents(thing: Any, names: Any, **options: Any) -> Any:
     """The picture of what a result tells of real latents, as a matplotlib figure."""
     return _taught(plot_latents, thing)(thing, names, **options)

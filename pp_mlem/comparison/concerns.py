@@ -28,7 +28,7 @@ REMEDIES = {
     "poor approximation": "; its intervals are not the posterior's",
 }
 OF_ROTATIONS = (
-    " Ask for what no rotation changes, as in estimate(lambda p: p['W'] @ p['W'].T), or write the loadings "
+    " Ask for what no rotation changes, such as the loadings times their transpose, or write the loadings "
     "with zeros above their diagonal."
 )
 
@@ -116,7 +116,9 @@ def _of_errors(name: str, fit: PointFit) -> Iterator[Concern]:
     for scalar, reason in fit.covariance_details("observed").reasons.items():
         scalars_by_reason.setdefault(reason, []).append(scalar)
     use = (
-        "" if fit.status == "collapsed" else " Use profile(...) or bootstrap(...) for an interval."
+        ""
+        if fit.status == "collapsed"
+        else " A profile likelihood or a bootstrap gives an interval."
     )
     for reason, scalars in scalars_by_reason.items():
         told = OF_ROTATIONS if is_rotation(reason) else use
@@ -158,8 +160,8 @@ def disagreement(fits: Mapping[str, Fit], estimates: pd.DataFrame) -> Iterator[C
             yield Concern(
                 3,
                 f"{name} and {reference} differ by more than {FAR:g} standard error in {len(far)} "
-                f"scalars, most in {worst} ({far[worst]:.1f}); see .differences and the picture of "
-                "the estimates.",
+                f"scalars, most in {worst} ({far[worst]:.1f}); see the differences and the "
+                "picture of the estimates.",
             )
 
 

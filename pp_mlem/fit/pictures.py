@@ -43,6 +43,37 @@ class Pictures:
             self, a, b, kind=kind, others=dict(others or {}), points=points, width=width, axes=axes
         )
 
+    def plot_components(self, site: str | None = None) -> Any:
+        """The data of an observed site whose distribution one finite latent chooses, in the colours of the
+        components: a histogram or a plane under the components' densities, more columns in pairs, a profile
+        of binary items with 95% intervals, a series over its decoded states, or a regression's rows with
+        the components' curves. Colours are paler where a label is less sure; above 5,000 rows planes are
+        counted in hexagons.
+
+        Args:
+            site: the observed site; the first that can be drawn by default.
+
+        Returns:
+            the matplotlib figure, None where no site can be drawn so.
+
+        Raises:
+            ValueError: for a name that is no observed site, and for a fit without its model.
+        """
+        return verbs.plot_components(self, site)
+
+    def plot_predictive_check(self, draws: int = 100) -> Any:
+        """Data drawn from the fit against the data: by covariate where the predictions depend on one, each column
+        apart, and the autocorrelation of a series. Of a point fit the parameters are drawn from its asymptotic
+        normal distribution.
+
+        Args:
+            draws: data sets; fewer of large data, none beyond a million cells.
+
+        Returns:
+            the matplotlib figure, None where data cannot be drawn, or rows carry case weights.
+        """
+        return verbs.plot_predictive_check(self, draws)
+
     def plot_latents(
         self,
         names: Iterable[str] | str | None = None,
@@ -50,6 +81,7 @@ class Pictures:
         others: Mapping[str, Any] | None = None,
         units: Mapping[str, Sequence[Any]] | None = None,
         forecasts: Mapping[str, Moments] | None = None,
+        observed: Mapping[str, ArrayLike] | None = None,
     ) -> Any:
         """Posterior means and 95% bands of real latents: units in the order of their means, states of a
         scan in time. A panel for each entry of a vector.
@@ -59,6 +91,7 @@ class Pictures:
             others: more fits by name, drawn beside this one where the units are few.
             units: names of the units of a latent, in their order.
             forecasts: moments after the last step, by the name of a state.
+            observed: data on the scale of a state, (steps, ...), by its name; they are drawn as points.
 
         Returns:
             the matplotlib figure.
@@ -68,7 +101,12 @@ class Pictures:
         """
         names = [names] if isinstance(names, str) else None if names is None else list(names)
         return verbs.plot_latents(
-            self, names, others=others or {}, units=units or {}, forecasts=forecasts or {}
+            self,
+            names,
+            others=others or {},
+            units=units or {},
+            forecasts=forecasts or {},
+            observed=observed or {},
         )
 
     def plot_loadings(

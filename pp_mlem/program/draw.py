@@ -146,9 +146,8 @@ def _drawn_scan(
             new, y = body(carry, x)
         return new, (_drawn_sites(sites), seen, y)
 
+    xs = jax.tree.map(lambda a: jnp.asarray(a)[::-1] if reverse else jnp.asarray(a), xs)
     every = (jax.random.split(key, steps), jnp.arange(steps), xs)
-    if reverse:
-        every = (*every[:2], jax.tree.map(lambda a: jnp.asarray(a)[::-1], xs))
     carry, pieces, begin = jax.tree.map(jnp.asarray, init), [], 0
     while begin < steps:
         start = jax.tree.map(lambda a, t=begin: a[t], every)

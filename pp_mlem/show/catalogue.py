@@ -18,7 +18,8 @@ PACKAGES = {"sklearn": "scikit-learn", "statsmodels": "statsmodels", "pyarrow": 
 
 @dataclass(frozen=True)
 class Shelf:
-    """A model file: its program, its default data, and options for `Model`."""
+    """A model file: its program, its default data, options for `Model`, and how it draws a fit, if it does (a
+    function of the fit that returns a matplotlib figure)."""
 
     name: str
     path: Path

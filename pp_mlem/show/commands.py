@@ -27,7 +27,8 @@ from pp_mlem.show.interrupts import stop, stopped
 from pp_mlem.show.labels import labels_of, latents_of
 from pp_mlem.show.methods import named_methods, plan_of
 from pp_mlem.show.options import Given, Output
-from pp_mlem.show.plots.comparison import save_pictures
+from pp_mlem.show.plots.comparison import render_pictures
+from pp_mlem.show.plots.look import Rendered
 from pp_mlem.show.report import write_report
 from pp_mlem.show.results import Results, plain, records, write_plain
 from pp_mlem.show.runs import Run
@@ -137,7 +138,7 @@ def _finish(
     results.say()
     if not results.output.silent:
         write_comparison(comparison, results.console)
-    pictures: list[Path] = []
+    pictures: list[Rendered] = []
     parts: list[tuple[str, Callable[[], Any]]] = [
         ("tables", lambda: run.wrote(*_write_tables(comparison, folder))),
         ("labels", lambda: run.wrote(*_write_labels(comparison, folder, asked.labels, results))),
@@ -145,11 +146,7 @@ def _finish(
     ]
     if asked.plots:
         parts += [
-            ("pictures", lambda: run.wrote(*save_pictures(comparison, folder))),
-            (
-                "own picture",
-                lambda: pictures.extend(_own_pictures(shelf, model, comparison, folder)),
-            ),
+            ("pictures", lambda: pictures.extend(_pictures(comparison, shelf, run))),
             ("report", lambda: run.wrote(_write_report(comparison, shelf, run, pictures))),
         ]
     try:
@@ -168,7 +165,6 @@ def _finish(
                 break
     except KeyboardInterrupt:
         pass
-    run.wrote(*pictures)
     run.save(seconds=stages.seconds)
     if stopped():
         stop(", ".join(run.written), folder)
@@ -238,15 +234,19 @@ def _write_optima(comparison: Comparison, folder: Path) -> list[Path]:
     return [write_table(folder / "optima.csv", pd.concat(parts, names=["method"]), "compare")]
 
 
-def _own_pictures(shelf: Shelf, model: Model, comparison: Comparison, folder: Path) -> list[Path]:
-    return list(shelf.picture(model, comparison.fits, folder) or []) if shelf.picture else []
+def _pictures(comparison: Comparison, shelf: Shelf, run: Run) -> list[Rendered]:
+    """The pictures of a comparison, written as PNG and SVG."""
+    pictures = render_pictures(comparison, shelf.picture)
+    for picture in pictures:
+        run.wrote(*picture.save(run.folder))
+    return pictures
 
 
-def _write_report(comparison: Comparison, shelf: Shelf, run: Run, pictures: list[Path]) -> Path:
+def _write_report(comparison: Comparison, shelf: Shelf, run: Run, pictures: list[Rendered]) -> Path:
     settings = {k: run.record[k] for k in ("starts", "chains", "draws")}
     return write_report(
         comparison, run.folder / "report.html", f"{shelf.name}: {first_line(shelf.path)}",
         " ".join(["pp-mlem", *map(shlex.quote, sys.argv[1:])]),
         {**settings, "warmup": settings["draws"]},
-        [(f"{shelf.name}: {p.stem}", p) for p in pictures if p.suffix == ".png"],
+        pictures or None,
     )  # fmt: skip

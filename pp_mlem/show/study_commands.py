@@ -19,6 +19,7 @@ from pp_mlem.show.catalogue import find_model
 from pp_mlem.show.interrupts import stop
 from pp_mlem.show.methods import named_methods
 from pp_mlem.show.options import Given, Output, named, read_json_values, values_of
+from pp_mlem.show.plots.look import rendered
 from pp_mlem.show.plots.studies import plot_selection
 from pp_mlem.show.results import Results, records
 from pp_mlem.show.stages import Stages
@@ -58,7 +59,7 @@ def select_size(
         write_table(out / "selection.csv", selection.table, "select")
         if len(varied) == 1 and selection.fits:
             with stages.stage("picture"):
-                plot_selection(selection).savefig(out / "selection.png", dpi=120)
+                rendered(plot_selection(selection), "selection", "").save(out)
         results.say(f"Written to {out}")
     results.as_json({"table": records(selection.table, "fit"), "folder": out})
     if selection.interrupted:

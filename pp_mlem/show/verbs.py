@@ -6,7 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pp_mlem.base.lazy import Lazy
-from pp_mlem.base.verbs import describe, plot, plot_latents, plot_loadings, tables, write
+from pp_mlem.base.verbs import (
+    describe,
+    plot,
+    plot_components,
+    plot_latents,
+    plot_loadings,
+    plot_predictive_check,
+    tables,
+    write,
+)
 from pp_mlem.comparison.calibrate import Calibration
 from pp_mlem.comparison.compare import Comparison
 from pp_mlem.comparison.selection import Selection
@@ -42,6 +51,16 @@ def _(thing: Selection) -> Any:
 @plot.register
 def _(thing: Fit, a: str, b: str, **options: Any) -> Any:
     return plots.plot_surface(thing, a, b, **options)
+
+
+@plot_components.register
+def _(thing: Fit, site: Any) -> Any:
+    return plots.plot_components(thing, site)
+
+
+@plot_predictive_check.register
+def _(thing: Fit, draws: int) -> Any:
+    return plots.plot_predictive_check(thing, draws)
 
 
 @plot_latents.register

@@ -10,11 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
-from pp_mlem.show.plots.figure import new_grid
+from pp_mlem.show.axis_labels import column_labels
+from pp_mlem.show.plots.figure import literal, new_grid, shortened
+from pp_mlem.show.plots.look import DIVERGING, ON_DARK, ON_PALE, in_one_look
 
 WRITTEN = 40  # rows of loadings, beyond which no numbers stand in the cells
 
 
+@in_one_look
 def plot_loadings(
     fit: Fit,
     loadings: str | Callable[[dict[str, Any]], Any] | None = None,
@@ -23,17 +26,34 @@ def plot_loadings(
 ) -> Figure:
     """See `Fit.plot_loadings`."""
     name, values, errors = _tables(fit, loadings)
+    rows = _rows_of(fit, values.shape[1]) if rows is None else rows
     count = len(values)
-    height = max(2.6, 0.27 * values.shape[1] + 1.3)
-    width = max(3.4, 0.85 * values.shape[2] + 2.2)
+    shown = min(values.shape[1], WRITTEN)
+    height = max(2.6, 0.27 * shown + 1.3)
+    longest = max((len(shortened(str(r))) for r in rows or ()), default=2)
+    width = max(3.4, 0.95 * values.shape[2] + 0.075 * longest + 1.6)
     figure, grid = new_grid(count, min(count, 4), width, height)
     largest = float(np.nanmax(np.abs(values))) or 1.0
     for i, axes in enumerate(grid):
         _draw(axes, values[i], errors[i], largest, rows)
-        axes.set_title(name if count == 1 else f"{name}[{i}]", fontsize=10)
+        axes.set_title(
+            f"Loadings {literal(name)}, {fit.method}"
+            if count == 1
+            else f"{literal(name)}[{i}], {fit.method}"
+        )
     if any(name == n for turn in fit.turns if turn.size > 1 for n, _ in turn.axes):
-        figure.supxlabel("any rotation of the columns fits as well", fontsize=8)
+        figure.supxlabel("any rotation of the columns fits as well")
     return figure
+
+
+def _rows_of(fit: Fit, count: int) -> Sequence[Any] | None:
+    """The columns of the one observed site that has as many, by the words of the docstring or by name."""
+    model = fit.model
+    own = [] if model is None else [s for s in model.reading.observed if not s.is_factor]
+    if model is None or len(own) != 1:
+        return None
+    labels = column_labels(model, own[0].name, count)
+    return None if labels[0] == f"{own[0].name}[0]" else labels
 
 
 def _tables(fit: Fit, loadings: Any) -> tuple[str, np.ndarray, np.ndarray]:
@@ -87,19 +107,21 @@ def _draw(
     axes: Axes, values: np.ndarray, errors: np.ndarray, largest: float, rows: Sequence[Any] | None
 ) -> None:
     """A heat map with the loadings, and their standard errors where there are any, in its cells."""
-    axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
+    axes.imshow(values, cmap=DIVERGING, vmin=-largest, vmax=largest, aspect="auto")
     count, factors = values.shape
     names = list(range(count)) if rows is None else list(rows)
-    axes.set_xticks(range(factors), [f"factor {k}" for k in range(factors)], fontsize=8)
+    axes.set_xticks(range(factors), [f"factor {k}" for k in range(factors)])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     if count > WRITTEN:
         axes.set_ylabel(f"{count} rows")
         return
-    axes.set_yticks(range(count), [str(n) for n in names], fontsize=8)
+    axes.set_yticks(range(count), [shortened(str(n)) for n in names])
     for i, j in np.ndindex(count, factors):
         text = f"{values[i, j]:.2f}"
         if np.isfinite(errors[i, j]):
             text += f" ± {errors[i, j]:.2f}"
         light = abs(values[i, j]) > 0.6 * largest
         axes.text(
-            j, i, text, ha="center", va="center", fontsize=7, color="white" if light else "black"
+            j, i, text, ha="center", va="center", fontsize=7, color=ON_DARK if light else ON_PALE
         )

@@ -9,13 +9,15 @@ from matplotlib.figure import Figure, SubFigure
 from pp_mlem.diagnose.profile import scalar_index
 from pp_mlem.fit.base import Fit, not_a_point
 from pp_mlem.fit.point import PointFit
-from pp_mlem.show.plots.figure import new_figure
+from pp_mlem.show.plots.figure import legend_under, literal, new_figure
+from pp_mlem.show.plots.look import INK, MANY, MARKERS, PAPER, SOFT, in_one_look, method_colours
 from pp_mlem.show.surface import path_of, surface
 
 LEVELS = [0.05, 0.5, 1.92, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]  # nats
 MOST_DRAWS = 400
 
 
+@in_one_look
 def plot_surface(
     fit: Fit,
     a: str,
@@ -43,16 +45,17 @@ def plot_surface(
     figure = axes.figure
     below = max(np.nanmax(table), fit.objective_value) - table
     _draw_contours(axes, over_a, over_b, below)
+    colours = method_colours(fits)
     for i, (name, other) in enumerate(fits.items()):
         if a in other.scalar_names and b in other.scalar_names:
-            _draw_fit(axes, name, other, (a, b), i)
+            _draw_fit(axes, name, other, (a, b), colours[name], MARKERS[i % len(MARKERS)])
     axes.set_xlim(over_a[0], over_a[-1])
     axes.set_ylim(over_b[0], over_b[-1])
-    axes.set_xlabel(a)
-    axes.set_ylabel(b)
+    axes.set_xlabel(literal(a))
+    axes.set_ylabel(literal(b))
     what = "log-likelihood" if fit.objective == "mle" else "log-likelihood + log prior"
     axes.set_title(f"{kind.capitalize()} of the {what}")
-    axes.legend(fontsize=8)
+    legend_under(axes)
     return figure
 
 
@@ -76,25 +79,29 @@ def _draw_contours(axes: Axes, over_a: np.ndarray, over_b: np.ndarray, below: np
     deepest = np.nanmax(below)
     levels = [v for v in LEVELS if v < deepest] or [deepest / 2]
     filled = axes.contourf(over_a, over_b, below, levels=[0, *levels, deepest * 1.001],
-                           cmap="Blues_r", norm="symlog", alpha=0.75)  # fmt: skip
-    lines = axes.contour(over_a, over_b, below, levels=levels, colors="0.35", linewidths=0.6)
-    axes.clabel(lines, fontsize=7, fmt="%g")
-    axes.figure.colorbar(filled, ax=axes, label="nats below the best", shrink=0.85)
+                           cmap="Greys_r", norm="symlog", alpha=0.45)  # fmt: skip
+    lines = axes.contour(over_a, over_b, below, levels=levels, colors=SOFT, linewidths=0.6)
+    axes.clabel(lines, fontsize=7, fmt="%g", colors=INK)
+    bar = axes.figure.colorbar(filled, ax=axes, label="nats below the best", shrink=0.85)
+    bar.ax.tick_params(labelsize=8)
 
 
-def _draw_fit(axes: Axes, name: str, fit: Fit, scalars: tuple[str, str], i: int) -> None:
+def _draw_fit(
+    axes: Axes, name: str, fit: Fit, scalars: tuple[str, str], colour: str, marker: str
+) -> None:
     """The draws of a fit, or its path and its estimate."""
     a, b = scalars
     if fit.has_draws:
         draws = fit.draw_table()
         draws = draws.iloc[:: max(1, len(draws) // MOST_DRAWS)]
-        axes.scatter(draws[a], draws[b], s=4, color="#d1495b", alpha=0.35, label=f"{name} draws")
+        axes.scatter(
+            draws[a], draws[b], s=5, color=colour, alpha=0.4, lw=0, label=f"{literal(name)} draws"
+        )
         return
     path = path_of(fit, a, b)
-    colour = ("#edae49", "#00798c", "#7a5195", "#2e933c")[i % 4]
     if len(path):
         axes.plot(path[:, 0], path[:, 1], marker=".", ms=5, lw=1.2, color=colour,
-                  label=f"{name} path ({len(path)} points)")  # fmt: skip
+                  rasterized=len(path) > MANY, label=f"{literal(name)} path ({len(path)} points)")  # fmt: skip
     point = fit.estimates()
-    axes.plot(point[a], point[b], marker="*", ms=13, color=colour, mec="black", ls="",
-              label=f"{name} estimate")  # fmt: skip
+    axes.plot(point[a], point[b], marker=marker, ms=9, color=colour, mec=PAPER, mew=1.2, ls="",
+              label=f"{literal(name)} estimate")  # fmt: skip
