@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray as xr
 from numpyro.contrib.control_flow import scan
 from scipy import stats
 
@@ -15,6 +16,7 @@ from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
 from pp_mlem.estimate.starts import starting_vectors
+from pp_mlem.fit.datatree import OF_A_POINT
 from pp_mlem.show.catalogue import find_model
 
 
@@ -205,7 +207,9 @@ def test_nuts_and_comparison(galaxies, galaxies_em, small_nuts, tmp_path):
     assert np.all(nuts.draws["mu"][..., 0] < nuts.draws["mu"][..., 1])
     found = compare({"EM": galaxies_em, "NUTS": nuts})
     assert list(found.scores.index) == ["EM", "NUTS"]
-    assert np.isfinite(found.scores["elpd_loo"]).all()
+    assert np.isfinite(found.scores.loc["EM", "elpd_loo"])
+    assert np.isnan(found.scores.loc["NUTS", "elpd_loo"])  # 34 effective draws: 18 of 82 k are bad
+    assert "Pareto k above 0.64" in found.scores.loc["NUTS", "elpd_note"]
     assert "Scores" in repr(found) and found.estimates.shape == (9, 4)
     found.plot().savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
@@ -224,8 +228,11 @@ def test_save_and_load(galaxies, galaxies_em, small_nuts, tmp_path, which):
         again.decode()
     whole = load(path, model=galaxies)
     np.testing.assert_array_equal(whole.decode()["z"], fit.decode()["z"])
-    tree = again.to_datatree()
-    assert tree["log_likelihood"]["units"].shape[-1] == 82
+    assert "log_likelihood" not in again.to_datatree().children
+    tree, group = whole.to_datatree(), {"em": OF_A_POINT, "nuts": "log_likelihood"}[which]
+    assert tree[group]["x"].shape[-1] == 82
+    tree_of_file = load(fit.save(path, log_likelihood=True)).to_datatree()
+    xr.testing.assert_allclose(tree_of_file[group].ds, tree[group].ds)
 
 
 def test_predict_on_new_data(galaxies_em):

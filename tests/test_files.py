@@ -18,8 +18,9 @@ import xarray as xr
 
 from pp_mlem import DrawsFit, Fit, Model, PointFit, compare, fit_mle, fit_nuts, load
 from pp_mlem.base.files import FOOTER, write_netcdf, write_whole
+from pp_mlem.base.variables import variable_names
 from pp_mlem.fit import datatree as datatree_module
-from pp_mlem.fit.datatree import FORMAT, kept_draws, variable_names
+from pp_mlem.fit.datatree import FORMAT, kept_draws
 
 X = np.random.default_rng(0).normal(3.0, 1.5, 40)
 
@@ -61,7 +62,8 @@ def same_fit(a, b) -> bool:
 def test_a_saved_fit_is_the_same_fit_and_any_reader_opens_it(fit, saved):
     assert same_fit(load(saved), fit) and same_fit(load(saved, fit.model), fit)
     with xr.open_datatree(saved, engine="netcdf4") as tree:
-        assert "posterior" in tree.children and "log_likelihood" in tree.children
+        assert "posterior" in tree.children and "log_likelihood" not in tree.children
+        assert "not asked for" in tree.attrs["log_likelihood"]
     assert not list(saved.parent.glob("*.part"))
 
 
@@ -323,7 +325,8 @@ def test_pointwise_values_are_bounded_and_their_absence_is_told(monkeypatch, tmp
     monkeypatch.setattr(datatree_module, "POINTWISE_CELLS", 50 * len(X))
     fit = fit_mle(model, starts=1, progress=False)
     tree = fit.to_datatree()
-    assert "log_likelihood" not in tree.children and "left out" in tree.attrs["log_likelihood"]
+    assert "log_likelihood_asymptotic" not in tree.children
+    assert "left out" in tree.attrs["log_likelihood"]
     found = load(fit.save(tmp_path / "big.nc"))
     told = compare({"MLE": found})
     assert any("left out" in w for w in told.warnings)

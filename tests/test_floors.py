@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pp_mlem"
 # From the ground up; inside a floor no two files import each other, directly or around a corner.
 FLOORS = (
     "base", "families", "potentials", "program", "factors", "data", "marginal", "maximise", "target",
-    "model", "diagnose", "fit", "estimate", "comparison", "show",
+    "model", "diagnose", "fit", "estimate", "comparison", "scikit", "show",
 )  # fmt: skip
+ROOF = ("sklearn.py",)  # public modules above all floors
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)
 
 
@@ -42,13 +43,29 @@ def _floor(name: str) -> int:
 
 def test_every_folder_is_a_floor():
     assert {p.relative_to(PACKAGE).parts[0] for p in FILES} == set(FLOORS)
-    assert [p.name for p in PACKAGE.glob("*.py")] == ["__init__.py"]
+    assert {p.name for p in PACKAGE.glob("*.py")} == {"__init__.py", *ROOF}
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_go_down(path):
     above = [n for n in _imports(path) if _floor(n) > _floor(_name(path))]
     assert not above
+
+
+def test_only_the_scikit_floor_uses_scikit_learn():
+    users = {_name(p).split(".")[1] for p in FILES if "sklearn" in _roots(p)}
+    assert users == {"scikit"}
+
+
+def _roots(path: Path) -> set[str]:
+    """The packages that a file imports from anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[0] for a in node.names}
+    return found
 
 
 def test_every_imported_module_is_there():

@@ -11,7 +11,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from pp_mlem import Model, compare, fit_mle, likelihood_ratio_test, load
+from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, likelihood_ratio_test, load
 
 RNG = np.random.default_rng(11)
 N = 80
@@ -133,3 +133,64 @@ def test_summary_prints_and_exports(whole, galaxies_em, tmp_path):
     np.testing.assert_allclose(again["coef"], whole.summary()["coef"])
     assert "nan" not in str(galaxies_em.summary()).lower()
     assert type(whole.summary().iloc[:, :2]) is pd.DataFrame
+
+
+def unequal(x):
+    """Two components, the first entry of whose means is to be held."""
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(jnp.array([0.0, 3.0]), jnp.array([1.0, 2.0])))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def with_first_at_zero(x):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    second = numpyro.sample("second", dist.Normal(3.0, 2.0))
+    mu = jnp.stack([0.0, second])
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+
+def test_single_entries_are_held():
+    """A column left out; a mean in a plate, with its prior."""
+    model = Model(poisson, X, COUNTS)
+    held = fit_mle(model, fixed={"b[educ]": 0.0}, starts=1)
+    narrow = fit_mle(Model(poisson, X[["one", "age"]], COUNTS), starts=1)
+    assert list(held.scalar_names) == ["b[one]", "b[age]"] and held.n_parameters == 2
+    assert held.log_likelihood == pytest.approx(narrow.log_likelihood, abs=1e-9)
+    whole = fit_mle(model, starts=1)
+    test = likelihood_ratio_test(held, whole)
+    assert test.df == 1 and test.reference == "chi-squared"
+    assert held.score_test().df == 1
+    assert held.score_test().statistic == pytest.approx(test.statistic, rel=0.2, abs=0.05)
+    x = np.concatenate([RNG.normal(0, 1, 30), RNG.normal(4, 1, 50)])
+    for fit, objective in ((fit_em, "mle"), (fit_em, "map"), (fit_map, "map")):
+        options = {} if fit is fit_map else {"objective": objective}
+        ours = fit(Model(unequal, x), fixed={"mu[0]": 0.0}, starts=3, **options)
+        theirs = fit(Model(with_first_at_zero, x), starts=3, **options)
+        assert list(ours.scalar_names) == ["w[0]", "w[1]", "mu[1]"]
+        assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, abs=1e-8)
+        assert ours.log_prior == pytest.approx(theirs.log_prior, abs=1e-8)
+
+
+WRONG = {
+    "no such entry": ({"b[income]": 0.0}, r"unknown parameter\(s\) \['b\[income\]'\]"),
+    "twice": ({"b[age]": 0.0, "b": np.zeros(3)}, "'b' and single entries"),
+    "no number": ({"b[age]": "zero"}, "'b\\[age\\]' received 'zero', expected a number"),
+    "not finite": ({"b[age]": np.inf}, "outside of its support"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_entries_are_refused(case):
+    fixed, message = WRONG[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit_mle(Model(poisson, X, COUNTS), fixed=fixed, starts=1)
+
+
+def test_entries_of_a_simplex_are_not_held_alone(galaxies):
+    with pytest.raises(ValueError, match="'w' cannot be held: its support"):
+        fit_mle(galaxies, fixed={"w[0]": 0.5}, starts=1)

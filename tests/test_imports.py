@@ -21,7 +21,7 @@ from pp_mlem.show import cli
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
     "arviz_base", "arviz_plots", "arviz_stats", "equinox", "matplotlib", "netCDF4", "optax",
-    "optimistix", "pandas", "rich", "scipy.optimize", "scipy.stats", "typer", "xarray",
+    "optimistix", "pandas", "rich", "scipy.optimize", "scipy.stats", "sklearn", "typer", "xarray",
 }  # fmt: skip
 
 

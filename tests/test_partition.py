@@ -247,7 +247,7 @@ def test_rows_with_a_law_for_every_column_are_units_of_their_own():
     np.testing.assert_array_equal(model.unit_weights(), [1, 1, 0, 1, 1, 1])
     assert model.n_observations == 5
     fit = fit_mle(model, starts=1, progress=False)
-    assert fit.to_datatree()["log_likelihood"]["units"].shape[2:] == (6,)
+    assert fit.to_datatree()["log_likelihood_asymptotic"]["y"].shape[2:] == (6,)
 
 
 def test_missing_values_are_integrated_out(rows):

@@ -22,13 +22,16 @@ def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 5
-    namespace = {"x": find_model("galaxies").data()["x"], "__name__": "readme"}
+    assert len(blocks) == 6
+    x = find_model("galaxies").data()["x"]
+    counts = np.random.default_rng(0).poisson(5, size=(180, 1))
+    namespace = {"x": x, "X": x.reshape(-1, 1), "counts": counts, "__name__": "readme"}
     for block in blocks:
         for long, short in SMALLER.items():
             block = block.replace(long, short)
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["chosen"].table.shape[0] == 2 and callable(namespace["hmm"])
+    assert namespace["own"].fit(namespace["X"]).predict(namespace["X"]).shape == x.shape
     y, group = np.arange(6.0) % 4, np.arange(6) // 2
     effects = Model(namespace["random_intercepts"], y, y**2, group, groups=3)
     level = Model(namespace["local_level"], np.array([3.0, 1.0, np.nan, 2.0]), latents={"before"})

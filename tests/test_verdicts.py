@@ -337,3 +337,22 @@ def test_a_smooth_summit_is_no_kink():
 
     assert not at_kink(smooth, point)
     assert at_kink(folded, point)
+
+
+def tied(x):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("components", 2):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(5))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(mu[z], sigma[z]), obs=x)
+
+
+def test_components_that_all_hold_equal_values_have_collapsed():
+    """No scale is small beside another; rounded values alone are no reason."""
+    fit = pp.fit_em(pp.Model(tied, np.array([1.0, 1, 1, 5, 5, 5])), starts=3, seed=0)
+    assert fit.status == "collapsed" and "smallest gap" in fit.status_note
+    rng = np.random.default_rng(0)
+    rounded = np.round(np.concatenate([rng.normal(0, 1, 40), rng.normal(6, 1, 40)]), 0)
+    assert pp.fit_em(pp.Model(tied, rounded), starts=3, seed=0).status == "converged"

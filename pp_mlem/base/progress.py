@@ -11,9 +11,10 @@ from pp_mlem.base.lazy import rich_console, rich_progress
 
 
 class Progress:
-    """Shows how far the starts of a fit are. `enabled=None` means: only in a terminal."""
+    """Shows how far a fit is, in `unit`s of which there are `total`. `enabled=None` means: only in a
+    terminal."""
 
-    def __init__(self, title: str, total: int, enabled: bool | None) -> None:
+    def __init__(self, title: str, total: int, enabled: bool | None, unit: str = "") -> None:
         shown = sys.stderr.isatty() if enabled is None else enabled
         self.total = total
         self.clock = time.perf_counter()
@@ -28,7 +29,7 @@ class Progress:
                 text("{task.fields[detail]}", markup=False),
                 console=rich_console.Console(stderr=True),
             )
-            self.task = self.bar.add_task(title, total=total, unit="starts", detail="compiling")
+            self.task = self.bar.add_task(title, total=total, unit=unit, detail="compiling")
 
     def __enter__(self) -> Progress:
         if self.bar:

@@ -72,6 +72,6 @@ def write(thing: Any, console: Any) -> None:
 
 
 @functools.singledispatch
-def save(thing: Any, path: Any) -> Any:
+def save(thing: Any, path: Any, *options: Any) -> Any:
     """Write a result to a file, and where it was written."""
-    return _taught(save, thing)(thing, path)
+    return _taught(save, thing)(thing, path, *options)

@@ -48,7 +48,8 @@ class Comparison:
             `sd_ratio` of the two (root mean squares) and the largest `sd_difference`. Empty without real
             latents.
         scores: DataFrame, one row per method: log_likelihood, parameters, AIC, BIC, ICL, elpd_loo,
-            its se, seconds in all, of them compile_seconds, effective draws per second, status.
+            its se, seconds in all, of them compile_seconds, effective draws per second, status, and
+            elpd_note: why there is no elpd_loo, or what to keep in mind about it.
         warnings: sentences, the most important first, each with what to do.
     """
 
@@ -98,11 +99,13 @@ class Comparison:
         return rich_console.Group(*verbs.tables(self))
 
 
-def compare(fits: Mapping[str, Fit]) -> Comparison:
+def compare(fits: Mapping[str, Fit], *, loo: bool = True) -> Comparison:
     """Compare fits of the same data by different methods.
 
     Args:
         fits: fits by name; the first is the reference for labels.
+        loo: whether to estimate leave-one-out predictive densities (elpd_loo). It is NaN, with the reason,
+            where a Pareto k says that it would be noise; beyond 10,000 units it is estimated from as many.
 
     Raises:
         TypeError, ValueError: when something other than fits is given, or none.
@@ -118,7 +121,7 @@ def compare(fits: Mapping[str, Fit]) -> Comparison:
                     "left out); estimates stand side by side by name only. Fit one program to one "
                     "data set.")
         )  # fmt: skip
-    scores, of_scores = _scores(aligned, with_loo=not apart)
+    scores, of_scores = _scores(aligned, with_loo=loo and not apart)
     concerns += [
         *of_scores,
         *lined_up(aligned),
@@ -184,8 +187,8 @@ def _scores(fits: dict[str, Fit], with_loo: bool) -> tuple[pd.DataFrame, list[Co
         except KeyboardInterrupt:  # the fits are here; only their scores are cut short
             with_loo = False
             concerns.append(Concern(0, f"stopped by the user: no elpd_loo from {name} on."))
-        if loo.caveat:
-            caveats.setdefault(loo.caveat, []).append(name)
+        for text in loo.told:
+            caveats.setdefault(text, []).append(name)
         rows.append(
             {
                 **scores_of(fit, loo),
@@ -193,9 +196,10 @@ def _scores(fits: dict[str, Fit], with_loo: bool) -> tuple[pd.DataFrame, list[Co
                 "compile_seconds": fit.compile_seconds,
                 "ess_per_second": fit.diagnostics.get("min_ess", np.nan) / max(fit.seconds, 1e-9),
                 "status": fit.status,
+                "elpd_note": "; ".join(loo.told),
             }
         )
         concerns += concerns_of(name, fit)
     for caveat, names in caveats.items():
-        concerns.append(Concern(2, f"{', '.join(names)}: {caveat}; do not choose by elpd_loo."))
+        concerns.append(Concern(2, f"{', '.join(names)}: {caveat}."))
     return pd.DataFrame(rows, index=list(fits)), concerns

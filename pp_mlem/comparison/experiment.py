@@ -15,6 +15,7 @@ import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_level, check_seed
 from pp_mlem.base.digits import written
+from pp_mlem.base.interrupts import watching
 from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
@@ -152,7 +153,7 @@ def experiment(
     study = Study(path, record, chosen, replicates, names)
     saved, interrupted = time.perf_counter(), False
     try:
-        with Progress("study", replicates, progress) as bar:
+        with watching() as watch, Progress("study", replicates, progress) as bar:
             for i in range(replicates):
                 todo = study.missing(chosen, i)
                 drawn = model.redraw(truth, seed + i) if todo else model
@@ -161,7 +162,9 @@ def experiment(
                         fit_by, method, drawn, starts=starts, seed=seed + i, chains=chains,
                         draws=draws, progress=False,
                     )  # fmt: skip
-                    study.put(method, i, _cells(fit, truth, level))
+                    cells = _cells(fit, truth, level)
+                    watch.stop_if_pressed()
+                    study.put(method, i, cells)
                 bar.advance(i + 1, "data sets", ", ".join(chosen))
                 if todo and time.perf_counter() - saved > SAVE_EVERY:
                     study.save()

@@ -18,7 +18,7 @@ from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
 
 RECORD = "select.json"
-FORMAT = 2
+FORMAT = 3  # 2 had no starts that are split from the solution of a smaller size
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=-+_")
 LONGEST = 180  # characters of a file's name
 

@@ -15,13 +15,17 @@ import numpy as np
 
 from pp_mlem.base import verbs
 from pp_mlem.base.checks import check_counts, check_seed
+from pp_mlem.base.interrupts import Watch, watching
 from pp_mlem.base.lazy import pd
 from pp_mlem.base.progress import Progress
 from pp_mlem.comparison.folder import Folder, record_of
+from pp_mlem.comparison.growth import ANOTHER, fit_before, is_below, joined, reached, split_from
 from pp_mlem.comparison.ratio_test import likelihood_ratio_test
-from pp_mlem.comparison.scores import loo_of, scores_of
+from pp_mlem.comparison.scores import NO_LOO, loo_of, scores_of
 from pp_mlem.estimate.estimators import check_methods, fit_by, method_names
+from pp_mlem.estimate.splits import Split
 from pp_mlem.fit.base import Fit
+from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
 
 CRITERIA = {
@@ -29,7 +33,7 @@ CRITERIA = {
     "BIC": "consistent for the number of components where scales are bounded away from zero; cautious "
     "in small samples",
     "ICL": "BIC less the entropy of the latents: asks for well separated components",
-    "elpd_loo": "predictive (larger is better); trust it only where no Pareto k is above 0.7",
+    "elpd_loo": "predictive (larger is better); blank where a Pareto k says that it would be noise",
     "p_bootstrap": "parametric bootstrap likelihood-ratio test against the row before, McLachlan "
     "(1987), doi:10.2307/2347790; its level is that of each test, not of the sequence",
 }
@@ -42,8 +46,8 @@ class Selection:
 
     Attributes:
         table: DataFrame, one row per combination and method: the varied keywords, method,
-            log_likelihood, parameters, AIC, BIC, ICL, elpd_loo and its se, p_bootstrap, status,
-            seconds, note.
+            log_likelihood, reached (by how many of the starts), parameters, AIC, BIC, ICL, elpd_loo and
+            its se, p_bootstrap, status, seconds, note.
         fits: the fits by row label, such as "K=3 em"; failed ones are missing.
         varied: the keywords that varied and their values.
         criteria: what to keep in mind about each score.
@@ -72,7 +76,12 @@ class Selection:
         sound = self.table.loc[values.index, "status"].isin(["converged", "boundary", "separation"])
         values = values[sound & values.notna()] if (sound & values.notna()).any() else values
         if values.notna().sum() == 0:
-            raise ValueError(f"best: no fit has a finite {criterion}.")
+            hint = (
+                " Point fits have one with select(..., loo=True)."
+                if criterion == "elpd_loo"
+                else ""
+            )
+            raise ValueError(f"best: no fit has a finite {criterion}.{hint}")
         return str(values.idxmin() if criterion in SMALLER else values.idxmax())
 
     def plot(self) -> Any:
@@ -80,13 +89,15 @@ class Selection:
         return verbs.plot(self)
 
     def __repr__(self) -> str:
-        shown = self.table.drop(columns=[c for c in ("note",) if c in self.table])
-        shown = shown.dropna(axis=1, how="all")
-        lines = [shown.to_string(float_format=lambda v: f"{v:.3f}")]
+        told_by_labels = [c for c in ("note", "method", *self.varied) if c in self.table]
+        shown = self.table.drop(columns=told_by_labels).dropna(axis=1, how="all")
+        shown = shown.rename(columns={"log_likelihood": "log-lik", "parameters": "df"})
+        lines = [shown.to_string(float_format=lambda v: f"{v:.3f}", na_rep="-")]
         if self.interrupted:
             lines.insert(0, f"! stopped by the user: {len(self.fits)} of {len(self.table)} fits")
         for name, caveat in self.criteria.items():
-            if name in shown and name != "p_bootstrap" and self.fits:
+            finite = name in shown and shown.loc[list(self.fits), name].notna().any()
+            if finite and name != "p_bootstrap":
                 lines.append(f"{name}: {self.chosen(name)} ({caveat})")
             elif name in shown:
                 lines.append(f"{name}: {caveat}")
@@ -108,8 +119,11 @@ def select(
     parameters: Iterable[str] = (),
     observe: Mapping[str, Any] | None = None,
     dtype: Any = None,
+    dims: Mapping[str, Any] | None = None,
+    coords: Mapping[str, Any] | None = None,
     chains: int = 4,
     draws: int = 1000,
+    loo: bool | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
     **kwargs: Any,
@@ -119,10 +133,19 @@ def select(
     A keyword given as a `range`, or as a list or tuple of whole numbers, strings or None, varies;
     several give every combination. Data go in as arrays.
 
+    Local optima grow with the size, and so does the number of starts. Beside `starts` of its own a size has
+    some that are split from the solution of the nearest smaller one, where a finite latent has grown: half
+    of `starts` for each value that it had before (as many as `starts` where the data are large). A maximum
+    likelihood below that of a size with fewer parameters, or one that only spurious starts reach, is sought
+    once more from as many other starts, and told where it stays below. `reached` tells how many starts came
+    to the optimum.
+
     Args:
         program, *args, **kwargs: as for `Model`.
         methods: estimators, "em" unless told otherwise; "nuts" has an elpd_loo only.
         starts, seed, chains, draws: of the fits.
+        loo: whether to estimate elpd_loo; None: of methods with draws of the posterior only. Of point
+            fits it comes from a normal approximation, for which every size compiles its second derivatives.
         bootstrap: replicates of the parametric bootstrap likelihood-ratio test of each value of the
             one varied keyword against the value before; 0 leaves it out. Each replicate is fitted
             from the fitted values and from `bootstrap_starts` starts.
@@ -143,13 +166,15 @@ def select(
     rest = {k: v for k, v in kwargs.items() if k not in varied}
     options = {"latents": tuple(latents), "parameters": tuple(parameters), "observe": observe,
                "dtype": dtype}  # fmt: skip
+    options |= {k: v for k, v in {"dims": dims, "coords": coords}.items() if v is not None}
     settings = {"starts": starts, "seed": seed, "chains": chains, "draws": draws}
     folder = Folder(None if out is None else Path(out))
     if folder.path is not None:
         folder.claim(record_of(program, args, rest, options, settings, "nuts" in chosen))
-    run = _Run(folder, settings)
     combinations = _combinations(varied)
-    with Progress("select", len(combinations) * len(chosen), progress) as bar:
+    fits = len(combinations) * len(chosen)
+    with watching() as watch, Progress("select", fits, progress) as bar:
+        run = _Run(folder, settings, loo, watch)
         for setting in combinations:
             name = " ".join(f"{k}={_shown(v, varied[k])}" for k, v in setting.items())
             build = functools.cache(
@@ -214,8 +239,14 @@ def _built(program: Any, args: tuple, options: dict) -> tuple[Model | None, str]
 
 
 def _no_fit(status: str, seconds: float, note: str) -> dict[str, Any]:
-    scores = ("log_likelihood", "parameters", *SMALLER, "elpd_loo", "se")
-    return {**dict.fromkeys(scores, np.nan), "status": status, "seconds": seconds, "note": note}
+    return {
+        "log_likelihood": np.nan,
+        "reached": "",
+        **dict.fromkeys(("parameters", *SMALLER, "elpd_loo", "se"), np.nan),
+        "status": status,
+        "seconds": seconds,
+        "note": note,
+    }
 
 
 @dataclass
@@ -224,8 +255,11 @@ class _Run:
 
     folder: Folder
     settings: dict[str, int]
+    loo: bool | None = None
+    watch: Watch = field(default_factory=Watch)
     rows: list[dict[str, Any]] = field(default_factory=list)
     fits: dict[str, Fit] = field(default_factory=dict)
+    finished: dict[str, list[tuple[dict[str, Any], Fit]]] = field(default_factory=dict)
     interrupted: bool = False
 
     def fit(
@@ -239,35 +273,84 @@ class _Run:
         row, fit = _no_fit("interrupted", 0.0, "stopped by the user"), None
         if not self.interrupted:
             try:
-                row, fit = self._fitted(label, method, build)
+                row, fit = self._fitted(label, setting, method, build)
             except KeyboardInterrupt:
                 self.interrupted = True
         self.rows.append({"label": label, **setting, "method": method, **row})
         if fit is not None:
             self.fits[label] = fit
+            self.finished.setdefault(method, []).append((setting, fit))
 
     def _fitted(
-        self, label: str, method: str, build: Callable[[], tuple[Model | None, str]]
+        self,
+        label: str,
+        setting: dict[str, Any],
+        method: str,
+        build: Callable[[], tuple[Model | None, str]],
     ) -> tuple[dict[str, Any], Fit | None]:
         """The row of one fit, from the folder where it was finished before."""
         model, trouble = build()
         clock = time.perf_counter()
-        fit = None if model is None else self.folder.held(label, model)
-        if model is not None and fit is None:
+        fit, smaller = None, fit_before(setting, self.finished.get(method, []))
+        if model is not None:
             try:
-                fit = fit_by(method, model, **self.settings, progress=False)
-                if fit.interrupted:
-                    raise KeyboardInterrupt
-                self.folder.keep(label, fit)
+                fit = self._found(label, method, model, smaller)
             except (ValueError, TypeError, FloatingPointError) as error:
-                fit, trouble = None, str(error) or type(error).__name__
+                trouble = str(error) or type(error).__name__
         if fit is None:
             return _no_fit("failed", time.perf_counter() - clock, trouble), None
-        loo = loo_of(fit)
+        wanted = fit.has_draws if self.loo is None else self.loo
+        loo = loo_of(fit) if wanted else NO_LOO
+        best, starts = reached(fit)
         notes = [] if fit.converged else [f"{fit.status} ({fit.status_note})"]
-        notes += [loo.caveat] if loo.caveat else []
-        row = {"status": fit.status, "seconds": fit.seconds, "note": "; ".join(notes)}
-        return {**scores_of(fit, loo), **row}, fit
+        if best == 1 < starts:
+            notes.append(
+                "its optimum was reached by one start only: more starts may find a higher one"
+            )
+        if is_below(fit, smaller) and fit.converged:
+            notes.append(
+                "its log-likelihood is below that of a smaller size: its maximum was not found"
+            )
+        scores = scores_of(fit, loo)
+        row = {
+            "log_likelihood": scores.pop("log_likelihood"),
+            "reached": f"{best} of {starts}" if starts else "",
+            **scores,
+            "status": fit.status,
+            "seconds": fit.seconds,
+            "note": "; ".join([*notes, *loo.told]),
+        }
+        return row, fit
+
+    def _found(self, label: str, method: str, model: Model, smaller: Fit | None) -> Fit:
+        """The fit, sought once more where it is below a smaller one."""
+        fit = self.folder.held(label, model)
+        split: Split | None = None
+        if fit is None:
+            split = split_from(smaller, model, self.settings["starts"])
+            fit = self._by(method, model, split, 0)
+            self.folder.keep(label, fit)
+        if isinstance(fit, PointFit) and is_below(fit, smaller):
+            split = split or split_from(smaller, model, self.settings["starts"])
+            try:
+                fit = joined(fit, self._by(method, model, split, ANOTHER))
+            except KeyboardInterrupt:
+                self.interrupted = True
+            else:
+                self.folder.keep(label, fit)
+        return fit
+
+    def _by(self, method: str, model: Model, split: Split | None, more: int) -> Any:
+        """A fit from the starts of its own and those that are split, by another seed where `more` is added."""
+        starts, seed = self.settings["starts"], self.settings["seed"] + more
+        own: dict[str, Any] = {**self.settings, "seed": seed}
+        if split is not None:
+            own |= {"starts": starts + split.count, "init": split}
+        fit = fit_by(method, model, **own, progress=False)
+        if fit.interrupted:
+            raise KeyboardInterrupt
+        self.watch.stop_if_pressed()
+        return fit
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def prepare_data(
     for name in list(raw.value):
         if reading.dependencies[name].get("value"):
             continue
-        shown = _Shown.of(reading, raw, name)
+        shown = _Shown.of(reading, raw, name, gathers.keep)
         seen[name] = shown.keep
         if shown.edge is not None:
             edges[name] = shown.edge, np.asarray(raw.value[name])
@@ -78,7 +79,7 @@ class _Shown:
     edge: np.ndarray | None
 
     @classmethod
-    def of(cls, reading: Reading, raw: Raw, name: str) -> _Shown:
+    def of(cls, reading: Reading, raw: Raw, name: str, keep_compiled: Callable) -> _Shown:
         bare = unwrap(raw.laws[name])
         event_dim = len(bare.fn.event_shape)
         host = np.asarray(raw.value[name])
@@ -97,7 +98,8 @@ class _Shown:
         above = frozenset().union(*reading.dependencies[name].values())
         if support.fixed and not any(s.vmapped and s.name in above for s in reading.slots):
             kind = type(bare.fn).__name__
-            _check_support(name, kind, support.constraint, raw.value[name], missing)
+            check = _checking(name, support.constraint, keep_compiled)
+            _check_support(name, kind, support.constraint, raw.value[name], missing, check)
             edge = at_edge(support.constraint, host)
             edge = edge & keep if edge is not None and (edge & keep).any() else None
         return cls(keep, bool(missing.any()) or bool(bare.wrapped), edge)
@@ -149,9 +151,24 @@ def _refuse_no_data(reading: Reading, raw: Raw, seen: dict[str, np.ndarray]) -> 
     refuse_no_data(shown, weighed)
 
 
-def _check_support(name: str, kind: str, support: Any, value: Any, missing: Any) -> None:
+def _checking(name: str, support: Any, keep_compiled: Callable) -> Callable:
+    """`support.check`, compiled once for all data of the same shapes."""
+    try:
+        jax.tree.flatten(support)
+    except NotImplementedError:  # a constraint that does not say what it is made of
+        return quick_jit(support.check)
+    return functools.partial(keep_compiled(("support", name), _is_inside), support)
+
+
+def _is_inside(support: Any, value: Any) -> Any:
+    return support.check(value)
+
+
+def _check_support(
+    name: str, kind: str, support: Any, value: Any, missing: Any, check: Callable
+) -> None:
     filled = np.where(missing, 0, value) if missing.any() else value
-    inside = np.asarray(quick_jit(support.check)(filled))
+    inside = np.asarray(check(filled))
     event = support.event_dim
     hidden = missing.all(tuple(range(missing.ndim - event, missing.ndim))) if event else missing
     # Along the values of latents that move the support, one that contains the datum is enough.

@@ -282,7 +282,7 @@ def bootstrap_point(
     lanes = int(np.clip(LANE_NUMBERS / (numbers_of(target) + 1), 1, min(LANES, wanted)))
     keys = jax.random.split(jax.random.key(refits.seed), -(-wanted // lanes) * lanes)
     tally, interrupted = _Tally([n for n in params if n not in target.fixed]), False
-    with Progress("bootstrap", wanted, progress) as bar:
+    with Progress("bootstrap", wanted, progress, "refits") as bar:
         for first in range(0, wanted, lanes):
             some = keys[first : first + lanes]
             try:

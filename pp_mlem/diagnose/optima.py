@@ -103,7 +103,8 @@ def _smallest_eigenvalue(information: np.ndarray) -> float:
     diagonal = np.abs(np.diag(information))
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = information * scale[:, None] * scale[None, :]
-    return float(np.linalg.eigvalsh(scaled)[0]) if np.all(np.isfinite(scaled)) else float("nan")
+    known = scaled.size > 0 and np.all(np.isfinite(scaled))
+    return float(np.linalg.eigvalsh(scaled)[0]) if known else float("nan")
 
 
 def _kind(status: str, smallest: float, gradient: float) -> str:

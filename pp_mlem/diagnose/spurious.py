@@ -24,6 +24,7 @@ ValueAt = Callable[[np.ndarray], np.ndarray]  # (count, size) -> the objective a
 SCALE_NAMES = ("scale", "covariance_matrix", "precision_matrix", "scale_tril")
 HATHAWAY_RATIO = 1e-3
 COLLAPSE_RATIO = 1e-6
+TIED = 1e-3  # of the smallest gap between values
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def judge_components(
 
     A component is set aside when its effective rows, rounded, do not exceed the rows needed to
     determine a location and a scale (dimension + 1), or when its scale is below 1e-3 of the
-    largest (the ratio of Hathaway 1985, doi:10.1214/aos/1176349557; below 1e-6 it has collapsed).
+    largest (the ratio of Hathaway 1985, doi:10.1214/aos/1176349557; below 1e-6 it has collapsed, and so it
+    has below 1e-3 of the smallest gap between distinct values).
     Both hold only for components with a scale of their own: elsewhere the likelihood is bounded.
     """
     scaled = _scaled_factors(target)
@@ -176,6 +178,8 @@ def _judge(
     )
     if ratio.min() < COLLAPSE_RATIO or not np.all(np.isfinite(scales)):
         return Status.COLLAPSED, note
+    if _between_values(target, factor, float(scales.min())):
+        return Status.COLLAPSED, note + ", far below the smallest gap between the values"
     if ratio.min() < HATHAWAY_RATIO:
         return Status.SPURIOUS, note + f" (ratio below {HATHAWAY_RATIO:g})"
     needed = factor.family.rows_needed(factor.event_size) if factor.family else 2
@@ -189,6 +193,24 @@ def _judge(
             f"more than the {needed} that its own parameters need"
         )
     return None, ""
+
+
+def _between_values(target: Target, factor: Factor, scale: float) -> bool:
+    """Whether a scale is so small that a component can hold nothing but equal values (all of its rows tied): its
+    density then grows without bound, though every component may shrink alike."""
+    laid = target.data.sites.get(factor.site)
+    if laid is None or factor.kind == "table":
+        return False
+    values = np.asarray(laid.value, float)
+    values = values.reshape(-1, values.shape[-1])  # (columns, rows)
+    for column in values:
+        seen = column[np.isfinite(column)]
+        if not scale < TIED * np.ptp(seen) if seen.size else True:
+            continue
+        gaps = np.diff(np.unique(seen))
+        if gaps.size and scale < TIED * gaps.min():
+            return True
+    return False
 
 
 def _observations_per_unit(target: Target, scaled: _Scaled) -> float:

@@ -115,10 +115,15 @@ def _over_kinks(target: Target, ends: Ends, stuck: np.ndarray) -> Ends:
     return replace(ends, points=points, values=values, kinked=kinked)
 
 
+def is_beyond(target: Target, values: Any) -> Any:
+    """Whether an objective is higher than that of any density that float64 can hold."""
+    numbers = float(sum(np.size(a) for a in target.data.dynamic))
+    return values > HIGHEST * max(target.units, numbers)
+
+
 def refuse_extremes(target: Target, ends: Ends) -> Ends:
     """The same, not finite where a value cannot be one of a density, or is nothing but rounding."""
-    numbers = float(sum(np.size(a) for a in target.data.dynamic))
-    beyond = ends.values > HIGHEST * max(target.units, numbers)
+    beyond = is_beyond(target, ends.values)
     noisy = _drowned(target, ends.points, ends.values)
     status = np.where(beyond | noisy, Status.NOT_FINITE, ends.status)
     slopeless = _slopeless(target, ends.points, status)

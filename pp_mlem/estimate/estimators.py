@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class How:
     starts: int | None = None
     seed: int = 0
     init: Any = "mixed"
+    fixed: Mapping[str, Any] | None = None
     chains: int = 4
     draws: int = 1000
     progress: bool | None = None
@@ -35,17 +36,19 @@ class Estimator:
 
 
 def _point(fit: Callable[..., Fit]) -> Callable[[Model, How], Fit]:
-    return lambda model, how: fit(model, how.starts, how.seed, how.init, progress=how.progress)
+    return lambda model, how: fit(
+        model, how.starts, how.seed, how.init, how.fixed, progress=how.progress
+    )
 
 
 def _laplace(model: Model, how: How) -> Fit:
-    return fit_laplace(model, how.starts, how.seed, how.init)
+    return fit_laplace(model, how.starts, how.seed, how.init, how.fixed)
 
 
 def _nuts(model: Model, how: How) -> Fit:
     return fit_nuts(
         model, chains=how.chains, warmup=how.draws, draws=how.draws, seed=how.seed,
-        progress=how.progress,
+        init=how.init, fixed=how.fixed, progress=how.progress,
     )  # fmt: skip
 
 

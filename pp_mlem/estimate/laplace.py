@@ -27,6 +27,7 @@ from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.maximise.newton import newton_ascent
+from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 
@@ -66,6 +67,7 @@ def fit_laplace(
         TypeError, ValueError: for arguments that do not fit the model.
     """
     check_model(model, dtype)
+    model, fixed, init = with_held_entries(model, fixed, init)
     starts = (10 if model.latent_names else 1) if starts is None else starts
     check_counts(starts=starts, draws=draws)
     check_seed(seed)

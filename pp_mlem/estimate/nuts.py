@@ -33,6 +33,7 @@ from pp_mlem.estimate.point import check_model
 from pp_mlem.estimate.sampler import Sample, Settings, compile_sampler, run_sampler
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
+from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import scalar_names
@@ -96,6 +97,7 @@ def fit_nuts(
         TypeError, ValueError: for arguments that do not fit the model.
     """
     check_model(model, dtype)
+    model, fixed, init = with_held_entries(model, fixed, init)
     check_counts(chains=chains, warmup=warmup, draws=draws, max_tree_depth=max_tree_depth)
     check_seed(seed)
     check_share(target_accept=target_accept)
@@ -128,7 +130,7 @@ def fit_nuts(
             lambda: summarise(model, target, target.constrained(starts), {}),
             partial(working_precision, model.dtype),
         )
-        with Progress("NUTS", chains, progress) as bar:
+        with Progress("NUTS", chains, progress, "chains") as bar:
             sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
         wait([telling])
         return _result(model, target, sample, seed, clock, order_by)
@@ -323,8 +325,11 @@ def _result(
         sample_stats={
             "diverging": stats["diverging"],
             "lp": -stats["potential_energy"],
+            "energy": stats["energy"],
             "acceptance_rate": stats["accept_prob"],
+            "step_size": stats["step_size"],
             "n_steps": stats["num_steps"],
+            "tree_depth": np.ceil(np.log2(stats["num_steps"] + 1.0)).astype(int),
         },
         diagnostics=diagnostics,
     )

@@ -8,6 +8,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
@@ -16,7 +17,8 @@ from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.data.unseen import warn_of_unseen
-from pp_mlem.estimate.algorithm import Algorithm
+from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
+from pp_mlem.estimate.algorithm import Algorithm, State
 from pp_mlem.estimate.differences import DifferenceNewton
 from pp_mlem.estimate.drivers import em_driver, em_starts, is_whole, starts_too
 from pp_mlem.estimate.em import EM
@@ -30,6 +32,7 @@ from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
 from pp_mlem.fit.point import PointFit
+from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
 from pp_mlem.target.target import Target
 
@@ -40,6 +43,7 @@ SPARE, LINEAR_SPARE = 100, 30  # cheap looks that an algorithm may crawl before 
 FINISH_PARAMETERS = 200  # beyond so many there is no finish
 NEWTON_STEPS = 40  # of the finish by differences of gradients
 DIFFERENCES_WORK = 1e9  # of one start, beyond which exact second derivatives are compiled at once
+NEWTON_LANES = 4  # starts whose second derivatives are looked at together
 FINISH_STEPS = 60  # of one round of the quasi-Newton finish, where a Newton finish may follow
 LONG_FINISH = 400  # of one where none does
 HESSIAN_WORK = 2e7  # of a Hessian, beyond which the finish is a quasi-Newton method
@@ -96,7 +100,6 @@ def check_model(model: Any, dtype: Any) -> None:
 
 def _check(model: Any, options: PointOptions) -> int:
     """The number of starts, after all other options were checked."""
-    check_model(model, options.dtype)
     if options.objective not in ("mle", "map"):
         raise ValueError(f"objective: received {options.objective!r}, expected 'mle' or 'map'.")
     starts = options.starts
@@ -117,6 +120,9 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
 
     `make` gives the algorithm for the problem's settings.
     """
+    check_model(model, options.dtype)
+    model, fixed, init = with_held_entries(model, options.fixed, options.init)
+    options = replace(options, fixed=fixed, init=init)
     starts = _check(model, options)
     with working_precision(model.dtype):
         clock = time.perf_counter()
@@ -137,7 +143,7 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
         vectors = em_starts(model, driver, starts, options.seed, options.init)
-        with Progress(options.method, starts, options.progress) as progress:
+        with Progress(options.method, starts, options.progress, "starts") as progress:
             if opening is not None:
                 vectors = opened(replace(driver, algorithm=opening), vectors)
             driver = replace(driver, progress=progress)
@@ -201,15 +207,48 @@ def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
         waiting = ends.status != Status.NOT_FINITE
         if verified:
             waiting &= ends.status != Status.CONVERGED
+        if isinstance(finish, Newton) and waiting.any() and not ends.interrupted:
+            waiting &= ~_hopeless(driver, ends, waiting)
         if ends.interrupted or not waiting.any():
             break
         begun = finish.begin(ends.points)
         status = np.where(waiting, int(Status.RUNNING), int(Status.CONVERGED))
         second = replace(driver, algorithm=finish, limit=limit, with_path=False)
-        ran = second.run(begun._replace(status=status), whole=True)
+        ran = _few_at_once(second, begun._replace(status=status))
         ends = ends.finished(target, finish, ran, ~waiting)
         verified = True
     return ends
+
+
+def _hopeless(driver: Driver, ends: Ends, waiting: np.ndarray) -> np.ndarray:
+    """Which of the waiting starts a verdict would set aside where they are, when another has converged: what
+    their last digits are tells nothing, and second derivatives are dear to compile."""
+    nothing = np.zeros(len(waiting), bool)
+    if not np.any(ends.status == Status.CONVERGED):
+        return nothing
+    target, rows = driver.target, getattr(driver.at(ends.points), "rows", None)
+    for i in np.flatnonzero(waiting & np.isfinite(ends.values)):
+        point = ends.points[i]
+        own = rows_at(target, point) if rows is None else {k: v[i] for k, v in rows.items()}
+        nothing[i] = judge_components(target, Scales.at(target, point), own)[0] is not None
+    return nothing
+
+
+def _few_at_once(driver: Driver, state: State) -> Run:
+    """The run of a finish from a state. A look at all second derivatives is dear, and few starts want it: those
+    that do go together, and others wait outside."""
+    if not isinstance(driver.algorithm, Newton):
+        return driver.run(state, whole=True)
+    order = np.argsort(state.status != Status.RUNNING, kind="stable")
+    back = np.argsort(order)
+    few = replace(driver, group=min(driver.group, NEWTON_LANES))
+    ran = few.run(jax.tree.map(lambda a: a[order], state), whole=True)
+    return replace(
+        ran,
+        state=jax.tree.map(lambda a: a[back], ran.state),
+        history=[ran.history[i] for i in back],
+        path=[ran.path[i] for i in back],
+    )
 
 
 def _finishes(

@@ -22,7 +22,7 @@ from pp_mlem.base.progress import Progress
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
-FIELDS = ("diverging", "potential_energy", "accept_prob", "num_steps")
+FIELDS = ("diverging", "potential_energy", "energy", "accept_prob", "num_steps")
 ROOM = 250  # steps that a block holds
 FIRST_STEPS = 10
 BLOCK_SECONDS = 1.0  # how long Ctrl-C may have to wait, where a step is shorter
@@ -85,7 +85,9 @@ def make_sampler(problem: Problem, settings: Settings) -> tuple[Callable, Callab
         return state
 
     def seen(state: Any) -> dict[str, jax.Array]:
-        return {"vector": state.z["vector"], **{k: getattr(state, k) for k in FIELDS}}
+        step_size = state.adapt_state.step_size
+        found = {k: getattr(state, k) for k in FIELDS}
+        return {"vector": state.z["vector"], "step_size": step_size, **found}
 
     @alone
     def block(state: Any, data: Any, values: Any, steps: jax.Array) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from pp_mlem.base.lazy import scipy_cluster, scipy_optimize
 from pp_mlem.base.precision import tiny_log
 from pp_mlem.data.program_data import ProgramData
+from pp_mlem.estimate.splits import Split, split_logs
 from pp_mlem.estimate.spread import in_units_of_the_data
 from pp_mlem.factors.base import Factor
 from pp_mlem.maximise.blocks.numeric import Numeric
@@ -36,6 +37,8 @@ NEAR_ZERO = 1e-8
 
 def check_init(problem: Problem, init: Any) -> tuple[str, dict[str, np.ndarray]]:
     """(kind, given values) of an `init` argument."""
+    if isinstance(init, Split):
+        return "mixed", {}
     if isinstance(init, Mapping):
         return "mixed", problem.space.check(init, "init", partial=True)
     if init not in KINDS:
@@ -64,8 +67,21 @@ def starting_vectors(
     rng = np.random.default_rng(seed)
     latent = bool(model.reading.latents) and kind != "prior"
     assign = _Assignment.of(target, rng, look) if latent else None
-    rows = [_one(model, target, kind, given, i, rng, assign) for i in range(starts)]
+    split = min(init.count, starts) if isinstance(init, Split) and assign is not None else 0
+    rows = [_one(model, target, kind, given, i, rng, assign) for i in range(starts - split)]
+    if split:
+        own = np.random.default_rng([seed, 1])  # others stay what they are without splits
+        rows += [_from_split(target, init, i, own, assign) for i in range(split)]
     return np.stack(rows).astype(model.dtype)
+
+
+def _from_split(
+    target: Target, split: Split, turn: int, rng: np.random.Generator, assign: Any
+) -> np.ndarray:
+    space = target.space
+    vector = in_units_of_the_data(target, rng.uniform(-1, 1, space.size) * BASE_WIDTH, {})
+    vector = np.asarray(assign.draw(vector, False, rng, (split, turn)))
+    return np.where(np.isfinite(vector), vector, 0.0)
 
 
 def _one(
@@ -134,7 +150,7 @@ class _Assignment:
     what each of them counts.
 
     `features` holds the rows of each latent that are clustered (units, columns), None where there are
-    none.
+    none; `rows` are those that stand for all, None where all do.
     """
 
     target: Target
@@ -142,23 +158,32 @@ class _Assignment:
     weight: float
     features: dict[str, np.ndarray | None]
     look: AssignedLook | None
+    rows: np.ndarray | None = None
 
     @classmethod
     def of(cls, target: Target, rng: np.random.Generator, look: AssignedLook | None) -> _Assignment:
         marginal, data, weight = target.marginal, target.data, 1.0
-        total = marginal.rows.size
+        total, rows = marginal.rows.size, None
         if total > 2 * SUBSET_ROWS:
             rows = np.sort(rng.choice(total, SUBSET_ROWS, replace=False))
             data, weight = _subset(target, rows), total / SUBSET_ROWS
         features = {s.name: _features(target, data, s) for s in target.reading.latents}
-        return cls(target, data, weight, features, look)
+        return cls(target, data, weight, features, look, rows)
 
-    def draw(self, base: Any, clustered: bool, rng: np.random.Generator) -> np.ndarray:
-        """A start near `base`, whose parameters count where the assignment tells nothing."""
+    def draw(
+        self,
+        base: Any,
+        clustered: bool,
+        rng: np.random.Generator,
+        split: tuple[Split, int] | None = None,
+    ) -> np.ndarray:
+        """A start near `base`, whose parameters count where the assignment tells nothing; of a split the one
+        whose turn it is."""
         clamps = dict(self.data.clamps)
         tiny = tiny_log(jnp.result_type(float))
         for latent in self.target.reading.latents:
-            logs = self._logs(latent, clustered, rng)
+            logs = None if split is None else self._split(latent, *split, rng)
+            logs = self._logs(latent, clustered, rng) if logs is None else logs
             hint = np.asarray(logs / -tiny + np.asarray(clamps.get(latent.name, 0.0)))
             clamps[latent.name] = hint.astype(self.target.dtype)
         hinted = replace(self.data, clamps=clamps)
@@ -168,13 +193,34 @@ class _Assignment:
         run = self.target.compiled(_from_assignment)
         return np.asarray(run(np.asarray(base), hinted, whole, self.weight))
 
+    def _split(
+        self, latent: Site, split: Split, turn: int, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """log responsibilities (*plates, values) of a start that is split; None where the smaller fit says
+        nothing of this latent."""
+        held, features = split.posterior.get(latent.name), self.features[latent.name]
+        if held is None:
+            return None
+        if self.rows is not None:
+            held = np.take(held, self.rows, axis=0)
+        flat = held.reshape(-1, held.shape[-1])
+        if features is not None and len(features) != len(flat):
+            features = None
+        ordered = any(is_ordered(s.support) for s in self.target.space.sites)
+        logs = split_logs(flat, latent.size, features, turn, rng, ordered)
+        return logs.reshape(*held.shape[:-1], latent.size)
+
+    def _shape(self, latent: Site) -> tuple[int, ...]:
+        """Of the plates, with the rows that stand for all."""
+        shape = self.target.reading.plate_shape(latent.dims)
+        if self.data is self.target.data:
+            return tuple(shape)
+        whole = self.target.marginal.rows.size
+        return tuple(SUBSET_ROWS if n == whole else n for n in shape)
+
     def _logs(self, latent: Site, clustered: bool, rng: np.random.Generator) -> np.ndarray:
         """log responsibilities (*plates, values)."""
-        reading, rows = self.target.reading, self.features[latent.name]
-        shape = reading.plate_shape(latent.dims)
-        if self.data is not self.target.data:
-            whole = self.target.marginal.rows.size
-            shape = tuple(SUBSET_ROWS if n == whole else n for n in shape)
+        rows, shape = self.features[latent.name], self._shape(latent)
         if clustered and rows is not None:
             labels = kmeans_labels(rows, latent.size, rng)
             if any(is_ordered(s.support) for s in self.target.space.sites):

@@ -20,7 +20,7 @@ from pp_mlem.diagnose.labels import sort_labels
 from pp_mlem.diagnose.optima import label_optima
 from pp_mlem.diagnose.separation import find_separation
 from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
-from pp_mlem.estimate.ends import Ends
+from pp_mlem.estimate.ends import Ends, is_beyond
 from pp_mlem.estimate.heywood import at_floors
 from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.model.model import Model
@@ -78,9 +78,12 @@ def judge(record: Record, target: Target, ends: Ends, look: LookAt) -> PointFit:
     ):
         # Far out the same density has other rounding errors by the way that it is computed: what is
         # told is that of the parameters that are told.
-        values[best] = model.log_likelihood(verdicts.params[best])
+        told = model.log_likelihood(verdicts.params[best])
         if target.problem.with_prior:
-            values[best] += prior_of(target, verdicts.params[best])
+            told += prior_of(target, verdicts.params[best])
+        # A matrix that is singular but for rounding gives any number there, 1e92 too: none is told.
+        meaningless = not np.isfinite(told) or is_beyond(target, abs(told - values[best]))
+        values[best] = np.nan if meaningless else told
     table = _table(ends, values, verdicts)
     chosen = Status.INTERRUPTED if ends.interrupted else Status(int(verdicts.status[best]))
     solution = Solution(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,24 +19,31 @@ from pp_mlem.families import Family
 from pp_mlem.program.distributions import unwrap
 from pp_mlem.program.messages import Message
 
+SHAPES = 256  # layouts whose compiled functions are kept
+Layout = tuple[tuple[str, int, bool], ...]
+
 
 def to_layout(factor: Factor, value: Any, event_dim: int) -> Any:
     """(*plates, *columns, *event) to (*event, *columns, rows)."""
-    batch = tuple(size for _, size, _ in factor.layout)
+    return _arranged(factor.layout, value, event_dim)
+
+
+def _arranged(layout: Layout, value: Any, event_dim: int) -> Any:
+    batch = tuple(size for _, size, _ in layout)
     shape = batch + (value.shape[value.ndim - event_dim :] if event_dim else ())
     xp = jnp if isinstance(value, jax.Array) else np
     value = xp.broadcast_to(value, shape)
     n = len(batch)
-    columns = [i for i, (_, _, column) in enumerate(factor.layout) if column]
-    rows = [i for i, (_, _, column) in enumerate(factor.layout) if not column]
+    columns = [i for i, (_, _, column) in enumerate(layout) if column]
+    rows = [i for i, (_, _, column) in enumerate(layout) if not column]
     moved = xp.transpose(value, [*range(n, n + event_dim), *columns, *rows])
     return moved.reshape(moved.shape[: event_dim + len(columns)] + (-1,))
 
 
-def _positional_shift(factor: Factor, shift: jax.Array, event_dim: int) -> jax.Array:
+def _positional_shift(layout: Layout, shift: jax.Array, event_dim: int) -> jax.Array:
     """(*event, *columns, 1) to the layout of the arguments (*plates, *columns, *event)."""
     moved = jnp.moveaxis(shift[..., 0], tuple(range(event_dim)), tuple(range(-event_dim, 0)))
-    batch = tuple(size if column else 1 for _, size, column in factor.layout)
+    batch = tuple(size if column else 1 for _, size, column in layout)
     return moved.reshape(batch + shift.shape[:event_dim])
 
 
@@ -91,7 +99,7 @@ def lay(
         arranged = jnp.asarray(to_layout(factor, host, event_dim))
     else:  # straight from the device's copy: the host makes none
         del host
-        arranged = quick_jit(lambda v: to_layout(factor, v, event_dim))(value)
+        arranged = _arranging(factor.layout, event_dim)(value)
     cells = arranged.shape[event_dim:]
     placed = {
         k: jnp.asarray(np.broadcast_to(to_layout(factor, np.asarray(v), 0), cells))
@@ -100,16 +108,30 @@ def lay(
 
     seen = np.asarray(to_layout(factor, ~missing, event_dim)) if partly else True
 
-    @quick_jit
-    def derive(x: Any, mask: Any, known: Any) -> Any:
-        shown = seen if mask is None else seen & mask[(None,) * event_dim]
+    derive = _deriving(family, factor.layout)
+    laid = Laid(arranged, mask, placed, *derive(arranged, mask, placed, seen))
+    return _with_patterns(laid, seen) if partly else laid
+
+
+@functools.lru_cache(SHAPES)
+def _arranging(layout: Layout, event_dim: int) -> Callable:
+    """`to_layout`, compiled once for a layout."""
+    return quick_jit(lambda value: _arranged(layout, value, event_dim))
+
+
+@functools.lru_cache(SHAPES)
+def _deriving(family: Family, layout: Layout) -> Callable:
+    """(value, mask, known, where entries are seen) -> the shift of the arguments and of the rows, and the base
+    measure; compiled once for a layout."""
+
+    def derive(x: Any, mask: Any, known: Any, seen: Any) -> Any:
+        shown = seen if mask is None else seen & mask[(None,) * family.event_dim]
         shift = family.shift(x, jnp.broadcast_to(shown, x.shape))
         base = base_measure(family, x, mask, known)
-        positional = None if shift is None else _positional_shift(factor, shift, event_dim)
+        positional = None if shift is None else _positional_shift(layout, shift, family.event_dim)
         return positional, shift, base
 
-    laid = Laid(arranged, mask, placed, *derive(arranged, mask, placed))
-    return _with_patterns(laid, seen) if partly else laid
+    return quick_jit(derive)
 
 
 def is_partly(missing: np.ndarray, event_dim: int) -> bool:

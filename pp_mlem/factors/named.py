@@ -32,6 +32,7 @@ from pp_mlem.program.sites import Role
 
 MOST_AXES = 4  # that may be exchanged with one set of columns
 CLOSE = 1e-7
+MOST_ROWS = 100_000  # whose index is kept
 MOST_LABELS = 200  # categories and columns beyond which nothing is looked for
 
 
@@ -110,6 +111,8 @@ class _Finder:
     def _rows(self, table: _Labelled) -> None:
         """The index, along the plates of observed sites that are as long."""
         index = table.original.index
+        if len(index) > MOST_ROWS:
+            return
         if (
             isinstance(index, pd.RangeIndex)
             or not index.is_unique

@@ -23,7 +23,8 @@ from pp_mlem.diagnose.intervals import bounds_of
 from pp_mlem.diagnose.labels import alignment, permute
 from pp_mlem.diagnose.rotations import Turn, turns_of
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
-from pp_mlem.fit.datatree import tree_of
+from pp_mlem.fit.datatree import OF_A_POINT, Drawn, tree_of
+from pp_mlem.fit.groups import latent_dataset, log_priors, of_data, pointwise_dataset
 from pp_mlem.fit.pictures import Pictures
 from pp_mlem.fit.predictions import (
     Prediction,
@@ -33,8 +34,10 @@ from pp_mlem.fit.predictions import (
     residuals,
     score,
 )
+from pp_mlem.model.datasets import dataset
 from pp_mlem.model.model import Model
 from pp_mlem.model.predictive import Predicted
+from pp_mlem.program.names import Names
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
@@ -424,39 +427,79 @@ class Fit(Pictures, abc.ABC):
 
     # --- ArviZ, disk ------------------------------------------------------------------------
 
-    def to_datatree(self) -> xr.DataTree:
-        """An ArviZ DataTree: posterior, log_likelihood (pointwise marginal), observed_data.
+    def to_datatree(
+        self, log_likelihood: bool = True, latents: bool = False, posterior_predictive: int = 0
+    ) -> xr.DataTree:
+        """An ArviZ DataTree.
 
-        The variable of the log_likelihood group is "units"; for a single sequence
-        "one_step_ahead", since its terms are predictions given the past, not independent units.
+        Groups: `posterior`, with plates as dims and what names their entries as coords; `sample_stats` under
+        ArviZ's names; `log_likelihood`, the pointwise marginal log-likelihood, under the name of the observed
+        site ("units" where there are several), its attribute `terms` says what the terms are: of a single
+        sequence one-step-ahead predictions, no independent units; `log_prior` of posterior draws, by
+        parameter; `observed_data` by site, `constant_data` by argument.
 
         For point fits the posterior group holds draws of the asymptotic normal distribution in
-        unconstrained coordinates, and says so in its attributes. The pointwise log-likelihood keeps
-        at most 5e7 cells (draws x units, 400 MB): beyond it draws are thinned evenly, and below 100
-        draws the group is left out; the attribute `log_likelihood` then says so. A site whose
-        name netCDF cannot have ("a/b") is percent-encoded, with its own name in the attribute
-        `site`.
-        """
-        if self.stored is not None:
-            return self.stored.tree
-        return self._once("tree", self._tree)
+        unconstrained coordinates, and says so in its attributes; sample_stats has their log density `log_q`
+        and that of the posterior, `log_p` (without priors: the likelihood). Their pointwise log-likelihood is called
+        `log_likelihood_asymptotic`, so that `az.compare` and `az.loo` do not take them for a posterior;
+        `arviz_stats.loo_approximate_posterior` weighs them under its own name.
 
-    def _tree(self) -> xr.DataTree:
+        The pointwise log-likelihood keeps at most 5e7 cells (draws x units, 400 MB): beyond it draws are
+        thinned evenly, and below 100 draws the group is left out; the attribute `log_likelihood`
+        then says so. A site whose name netCDF cannot have ("a/b") is percent-encoded, with its own name
+        in the attribute `site`.
+
+        Args:
+            log_likelihood: whether to compute it.
+            latents: add a group `latents`, p(latent | data): probabilities of the values of finite latents,
+                `_mean` and `_sd` of real ones.
+            posterior_predictive: add a group of so many draws of the observed sites; see `posterior_predictive`.
+        """
+        extra = latents or posterior_predictive
+        if self.stored is not None:
+            held = {"log_likelihood", OF_A_POINT} & set(self.stored.tree.children)
+            if self.model is None or not extra and (held or not log_likelihood):
+                return self.stored.tree
+        key = ("tree", log_likelihood, latents, posterior_predictive)
+        return self._once(key, lambda: self._tree(log_likelihood, latents, posterior_predictive))
+
+    def _tree(self, log_likelihood: bool, latents: bool, predictive: int) -> xr.DataTree:
         model = self.model_for("to_datatree")
-        vectors, draws, stats, kind = self._drawn()
+        drawn = self.drawn()
         attributes = {
             "method": self.method,
-            "draws": kind,
+            "draws": drawn.kind,
             "inference_library": "pp_mlem",
             "status": self.status,
         }
+        groups: dict[str, Any] = of_data(model)
         with self.computing("to_datatree") as target:
-            return tree_of(target, model.arguments, vectors, draws, stats, attributes)
+            tree, pointwise, kept, note = tree_of(
+                target, drawn, model.reading.names, log_likelihood
+            )
+            if pointwise is not None and kept is not None:
+                name = "log_likelihood" if self.has_draws else OF_A_POINT
+                sequential = target.marginal.sequential
+                groups[name] = pointwise_dataset(model, pointwise, kept, sequential)
+            if self.has_draws:
+                groups["log_prior"] = dataset(
+                    log_priors(target, drawn.vectors), Names(), "chain", "draw"
+                )
+        if latents:
+            groups["latents"] = latent_dataset(self)
+        if predictive:
+            draws = self.posterior_predictive(draws=predictive)
+            groups["posterior_predictive"] = draws["posterior_predictive"].to_dataset()
+        for name, group in groups.items():
+            tree[name] = xr.DataTree(group)
+        attributes |= {"log_likelihood": note} if note else {}
+        tree.attrs.update(attributes)
+        tree["posterior"].attrs.update(attributes)
+        return tree
 
     @abc.abstractmethod
-    def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
-        """For a tree: draws of the vector (chain, draw, size); the parameters along them, if they
-        are known; statistics of the sampler; what the draws are."""
+    def drawn(self) -> Drawn:
+        """Draws of the vector: of the posterior, or of a point's asymptotic normal distribution."""
 
     @property
     def fingerprint(self) -> dict[str, str] | None:
@@ -466,13 +509,16 @@ class Fit(Pictures, abc.ABC):
             return self.model.fingerprint
         return None if self.stored is None else self.stored.fingerprint
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, log_likelihood: bool = False) -> Path:
         """Write the fit as netCDF (an ArviZ tree plus a group of its own), whole or not at all.
+
+        The pointwise log-likelihood, draws times units, is written where `log_likelihood` is true; else
+        `load(path, model)` computes it again. Observed data of more than 5e5 numbers are not written.
 
         Raises:
             OSError: naming the file, when it cannot be written (a full disk, a read-only folder).
         """
-        written_to: Path = verbs.save(self, path)
+        written_to: Path = verbs.save(self, path, log_likelihood)
         return written_to
 
     def __repr__(self) -> str:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Effort
 from pp_mlem.base.files import verified, write_netcdf
 from pp_mlem.base.lazy import arviz_base, xr
-from pp_mlem.marginal.units import pointwise_values
-from pp_mlem.program.arguments import Arguments
+from pp_mlem.base.variables import variable_names
+from pp_mlem.fit.pointwise import along
 from pp_mlem.program.names import Names
 from pp_mlem.target.target import Target
 
@@ -30,37 +23,11 @@ ASYMPTOTIC = (
 )
 FIT_GROUP = "pp_mlem_fit"
 FORMAT = 2  # 1 had no checksum and no fingerprint
-LONGEST = 200  # bytes of a variable's name; netCDF takes 256, dimensions add to it
 POINTWISE_CELLS = 5e7  # draws times units: 400 MB of pointwise log-likelihood
 FEWEST_DRAWS = 100
-
-
-def variable_names(sites: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """The variable of each site: its own name, or where netCDF and ArviZ cannot have that ("a/b",
-    "chain", the dimension of another site) the name percent-encoded as in an address."""
-    sites = list(sites)
-    reserved = {"chain", "draw", *taken}
-    variables: dict[str, str] = {}
-    for site in sites:
-        if not site.isascii() and unicodedata.normalize("NFC", site) != site:
-            name = quote(site, safe=" []().,:;+-=~@$&'!*")
-        else:
-            name = re.sub(r"[%/\\\x00-\x1f\x7f]", lambda m: quote(m[0], safe=""), site)
-        name = re.sub(r" $", "%20", name)
-        name = re.sub(r"^(?=%)|^[^\w\x80-\U0010ffff%]", lambda m: "_" + quote_all(m[0]), name)
-        owner = re.fullmatch(r"(.*)_dim_\d+", site)
-        if name in reserved or (owner and owner[1] in sites):
-            name = name[:-1] + quote_all(name[-1])
-        if len(name.encode()) > LONGEST:
-            name = f"{name.encode()[:LONGEST].decode(errors='ignore')}~" + hashlib.sha256(
-                site.encode()).hexdigest()[:16]  # fmt: skip
-        variables[site] = name
-    return variables
-
-
-def quote_all(text: str) -> str:
-    """Every byte percent-encoded, letters too."""
-    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+OBSERVED_CELLS = 5e5  # numbers of observed data that a file holds: 4 MB
+OF_A_POINT = "log_likelihood_asymptotic"  # no name that az.compare or az.loo would take
+NOT_ASKED = "left out: not asked for (save(path, log_likelihood=True) writes it)"
 
 
 def kept_draws(chains: int, draws: int, units: int) -> np.ndarray | None:
@@ -87,58 +54,76 @@ def pointwise_note(kept: np.ndarray | None, draws: int, units: int) -> str:
     return ""
 
 
-def tree_of(
-    target: Target,
-    arguments: Arguments,
-    vectors: np.ndarray,
-    draws: dict[str, np.ndarray] | None,
-    stats: dict[str, np.ndarray] | None,
-    attributes: dict[str, Any],
-) -> xr.DataTree:
-    """The tree of draws of the vector (chain, draw, size); `draws` are the parameters along them,
-    if they are known."""
-    chains, length = vectors.shape[:2]
+class Tree(NamedTuple):
+    """A tree with the draws; the pointwise log-likelihood (chain, draw, units) at the draws that are kept, None
+    where it was not asked for or is too large, as the note says."""
+
+    tree: xr.DataTree
+    pointwise: np.ndarray | None
+    kept: np.ndarray | None
+    note: str
+
+
+class Drawn(NamedTuple):
+    """What a tree is made of: draws of the vector (chain, draw, size); the parameters along them, if they
+    are known; statistics of the sampler; what the draws are. `log_q`: of draws of another law than the one
+    that is told, its log density (chain, draw), up to a constant."""
+
+    vectors: np.ndarray
+    params: dict[str, np.ndarray] | None
+    stats: dict[str, np.ndarray] | None
+    kind: str
+    log_q: np.ndarray | None = None
+
+
+def tree_of(target: Target, drawn: Drawn, names: Names, log_likelihood: bool) -> Tree:
+    """The tree of draws, with statistics, and their pointwise log-likelihood where it is asked for."""
+    vectors, draws, stats = drawn.vectors, drawn.params, dict(drawn.stats or {})
+    chains, length, size = vectors.shape
     units = len(target.unit_weights)
-    kept = kept_draws(chains, length, units)
+    kept = kept_draws(chains, length, units) if log_likelihood else None
     pointwise = None
     if kept is not None:
-        pointwise, params = _along(target, vectors[:, kept])
-        if draws is None and len(kept) == length:
-            draws = params
+        found = along(target, vectors[:, kept].reshape(-1, size))
+        pointwise = found.units.reshape(chains, len(kept), units)
+        if len(kept) == length:
+            draws = _by_chain(found.params, vectors) if draws is None else draws
+            if drawn.log_q is not None:
+                stats |= {"log_p": found.density.reshape(chains, length), "log_q": drawn.log_q}
     if draws is None:
-        flat = target.constrained(vectors.reshape(chains * length, -1))
-        draws = {k: _by_chain(v, vectors) for k, v in flat.items()}
-    note = pointwise_note(kept, length, units)
-    attributes = attributes | ({"log_likelihood": note} if note else {})
+        draws = _by_chain(target.constrained(vectors.reshape(chains * length, -1)), vectors)
+    note = pointwise_note(kept, length, units) if log_likelihood else NOT_ASKED
     free = {k: v for k, v in draws.items() if k not in target.fixed}
-    names = target.reading.names
-    tree = _with_groups(free, stats, observed_arguments(arguments.names, arguments.dynamic), names)
-    if pointwise is not None:
-        # The predictive terms of a single sequence are no independent units.
-        name = "one_step_ahead" if target.marginal.sequential else "units"
-        dims = ("chain", "draw", f"{name}_dim_0")
-        coords = {"chain": list(range(chains)), "draw": kept, dims[2]: list(range(units))}
-        tree["log_likelihood"] = xr.DataTree(xr.Dataset({name: (dims, pointwise)}, coords))
-    tree.attrs.update(attributes)
-    tree["posterior"].attrs.update(attributes)
+    return Tree(_with_groups(free, stats, names), pointwise, kept, note)
+
+
+def lean(tree: xr.DataTree, log_likelihood: bool) -> xr.DataTree:
+    """What of a tree is written to a file: without the pointwise log-likelihood unless it is asked for, and
+    without observed data that the user's own file holds, where they are large; its attributes tell both."""
+    tree = tree.copy()
+    for name in ("log_likelihood", OF_A_POINT):
+        if name in tree.children and not log_likelihood:
+            del tree[name]
+            tree.attrs["log_likelihood"] = NOT_ASKED
+            tree["posterior"].attrs["log_likelihood"] = NOT_ASKED
+    for name in ("observed_data", "constant_data"):
+        held = tree.children.get(name)
+        if held is not None and sum(v.size for v in held.data_vars.values()) > OBSERVED_CELLS:
+            del tree[name]
+            tree.attrs[name] = f"left out: beyond {OBSERVED_CELLS:.0e} numbers"
     return tree
 
 
 def _with_groups(
     draws: dict[str, np.ndarray],
     stats: dict[str, np.ndarray] | None,
-    observed: Mapping[str, np.ndarray],
     labels: Names,
 ) -> xr.DataTree:
-    """A tree with posterior, sample_stats and observed_data, each variable under a name that netCDF
-    can have."""
+    """A tree with posterior and sample_stats, each variable under a name that netCDF can have."""
     names = variable_names(draws)
     groups: dict[str, Any] = {"posterior": {names[k]: v for k, v in draws.items()}}
     if stats:
         groups["sample_stats"] = stats
-    if observed:
-        shown = variable_names(observed)
-        groups["observed_data"] = {shown[k]: v for k, v in observed.items()}
     dims, coords = _dims_of(draws, names, labels)
     tree: xr.DataTree = arviz_base.from_dict(groups, dims=dims, coords=coords)
     for site, name in names.items():
@@ -160,25 +145,10 @@ def _dims_of(
     return dims, coords
 
 
-def _units_and_params(target: Target, vectors: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    def one(vector: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        params = target.params(vector)
-        return pointwise_values(target.marginal, params, target.data), params
-
-    return jax.lax.map(one, vectors, batch_size=16)
-
-
-def _along(target: Target, vectors: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pointwise log-likelihood (chain, draw, units) and parameters along draws of the vector."""
-    chains, draws, size = vectors.shape
-    flat = jnp.asarray(vectors).reshape(chains * draws, size)
-    units, params = jax.device_get(target.compiled(_units_and_params, effort=Effort.LEAN)(flat))
-    return _by_chain(units, vectors), {k: _by_chain(v, vectors) for k, v in params.items()}
-
-
-def _by_chain(flat: Any, vectors: np.ndarray) -> np.ndarray:
-    """(chain, draw, ...), as the vectors are."""
-    return np.asarray(flat).reshape(*vectors.shape[:2], *flat.shape[1:])
+def _by_chain(params: Mapping[str, Any], vectors: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters (chain, draw, ...), as the vectors are."""
+    chains, length = vectors.shape[:2]
+    return {k: np.asarray(v).reshape(chains, length, *np.shape(v)[1:]) for k, v in params.items()}
 
 
 def write_fit(path: str | Path, tree: xr.DataTree, record: dict[str, Any]) -> Path:
@@ -253,14 +223,3 @@ def damaged(path: str | Path, error: BaseException | str) -> ValueError:
     """The error for a file whose record does not say what it must."""
     reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return ValueError(f"load: {path} is damaged or not a saved fit ({reason}).")
-
-
-def observed_arguments(names: Iterable[str], arrays: Iterable[Any]) -> Mapping[str, np.ndarray]:
-    """Data arrays by argument; those of one argument that holds several are numbered."""
-    names, named = list(names), {}
-    count: dict[str, int] = {}
-    for name, array in zip(names, arrays, strict=True):
-        place = count.get(name, 0)
-        count[name] = place + 1
-        named[name if names.count(name) == 1 else f"{name}[{place}]"] = np.asarray(array)
-    return named

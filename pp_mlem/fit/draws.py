@@ -20,6 +20,7 @@ from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.summary import POSTERIOR_DRAWS, average_posterior, thinned
 from pp_mlem.diagnose.uncertainty import Covariance, Estimate
 from pp_mlem.fit.base import Fit, Params, headed, not_a_point
+from pp_mlem.fit.datatree import Drawn
 from pp_mlem.model.imputation import Imputed
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
@@ -220,5 +221,5 @@ class DrawsFit(Fit):
         held = {k: np.broadcast_to(v, (count, *np.shape(v))) for k, v in self.fixed.items()}
         return held | flat, chains, "posterior draws"
 
-    def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
-        return self.draw_vectors, self.draws, self.sample_stats, "posterior draws"
+    def drawn(self) -> Drawn:
+        return Drawn(self.draw_vectors, self.draws, self.sample_stats, "posterior draws")

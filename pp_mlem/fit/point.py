@@ -35,7 +35,7 @@ from pp_mlem.diagnose.uncertainty import (
     restricted,
 )
 from pp_mlem.fit.base import Fit, Params, headed, params_of
-from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS
+from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS, Drawn
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.priors import log_prior
@@ -43,6 +43,7 @@ from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target
 
 ASYMPTOTIC_DRAWS = 1000
+FLAT = 1e-10  # of a correlation's eigenvalues: rounding, where a direction has no spread
 SETTLED = 1e-4  # slope per observation below which the two informations belong together
 HALF_WIDTH = 1.959963984540054  # of a 95% interval, in standard errors
 
@@ -365,7 +366,7 @@ class PointFit(Fit):
         return wald(gaps - np.broadcast_to(np.asarray(value, float), gaps.shape), matrix, reason)
 
     def score_test(self, kind: str = "observed") -> ChiSquaredTest:
-        """That the parameters which this fit holds fixed have those values (Rao 1948): the gradient of the whole
+        """That the parameters (or entries of them) which this fit holds fixed have those values (Rao 1948): the gradient of the whole
         problem at the restricted maximum, nothing else is fitted.
 
         kind: of the information there, "observed" or "opg".
@@ -374,15 +375,17 @@ class PointFit(Fit):
         """
         if kind not in ("observed", "opg"):
             raise ValueError(f"kind: received {kind!r}, expected 'observed' or 'opg'.")
-        if not self.fixed or self.objective != "mle":
+        model = self.model_for("score_test")
+        unheld, pins = model.unheld or (model, {})
+        if not (self.fixed or pins) or self.objective != "mle":
             raise ValueError(
                 "score_test: this fit holds nothing fixed, or has a prior. Fit the hypothesis by "
                 "fit_mle(model, fixed={...}), and ask that fit."
             )
-        model = self.model_for("score_test")
         with self.computing("score_test") as target:
-            whole = model.target(None)
-            vector = np.asarray(whole.space.to_vector(self.params))
+            params = {n: pins[n].whole(v) if n in pins else v for n, v in self.params.items()}
+            whole = unheld.target(None)
+            vector = np.asarray(whole.space.to_vector(params))
             return score(whole, vector, whole.space.size - target.space.size, kind)
 
     def missing_information(self) -> MissingInformation:
@@ -433,7 +436,7 @@ class PointFit(Fit):
                 "Ask for model.impute(fit.params, draws), at the estimates."
             )
         with self.computing("impute") as target:
-            vectors = self._asymptotic(draws, np.random.default_rng(seed))
+            vectors, _ = self._asymptotic(draws, np.random.default_rng(seed))
             params = target.constrained(vectors)
         several = [{name: value[i] for name, value in params.items()} for i in range(draws)]
         return model.impute_at(several, seed)
@@ -443,25 +446,30 @@ class PointFit(Fit):
 
     def spread_params(self, draws: int, seed: int) -> tuple[Params, int, str]:
         with self.computing("posterior_predictive") as target:
-            vectors = self._asymptotic(draws, np.random.default_rng(seed))
+            vectors, _ = self._asymptotic(draws, np.random.default_rng(seed))
             free = target.constrained(vectors)
         return self.several_params(draws, seed) | free, 1, ASYMPTOTIC
 
-    def _drawn(self) -> tuple[np.ndarray, Params | None, Params | None, str]:
+    def drawn(self) -> Drawn:
         """Draws of the vector from the normal approximation in unconstrained coordinates."""
         units = max(float(self.n_observations), 1.0)
         draws = int(np.clip(0.4 * POINTWISE_CELLS / units, FEWEST_DRAWS, ASYMPTOTIC_DRAWS))
-        vectors = self._asymptotic(draws, np.random.default_rng(self.seed))
-        return vectors[None], None, None, ASYMPTOTIC
+        vectors, log_q = self._asymptotic(draws, np.random.default_rng(self.seed))
+        return Drawn(vectors[None], None, None, ASYMPTOTIC, log_q[None])
 
-    def _asymptotic(self, draws: int, rng: np.random.Generator) -> np.ndarray:
-        """(draws, size) vectors; along what has no standard error all are at the estimate."""
+    def _asymptotic(self, draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (draws, size) and their log density, up to a constant; along what has no standard error
+        all are at the estimate."""
         details = self.covariance_details("observed")
         free = np.where(np.isfinite(details.free), details.free, 0.0)
-        values, axes = np.linalg.eigh(free)
-        root = axes * np.sqrt(np.maximum(values, 0.0))
-        noise = rng.standard_normal((draws, len(self.vector)))
-        return np.asarray(self.vector + noise @ root.T)
+        scale = np.sqrt(np.maximum(np.diag(free), 0.0))
+        scale = np.where(scale > 0, scale, 1.0)
+        values, axes = np.linalg.eigh(free / np.outer(scale, scale))
+        values = np.where(values > FLAT, values, 0.0)
+        # by the symmetric root, which does not hang on the signs and order of axes
+        noise = (rng.standard_normal((draws, len(scale))) @ axes) * (values > 0)
+        vectors = self.vector + scale * ((noise * np.sqrt(values)) @ axes.T)
+        return vectors, -0.5 * (noise**2).sum(1)
 
 
 def _free_prior(target: Target, params: dict[str, jax.Array]) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.lazy import scipy_stats, xr
 from pp_mlem.base.precision import working_precision
+from pp_mlem.model.datasets import dataset, dims_of_sites
 from pp_mlem.model.model import Model
 from pp_mlem.model.predictive import Predicted, predicted
 from pp_mlem.program.arguments import Arguments, bind_arguments
@@ -102,7 +103,8 @@ def posterior_predictive(
     with working_precision(model.dtype):
         params, chains, note = fit.spread_params(draws, seed)
         found = predicted(arguments, params, _observed(model), seed)
-    return predictive_tree(found, "posterior_predictive", chains, model.reading.names, note)
+    names = dims_of_sites(model.reading, {n: p.mean.shape for n, p in found.items()})
+    return predictive_tree(found, "posterior_predictive", chains, names, note)
 
 
 def score(fit: Fit, args: tuple, kwargs: dict[str, Any]) -> float:
@@ -149,17 +151,11 @@ def predictive_tree(
     found: Mapping[str, Predicted], group: str, chains: int, names: Names, note: str
 ) -> xr.DataTree:
     """Draws of observed sites as a group of an ArviZ tree; what is left over by the chains is dropped."""
-    variables = {}
+    values = {}
     for name, own in found.items():
         length = len(own.draws) // chains
-        shape = own.draws.shape[1:]
-        dims = names.dims.get(name, tuple(f"{name}_dim_{i}" for i in range(len(shape))))
-        every = own.draws[: chains * length].reshape(chains, length, *shape)
-        variables[name] = (("chain", "draw", *dims), every)
-    data = xr.Dataset(variables)
-    sizes = {"chain": data.sizes["chain"], "draw": data.sizes["draw"]}
-    labels = {d: list(v) for d, v in names.coords.items() if data.sizes.get(d) == len(v)}
-    data = data.assign_coords({**{d: np.arange(n) for d, n in sizes.items()}, **labels})
+        values[name] = own.draws[: chains * length].reshape(chains, length, *own.draws.shape[1:])
+    data = dataset(values, names, "chain", "draw")
     data.attrs["draws"] = note
     return xr.DataTree.from_dict({group: data})
 

@@ -13,10 +13,11 @@ import numpy as np
 from pp_mlem.base import verbs
 from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.status import Status
+from pp_mlem.base.variables import variable_names
 from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.uncertainty import Covariance
 from pp_mlem.fit.base import Fit, Params, Stored, params_of
-from pp_mlem.fit.datatree import damaged, read_fit, variable_names, write_fit
+from pp_mlem.fit.datatree import damaged, lean, read_fit, write_fit
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.fit.record import check_model_of, check_record
@@ -150,10 +151,10 @@ def _record_of(fit: Fit) -> Record:
 
 
 @verbs.save.register
-def save(fit: Fit, path: str | Path) -> Path:
+def save(fit: Fit, path: str | Path, log_likelihood: bool = False) -> Path:
     """See `Fit.save`."""
     record = _record_of(fit)
-    return write_fit(path, fit.to_datatree(), record)
+    return write_fit(path, lean(fit.to_datatree(log_likelihood), log_likelihood), record)
 
 
 def load(path: str | Path, model: Model | None = None) -> Fit:

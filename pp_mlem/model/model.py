@@ -16,6 +16,7 @@ from pp_mlem.base.checks import check_counts, check_seed
 from pp_mlem.base.compiling import Effort, quick_jit
 from pp_mlem.base.copies import packed
 from pp_mlem.base.fingerprint import PYTHON, digest
+from pp_mlem.base.lazy import xr
 from pp_mlem.base.precision import (
     check_dtype,
     finite_or_minus_inf,
@@ -32,6 +33,7 @@ from pp_mlem.model.along import AlongScans
 from pp_mlem.model.bound import Values
 from pp_mlem.model.drawing import drawing, redrawing, refuse_undrawn, with_arrays
 from pp_mlem.model.imputes import Imputes
+from pp_mlem.model.prior_draws import prior_predictive
 from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.neutral import neutral_parameters
@@ -72,6 +74,10 @@ class Model(Imputes, AlongScans):
     >>> round(model.log_likelihood({"p": 0.75}), 4)
     -2.2493
     """
+
+    unheld: tuple[Model, Mapping[str, Any]] | None = (
+        None  # of a model with single entries held fixed
+    )
 
     def __init__(
         self,
@@ -314,6 +320,19 @@ class Model(Imputes, AlongScans):
         return {k: np.asarray(v) for k, v in drawn.items()}
 
     @in_model_precision
+    def prior_predictive(
+        self, *args: Any, draws: int = 500, seed: int = 0, **kwargs: Any
+    ) -> xr.DataTree:
+        """Draws of the parameters from their priors, and of the observed sites at each, as the groups prior and
+        prior_predictive of an ArviZ tree; on the model's own arguments unless others are given.
+
+        Raises ValueError where a parameter has no proper prior.
+        """
+        check_counts(draws=draws)
+        check_seed(seed)
+        return prior_predictive(self, args, kwargs, draws, seed)
+
+    @in_model_precision
     def observed_values(self) -> dict[str, np.ndarray]:
         """The data of every observed site, in the shapes of `simulate`."""
         params = neutral_parameters(self.reading, 0)
@@ -356,6 +375,7 @@ class Model(Imputes, AlongScans):
         other = object.__new__(Model)
         other.__dict__.update(self.__dict__)
         other.arguments, other.bound = arguments, replace(self.bound, data=data)
+        other.unheld = None
         return other
 
     def redrawing(self) -> Callable:

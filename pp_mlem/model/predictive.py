@@ -43,14 +43,20 @@ class Predicted:
 
 
 def predicted(
-    arguments: Arguments, params: Mapping[str, np.ndarray], names: frozenset[str], seed: int
+    arguments: Arguments,
+    params: Mapping[str, np.ndarray],
+    names: frozenset[str],
+    seed: int,
+    draws: int | None = None,
 ) -> dict[str, Predicted]:
-    """One draw of these sites at each of several parameters (draws, ...), each with latents of its own."""
+    """One draw of these sites at each of several parameters (draws, ...), each with latents of its own; of so many
+    `draws` where no parameters are given, and these are drawn as well."""
     parts: dict[str, tuple[list, list, list]] = {}
-    for drawn, moments in _blocks(arguments, params, names, seed):
+    count = len(next(iter(params.values()))) if draws is None else draws
+    for drawn, moments in _blocks(arguments, params, names, seed, count):
         for name, value in drawn.items():
-            draws, means, variances = parts.setdefault(name, ([], [], []))
-            draws.append(value)
+            values, means, variances = parts.setdefault(name, ([], [], []))
+            values.append(value)
             own = moments.get(name, ())
             if own and all(np.all(np.isfinite(moment)) for moment in own):
                 means.append(own[0])
@@ -68,10 +74,13 @@ def _of_parts(draws: list, means: list, variances: list) -> Predicted:
 
 
 def _blocks(
-    arguments: Arguments, params: Mapping[str, np.ndarray], names: frozenset[str], seed: int
+    arguments: Arguments,
+    params: Mapping[str, np.ndarray],
+    names: frozenset[str],
+    seed: int,
+    draws: int,
 ) -> Iterator[tuple[dict, dict]]:
     """Draws and moments of one block after the other, on the host."""
-    draws = len(next(iter(params.values())))
     dynamic, predict = arguments.device_arrays(), predicting_function(arguments, names)
     key = jax.random.key(seed)
 

@@ -69,14 +69,22 @@ def site_arguments(
     bare = unwrap(message.fn)
     family = family_of(bare.fn)
     events = {} if family is None else family.arguments
-    rank = len(bare.fn.event_shape)
     arguments = {}
     for k, v in own_arguments(message).items():
-        after = bare.columns + events.get(k, rank if jnp.ndim(v) >= rank else 0)
+        after = bare.columns + events.get(k, _event_dims(bare.fn, k, jnp.ndim(v)))
         arguments[k] = message.placed(v, after)
         if trailing is not None:
             trailing[message.name, k] = min(after, jnp.ndim(v))
     return arguments
+
+
+def _event_dims(fn: Any, argument: str, ndim: int) -> int:
+    """The event dimensions of an argument as its distribution declares them, else those of its values."""
+    constraint = getattr(fn, "arg_constraints", {}).get(argument)
+    if constraint is not None:
+        return min(constraint.event_dim, ndim)
+    rank = len(fn.event_shape)
+    return rank if ndim >= rank else 0
 
 
 def given_arguments(family: Any, args: dict[str, Any]) -> dict[str, Any]:

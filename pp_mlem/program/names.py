@@ -16,6 +16,10 @@ Labels = tuple[Any, ...]
 PLAIN = re.compile(r"[^\[\],'\"]+")
 
 
+class Place(str):
+    """A label that is shown as it is: the place of an entry along several axes."""
+
+
 @dataclass(frozen=True)
 class Names:
     """The dims of every parameter's axes, and the labels along those dims that have any.
@@ -61,6 +65,8 @@ def scalars(name: str, shape: tuple[int, ...], labels: Sequence[Labels | None]) 
 
 def written(label: Any) -> str:
     """A label inside of brackets; one that would be read otherwise stands in quotation marks."""
+    if isinstance(label, Place):
+        return str(label)
     if isinstance(label, (float, np.floating)) and float(label).is_integer():
         label = int(label)
     text = str(label)

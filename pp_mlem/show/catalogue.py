@@ -8,11 +8,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
+from pp_mlem.show.options import did_you_mean
 
-from pp_mlem.base.lazy import pd
+PACKAGES = {"sklearn": "scikit-learn", "statsmodels": "statsmodels", "pyarrow": "pyarrow"}
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,22 @@ def find_model(model: str) -> Shelf:
     if path.suffix != ".py":
         path = shelf_folder() / f"{model}.py"
         if not path.is_file():
+            names = model_names()
             raise ValueError(
-                f"there is no model '{model}'. The models are: {', '.join(model_names())}; or give "
-                "the path of a .py file of your own."
+                f"there is no model '{model}'.{did_you_mean(model, names)} The models are: "
+                f"{', '.join(names)}; or give the path of a .py file of your own."
             )
     elif not path.is_file():
-        raise ValueError(f"there is no file {path}.")
+        there = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ValueError(f"there is no file {path}.{did_you_mean(path.name, there)}")
     spec = importlib.util.spec_from_file_location(f"pp_mlem_model_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file that can be loaded.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except ImportError as error:
+        raise ValueError(_missing(error, str(path))) from error
     except Exception as error:
         raise ValueError(f"{path} could not be run: {type(error).__name__}: {error}.") from error
     program = getattr(module, "model", None)
@@ -76,75 +81,41 @@ def find_model(model: str) -> Shelf:
             f"{path} has no function `model`. A model file holds a NumPyro program `model`, a "
             "function `data()` that returns its arguments as a dict, and a docstring."
         )
-    data = getattr(module, "data", None)
-    if data is None:
-
-        def data() -> dict[str, Any]:
-            raise ValueError(f"{path} has no function `data()`; pass --data FILE.")
-
     return Shelf(
         path.stem,
         path,
         program,
-        data,
+        _data_of(module, path),
         inspect.cleandoc(module.__doc__ or ""),
         dict(getattr(module, "options", {})),
         getattr(module, "picture", None),
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV or Parquet file."""
-    if not path.is_file():
-        raise ValueError(f"--data: there is no file {path}.")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        return pd.read_csv(path)
-    except Exception as error:
-        raise ValueError(f"--data: {path} cannot be read as a table: {error}") from error
+def _data_of(module: ModuleType, path: Path) -> Callable[[], dict[str, Any]]:
+    """A model file's `data`; what goes wrong in it is told with the file's name."""
+    own = getattr(module, "data", None)
 
-
-def arguments_from_table(
-    program: Callable[..., Any], table: pd.DataFrame, mapping: dict[str, list[str]], source: str
-) -> dict[str, np.ndarray]:
-    """Arguments of the program from the columns of a table.
-
-    A column goes to the argument of its name; `mapping` sends other columns (several make a
-    matrix) to an argument.
-    """
-    parameters = inspect.signature(program).parameters
-    arguments = {}
-    for name, parameter in parameters.items():
-        columns = mapping.get(name, [name] if name in table.columns else [])
-        if not columns:
-            if parameter.default is inspect.Parameter.empty and parameter.kind not in (
-                inspect.Parameter.VAR_POSITIONAL,
-                inspect.Parameter.VAR_KEYWORD,
-            ):
-                raise ValueError(
-                    f"{source}: no column for argument '{name}'. Its columns are "
-                    f"{list(table.columns)}; map one with --column {name}=COLUMN (several, "
-                    f"separated by commas, make a matrix)."
-                )
-            continue
-        missing = [c for c in columns if c not in table.columns]
-        if missing:
+    def data() -> dict[str, Any]:
+        if own is None:
+            raise ValueError(f"{path} has no function `data()`; pass --data FILE.")
+        try:
+            found = own()
+        except ImportError as error:
+            raise ValueError(_missing(error, f"the data of {path.name}")) from error
+        if not isinstance(found, dict):
             raise ValueError(
-                f"{source}: column(s) {missing} are missing; its columns are {list(table.columns)}."
+                f"{path}: data() returned {type(found).__name__}, expected a dict of the program's arguments."
             )
-        for column in columns:
-            if not pd.api.types.is_numeric_dtype(table[column]):
-                raise ValueError(
-                    f"{source}: column '{column}' is not numeric (it holds "
-                    f"{table[column].iloc[0]!r}). Encode it as numbers first."
-                )
-        values = table[columns].to_numpy()
-        arguments[name] = values[:, 0] if len(columns) == 1 else values
-    unknown = sorted(set(mapping) - set(parameters))
-    if unknown:
-        raise ValueError(
-            f"--column: the program has no argument(s) {unknown}; its arguments are "
-            f"{list(parameters)}."
-        )
-    return arguments
+        return found
+
+    return data
+
+
+def _missing(error: ImportError, what: str) -> str:
+    """What to install; a name that a package lacks is told as Python does."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return f"{what} could not be run: ImportError: {error}."
+    top = error.name.partition(".")[0]
+    package = PACKAGES.get(top, top)
+    return f"{what}: needs the package {package}, which is not installed: pip install {package}"

@@ -1,4 +1,5 @@
-"""The command line: pp-mlem models, show, compare, select, simulate-study.
+"""The command line: pp-mlem models, show, compare, select, predict, bootstrap, profile, simulate,
+simulate-study, calibrate.
 
 Here stand the options and their help; what the commands do is loaded when one is run, so that help
 comes at once.
@@ -6,60 +7,122 @@ comes at once.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pp_mlem.base.lazy import Lazy
-from pp_mlem.show.options import Given, stop
+from pp_mlem.show.interrupts import run_watched
+from pp_mlem.show.mistakes import Commands
+from pp_mlem.show.options import Given, Output
 
 if TYPE_CHECKING:
-    from pp_mlem.show import catalogue, commands
+    from pp_mlem.show import building, catalogue, commands, fit_commands, results, runs
+    from pp_mlem.show import study_commands as studies
 else:
+    building = Lazy("pp_mlem.show.building")
     catalogue = Lazy("pp_mlem.show.catalogue")
     commands = Lazy("pp_mlem.show.commands")
+    fit_commands = Lazy("pp_mlem.show.fit_commands")
+    results = Lazy("pp_mlem.show.results")
+    runs = Lazy("pp_mlem.show.runs")
+    studies = Lazy("pp_mlem.show.study_commands")
 
+# Plain help: rich would take the brackets of mu[z] for its own.
 app = typer.Typer(
+    cls=Commands,
     help="Latent-variable models from NumPyro programs: EM, MLE, MAP and NUTS side by side.",
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _models(incomplete: str) -> list[str]:
+    """For the shell to complete."""
+    return [n for n in catalogue.model_names() if n.startswith(incomplete)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pp-mlem {runs.package_version()}")
+        raise typer.Exit
+
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         help="A name from `pp-mlem models`, or a .py file. A file is run as Python with your rights: "
-        "give only one that you trust."
+        "give only one that you trust.",
+        autocompletion=_models,
     ),
 ]
-DataOption = Annotated[Path | None, typer.Option("--data", help="CSV or Parquet file.")]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A run (the folder that `compare` wrote, or a fit in it), or a model, which is fitted first.",
+        autocompletion=_models,
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="CSV or Parquet file; separator and decimal sign of a CSV are found."
+    ),
+]
 ColumnOption = Annotated[
     list[str] | None,
-    typer.Option("--column", help="ARGUMENT=COLUMN, or ARGUMENT=A,B,C for a matrix."),
+    typer.Option(
+        "--column",
+        help="ARGUMENT=COLUMN, or ARGUMENT=A,B,C for a matrix; a name with a comma in quotes.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="ARGUMENT=VALUE, for example K=3.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Random seed.")]
-StartsOption = Annotated[int, typer.Option(help="Starting points of each fit.")]
+ObserveOption = Annotated[
+    list[str] | None,
+    typer.Option("--observe", help="LATENT=COLUMN of known labels, empty where unknown."),
+]
+FixedOption = Annotated[
+    list[str] | None,
+    typer.Option("--fixed", help="A parameter held: mu=0, mu=1,2,3 or 'b[1]=0'."),
+]
+InitOption = Annotated[
+    str,
+    typer.Option("--init", help="mixed, random, kmeans++, prior, or a JSON file of values."),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="Of the fit [default: the run's first, or em]."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
+StartsOption = Annotated[int, typer.Option(min=1, help="Starting points of each fit.")]
+LevelOption = Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the intervals.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON, and nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
+FileOption = Annotated[Path | None, typer.Option(help="CSV file for it.")]
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def models() -> None:
     """List the shipped models."""
-    table = Table(box=None)
-    table.add_column("model", style="bold")
-    table.add_column("what it is")
-    for name in catalogue.model_names():
+    console, names = results.new_console(), catalogue.model_names()
+    longest = max(map(len, names))
+    for name in names:
         line = catalogue.first_line(catalogue.shelf_folder() / f"{name}.py")
-        table.add_row(escape(name), escape(line))
-    Console().print(table)
+        console.print(f"{name:<{longest}}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -68,12 +131,13 @@ def show(
     data: DataOption = None,
     column: ColumnOption = None,
     set: SetOption = None,
+    observe: ObserveOption = None,
 ) -> None:
-    """Show how a model is read: roles, what is summed, each M-step and why.
+    """Show how a model is read.
 
-    The model's file is run (imported and called with its data) to read it; nothing is fitted.
+    Roles, what is summed out, each M-step and why. The model's file is run (imported and called with its data) to read it; nothing is fitted.
     """
-    commands.show_model(Given(model, data, column, set))
+    commands.show_model(Given.of(model, data, column, set, observe))
 
 
 @app.command()
@@ -82,22 +146,171 @@ def compare(
     data: DataOption = None,
     column: ColumnOption = None,
     set: SetOption = None,
+    observe: ObserveOption = None,
+    fixed: FixedOption = None,
+    init: InitOption = "mixed",
     *,
     methods: Annotated[
-        str, typer.Option(help="Comma-separated, of em, mle, map, laplace, nuts.")
-    ] = "em,mle,map,nuts",
-    starts: Annotated[int, typer.Option(help="Starting points of the point fits.")] = 20,
-    seed: SeedOption = 0,
-    chains: Annotated[int, typer.Option(help="NUTS chains.")] = 4,
-    draws: Annotated[int, typer.Option(help="NUTS draws (and warm-up) per chain.")] = 1000,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for fits and plots [default: runs/MODEL-TIME].")
+        str | None,
+        typer.Option(
+            help="Comma-separated, of em, mle, map, laplace, nuts. [default: em, and of mle, map and nuts "
+            "those that should end within three minutes]"
+        ),
     ] = None,
+    starts: Annotated[int, typer.Option(min=1, help="Starting points of the point fits.")] = 20,
+    seed: SeedOption = 0,
+    chains: Annotated[int, typer.Option(min=1, help="NUTS chains.")] = 4,
+    draws: Annotated[int, typer.Option(min=1, help="NUTS draws (and warm-up) per chain.")] = 1000,
+    loo: Annotated[bool, typer.Option(help="Leave-one-out predictive densities.")] = True,
+    plots: Annotated[bool, typer.Option(help="Pictures and report.")] = True,
+    labels: Annotated[
+        bool | None,
+        typer.Option(
+            help="Labels of each row as CSV [default: up to 200,000 rows].", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all that is written [default: runs/MODEL-TIME].")
+    ] = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Fit by several methods, print the comparison, write fits (netCDF), plots (PNG) and a report (HTML)."""
+    """Fit by several methods, side by side.
+
+    A run folder holds the fits (netCDF), tables and labels (CSV), pictures (PNG), a report (HTML) and run.json, by
+    which predict, bootstrap, profile and simulate use the fits again. Ctrl-C once stops and keeps what is
+    finished, twice quits.
+    """
     commands.compare_methods(
-        Given(model, data, column, set), methods, starts=starts, seed=seed, chains=chains,
-        draws=draws, out=out,
+        Given.of(model, data, column, set, observe),
+        building.Held(fixed, init),
+        commands.Asked(methods, starts, seed, chains, draws, loo, plots, labels),
+        Output(json, quiet, out, overwrite),
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[
+        Path, typer.Argument(help="The folder that `compare` wrote, or a fit (.nc) in it.")
+    ],
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    observe: ObserveOption = None,
+    *,
+    method: MethodOption = None,
+    latent: Annotated[
+        str | None, typer.Option(help="Which latent, where they have other units.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Those of all values, a column each.")
+    ] = False,
+    out: FileOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Label every row, with its probability.
+
+    As CSV; of real latents mean and sd. Of the data of --data, else of those that were fitted. A state of a chain is the most probable one of its
+    step. By draws the probabilities are averaged over the posterior.
+    """
+    fit_commands.predict(
+        _source(str(run), (data, column, set, observe), method=method),
+        latent=latent, probabilities=probabilities, output=Output(json, quiet, out, overwrite),
+    )  # fmt: skip
+
+
+@app.command()
+def bootstrap(
+    source: SourceArgument,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    observe: ObserveOption = None,
+    fixed: FixedOption = None,
+    init: InitOption = "mixed",
+    *,
+    method: MethodOption = None,
+    replicates: Annotated[int, typer.Option(min=2, help="Refits.")] = 200,
+    kind: Annotated[str, typer.Option(help="parametric or nonparametric.")] = "parametric",
+    level: LevelOption = 0.95,
+    starts: StartsOption = 20,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the refits.")] = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Standard errors and intervals by refits.
+
+    Data are drawn from the fitted program (parametric), or its units resampled (nonparametric).
+    """
+    fit_commands.bootstrap(
+        _source(source, (data, column, set, observe), (fixed, init), method, starts, seed),
+        replicates=replicates, kind=kind, level=level, output=Output(json, quiet, out, overwrite),
+    )  # fmt: skip
+
+
+@app.command()
+def profile(
+    source: SourceArgument,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Scalars such as 'mu[0]' [default: all of them].")
+    ] = None,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    observe: ObserveOption = None,
+    fixed: FixedOption = None,
+    init: InitOption = "mixed",
+    *,
+    method: MethodOption = None,
+    level: LevelOption = 0.95,
+    starts: StartsOption = 20,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the profiles' points.")] = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Profile-likelihood intervals of single scalars."""
+    fit_commands.profile(
+        _source(source, (data, column, set, observe), (fixed, init), method, starts, seed),
+        names or [], level=level, output=Output(json, quiet, out, overwrite),
+    )  # fmt: skip
+
+
+@app.command()
+def simulate(
+    source: SourceArgument,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    fixed: FixedOption = None,
+    init: InitOption = "mixed",
+    *,
+    method: MethodOption = None,
+    at: Annotated[
+        Path | None, typer.Option(help="JSON file of parameter values [default: the fit].")
+    ] = None,
+    latents: Annotated[bool, typer.Option(help="The true latents as columns.")] = True,
+    starts: StartsOption = 20,
+    seed: SeedOption = 0,
+    out: FileOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw data from the program, as CSV.
+
+    In the shape of the data that are given or were fitted; --data reads it.
+    """
+    fit_commands.simulate(
+        _source(source, (data, column, set, None), (fixed, init), method, starts, seed),
+        at=at, latents=latents, output=Output(json, quiet, out, overwrite),
     )  # fmt: skip
 
 
@@ -108,21 +321,28 @@ def select(
     data: DataOption = None,
     column: ColumnOption = None,
     set: SetOption = None,
+    observe: ObserveOption = None,
     *,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
     starts: StartsOption = 10,
     seed: SeedOption = 0,
     bootstrap: Annotated[
-        int, typer.Option(help="Replicates of the bootstrap likelihood-ratio test; 0: none.")
+        int,
+        typer.Option(min=0, help="Replicates of the bootstrap likelihood-ratio test; 0: none."),
     ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder; a run that was cut goes on from it.")
     ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Fit at several values of an argument (--over K=1:6) and score them in one table."""
-    commands.select_size(
-        Given(model, data, column, set), over, methods, starts=starts, seed=seed,
-        bootstrap=bootstrap, out=out,
+    """Fit at several sizes, and score them.
+
+    Sizes are values of an argument of the program, as in --over K=1:6.
+    """
+    studies.select_size(
+        Given.of(model, data, column, set, observe), over, methods, starts=starts, seed=seed,
+        bootstrap=bootstrap, output=Output(json, quiet, out),
     )  # fmt: skip
 
 
@@ -133,7 +353,7 @@ def simulate_study(
     column: ColumnOption = None,
     set: SetOption = None,
     *,
-    replicates: Annotated[int, typer.Option(help="Data sets to draw.")] = 100,
+    replicates: Annotated[int, typer.Option(min=1, help="Data sets to draw.")] = 100,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
     at: Annotated[
         Path | None, typer.Option(help="JSON file of parameter values [default: the fit by EM].")
@@ -143,25 +363,64 @@ def simulate_study(
     out: Annotated[
         Path | None, typer.Option(help="netCDF file; a study that was cut goes on from it.")
     ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Draw data sets from the program, fit each, report bias, RMSE and coverage."""
-    commands.simulate_study(
-        Given(model, data, column, set), methods, replicates=replicates, at=at, starts=starts,
-        seed=seed, out=out,
+    """Bias, RMSE and coverage over drawn data.
+
+    Data sets are drawn from the program, and each is fitted.
+    """
+    studies.simulate_study(
+        Given.of(model, data, column, set, None), methods, replicates=replicates, at=at,
+        starts=starts, seed=seed, output=Output(json, quiet, out),
     )  # fmt: skip
 
 
+@app.command()
+def calibrate(
+    model: ModelArgument,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set: SetOption = None,
+    *,
+    replicates: Annotated[int, typer.Option(min=2, help="Data sets to draw.")] = 200,
+    draws: Annotated[int, typer.Option(min=1, help="NUTS draws per chain, of two.")] = 495,
+    warmup: Annotated[int, typer.Option(min=1, help="NUTS warm-up per chain.")] = 300,
+    thin: Annotated[int, typer.Option(min=1, help="Every how many draws one is ranked.")] = 5,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for ranks (CSV) and picture.")] = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Calibration of NUTS by simulation.
+
+    Parameters are drawn from the prior and data from the program; ranked among the draws of their
+    posteriors they are uniform where the sampler is right.
+    """
+    studies.calibrate_model(
+        Given.of(model, data, column, set, None), replicates=replicates, draws=draws,
+        warmup=warmup, thin=thin, seed=seed, output=Output(json, quiet, out, overwrite),
+    )  # fmt: skip
+
+
+def _source(
+    source: str,
+    table: tuple[Path | None, list[str] | None, list[str] | None, list[str] | None],
+    held: tuple[list[str] | None, str] = (None, "mixed"),
+    method: str | None = None,
+    starts: int = 20,
+    seed: int = 0,
+) -> fit_commands.Source:
+    """The run or model of a command on a fit."""
+    data, columns, settings, observe = table
+    given = Given.of(source, data, columns, settings, observe)
+    return fit_commands.Source(given, method, building.Held(*held), starts, seed)
+
+
 def main() -> None:
-    """Entry point: user mistakes end in one line, not in a traceback."""
-    try:
-        app()
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        Console(stderr=True).print(
-            f"[bold red]error[/bold red] {escape(str(error))}", highlight=False
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        stop("", None)
+    """Entry point."""
+    run_watched(app)
 
 
 if __name__ == "__main__":

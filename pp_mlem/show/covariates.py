@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pp_mlem.model.model import Model
-from pp_mlem.show.labels import column_labels
+from pp_mlem.show.axis_labels import column_labels
 
 FEW = 12  # distinct values, up to which each is a condition of its own
 

@@ -1,107 +1,127 @@
-"""What the axes of pictures are called: the words of the docstring, with their units, or the names of columns.
-
-A line `x: velocity (1000 km/s)` in the docstring of a program, or of the file that holds it, tells what a site
-or an argument is. Several words, separated by commas, are those of its columns.
-"""
+"""What the data tell of the latents as tables: labels with their probability, real latents with mean and sd."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pp_mlem.base.lazy import pd
+from pp_mlem.fit.base import Fit
+from pp_mlem.model.latents import Moments
 from pp_mlem.model.model import Model
+from pp_mlem.program.sites import Site
 
-LINE = re.compile(r"^\s*(?:[-*]\s+)?`{0,2}(\w+)`{0,2}\s*(?:\([^()]*\))?:\s+(\S.*?)\s*$")
-COMMA = re.compile(r",\s+(?![^()]*\))")  # outside of brackets
-LONGEST = 200
-
-
-def docstring_words(model: Model) -> dict[str, str]:
-    """What the docstring says of each argument and site that it names."""
-    program = inspect.unwrap(model.program)
-    texts = [getattr(program, "__doc__", None), _of_file(program)]
-    names = set(model.reading.sites) | set(model.arguments.names)
-    names |= {s.origin for s in model.reading.sites.values() if s.origin}
-    found: dict[str, str] = {}
-    for text in texts:
-        for line in (text or "").splitlines():
-            match = LINE.match(line)
-            if match and match[1] in names and len(match[2]) <= LONGEST:
-                found.setdefault(match[1], match[2].rstrip("."))
-    return found
+MOST_VALUES = 50  # of a latent, whose probabilities have a column each
+DECIMALS = 6  # of a probability
 
 
-def _of_file(program: Any) -> str:
-    return str(getattr(program, "__globals__", {}).get("__doc__") or "")
+def labels_of(
+    model: Model, posterior: Mapping[str, Any], probabilities: bool = False
+) -> dict[tuple[str, ...], pd.DataFrame]:
+    """Finite latents by their plates, those with the most units first: a row per unit, for each latent
+    the most probable value and its probability, and with `probabilities` those of all values.
+
+    A state of a scan has a row per step, by its smoothed probabilities; after the end of a masked
+    sequence it has no label.
+    """
+    found: dict[tuple[str, ...], pd.DataFrame] = {}
+    for site in model.reading.latents:
+        columns = _columns(
+            site.name, posterior[site.name], model.reading.values[site.name], probabilities
+        )
+        plates, index = _units(model, site, np.shape(posterior[site.name])[:-1])
+        own = pd.DataFrame(columns, index=index)
+        found[plates] = found[plates].join(own) if plates in found else own
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def label_of(model: Model, name: str) -> str:
-    """A site or an argument as an axis calls it: its words, or its name."""
-    words = docstring_words(model).get(name, "")
-    return words if words and len(words) <= 60 else name
+def _columns(
+    name: str, table: np.ndarray, values: np.ndarray, probabilities: bool
+) -> dict[str, Any]:
+    rows = np.reshape(table, (-1, np.shape(table)[-1]))
+    known = np.logical_not(np.any(np.isnan(rows), axis=1))
+    best = np.where(known[:, None], rows, 0.0).argmax(1)
+    label = pd.Series(values[best])
+    whole = np.all(values == np.rint(values))
+    label = (label.astype("Int64") if whole else label.astype(float)).where(known)
+    columns: dict[str, Any] = {
+        name: label.array,
+        f"{name} probability": np.round(
+            np.where(known, rows[np.arange(len(rows)), best], np.nan), DECIMALS
+        ),
+    }
+    if probabilities and len(values) <= MOST_VALUES:
+        for place, value in enumerate(values):
+            columns[f"{name}={value:g}"] = np.round(rows[:, place], DECIMALS)
+    return columns
 
 
-def column_labels(model: Model, name: str, count: int) -> list[str]:
-    """Each column of an observed site or of an argument as an axis calls it."""
-    words = docstring_words(model).get(name, "")
-    if count == 1:
-        return [label_of(model, name)]
-    parts = COMMA.split(words) if words else []
-    if len(parts) == count:
-        return parts
-    columns = _columns_of(model, name, count)
-    return columns or [f"{name}[{i}]" for i in range(count)]
+def _units(model: Model, site: Site, shape: tuple[int, ...]) -> tuple[tuple[str, ...], pd.Index]:
+    """The plates that a latent's units span, and an index of the units."""
+    reading, names = model.reading, [""] * len(shape)
+    scan = reading.scans.get(site.scan) if site.scan else None
+    for plate, dim in site.dims.items():
+        if scan is not None and plate == scan.time:
+            names[0] = "step"
+        elif shape[dim] > 1 or reading.plates[plate].size == 1:
+            names[dim] = "unit" if reading.plates[plate].implicit else plate
+    kept = [(n, size) for n, size in zip(names, shape, strict=True) if n]
+    if not kept:
+        return (), pd.RangeIndex(int(np.prod(shape)), name="unit")
+    if len(kept) == 1:
+        return (kept[0][0],), pd.RangeIndex(kept[0][1], name=kept[0][0])
+    plates = tuple(n for n, _ in kept)
+    index = pd.MultiIndex.from_product([range(size) for _, size in kept], names=plates)
+    return plates, index
 
 
-def _columns_of(model: Model, name: str, count: int) -> list[str]:
-    """The columns of the table that is an argument, or whose values are those of an observed site."""
-    args, kwargs = model.arguments.values()
-    names = [n for n, _ in model.arguments.trees]
-    given = dict(zip(names, [*args, *kwargs.values()], strict=True))
-    for argument, value in given.items():
-        if isinstance(value, pd.DataFrame) and value.shape[1] == count and argument == name:
-            return [str(c) for c in value.columns]
-    coords = model.reading.names.coords
-    dims = model.reading.names.dims.get(name, ())
-    own = next((coords[d] for d in dims if len(coords.get(d, ())) == count), ())
-    return [str(c) for c in own]
+def latents_of(model: Model, posterior: Mapping[str, Any]) -> pd.DataFrame:
+    """Real latents, a row for each of their numbers: latent, unit (its place along the plates), entry
+    (of a vector), posterior mean and sd."""
+    parts = []
+    for site in model.reading.reals:
+        moments: Moments = posterior[site.name]
+        event = len(site.event_shape)
+        units = moments.mean.shape[: moments.mean.ndim - event]
+        places = [_places(units), _places(moments.mean.shape[moments.mean.ndim - event :])]
+        rows = list(itertools.product(*places))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "latent": site.name,
+                    "unit": [u for u, _ in rows],
+                    "entry": [e for _, e in rows],
+                    "mean": moments.mean.ravel(),
+                    "sd": moments.sd.ravel(),
+                }
+            )
+        )
+    columns = ["latent", "unit", "entry", "mean", "sd"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def value_labels(model: Model, latent: str, count: int) -> list[str]:
-    """The values of a finite latent as a legend calls them."""
-    known = model.reading.names.coords.get(latent, ())
-    return [f"{latent} = {v}" for v in (known if len(known) == count else range(count))]
+def _places(shape: tuple[int, ...]) -> list[str]:
+    """The indices of an array of this shape as text, of several dimensions with commas."""
+    return [",".join(map(str, index)) for index in np.ndindex(*shape)]
 
 
-def step_axis(model: Model, length: int, scan: str) -> tuple[np.ndarray, str]:
-    """Where the steps of a scan stand, and what that axis is called: the index of a series, or their numbers."""
-    known = model.reading.names.coords.get(scan, ())
-    index = pd.Index(known) if len(known) == length else _index_of(model, length)
-    if isinstance(index, pd.PeriodIndex):
-        index = index.to_timestamp()
-    if index is None or not (isinstance(index, pd.DatetimeIndex) or index.dtype.kind in "iuf"):
-        return np.arange(length), "step"
-    return index.to_numpy(), str(index.name or "")
+def posterior_on(fit: Fit, model: Model) -> dict[str, Any]:
+    """The posterior of the latents by a fit on the data of another model of the same program; of draws
+    averaged over them.
 
-
-def _index_of(model: Model, length: int) -> pd.Index | None:
-    """The index of a table or series among the arguments that has so many rows, unless it only counts them."""
-    args, kwargs = model.arguments.values()
-    for value in (*args, *kwargs.values()):
-        is_table = isinstance(value, (pd.Series, pd.DataFrame))
-        if is_table and len(value) == length and not value.index.equals(pd.RangeIndex(length)):
-            return value.index
-    return None
-
-
-def unit_labels(model: Model, plates: Sequence[str], count: int) -> list[str] | None:
-    """The units of a plate by the names that the user gave them."""
-    known = [model.reading.names.coords.get(p, ()) for p in plates]
-    if len(known) == 1 and len(known[0]) == count:
-        return [str(v) for v in known[0]]
-    return None
+    Raises:
+        ValueError: where the parameters have other shapes on those data.
+    """
+    shapes = {s.name: tuple(s.shape) for s in model.space.sites}
+    for name, value in fit.params.items():
+        if shapes.get(name) != np.shape(value):
+            raise ValueError(
+                f"parameter '{name}' has shape {np.shape(value)} in the fit and "
+                f"{shapes.get(name, 'no place')} on these data; its size must not depend on the data. "
+                "Give the sizes of the run with --set."
+            )
+    return replace(fit, model=model, stored=None, _cache={}).posterior()

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.show.axis_labels import column_labels, step_axis
 from pp_mlem.show.grouped import Grouped, conditional_means
-from pp_mlem.show.labels import column_labels, step_axis
 from pp_mlem.show.plots.figure import (
     empty_figure,
     folded,

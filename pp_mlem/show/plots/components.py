@@ -14,9 +14,9 @@ from matplotlib.patheffects import withStroke
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.components import ComponentSite, component_densities, component_sites
 from pp_mlem.show.grouped import Grouped, grouped_sites
-from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.chains import plot_chain
 from pp_mlem.show.plots.curves import plot_curves
 from pp_mlem.show.plots.figure import legend_below, literal, new_figure

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.covariates import Covariate, covariates_of
 from pp_mlem.show.grouped import Grouped, conditional_means
-from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.figure import legend_below, literal, new_figure
 from pp_mlem.show.plots.look import component_colour, in_one_look
 from pp_mlem.show.plots.marks import component_handles, draw_marks

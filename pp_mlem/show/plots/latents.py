@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.latents import Moments
 from pp_mlem.program.sites import Site
-from pp_mlem.show.labels import step_axis, unit_labels
+from pp_mlem.show.axis_labels import step_axis, unit_labels
 from pp_mlem.show.plots.figure import head, legend_below, literal, new_grid, shortened
 from pp_mlem.show.plots.look import (
     GRID,

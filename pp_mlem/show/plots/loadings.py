@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
-from pp_mlem.show.labels import column_labels
+from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.plots.figure import literal, new_grid, shortened
 from pp_mlem.show.plots.look import DIVERGING, ON_DARK, ON_PALE, in_one_look
 

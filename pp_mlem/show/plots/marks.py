@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import AffineDeltaTransform
 
 from pp_mlem.model.model import Model
+from pp_mlem.show.axis_labels import value_labels
 from pp_mlem.show.grouped import Grouped
-from pp_mlem.show.labels import value_labels
 from pp_mlem.show.plots.figure import shortened
 from pp_mlem.show.plots.look import MANY, SHADE, component_colour
 

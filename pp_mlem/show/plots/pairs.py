@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.grouped import Grouped
-from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.figure import empty_figure, folded, head, legend_below, plain
 from pp_mlem.show.plots.look import component_colour, faded
 from pp_mlem.show.plots.marks import component_handles, draw_marks

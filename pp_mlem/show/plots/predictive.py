@@ -19,8 +19,8 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.drawing import refuse_undrawn
 from pp_mlem.model.model import Model
 from pp_mlem.program.sites import Site
+from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.covariates import Covariate, covariates_of
-from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.figure import head, legend_below, new_grid, shortened
 from pp_mlem.show.plots.look import INK, METHODS, OTHER_METHODS, SHADE, in_one_look
 

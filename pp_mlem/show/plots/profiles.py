@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
+from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.grouped import Grouped, conditional_means, conditional_means_of_draws
-from pp_mlem.show.labels import column_labels
 from pp_mlem.show.plots.figure import head, legend_below, new_figure, shortened
 from pp_mlem.show.plots.look import MARKERS, component_colour
 from pp_mlem.show.plots.marks import component_handles

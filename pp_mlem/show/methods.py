@@ -1,0 +1,99 @@
+"""Which methods a comparison runs when none are named: those that end within minutes, by how long they take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pp_mlem.estimate.estimators import check_methods, method_names
+from pp_mlem.estimate.point import HESSIAN_WORK
+from pp_mlem.model.model import Model
+from pp_mlem.show.options import did_you_mean
+from pp_mlem.show.stages import told_seconds
+
+DEFAULT = ("em", "mle", "map", "nuts")
+LIMIT = 180.0  # seconds, beyond which a method is left out
+WORTH_TELLING = 15.0
+# Measured with the shipped models on two cores; a machine or a posterior may differ by a factor of three.
+MULTIPLICATION = 2.5e-9  # seconds for each of a sweep's, with its gradient
+STEP_OF_A_SCAN = 1e-6  # seconds for each step of a recursion
+CALL = 2e-5  # seconds of a gradient of no data at all
+COMPILING, OF_NUTS = 2.0, 6.0
+LOOKS = 60  # sweeps of a start
+FINISH = 20  # more for each parameter, where it ends with second derivatives
+LEAPFROGS = 8  # gradients of a draw
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The methods to run, what each would take in seconds, and those left out."""
+
+    chosen: tuple[str, ...]
+    seconds: dict[str, float]
+    left_out: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What to expect, where that is worth telling."""
+        found = []
+        if sum(self.seconds[m] for m in self.chosen) > WORTH_TELLING or self.left_out:
+            each = ", ".join(f"{m.upper()} {told_seconds(self.seconds[m])}" for m in self.chosen)
+            found.append(f"Expected, roughly: {each}.")
+        if self.left_out:
+            names = " and ".join(
+                f"{m.upper()} ({told_seconds(self.seconds[m])})" for m in self.left_out
+            )
+            every = ",".join(dict.fromkeys([*self.chosen, *self.left_out]))
+            found.append(
+                f"Left out, as it would take long: {names}. --methods {every} runs it all the same."
+            )
+        return found
+
+
+def named_methods(text: str | None) -> tuple[str, ...] | None:
+    """The methods that --methods names; None where it names none.
+
+    Raises:
+        ValueError: for one that is not there.
+    """
+    if text is None:
+        return None
+    for name in text.split(","):
+        word = name.strip().lower()
+        if word and word not in method_names():
+            raise ValueError(
+                f"--methods: received '{name.strip()}', expected some of {','.join(method_names())}."
+                f"{did_you_mean(word, method_names())}"
+            )
+    return check_methods(text, "--methods")
+
+
+def plan_of(
+    model: Model, named: tuple[str, ...] | None, starts: int, chains: int, draws: int
+) -> Plan:
+    """The methods that are named; or the default ones that end within `LIMIT`, EM always."""
+    every: Iterable[str] = DEFAULT if named is None else named
+    seconds = {m: seconds_of(m, model, starts, chains, draws) for m in every}
+    if named is not None:
+        return Plan(named, seconds)
+    chosen = tuple(m for m in DEFAULT if m == "em" or seconds[m] <= LIMIT)
+    return Plan(chosen, seconds, tuple(m for m in DEFAULT if m not in chosen))
+
+
+def gradient_seconds(model: Model) -> float:
+    """One pass over the data with its gradient."""
+    steps = sum(scan.length for scan in model.reading.scans.values())
+    return (
+        CALL
+        + STEP_OF_A_SCAN * steps
+        + MULTIPLICATION * (model.marginal.work.sweep + model.marginal.entries)
+    )
+
+
+def seconds_of(method: str, model: Model, starts: int, chains: int, draws: int) -> float:
+    """How long a method will take, roughly."""
+    each = gradient_seconds(model)
+    if method == "nuts":
+        return OF_NUTS + each * chains * 2 * draws * LEAPFROGS
+    size = model.space.size
+    finishes = model.marginal.work.sweep * size <= HESSIAN_WORK
+    return COMPILING + each * starts * (LOOKS + FINISH * size * finishes)
