@@ -154,8 +154,8 @@ def calibrate_model(
         with stages.stage("picture"):
             write_table(out / "ranks.csv", found.ranks, "calibrate")
             write_table(out / "uniformity.csv", found.uniformity(), "calibrate")
-            found.plot().savefig(out / "ranks.png", dpi=120)
-        results.say(f"Written to {out}: ranks.csv, uniformity.csv, ranks.png")
+            rendered(found.plot(), "ranks", "").save(out)
+        results.say(f"Written to {out}: ranks.csv, uniformity.csv, ranks.png, ranks.svg")
     if found.interrupted:
         stop("the finished data sets", out)
     results.say(str(stages))
