@@ -12,7 +12,15 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.axis_labels import column_labels, step_axis
 from pp_mlem.show.grouped import Grouped, conditional_means
-from pp_mlem.show.plots.figure import empty_figure, head, legend_below, literal, new_grid, plain
+from pp_mlem.show.plots.figure import (
+    empty_figure,
+    folded,
+    head,
+    legend_below,
+    literal,
+    new_grid,
+    plain,
+)
 from pp_mlem.show.plots.look import INK, MANY, component_colour, faded, in_one_look
 from pp_mlem.show.plots.marks import component_handles
 
@@ -45,7 +53,7 @@ def plot_chain(
         for column, axes in enumerate(map(plain, grid[:-1])):
             own_level = None if level is None else level[:, 0, column]
             _draw_series(axes, time, values[:, 0, column], decoded[:, 0], own_level, joined)
-            axes.set_ylabel(literal(names[column]))
+            axes.set_ylabel(folded(names[column], 20))
         _draw_probabilities(plain(grid[-1]), time, own.posterior.reshape(steps, 1, -1)[:, 0])
         grid[-1].set_xlabel(literal(label))
         of = shown, own.columns, "columns"

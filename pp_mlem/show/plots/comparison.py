@@ -169,7 +169,7 @@ def draw_forest(comparison: Comparison, axes: Axes, scalars: int = SCALARS) -> N
     axes.set_title("Estimates with 95% intervals")
     total = len(comparison.estimates)
     if total > len(table):
-        axes.set_title(f"Estimates with 95% intervals: the first {len(table)} of {total} scalars")
+        axes.set_title(f"Estimates with 95% intervals,\nthe first {len(table)} of {total} scalars")
 
 
 def _has_path(fit: Fit) -> bool:

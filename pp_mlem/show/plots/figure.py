@@ -86,3 +86,13 @@ def shortened(text: str, most: int = 28) -> str:
 def literal(text: str) -> str:
     """A name whose dollar signs are no mathematics."""
     return DOLLAR.sub(r"\\$", text)
+
+
+def folded(label: str, most: int = 16) -> str:
+    """A label on two or three lines where it is long."""
+    words, lines = literal(label).split(" "), [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) >= most and len(lines) < 3:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.model.model import Model
 from pp_mlem.show.axis_labels import column_labels
 from pp_mlem.show.grouped import Grouped
-from pp_mlem.show.plots.figure import empty_figure, head, legend_below, literal, plain
+from pp_mlem.show.plots.figure import empty_figure, folded, head, legend_below, plain
 from pp_mlem.show.plots.look import component_colour, faded
 from pp_mlem.show.plots.marks import component_handles, draw_marks
 
@@ -39,22 +39,12 @@ def plot_pairs(fit: Fit, model: Model, own: Grouped) -> Figure:
         if j < i and j > 0:
             axes.tick_params(labelleft=False)
         if i == count - 1:
-            axes.set_xlabel(_folded(labels[j]), fontsize=8)
+            axes.set_xlabel(folded(labels[j]), fontsize=8)
         if j == 0 and i > 0:
-            axes.set_ylabel(_folded(labels[i]), fontsize=8)
+            axes.set_ylabel(folded(labels[i]), fontsize=8)
     head(figure, f"Components over the data, {fit.method}", count, own.columns, "columns")
     legend_below(figure, component_handles(model, own))
     return figure
-
-
-def _folded(label: str, most: int = 16) -> str:
-    """A label on two lines where it is long."""
-    words, lines = literal(label).split(" "), [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) >= most and len(lines) < 3:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
 
 
 def _draw_histogram(axes: Axes, own: Grouped, column: int) -> None:
