@@ -141,14 +141,14 @@ def test_one_method_that_fails_costs_no_other(here):
     """Nor does a picture of the user's own."""
     Path("own.py").write_text(
         OWN + "\n\ndef data():\n    return {'x': [0, 1, 9, 8, 1, 0, 12]}\n"
-        "\n\ndef picture(model, fits, folder):\n    raise KeyError('colour')\n"
+        "\n\ndef picture(fit):\n    raise KeyError('colour')\n"
     )
     code, out, error = run(
         "compare", "own.py", "--methods", "nuts,em", "--starts", 2, "--fixed", "w=0.5,0.5", "--fixed",
         "rate=1,9", "--out", "results", "--no-loo",
     )  # fmt: skip
     assert code == 2 and "not fitted: NUTS: " in error and "nothing to sample" in error
-    assert "own picture failed: KeyError" in error
+    assert "model cannot be drawn (KeyError" in error
     assert "EM" in out and {"em.nc", "estimates.csv", "report.html"} <= set(os.listdir("results"))
 
 

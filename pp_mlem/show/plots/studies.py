@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from pp_mlem.base.lazy import pd, scipy_stats
 from pp_mlem.comparison.calibrate import Calibration, default_bins
+from pp_mlem.comparison.growth import reached
 from pp_mlem.comparison.selection import Selection
-from pp_mlem.fit.base import Fit
 from pp_mlem.show.plots.figure import empty_figure, head, legend_below, literal, new_grid, plain
 from pp_mlem.show.plots.look import (
     COMPONENTS,
@@ -58,7 +58,7 @@ def plot_selection(selection: Selection) -> Figure:
     parts = {
         "criteria": table[list(CRITERIA)].astype(float).notna().any(axis=None),
         "elpd": table["elpd_loo"].astype(float).notna().any(),
-        "starts": any(_reached(f) is not None for f in selection.fits.values()),
+        "starts": any(reached(f)[1] for f in selection.fits.values()),
     }
     rows = [p for p, there in parts.items() if there] or ["criteria"]
     heights = {"criteria": 2.6, "elpd": 1.9, "starts": 1.5}
@@ -133,26 +133,16 @@ def _draw_starts(
     method = str(table["method"].iloc[0])
     most = 1
     for label, place in zip(table.index, places, strict=True):
-        found = _reached(selection.fits[str(label)]) if label in selection.fits else None
-        if found is not None:
-            reached, starts = found
+        best, starts = reached(selection.fits[str(label)]) if label in selection.fits else (0, 0)
+        if starts:
             at = place + 0.22 * i
             most = max(most, starts)
             axes.bar(at, starts, 0.2, color=SHADE, lw=0)
-            axes.bar(at, reached, 0.2, color=_colour(method, i), lw=0)
+            axes.bar(at, best, 0.2, color=_colour(method, i), lw=0)
             axes.annotate(
-                str(reached), (at, starts), xytext=(0, 1), textcoords="offset points",
+                str(best), (at, starts), xytext=(0, 1), textcoords="offset points",
                 ha="center", va="bottom", fontsize=7,
             )  # fmt: skip
     axes.margins(y=0.2)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_ylabel(f"of {most} starts\nreached the best")
-
-
-def _reached(fit: Fit) -> tuple[int, int] | None:
-    """(starts at the best optimum that was not set aside, starts); None of draws."""
-    starts = fit.starts
-    if fit.has_draws or not len(starts):
-        return None
-    kept = starts[(starts["optimum"] > 0) & ~starts["status"].isin(["collapsed", "spurious"])]
-    return (int((kept["optimum"] == kept["optimum"].min()).sum()) if len(kept) else 0), len(starts)
