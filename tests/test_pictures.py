@@ -23,10 +23,10 @@ from numpyro.contrib.control_flow import scan
 
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, select
 from pp_mlem.base.digits import with_error
+from pp_mlem.show.axis_labels import column_labels, label_of, step_axis, value_labels
 from pp_mlem.show.catalogue import find_model
 from pp_mlem.show.covariates import covariates_of
 from pp_mlem.show.grouped import conditional_means, grouped_sites
-from pp_mlem.show.axis_labels import column_labels, label_of, step_axis, value_labels
 from pp_mlem.show.plots.comparison import comparison_figures, plot_comparison, save_pictures
 from pp_mlem.show.plots.look import DPI, component_colour, method_colours
 from pp_mlem.show.plots.marks import HEXAGONS
