@@ -468,7 +468,7 @@ def test_other_data(name):
 OPTIONS = {
     "labels of other length": ({"observe": {"z": [0, 1]}}, r"'z'.*\(2,\).*\(12,\)"),
     "labels of no value": ({"observe": {"z": put(G % 2, 2, 5)}}, "'z'.*5.*expected values"),
-    "labels as strings": ({"observe": {"z": list("abababababab")}}, "observe: 'z'.*numbers"),
+    "too many words": ({"observe": {"z": list("abcabcabcabc")}}, "observe: 'z'.*3 different words"),
     "labels of no latent": ({"observe": {"y": G}}, "observe: 'y' is no latent.*'z'"),
     "labels of a parameter": ({"observe": {"mu": [0.0, 1.0]}}, "observe: 'mu'.*fixed="),
     "labels not by name": ({"observe": G % 2}, "observe: received ndarray.*dict"),

@@ -118,7 +118,7 @@ def test_residuals(fits):
 
 def test_posterior_predictive_in_a_tree(fits, small_nuts):
     own = fits["regression"].posterior_predictive(draws=300)["posterior_predictive"]
-    assert own["y"].dims == ("chain", "draw", "y_dim_0") and own["y"].shape == (1, 300, N)
+    assert own["y"].dims == ("chain", "draw", "rows") and own["y"].shape == (1, 300, N)
     assert "asymptotic" in own.attrs["draws"]
     sampled = small_nuts.posterior_predictive(draws=40)["posterior_predictive"]
     assert sampled.sizes["chain"] == small_nuts.draw_vectors.shape[0]

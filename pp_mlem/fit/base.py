@@ -486,7 +486,7 @@ class Fit(Pictures, abc.ABC):
                     log_priors(target, drawn.vectors), Names(), "chain", "draw"
                 )
         if latents:
-            groups["latents"] = latent_dataset(self)
+            groups["latents"] = latent_dataset(model, self.posterior())
         if predictive:
             draws = self.posterior_predictive(draws=predictive)
             groups["posterior_predictive"] = draws["posterior_predictive"].to_dataset()

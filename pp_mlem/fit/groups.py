@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,6 @@ from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.target import Target
-
-if TYPE_CHECKING:
-    from pp_mlem.fit.base import Fit
 
 ONE_STEP = "one-step-ahead predictions"
 UNITS = "independent units"
@@ -126,15 +124,14 @@ def _log_priors(target: Target, vectors: jax.Array) -> dict[str, jax.Array]:
     return jax.lax.map(one, vectors, batch_size=64)
 
 
-def latent_dataset(fit: Fit) -> xr.Dataset:
+def latent_dataset(model: Model, posterior: Mapping[str, Any]) -> xr.Dataset:
     """p(latent | data): of a finite latent the probabilities of its values, of a real one `name_mean` and
     `name_sd`."""
-    model = fit.model_for("to_datatree")
     reading, labels = model.reading, model.reading.names.coords
     values: dict[str, np.ndarray] = {}
     dims: dict[str, tuple[str, ...]] = {}
     coords: dict[str, Any] = dict(labels)
-    for name, found in fit.posterior().items():
+    for name, found in posterior.items():
         site = reading.sites[name]
         if isinstance(found, Moments):
             for what in ("mean", "sd"):

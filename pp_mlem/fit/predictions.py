@@ -1,10 +1,11 @@
-"""What a fit says of new data, and of its own: labels, predictive distributions, scores, residuals."""
+"""What a fit says of new data, and of its own: labels, predictive distributions, scores, residuals. The functions
+stand behind the methods of `Fit`, which they take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +20,6 @@ from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.draw import drawing_function
 from pp_mlem.program.names import Names
 from pp_mlem.program.neutral import neutral_parameters
-
-if TYPE_CHECKING:
-    from pp_mlem.fit.base import Fit
 
 SCORED = 100  # posterior draws that a score averages over
 DRAWS = 1000
@@ -56,7 +54,7 @@ class Prediction(Mapping):
         return f"Prediction of {list(self._names)}"
 
 
-def predict(fit: Fit, args: tuple, kwargs: dict[str, Any]) -> Prediction:
+def predict(fit: Any, args: tuple, kwargs: dict[str, Any]) -> Prediction:
     """See `Fit.predict`."""
     model = fit.model_for("predict")
     arguments = _arguments(model, args, kwargs)
@@ -76,7 +74,7 @@ def predict(fit: Fit, args: tuple, kwargs: dict[str, Any]) -> Prediction:
 
 
 def predictive_of(
-    fit: Fit, args: tuple, kwargs: dict[str, Any], draws: int, seed: int
+    fit: Any, args: tuple, kwargs: dict[str, Any], draws: int, seed: int
 ) -> dict[str, Predicted]:
     """See `Fit.predictive`."""
     check_counts(draws=draws)
@@ -85,7 +83,7 @@ def predictive_of(
     return predictive(fit, _arguments(model, args, kwargs), draws, seed)
 
 
-def predictive(fit: Fit, arguments: Arguments, draws: int, seed: int) -> dict[str, Predicted]:
+def predictive(fit: Any, arguments: Arguments, draws: int, seed: int) -> dict[str, Predicted]:
     model = fit.model_for("predictive")
     with working_precision(model.dtype):
         params = fit.several_params(draws, seed)
@@ -93,7 +91,7 @@ def predictive(fit: Fit, arguments: Arguments, draws: int, seed: int) -> dict[st
 
 
 def posterior_predictive(
-    fit: Fit, args: tuple, kwargs: dict[str, Any], draws: int, seed: int
+    fit: Any, args: tuple, kwargs: dict[str, Any], draws: int, seed: int
 ) -> xr.DataTree:
     """See `Fit.posterior_predictive`."""
     check_counts(draws=draws)
@@ -107,7 +105,7 @@ def posterior_predictive(
     return predictive_tree(found, "posterior_predictive", chains, names, note)
 
 
-def score(fit: Fit, args: tuple, kwargs: dict[str, Any]) -> float:
+def score(fit: Any, args: tuple, kwargs: dict[str, Any]) -> float:
     """See `Fit.score`."""
     model = fit.on(args, kwargs) if args or kwargs else fit.model_for("score")
     if not fit.has_draws:
@@ -120,7 +118,7 @@ def score(fit: Fit, args: tuple, kwargs: dict[str, Any]) -> float:
     return float(np.sum(terms) / model.n_observations)
 
 
-def residuals(fit: Fit, seed: int) -> dict[str, np.ndarray]:
+def residuals(fit: Any, seed: int) -> dict[str, np.ndarray]:
     """See `Fit.residuals`."""
     check_seed(seed)
     model = fit.model_for("residuals")

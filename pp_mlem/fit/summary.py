@@ -3,14 +3,11 @@ class needs pandas when it is made."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
 from pp_mlem.base.digits import written
-
-if TYPE_CHECKING:
-    from pp_mlem.fit.base import Fit
 
 LEAST_WIDTH = 60
 
@@ -22,7 +19,7 @@ class Summary(pd.DataFrame):
     _metadata = ["heading"]
 
     @classmethod
-    def of(cls, fit: Fit, table: pd.DataFrame) -> Summary:
+    def of(cls, fit: Any, table: pd.DataFrame) -> Summary:
         new = cls(table)
         new.heading = heading_of(fit)
         return new
@@ -47,7 +44,7 @@ def _probability(value: float) -> str:
     return "" if value != value else f"{value:.4f}"
 
 
-def heading_of(fit: Fit) -> list[tuple[str, str]]:
+def heading_of(fit: Any) -> list[tuple[str, str]]:
     """What stands above the table of a fit."""
     program = getattr(fit.model.program, "__name__", "program") if fit.model is not None else ""
     rows = [("Method", fit.method), ("Status", fit.status)]

@@ -105,13 +105,13 @@ class Model(Imputes, AlongScans):
         labels = {name: coded(given) for name, given in (observe or {}).items()}
         self.observe = {name: codes for name, (codes, _) in labels.items()}
         words = {name: known for name, (_, known) in labels.items() if known}
-        self.naming = {"dims": dims, "coords": _with_words(coords, words)}
+        naming = {"dims": dims, "coords": coords, "words": words}
         self._program_digest = digest(program)
         with working_precision(self.dtype):
             arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
-            self.arguments, self.bound = read_bound(
-                arguments, self.overrides, self.observe, self.naming
-            )
+            self.arguments, self.bound = read_bound(arguments, self.overrides, self.observe, naming)
+        # The words for labels are labels like others from here on.
+        self.naming = {"dims": dims, "coords": {**words, **(coords or {})} or None}
 
     # --- what was read ----------------------------------------------------------------------
 
@@ -398,13 +398,6 @@ class Model(Imputes, AlongScans):
         """Case weight of each unit of `pointwise_log_likelihood`; 0 where all data are missing."""
         with working_precision(self.dtype):
             return np.array(self.bound.unit_weights)
-
-
-def _with_words(coords: Any, words: Mapping[str, tuple]) -> Any:
-    """The labels along dims, with what `observe` calls the values of latents."""
-    if not words or not (coords is None or isinstance(coords, Mapping)):
-        return coords
-    return {**words, **(coords or {})}
 
 
 def _log_z(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:

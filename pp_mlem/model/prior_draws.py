@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pp_mlem.base.lazy import xr
 from pp_mlem.model.datasets import dataset, dims_of_sites
@@ -11,14 +11,11 @@ from pp_mlem.model.predictive import predicted
 from pp_mlem.program.arguments import bind_arguments
 from pp_mlem.program.sites import Role
 
-if TYPE_CHECKING:
-    from pp_mlem.model.model import Model
-
 
 def prior_predictive(
-    model: Model, args: tuple, kwargs: dict[str, Any], draws: int, seed: int
+    model: Any, args: tuple, kwargs: dict[str, Any], draws: int, seed: int
 ) -> xr.DataTree:
-    """See `Model.prior_predictive`."""
+    """See `Model.prior_predictive`; `model` is one."""
     reading = model.reading
     params = reading.with_role(Role.PARAMETER)
     flat = [s.name for s in params if not s.prior or s.distribution == "ImproperUniform"]

@@ -156,8 +156,11 @@ def _bound(
     reading: Reading, dynamic: tuple, observe: Mapping[str, Any], naming: Mapping[str, Any]
 ) -> tuple[Arguments, Bound]:
     """The same for a program whose sites are read."""
-    _check_observe(reading, observe)
-    given = given_names(reading.sites.values(), reading.plates, naming["dims"], naming["coords"])
+    _check_observe(reading, observe, naming["words"])
+    coords = naming["coords"]
+    if naming["words"] and (coords is None or isinstance(coords, Mapping)):
+        coords = {**naming["words"], **(coords or {})}
+    given = given_names(reading.sites.values(), reading.plates, naming["dims"], coords)
     inputs = read_inputs(reading)
     # A mistake in the data is told as such, before all else.
     arguments = inputs.check(reading.arguments)
@@ -179,7 +182,9 @@ def _bound(
     return reading.arguments, bound
 
 
-def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:
+def _check_observe(
+    reading: Reading, observe: Mapping[str, Any], words: Mapping[str, tuple]
+) -> None:
     for name in observe:
         site = reading.sites.get(name)
         if site is not None and site.real and site.scan:
@@ -196,6 +201,15 @@ def _check_observe(reading: Reading, observe: Mapping[str, Any]) -> None:
             )
             raise ValueError(
                 f"observe: '{name}' is no latent of the program; the latents are {known}.{hint}"
+            )
+        if name in words and site.real:
+            raise TypeError(
+                f"observe: '{name}' received values that are no numbers, expected numbers, or NaN where unknown."
+            )
+        if len(words.get(name, ())) > site.size:
+            raise ValueError(
+                f"observe: '{name}' received {len(words[name])} different words {list(words[name])[:5]}, expected "
+                f"no more than its {site.size} values."
             )
 
 
