@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +19,30 @@ KERNELS_LIMIT = 2**30  # bytes; beyond it they are thrown away before a run
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LONG = Path(__file__).with_name("long.txt")  # tests that a plain run skips, a line each
 LONG_SECONDS = 3.0
+ONE_BY_ONE = 100  # cases that were asked for by name are all run
+# Of the long cases of these tests, which are many of a kind, CI runs every second or third; --every runs all.
+THINNED = {
+    "test_scans.py::test_equals_enumeration_of_the_unrolled_program": 2,
+    "test_scans.py::test_few_steps": 2,
+    "test_scans.py::test_labels_count_where_states_are_not_masked": 2,
+    "test_outsider_gaussian.py::test_is_right": 2,
+    "test_outsider_state_space.py::test_log_z_and_its_gradient": 2,
+    "test_outsider_state_space.py::test_moments": 2,
+    "test_gaussian_speed.py::test_sums_over_rows_say_what_the_rows_do": 2,
+    "test_gaussian_speed.py::test_crossed_latents_by_edges_and_whole": 2,
+    "test_gaussian_inputs.py::test_laws_that_are_gaussian_under_another_name": 2,
+    "test_blocks.py::test_m_step_is_the_maximum": 2,
+    "test_chain.py::test_equals_enumeration_of_all_paths": 2,
+    "test_random_programs.py::test_any_program": 2,
+    "test_random_programs.py::test_missing_cells_gathers_masks_and_labels": 2,
+    "test_random_gaussian.py::test_any_program": 2,
+    "test_numpyro_programs.py::test_fitted_by_every_method": 2,
+    "test_sklearn.py::test_every_form_is_an_estimator": 2,
+    "test_cache.py::test_keys_do_not_hang_on_the_process": 2,
+    "test_state_space.py::test_log_z": 2,
+    "test_state_space.py::test_draws": 2,
+    "test_labels.py::test_relabelling_leaves_the_likelihood_unchanged": 2,
+}
 
 
 def pytest_configure(config):
@@ -71,6 +96,7 @@ def count_programs(terminalreporter):
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the long checks too")
+    parser.addoption("--every", action="store_true", help="and those that even --slow thins")
     parser.addoption(
         "--note-long", action="store_true",
         help=f"with --slow: list the tests that took over {LONG_SECONDS:g} s in {LONG.name}",
@@ -78,13 +104,18 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="long; run with --slow")
-    long = set(LONG.read_text().splitlines())
-    for item in items:
-        if "slow" in item.keywords or item.nodeid.partition("/")[2] in long:
-            item.add_marker(skip)
+    listed = set(LONG.read_text().splitlines())
+    long = [i for i in items if "slow" in i.keywords or i.nodeid.partition("/")[2] in listed]
+    if not config.getoption("--slow"):
+        for item in long:
+            item.add_marker(pytest.mark.skip(reason="long; run with --slow"))
+    elif not config.getoption("--every") and len(items) > ONE_BY_ONE:
+        seen = collections.Counter()
+        for item in long:
+            name = item.nodeid.partition("/")[2].partition("[")[0]
+            if name in THINNED and seen[name] % THINNED[name]:
+                item.add_marker(pytest.mark.skip(reason="one of many of a kind; run with --every"))
+            seen[name] += 1
 
 
 @pytest.fixture(scope="session")
