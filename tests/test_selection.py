@@ -278,7 +278,15 @@ def press_and_lose():
         pass
 
 
-def test_a_lost_ctrl_c_is_remembered():
+@pytest.fixture
+def heard():
+    """A process that runs in the background may have been started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_lost_ctrl_c_is_remembered(heard):
     before = signal.getsignal(signal.SIGINT)
     with watching() as watch:
         watch.stop_if_pressed()
@@ -288,7 +296,7 @@ def test_a_lost_ctrl_c_is_remembered():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_study_stops_where_ctrl_c_was_lost(monkeypatch, tmp_path):
+def test_a_study_stops_where_ctrl_c_was_lost(heard, monkeypatch, tmp_path):
     model, truth = Model(normal, X[:40]), {"mu": 1.0, "sigma": 2.0}
     settings = {"out": tmp_path / "study.nc", "starts": 1, "progress": False}
     count = [0]
