@@ -199,7 +199,7 @@ def test_select_simulate_study_calibrate(here):
     )
     assert code == 0, error
     assert "3 data sets" in out and set(os.listdir("ranks")) == {
-        "ranks.csv", "uniformity.csv", "ranks.png"
+        "ranks.csv", "uniformity.csv", "ranks.png", "ranks.svg"
     }  # fmt: skip
 
 

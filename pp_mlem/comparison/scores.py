@@ -111,7 +111,7 @@ def _doubts(left: Left, draws: int, se: float, has_draws: bool) -> tuple[str, st
 def _summed(terms: np.ndarray, seen: _Seen) -> tuple[float, float, str]:
     """The sum over all units, its standard error, and whether it was estimated."""
     if seen.at is None or seen.chosen is None:
-        return float(terms.sum()), float(np.sqrt(terms.size * terms.var())), ""
+        return float(terms.sum()), float(np.sqrt(terms.size * terms.var(ddof=1))), ""
     total, drawn, at, own = len(seen.at), len(terms), seen.at, seen.at[seen.chosen]
     change = total * float((terms - own).mean())
     elpd = float(at.sum()) + change
