@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "Lazy", "arviz_base", "arviz_plots", "arviz_stats", "arviz_stats_base", "optx", "pd",
+    "Lazy", "arviz_base", "arviz_stats", "arviz_stats_base", "optx", "pd",
     "rich_console", "rich_progress", "scipy_optimize", "scipy_cluster", "scipy_stats", "xr",
 ]  # fmt: skip
 
@@ -46,7 +46,6 @@ def _loaded(name: str) -> ModuleType:
 
 if TYPE_CHECKING:
     import arviz_base
-    import arviz_plots
     import arviz_stats
     import arviz_stats.base as arviz_stats_base
     import optimistix as optx
@@ -59,7 +58,6 @@ if TYPE_CHECKING:
     import xarray as xr
 else:
     arviz_base = Lazy("arviz_base")
-    arviz_plots = Lazy("arviz_plots")
     arviz_stats = Lazy("arviz_stats")
     arviz_stats_base = Lazy("arviz_stats.base")
     optx = Lazy("optimistix")
