@@ -105,13 +105,15 @@ class Model(Imputes, AlongScans):
         labels = {name: coded(given) for name, given in (observe or {}).items()}
         self.observe = {name: codes for name, (codes, _) in labels.items()}
         words = {name: known for name, (_, known) in labels.items() if known}
-        naming = {"dims": dims, "coords": coords, "words": words}
+        if coords is None or isinstance(coords, Mapping):  # else it is refused where names are read
+            coords = {**words, **(coords or {})}
+        self.naming = {"dims": dims, "coords": coords}
         self._program_digest = digest(program)
         with working_precision(self.dtype):
             arguments = bind_arguments(program, args, kwargs).in_precision(self.dtype)
-            self.arguments, self.bound = read_bound(arguments, self.overrides, self.observe, naming)
-        # The words for labels are labels like others from here on.
-        self.naming = {"dims": dims, "coords": {**words, **(coords or {})} or None}
+            self.arguments, self.bound = read_bound(
+                arguments, self.overrides, self.observe, {**self.naming, "words": words}
+            )
 
     # --- what was read ----------------------------------------------------------------------
 

@@ -157,10 +157,7 @@ def _bound(
 ) -> tuple[Arguments, Bound]:
     """The same for a program whose sites are read."""
     _check_observe(reading, observe, naming["words"])
-    coords = naming["coords"]
-    if naming["words"] and (coords is None or isinstance(coords, Mapping)):
-        coords = {**naming["words"], **(coords or {})}
-    given = given_names(reading.sites.values(), reading.plates, naming["dims"], coords)
+    given = given_names(reading.sites.values(), reading.plates, naming["dims"], naming["coords"])
     inputs = read_inputs(reading)
     # A mistake in the data is told as such, before all else.
     arguments = inputs.check(reading.arguments)
