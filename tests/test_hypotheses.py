@@ -176,10 +176,37 @@ def test_single_entries_are_held():
         assert ours.log_prior == pytest.approx(theirs.log_prior, abs=1e-8)
 
 
+def test_entries_are_tied():
+    """Two coefficients are equal, or add up to a number; two means are opposites."""
+    model = Model(poisson, X, COUNTS)
+    same = fit_mle(model, fixed={"b[educ]": "b[age]"}, starts=1)
+    summed = X.assign(both=X["age"] + X["educ"])[["one", "both"]]
+    narrow = fit_mle(Model(poisson, summed, COUNTS), starts=1)
+    assert list(same.scalar_names) == ["b[one]", "b[age]"]
+    assert same.log_likelihood == pytest.approx(narrow.log_likelihood, abs=1e-9)
+    np.testing.assert_allclose(same.params["b"], narrow.params["b"], atol=1e-6)
+    whole = fit_mle(model, starts=1)
+    test = likelihood_ratio_test(same, whole)
+    assert test.df == 1 and test.reference == "chi-squared"
+    assert same.score_test().statistic == pytest.approx(test.statistic, rel=0.3, abs=0.1)
+    one = fit_em(model, fixed={"b[educ]": lambda b: 0.5 - b["b[age]"]}, starts=1)
+    told = sm.GLM(COUNTS, X[["one"]].assign(d=X["age"] - X["educ"]), sm.families.Poisson(),
+                  offset=0.5 * X["educ"]).fit(tol=1e-12)  # fmt: skip
+    assert one.log_likelihood == pytest.approx(told.llf, abs=1e-8)
+    np.testing.assert_allclose(one.params["b"], told.params, atol=1e-6)
+    x = np.concatenate([RNG.normal(-2, 1, 30), RNG.normal(2, 1, 50)])
+    held = fit_em(Model(unequal, x), fixed={"mu[0]": lambda mu: -mu["mu[1]"]}, starts=3)
+    assert held.status == "converged" and held.n_parameters == 2
+    assert np.abs(held.params["mu"]) == pytest.approx(2.0, abs=0.4)
+
+
 WRONG = {
+    "of another parameter": ({"b[age]": "c"}, "'c', which is no free entry of 'b'"),
+    "of one that is held": ({"b[age]": "b[educ]", "b[educ]": 0.0}, "no free entry"),
+    "many values": ({"b[age]": lambda b: np.zeros(2)}, "values of shape"),
     "no such entry": ({"b[income]": 0.0}, r"unknown parameter\(s\) \['b\[income\]'\]"),
     "twice": ({"b[age]": 0.0, "b": np.zeros(3)}, "'b' and single entries"),
-    "no number": ({"b[age]": "zero"}, "'b\\[age\\]' received 'zero', expected a number"),
+    "no number": ({"b[age]": [None]}, "'b\\[age\\]' received \\[None\\], expected a number"),
     "not finite": ({"b[age]": np.inf}, "outside of its support"),
 }
 

@@ -57,7 +57,9 @@ def fit_em(
         init: "mixed" (k-means++ and random responsibilities in turn), "random", "kmeans++",
             "prior", or a dict of constrained values (the rest is started at random).
         fixed: parameters held at given values, and single entries of them by the names that tables show, as
-            in {"b[age]": 0.0}; the parameter is then the vector of its free entries.
+            in {"b[age]": 0.0}; the parameter is then the vector of its free entries. An entry may also equal
+            another, {"b[age]": "b[educ]"}, or be a function of the free ones,
+            {"b[age]": lambda b: 1 - b["b[educ]"]}; it then has no prior of its own.
         objective: "mle" or "map" (mode in the constrained space: no Jacobian).
         accelerate: SQUAREM extrapolation, falling back to the plain step when it would lower the
             objective, then quasi-Newton steps on EM's fixed point.

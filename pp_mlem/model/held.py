@@ -1,4 +1,5 @@
-"""Models in which single entries of parameters have values: `fixed={"b[age]": 0.0}`."""
+"""Models in which single entries of parameters have values, `fixed={"b[age]": 0.0}`, or those that other entries
+give: `fixed={"b[age]": "b[educ]"}`, `fixed={"b[age]": lambda b: 1 - b["b[educ]"]}`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from numpyro.distributions import biject_to
 from pp_mlem.base.precision import working_precision
 from pp_mlem.model.model import Model
 from pp_mlem.program.names import Place
-from pp_mlem.program.pinned import Pinned, Pins
+from pp_mlem.program.pinned import Pinned, Pins, Same
 from pp_mlem.program.sites import Site
 from pp_mlem.program.space import base_support, describe, scalar_names
 
@@ -45,7 +46,9 @@ def _with_held_entries(
     pins = {n: p for n, p in pins.items() if n not in whole}
     if not pins:
         return model, rest, init
-    key = ("held", tuple((n, p.held.tobytes(), p.values.tobytes()) for n, p in pins.items()))
+    key = "held", tuple(
+        (n, p.held.tobytes(), p.values.tobytes(), p.names, p.tied) for n, p in pins.items()
+    )
     held = model.bound.kept.once(key, lambda: _held(model, pins))
     if (
         held.unheld is None or held.unheld[0].arguments is not model.arguments
@@ -85,19 +88,51 @@ def _pins(
             f"fixed: single entries of {site.name!r} cannot be held: its support ({describe(site.support)}) ties "
             "them together. Fix the whole, or write the restriction into the program."
         )
-    held, values = np.zeros(site.shape, bool), np.zeros(site.shape)
+    own = {name: place for name, (other, place) in places.items() if other.name == site.name}
+    held, values, tied = np.zeros(site.shape, bool), np.zeros(site.shape), []
     for name, value in single.items():
-        own, place = places[name]
-        if own.name == site.name:
-            try:
-                values.flat[place] = float(value)
-            except (TypeError, ValueError):
-                raise TypeError(f"fixed: {name!r} received {value!r}, expected a number.") from None
-            held.flat[place] = True
-    inside = np.asarray(site.support.check(np.where(held, values, _inside(site))))
-    if not np.all(np.isfinite(values)) or not inside.all():
+        if name in own:
+            if isinstance(value, str) or callable(value):
+                tied.append((own[name], Same(value) if isinstance(value, str) else value))
+            else:
+                values.flat[own[name]] = _number(name, value)
+            held.flat[own[name]] = True
+    free = tuple(name for name, place in own.items() if not held.flat[place])
+    pins = Pins(held, values, free, tuple(tied))
+    whole = _tried(site, pins, {place: name for name, place in own.items()})
+    if not np.all(np.isfinite(whole)) or not np.all(site.support.check(whole)):
         raise ValueError(f"fixed: entries of {site.name!r} received values outside of its support.")
-    return Pins(held, values)
+    return pins
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"fixed: {name!r} received {value!r}, expected a number, the name of another entry, or a function of "
+            "the entries by name."
+        ) from None
+
+
+def _tried(site: Site, pins: Pins, names: Mapping[int, str]) -> np.ndarray:
+    """The parameter with its free entries somewhere in its support."""
+    inside = _inside(site)
+    entries = dict(zip(pins.names, inside[~pins.held], strict=True))
+    for place, function in pins.tied:
+        told = f"fixed: {names[place]!r}"
+        try:
+            value = np.asarray(function(entries), float)
+        except KeyError as error:
+            raise ValueError(
+                f"{told} is given by {error}, which is no free entry of {site.name!r}; these are {list(pins.names)}. "
+                "A restriction across parameters belongs into the program."
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{told} received a function that fails: {error}") from error
+        if value.shape:
+            raise ValueError(f"{told} received a function with values of shape {value.shape}, expected numbers.")
+    return np.asarray(pins.whole(inside[~pins.held]))
 
 
 def _inside(site: Site) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Single entries of a parameter held at given values: the site is then the vector of its free entries."""
+"""Single entries of a parameter held at given values, or at values that the others give: the site is then the
+vector of its free entries."""
 
 from __future__ import annotations
 
@@ -14,17 +15,37 @@ from numpyro.primitives import Messenger
 from pp_mlem.program.distributions import unwrap
 
 
+Function = Callable[[Mapping[str, Any]], Any]  # of free entries by name
+
+
+@dataclass(frozen=True)
+class Same:
+    """The value of another entry."""
+
+    name: str
+
+    def __call__(self, entries: Mapping[str, Any]) -> Any:
+        return entries[self.name]
+
+
 @dataclass(frozen=True)
 class Pins:
-    """Of one parameter (shape): where it is held, and at which values (0 elsewhere)."""
+    """Of one parameter (shape): where it is held, and at which values (0 elsewhere); the names of its free
+    entries, and the flat places of entries whose values are functions of these."""
 
     held: np.ndarray
     values: np.ndarray
+    names: tuple[str, ...] = ()
+    tied: tuple[tuple[int, Function], ...] = ()
 
     def whole(self, free: Any) -> Any:
         """The parameter with its free entries (free,) in their places."""
-        where = np.nonzero(~self.held)
-        return jnp.asarray(self.values).at[where].set(free)
+        free = jnp.asarray(free)
+        whole = jnp.asarray(self.values).at[np.nonzero(~self.held)].set(free)
+        entries = dict(zip(self.names, free, strict=True))
+        for place, function in self.tied:
+            whole = whole.at[np.unravel_index(place, self.held.shape)].set(function(entries))
+        return whole
 
 
 class Pinned(Messenger):
