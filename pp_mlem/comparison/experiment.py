@@ -15,6 +15,7 @@ import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_level, check_seed
 from pp_mlem.base.digits import written
+from pp_mlem.base.fingerprint import digest
 from pp_mlem.base.interrupts import watching
 from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.precision import working_precision
@@ -24,6 +25,7 @@ from pp_mlem.comparison.study import STATUS, Study, fingerprint
 from pp_mlem.estimate.estimators import check_methods, fit_by
 from pp_mlem.estimate.point import check_model
 from pp_mlem.fit.base import Fit
+from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
 
@@ -116,6 +118,7 @@ def experiment(
     level: float = 0.95,
     chains: int = 2,
     draws: int = 500,
+    fixed: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> Experiment:
@@ -128,6 +131,7 @@ def experiment(
         methods: estimators by name.
         starts: per fit. Labels are aligned to the truth.
         seed: data set i is drawn with seed + i, whatever the methods.
+        fixed: what every fit holds, as in `fit_em`; the truth need not agree with it.
         level: of the intervals: Wald for point fits, central posterior ones for the others.
         out: a netCDF file; written as the study runs, and a study that was cut goes on from it.
 
@@ -145,7 +149,10 @@ def experiment(
     names = list(scalar_names(model.space))
     flat = pd.Series(np.concatenate([np.ravel(truth[n]) for n in model.space.names]), index=names)
     model.redraw(truth, seed)
-    settings = {"starts": starts, "seed": seed, "level": level}
+    _, _, reference = with_held_entries(model, fixed or {}, truth)
+    settings: dict[str, Any] = {"starts": starts, "seed": seed, "level": level}
+    if fixed:
+        settings["fixed"] = digest(dict(fixed))
     if "nuts" in chosen:
         settings |= {"chains": chains, "draws": draws}
     path = None if out is None else Path(out)
@@ -160,9 +167,9 @@ def experiment(
                 for method in todo:
                     fit = functools.partial(
                         fit_by, method, drawn, starts=starts, seed=seed + i, chains=chains,
-                        draws=draws, progress=False,
+                        draws=draws, fixed=fixed, progress=False,
                     )  # fmt: skip
-                    cells = _cells(fit, truth, level)
+                    cells = _cells(fit, reference, level, names)
                     watch.stop_if_pressed()
                     study.put(method, i, cells)
                 bar.advance(i + 1, "data sets", ", ".join(chosen))
@@ -177,7 +184,9 @@ def experiment(
     return Experiment(flat, study.of(chosen, replicates), level, interrupted)
 
 
-def _cells(fit: Callable[[], Fit], truth: dict[str, Any], level: float) -> dict[str, Any]:
+def _cells(
+    fit: Callable[[], Fit], reference: dict[str, Any], level: float, names: list[str]
+) -> dict[str, Any]:
     """What the results hold of one fit of one data set."""
     clock = time.perf_counter()
     try:
@@ -186,11 +195,11 @@ def _cells(fit: Callable[[], Fit], truth: dict[str, Any], level: float) -> dict[
             fitted = fit()
             if fitted.interrupted:
                 raise KeyboardInterrupt
-            fitted = towards(fitted, truth)
-            limits = fitted.intervals(level=level)
+            fitted = towards(fitted, reference)
+            limits = fitted.intervals(level=level).reindex(names)
             cells = {
-                "estimate": fitted.estimates().to_numpy(),
-                "error": fitted.standard_errors().to_numpy(),
+                "estimate": fitted.estimates().reindex(names).to_numpy(),
+                "error": fitted.standard_errors().reindex(names).to_numpy(),
                 "low": limits["low"].to_numpy(),
                 "high": limits["high"].to_numpy(),
                 "log_likelihood": fitted.log_likelihood,

@@ -121,6 +121,7 @@ def select(
     dtype: Any = None,
     dims: Mapping[str, Any] | None = None,
     coords: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     chains: int = 4,
     draws: int = 1000,
     loo: bool | None = None,
@@ -144,6 +145,7 @@ def select(
         program, *args, **kwargs: as for `Model`.
         methods: estimators, "em" unless told otherwise; "nuts" has an elpd_loo only.
         starts, seed, chains, draws: of the fits.
+        fixed: what every fit holds, as in `fit_em`.
         loo: whether to estimate elpd_loo; None: of methods with draws of the posterior only. Of point
             fits it comes from a normal approximation, for which every size compiles its second derivatives.
         bootstrap: replicates of the parametric bootstrap likelihood-ratio test of each value of the
@@ -170,11 +172,12 @@ def select(
     settings = {"starts": starts, "seed": seed, "chains": chains, "draws": draws}
     folder = Folder(None if out is None else Path(out))
     if folder.path is not None:
-        folder.claim(record_of(program, args, rest, options, settings, "nuts" in chosen))
+        told = {**options, **({"fixed": dict(fixed)} if fixed else {})}
+        folder.claim(record_of(program, args, rest, told, settings, "nuts" in chosen))
     combinations = _combinations(varied)
     fits = len(combinations) * len(chosen)
     with watching() as watch, Progress("select", fits, progress) as bar:
-        run = _Run(folder, settings, loo, watch)
+        run = _Run(folder, settings, fixed or {}, loo, watch)
         for setting in combinations:
             name = " ".join(f"{k}={_shown(v, varied[k])}" for k, v in setting.items())
             build = functools.cache(
@@ -255,6 +258,7 @@ class _Run:
 
     folder: Folder
     settings: dict[str, int]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     loo: bool | None = None
     watch: Watch = field(default_factory=Watch)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -343,7 +347,7 @@ class _Run:
     def _by(self, method: str, model: Model, split: Split | None, more: int) -> Any:
         """A fit from the starts of its own and those that are split, by another seed where `more` is added."""
         starts, seed = self.settings["starts"], self.settings["seed"] + more
-        own: dict[str, Any] = {**self.settings, "seed": seed}
+        own: dict[str, Any] = {**self.settings, "seed": seed, "fixed": self.fixed}
         if split is not None:
             own |= {"starts": starts + split.count, "init": split}
         fit = fit_by(method, model, **own, progress=False)

@@ -46,8 +46,9 @@ def _with_held_entries(
     pins = {n: p for n, p in pins.items() if n not in whole}
     if not pins:
         return model, rest, init
-    key = "held", tuple(
-        (n, p.held.tobytes(), p.values.tobytes(), p.names, p.tied) for n, p in pins.items()
+    key = (
+        "held",
+        tuple((n, p.held.tobytes(), p.values.tobytes(), p.names, p.tied) for n, p in pins.items()),
     )
     held = model.bound.kept.once(key, lambda: _held(model, pins))
     if (
@@ -131,7 +132,9 @@ def _tried(site: Site, pins: Pins, names: Mapping[int, str]) -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{told} received a function that fails: {error}") from error
         if value.shape:
-            raise ValueError(f"{told} received a function with values of shape {value.shape}, expected numbers.")
+            raise ValueError(
+                f"{told} received a function with values of shape {value.shape}, expected numbers."
+            )
     return np.asarray(pins.whole(inside[~pins.held]))
 
 

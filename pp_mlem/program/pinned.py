@@ -14,7 +14,6 @@ from numpyro.primitives import Messenger
 
 from pp_mlem.program.distributions import unwrap
 
-
 Function = Callable[[Mapping[str, Any]], Any]  # of free entries by name
 
 

@@ -97,9 +97,13 @@ def _init_of(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def numbers_of(pairs: Iterable[str] | None, option: str) -> dict[str, Any]:
-    """Values of parameters: `mu=1.5`, `mu=1,2,3`, `P=[[0.9,0.1],[0.2,0.8]]`, `b[1]=0`."""
-    found = {}
+    """Values of parameters: `mu=1.5`, `mu=1,2,3`, `P=[[0.9,0.1],[0.2,0.8]]`, `b[1]=0`; `b[1]=b[2]` is the name
+    of another entry."""
+    found: dict[str, Any] = {}
     for name, text in named(pairs, option).items():
+        if name.endswith("]") and re.fullmatch(r"[^\[\]]+\[.+\]", text):
+            found[name] = text
+            continue
         value = value_of(text if "," not in text or text.startswith("[") else f"[{text}]")
         try:
             array = np.asarray(value, float)

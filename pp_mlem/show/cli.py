@@ -87,7 +87,9 @@ ObserveOption = Annotated[
 ]
 FixedOption = Annotated[
     list[str] | None,
-    typer.Option("--fixed", help="A parameter held: mu=0, mu=1,2,3 or 'b[1]=0'."),
+    typer.Option(
+        "--fixed", help="A parameter held: mu=0, mu=1,2,3 or 'b[1]=0'; 'b[1]=b[2]' for equal ones."
+    ),
 ]
 InitOption = Annotated[
     str,
@@ -116,13 +118,13 @@ def main_options(
 
 
 @app.command()
-def models() -> None:
+def models(json: JsonOption = False) -> None:
     """List the shipped models."""
-    console, names = results.new_console(), catalogue.model_names()
-    longest = max(map(len, names))
-    for name in names:
-        line = catalogue.first_line(catalogue.shelf_folder() / f"{name}.py")
-        console.print(f"{name:<{longest}}  {line}", markup=False, highlight=False, soft_wrap=True)
+    told, names = results.Results(Output(json)), catalogue.model_names()
+    lines = {n: catalogue.first_line(catalogue.shelf_folder() / f"{n}.py") for n in names}
+    for name, line in lines.items():
+        told.say(f"{name:<{max(map(len, names))}}  {line}")
+    told.as_json([{"model": name, "about": line} for name, line in lines.items()])
 
 
 @app.command()
@@ -132,12 +134,14 @@ def show(
     column: ColumnOption = None,
     set: SetOption = None,
     observe: ObserveOption = None,
+    *,
+    json: JsonOption = False,
 ) -> None:
     """Show how a model is read.
 
     Roles, what is summed out, each M-step and why. The model's file is run (imported and called with its data) to read it; nothing is fitted.
     """
-    commands.show_model(Given.of(model, data, column, set, observe))
+    commands.show_model(Given.of(model, data, column, set, observe), Output(json))
 
 
 @app.command()
@@ -322,6 +326,7 @@ def select(
     column: ColumnOption = None,
     set: SetOption = None,
     observe: ObserveOption = None,
+    fixed: FixedOption = None,
     *,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
     starts: StartsOption = 10,
@@ -342,7 +347,7 @@ def select(
     """
     studies.select_size(
         Given.of(model, data, column, set, observe), over, methods, starts=starts, seed=seed,
-        bootstrap=bootstrap, output=Output(json, quiet, out),
+        bootstrap=bootstrap, fixed=fixed, output=Output(json, quiet, out),
     )  # fmt: skip
 
 
@@ -352,6 +357,7 @@ def simulate_study(
     data: DataOption = None,
     column: ColumnOption = None,
     set: SetOption = None,
+    fixed: FixedOption = None,
     *,
     replicates: Annotated[int, typer.Option(min=1, help="Data sets to draw.")] = 100,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
@@ -372,7 +378,7 @@ def simulate_study(
     """
     studies.simulate_study(
         Given.of(model, data, column, set, None), methods, replicates=replicates, at=at,
-        starts=starts, seed=seed, output=Output(json, quiet, out),
+        starts=starts, seed=seed, fixed=fixed, output=Output(json, quiet, out),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
+from pp_mlem.program.space import describe
 from pp_mlem.show.building import Held, build
 from pp_mlem.show.catalogue import Shelf, find_model, first_line
 from pp_mlem.show.interrupts import stop, stopped
@@ -43,13 +44,25 @@ OPTIMA = ("objective", "below_best", "starts", "share", "kind", "status", "gradi
 
 
 @quiet
-def show_model(given: Given) -> None:
+def show_model(given: Given, output: Output) -> None:
     shelf = find_model(given.model)
-    results = Results(Output())
+    results = Results(output)
     model = build(shelf, given)
     results.say(shelf.docstring)
     results.say()
     results.say(repr(model))
+    parameters = [
+        {"name": s.name, "shape": list(s.shape), "support": describe(s.support)}
+        for s in model.space.sites
+    ]
+    latents = [
+        {"name": s.name, "plates": list(s.dims), "values": None if s.real else s.size}
+        for s in (*model.reading.latents, *model.reading.reals)
+    ]
+    results.as_json(
+        {"model": shelf.name, "roles": model.roles, "parameters": parameters, "latents": latents,
+         "free_parameters": model.space.size, "about": shelf.docstring, "told": repr(model)}
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pp_mlem.comparison.experiment import experiment
 from pp_mlem.comparison.selection import Selection, select
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.model.model import Model
-from pp_mlem.show.building import arguments_of, build, check_arguments
+from pp_mlem.show.building import Held, arguments_of, build, check_arguments, numbers_of
 from pp_mlem.show.catalogue import find_model
 from pp_mlem.show.interrupts import stop
 from pp_mlem.show.methods import named_methods
@@ -37,9 +37,11 @@ def select_size(
     starts: int,
     seed: int,
     bootstrap: int,
+    fixed: list[str] | None,
     output: Output,
 ) -> None:
     chosen = named_methods(methods) or ("em",)
+    held = {k: np.asarray(v) for k, v in numbers_of(fixed, "--fixed").items()}
     varied = {k: values_of(v) for k, v in named(over, "--over").items()}
     shelf = find_model(given.model)
     check_arguments(shelf.program, varied, "--over")
@@ -51,7 +53,7 @@ def select_size(
         options["observe"] = {**options.get("observe", {}), **observed}
     with stages.stage("fits", spinner=False):
         selection = select(
-            shelf.program, methods=chosen, starts=starts, seed=seed, bootstrap=bootstrap, out=out,
+            shelf.program, methods=chosen, starts=starts, seed=seed, bootstrap=bootstrap, fixed=held, out=out,
             progress=output.progress, **options, **{**arguments, **varied},
         )  # fmt: skip
     _tell_selection(selection, results)
@@ -94,20 +96,30 @@ def simulate_study(
     at: Path | None,
     starts: int,
     seed: int,
+    fixed: list[str] | None,
     output: Output,
 ) -> None:
-    chosen = named_methods(methods) or ("em",)
+    chosen, options = named_methods(methods) or ("em",), Held(fixed, "mixed")
     given_truth = read_json_values(at, "--at") if at is not None else None
     results, stages, out = Results(output), Stages(output.quiet), output.out
     with stages.stage("reading"):
         model = build(find_model(given.model), given)
+        held = options.for_model(model)["fixed"]
     truth = given_truth
     if truth is None:
         with stages.stage("EM", spinner=False):
             truth = fitted(model, starts, seed, output)
     with stages.stage("study", spinner=False):
         study = experiment(
-            model, truth, replicates, chosen, starts, seed, out=out, progress=output.progress
+            model,
+            truth,
+            replicates,
+            chosen,
+            starts,
+            seed,
+            fixed=held,
+            out=out,
+            progress=output.progress,
         )
     done = int(np.isfinite(study.results["seconds"].values).all(0).sum())
     results.say(f"{done} data sets, {100 * study.level:g}% intervals")
