@@ -669,3 +669,8 @@ def test_data_that_cannot_be_checked_are_told(monkeypatch):
     monkeypatch.setattr("pp_mlem.program.checks.inputs.Inputs.__init__", fails)
     with pytest.warns(UserWarning, match="not checked.*KeyError.*site that the program looks for"):
         Model(mixture, Y)
+
+
+def test_a_model_inside_of_a_program(model):
+    chosen = select(lambda K: Model(model.program, *model.arguments.values()[0]), K=range(1, 3))
+    assert chosen.table["note"].str.contains("inside of a program").all() and not chosen.fits

@@ -116,6 +116,31 @@ def test_residuals(fits):
     assert np.isnan(partly.residuals()["y"]).sum() == 5
 
 
+def test_new_rows_keep_their_plate_and_have_labels_of_their_own():
+    """Of as many rows too; labels of plates that parameters run along stay."""
+
+    def grouped(x, g, y=None):
+        with numpyro.plate("groups", 2):
+            mu = numpyro.sample("mu", dist.Normal(0, 10))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("y", dist.Normal(mu[g] + x.to_numpy(), 1.0), obs=y)
+
+    old = pd.Series([0.0, 1.0, 2.0, 3.0], index=["a", "b", "c", "d"])
+    g = np.array([0, 1, 0, 1])
+    fit = fit_mle(Model(grouped, old, g, np.ones(4), coords={"groups": ["low", "high"]}), starts=1)
+    held = fit.posterior_predictive(draws=10)["posterior_predictive"]
+    assert list(held["rows"].values) == ["a", "b", "c", "d"]
+    for names in (["e", "f", "g", "h"], ["e", "f"]):
+        new = pd.Series(np.zeros(len(names)), index=names)
+        found = fit.posterior_predictive(new, g[: len(names)], draws=10)["posterior_predictive"]
+        assert found["y"].dims == ("chain", "draw", "rows") and list(found["rows"].values) == names
+    bare = fit.posterior_predictive(pd.Series(np.zeros(4)), g, draws=10)["posterior_predictive"]
+    assert list(bare["rows"].values) == [0, 1, 2, 3]
+    prior = fit.model.prior_predictive(new, g[:2], draws=5)
+    assert list(prior["prior_predictive"]["rows"].values) == ["e", "f"]
+    assert list(prior["prior"]["groups"].values) == ["low", "high"]
+
+
 def test_posterior_predictive_in_a_tree(fits, small_nuts):
     own = fits["regression"].posterior_predictive(draws=300)["posterior_predictive"]
     assert own["y"].dims == ("chain", "draw", "rows") and own["y"].shape == (1, 300, N)

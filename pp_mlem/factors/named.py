@@ -57,6 +57,13 @@ class _Labelled:
     columns: Labels
 
 
+def row_labels(table: Any) -> Labels:
+    """What names the rows of a table or series; nothing where they are only numbered, or not apart."""
+    index = table.index
+    numbered = isinstance(index, (pd.RangeIndex, pd.MultiIndex)) or not index.is_unique
+    return () if numbered or len(index) > MOST_ROWS else tuple(index.tolist())
+
+
 def _labelled(arguments: Arguments) -> list[_Labelled]:
     """The pandas objects that are whole arguments."""
     args, kwargs = arguments.values()
@@ -110,19 +117,11 @@ class _Finder:
 
     def _rows(self, table: _Labelled) -> None:
         """The index, along the plates of observed sites that are as long."""
-        index = table.original.index
-        if len(index) > MOST_ROWS:
-            return
-        if (
-            isinstance(index, pd.RangeIndex)
-            or not index.is_unique
-            or isinstance(index, pd.MultiIndex)
-        ):
-            return
-        for site in self.reading.observed:
+        labels = row_labels(table.original)
+        for site in self.reading.observed if labels else ():
             for plate in site.dims:
-                if self.reading.plates[plate].size == len(index):
-                    self.coords.setdefault(plate, tuple(index.tolist()))
+                if self.reading.plates[plate].size == len(labels):
+                    self.coords.setdefault(plate, labels)
 
     # --- coefficients -----------------------------------------------------------------------
 

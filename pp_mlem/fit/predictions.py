@@ -101,7 +101,9 @@ def posterior_predictive(
     with working_precision(model.dtype):
         params, chains, note = fit.spread_params(draws, seed)
         found = predicted(arguments, params, _observed(model), seed)
-    names = dims_of_sites(model.reading, {n: p.mean.shape for n, p in found.items()})
+    shapes = {n: p.mean.shape for n, p in found.items()}
+    other = arguments if args or kwargs else None
+    names = dims_of_sites(model.reading, shapes, other)
     return predictive_tree(found, "posterior_predictive", chains, names, note)
 
 

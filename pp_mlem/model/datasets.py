@@ -7,15 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from pp_mlem.base.lazy import xr
+from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.variables import variable_names
+from pp_mlem.factors.named import row_labels
+from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.names import Names
 from pp_mlem.program.reading import Reading
 
 
-def dims_of_sites(reading: Reading, shapes: Mapping[str, tuple[int, ...]]) -> Names:
-    """Dims of observed sites, by the program's own names: a plate's name where an axis is one."""
+def dims_of_sites(
+    reading: Reading, shapes: Mapping[str, tuple[int, ...]], other: Arguments | None = None
+) -> Names:
+    """Dims of observed sites, by the program's own names: a plate's name where an axis is one. With `other`
+    arguments than the reading's, plates along no parameter may have other sizes, and their rows other labels."""
     sites, plates = reading.sites, reading.plates
+    of_rows: set[str] = set()
+    coords = dict(reading.names.coords)
+    if other is not None:
+        along = {
+            d for s in reading.space.sites for d in (*s.dims, *reading.names.dims.get(s.name, ()))
+        }
+        of_rows = {d for s in reading.observed for d in s.dims} - along
+        coords = {d: v for d, v in coords.items() if d not in of_rows}
     dims: dict[str, tuple[str, ...]] = {}
     for name, shape in shapes.items():
         site = sites.get(name)
@@ -24,11 +37,19 @@ def dims_of_sites(reading: Reading, shapes: Mapping[str, tuple[int, ...]]) -> Na
             events = max(len(shape) - max((-d for d in site.dims.values()), default=0), 0)
             for plate, dim in site.dims.items():
                 axis = len(shape) - events + dim
-                fits = 0 <= axis and shape[axis] == plates[plate].size
+                fits = 0 <= axis and (shape[axis] == plates[plate].size or plate in of_rows)
                 if fits and not plates[plate].implicit:
                     own[axis] = plate
         dims[name] = tuple(own)
-    return Names(dims, reading.names.coords)
+    if other is not None:
+        args, kwargs = other.values()
+        for table in (*args, *kwargs.values()):
+            labels = row_labels(table) if isinstance(table, (pd.Series, pd.DataFrame)) else ()
+            for name, axes in dims.items():
+                for plate, size in zip(axes, shapes[name], strict=True):
+                    if labels and plate in of_rows and size == len(labels):
+                        coords.setdefault(plate, labels)
+    return Names(dims, coords)
 
 
 def dataset(values: Mapping[str, np.ndarray], names: Names, *lead: str) -> xr.Dataset:

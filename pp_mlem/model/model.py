@@ -39,6 +39,7 @@ from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
+from pp_mlem.program.trace import inside_program
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.problem import Problem, make_problem
 from pp_mlem.target.target import Target
@@ -91,6 +92,11 @@ class Model(Imputes, AlongScans):
         coords: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if inside_program():
+            raise TypeError(
+                "Model: received a call inside of a program, or of another function that JAX traces. Pass the program "
+                "itself, as in Model(program, data) or select(program, data, K=range(1, 6))."
+            )
         self.dtype = check_dtype(dtype)
         self.program = program
         self.overrides = {

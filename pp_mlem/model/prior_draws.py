@@ -37,7 +37,7 @@ def prior_predictive(
         ),
         "prior_predictive": dataset(
             {n: v for n, v in values.items() if n in observed},
-            dims_of_sites(reading, shapes),
+            dims_of_sites(reading, shapes, arguments if args or kwargs else None),
             "chain",
             "draw",
         ),

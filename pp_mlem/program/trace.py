@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -154,10 +155,26 @@ def no_outer_handlers() -> Iterator[None]:
     """Run a program out of reach of handlers that are active around us (NUTS runs our density)."""
     outer = list(_PYRO_STACK)
     _PYRO_STACK.clear()
+    _RUNNING.depth += 1
     try:
         yield
     finally:
+        _RUNNING.depth -= 1
         _PYRO_STACK[:] = outer
+
+
+class _Running(threading.local):
+    """How many programs this thread is inside of."""
+
+    depth = 0
+
+
+_RUNNING = _Running()
+
+
+def inside_program() -> bool:
+    """Whether this thread is running a program."""
+    return _RUNNING.depth > 0
 
 
 def _no_scan(runner: Runner, msg: dict[str, Any]) -> Any:
