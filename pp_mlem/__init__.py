@@ -22,6 +22,7 @@ __all__ = [
     "fit_nuts",
     "likelihood_ratio_test",
     "load",
+    "open_source",
     "pool",
     "select",
 ]

@@ -13,6 +13,7 @@ from pp_mlem.fit.datatree import OF_A_POINT, Drawn, kept_draws
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.groups import ONE_STEP as TERMS
 from pp_mlem.fit.pointwise import along
+from pp_mlem.model.streamed import StreamedModel
 
 ONE_STEP = (
     "the terms are one-step-ahead predictions of a single sequence, so elpd is not leave-one-out"
@@ -72,6 +73,8 @@ def loo_of(fit: Fit) -> Loo:
     is NaN where there are such units, unless what leaving them out costs is less than a fiftieth of its
     standard error in all: where weights are nearly equal a single draw can make a large k by chance.
     """
+    if isinstance(fit.model, StreamedModel):
+        return _no_loo("the data come in chunks: ask a fit of model.subsample(rows)")
     if not fit.has_draws and not _has_covariance(fit):
         return _no_loo("no covariance, so no draws to weigh")
     seen = _of_file(fit) if fit.model is None else _of_model(fit)

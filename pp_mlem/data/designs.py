@@ -30,6 +30,9 @@ LINKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
+WELL = 1e8  # condition of R up to which it is inverted
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Design:
@@ -63,6 +66,12 @@ class Design:
     def is_shared(self) -> bool:
         """Whether all lanes have the same design."""
         return self.columns.ndim == 2
+
+    def with_triangle(self, triangle: Any) -> Design:
+        """The same with another R, which is invertible: Q is then no longer orthonormal over the rows."""
+        x = jnp.swapaxes(self.triangle, -1, -2) @ self.columns
+        columns = jnp.linalg.solve(jnp.swapaxes(triangle, -1, -2), x)
+        return replace(self, columns=columns, triangle=triangle)
 
     def coordinates(self, entries: jax.Array) -> jax.Array:
         """R theta (lanes, q) at the entries (total,) of all parameters."""
@@ -234,6 +243,30 @@ def laid_designs(
         columns = q.swapaxes(-1, -2)
         found[n] = replace(d, columns=columns, triangle=r, offset=offset, owner=d.owner)
     return jax.tree.map(jnp.asarray, found)
+
+
+def with_sound_triangles(designs: Designs) -> Designs:
+    """The designs of the first of several chunks, whose R all chunks share so that their sums add up: invertible,
+    where some columns are collinear there by the lengths of all alone."""
+    found = dict(designs)
+    for name, own in designs.items():
+        if isinstance(own, Design):
+            r = np.asarray(own.triangle)
+            size = np.sqrt((r**2).sum(-2))
+            lengths = np.where(size > 0, size, 1.0)[..., None] * np.eye(r.shape[-1])
+            sound = r.shape[-1] == r.shape[-2] and np.all(np.linalg.cond(r) < WELL)
+            found[name] = own.with_triangle(jnp.asarray(r if sound else lengths))
+    return found
+
+
+def as_in(designs: Designs, first: Designs) -> Designs:
+    """The designs of a chunk with the R of the first one. Traceable."""
+    return {
+        name: own.with_triangle(other.triangle)
+        if isinstance(own, Design) and isinstance(other := first[name], Design)
+        else own
+        for name, own in designs.items()
+    }
 
 
 def alike(one: Designs, other: Designs) -> bool:

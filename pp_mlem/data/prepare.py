@@ -83,6 +83,7 @@ class _Shown:
         bare = unwrap(raw.laws[name])
         event_dim = len(bare.fn.event_shape)
         host = np.asarray(raw.value[name])
+        _refuse_other_shape(name, host, raw.laws[name])
         missing = np.isnan(host) if host.dtype.kind == "f" else np.zeros(host.shape, bool)
         _refuse_infinite(name, host)
         if type(bare.fn) is not MultivariateNormal:  # whose missing entries are integrated out
@@ -103,6 +104,17 @@ class _Shown:
             edge = at_edge(support.constraint, host)
             edge = edge & keep if edge is not None and (edge & keep).any() else None
         return cls(keep, bool(missing.any()) or bool(bare.wrapped), edge)
+
+
+def _refuse_other_shape(name: str, host: np.ndarray, law: Any) -> None:
+    """A vector of one number each that stands for longer ones: NumPyro broadcasts it, and no shape says so."""
+    event = tuple(law.event_shape)
+    own = host.shape[host.ndim - len(event) :]
+    if any(n == 1 < m for n, m in zip(event, own, strict=True)):
+        raise ValueError(
+            f"observed site '{name}': values of event shape {own}, and its {type(law).__name__} has event shape {event}. Expand "
+            "the parameters to the shape of the values before to_event, as in mean[:, None] + jnp.zeros((1, columns))."
+        )
 
 
 def _refuse_infinite(name: str, host: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from pp_mlem.diagnose.spurious import SCALE_NAMES
 from pp_mlem.diagnose.uniqueness import floors
 from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.program.space import base_support, is_half_line, is_simplex
+from pp_mlem.target.parts import adds_up
 from pp_mlem.target.target import Target
 
 Index = tuple[Any, ...]
@@ -207,6 +208,7 @@ def _far_out(target: Target, params: dict[str, Any]) -> list[list[tuple[str, Ind
     return [[e] for e in entries] + ([entries] if len(entries) > 1 else [])
 
 
+@adds_up
 def _one_by_one(target: Target, vectors: jax.Array, count: jax.Array) -> jax.Array:
     """The objective at the first `count` vectors, one after the other. Traceable."""
 

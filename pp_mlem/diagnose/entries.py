@@ -15,6 +15,7 @@ from pp_mlem.factors.base import Factor
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
 from pp_mlem.program.scans.scan import before
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.target import Target
 
 ENTRIES = 1500  # that the least squares sees
@@ -69,6 +70,7 @@ def _flat(target: Target, vector: jax.Array) -> jax.Array:
     return jnp.concatenate([eta[f.site].ravel() for f in target.marginal.factors])
 
 
+@without_rows
 def _slopes_and_entries(
     target: Target, vector: jax.Array, index: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

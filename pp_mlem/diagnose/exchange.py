@@ -22,6 +22,7 @@ from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.model import Model
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.sites import Site
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.target import Target
 
@@ -164,6 +165,7 @@ class _Orders:
     attained: dict[Order, Relabelling]
 
 
+@without_rows
 def _volumes(target: Target, vector: jax.Array) -> jax.Array:
     return target.space.log_abs_det_jacobian(vector)
 

@@ -18,6 +18,7 @@ from pp_mlem.program.distributions import is_discrete, is_factor, unwrap
 from pp_mlem.program.messages import Message
 from pp_mlem.program.sites import Site
 from pp_mlem.program.space import is_half_line, is_matrix
+from pp_mlem.target.parts import in_parts
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target
@@ -79,7 +80,7 @@ def extremes_at(target: Target, vector: Any, sites: frozenset[str]) -> dict[str,
     return {name: Extreme(*map(float, values)) for name, values in numbers.items()}
 
 
-def _measure(target: Target, sites: frozenset[str], vector: jax.Array) -> dict[str, Any]:
+def _measure_part(target: Target, sites: frozenset[str], vector: jax.Array) -> dict[str, Any]:
     """The four numbers of an `Extreme` for each site. Traceable."""
     reading = target.reading
 
@@ -90,6 +91,21 @@ def _measure(target: Target, sites: frozenset[str], vector: jax.Array) -> dict[s
     params = target.params(vector)
     arrays = reading.run(params, target.data.dynamic, extract, wanted=sites, wide=observed)
     return {name: _numbers(own) for name, own in arrays.items()}
+
+
+def _of_all(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The four numbers of both parts of the rows: counts add up, of densities the narrowest is told."""
+    return {
+        name: (*(a + b for a, b in zip(own[:2], other[name][:2], strict=True)),
+               *(np.maximum(a, b) for a, b in zip(own[2:], other[name][2:], strict=True)))
+        for name, own in one.items()
+    }  # fmt: skip
+
+
+@in_parts(_measure_part, lambda target, total, *given: total, _of_all)
+def _measure(target: Target, sites: frozenset[str], vector: jax.Array) -> dict[str, Any]:
+    """The same, of rows that may come in parts."""
+    return _measure_part(target, sites, vector)
 
 
 def _laid(message: Message, is_law: bool) -> dict[str, jax.Array]:

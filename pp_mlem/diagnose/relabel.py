@@ -17,6 +17,7 @@ import numpy as np
 
 from pp_mlem.diagnose.entries import LANES, Entries, padded
 from pp_mlem.diagnose.groups import Order
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.target import Target
 
 IMPOSSIBLE = 1e100  # beyond it an entry stands for minus infinity
@@ -243,6 +244,7 @@ class Relabeller:
         return images, done
 
 
+@without_rows
 def _permute_axes(target: Target, size: int, vectors: jax.Array, order: jax.Array) -> jax.Array:
     """Vectors with every axis of this size of every parameter in an order. Traceable."""
     space = target.space

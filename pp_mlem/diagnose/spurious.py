@@ -16,6 +16,7 @@ from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.sites import Role
+from pp_mlem.target.parts import of_rows_alone, without_rows
 from pp_mlem.target.priors import at_one_value
 from pp_mlem.target.target import Natural, Params, Target
 
@@ -78,6 +79,7 @@ class Scales:
         return cls(*jax.device_get(target.compiled(_params_and_scales, sites)(vector)))
 
 
+@without_rows
 def _params_and_scales(
     target: Target, sites: frozenset[str], vector: jax.Array
 ) -> tuple[Params, dict[str, Any]]:
@@ -109,6 +111,7 @@ def rows_at(target: Target, vector: np.ndarray) -> dict[str, np.ndarray]:
     return rows
 
 
+@of_rows_alone
 def _rows_at(target: Target, vector: jax.Array) -> dict[str, jax.Array]:
     return rows_of(target, target.expectation(vector)[1])
 

@@ -12,6 +12,7 @@ from pp_mlem.diagnose.entries import axes_of
 from pp_mlem.factors.axes import batch_axes
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.messages import Message
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.target import Target
 
 TRAITS = 64  # of one argument
@@ -30,6 +31,7 @@ def traits(target: Target, vectors: np.ndarray, slots: tuple[str, ...]) -> np.nd
     return np.concatenate(parts)
 
 
+@without_rows
 def _traits(target: Target, slots: tuple[str, ...], vector: jax.Array) -> jax.Array:
     marginal, reading = target.marginal, target.reading
     factors = {f.site: f for f in marginal.factors if set(f.latents) & set(slots)}

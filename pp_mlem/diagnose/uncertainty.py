@@ -17,8 +17,9 @@ from pp_mlem.diagnose.directions import SINGULAR, across_of, scales, told_by_dat
 from pp_mlem.diagnose.edges import edge_masks
 from pp_mlem.diagnose.rotations import TURNED, flat_directions, rotated, turns_of
 from pp_mlem.diagnose.unidentified import unidentified_by_data
-from pp_mlem.marginal.units import step_values
+from pp_mlem.marginal.units import step_values, unit_weights
 from pp_mlem.program.space import ParameterSpace, scalar_names
+from pp_mlem.target.parts import adds_up, of_rows_alone, without_rows
 from pp_mlem.target.target import Target
 
 KINDS = ("observed", "sandwich", "opg")
@@ -176,6 +177,7 @@ def flatten(space: ParameterSpace, params: Any) -> jax.Array:
     return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
 
+@without_rows
 def _natural_scale(target: Target, vector: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     space = target.space
     slope = jax.jacfwd(lambda v: flatten(space, space.constrain(v)))(vector)
@@ -194,6 +196,7 @@ def numbers_of(target: Target) -> int:
     return sum(int(np.size(a)) for a in jax.tree.leaves(target.data))
 
 
+@adds_up
 def _information(
     target: Target, columns: int, vector: jax.Array, basis: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -418,10 +421,15 @@ def _at_rest(
     return point, gradient, curvature
 
 
+@of_rows_alone
+def _outer(target: Target, vector: jax.Array) -> jax.Array:
+    own, weights = _scores(target, vector), unit_weights(target.marginal, target.data)
+    return (own / jnp.where(weights > 0, weights, 1.0)[:, None]).T @ own
+
+
 def _outer_product(target: Target, vector: Any) -> np.ndarray:
     """Sum over units of the outer product of each one's score, as often as it counts."""
-    own, weights = scores(target, vector), target.unit_weights
-    return (own / np.where(weights > 0, weights, 1.0)[:, None]).T @ own
+    return np.asarray(target.compiled(_outer, effort=Effort.LEAN)(np.asarray(vector)), float)
 
 
 def _active(

@@ -19,6 +19,7 @@ import numpy as np
 from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.program.bindings import site_arguments
 from pp_mlem.program.space import is_half_line
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.priors import Params, at_one_value
 from pp_mlem.target.target import Target
 
@@ -87,6 +88,7 @@ def _power(target: Target, site: str, name: str, params: Mapping[str, Any]) -> f
     return next((p for p in POWERS if np.allclose(grown, p, atol=1e-9)), None)
 
 
+@without_rows
 def _scale(target: Target, site: str, params: Params) -> jax.Array:
     """The scale of a site. Traceable."""
     sites = frozenset({site})

@@ -13,10 +13,11 @@ from pp_mlem.data.program_data import ProgramData
 from pp_mlem.estimate.algorithm import Algorithm
 from pp_mlem.estimate.em import em_look_or_start
 from pp_mlem.estimate.lbfgs import DensityClimb
-from pp_mlem.estimate.loop import Driver
+from pp_mlem.estimate.loop import Driver, StreamedDriver
 from pp_mlem.estimate.starts import SUBSET_ROWS, AssignedLook, starting_vectors
 from pp_mlem.maximise.blocks.base import NUMERIC_STEPS
 from pp_mlem.model.model import Model
+from pp_mlem.target.streamed import StreamedTarget
 from pp_mlem.target.target import Target
 
 SHARED_WORK = 2e6  # of a sweep, beyond which starts have a function of their own
@@ -29,6 +30,9 @@ def driver_for(
     target: Target, algorithm: Algorithm, starts: int, limit: int, with_path: bool = False
 ) -> Driver:
     """Runs as many starts together as their work allows."""
+    if isinstance(target, StreamedTarget):
+        effort = target.part_work.steady
+        return StreamedDriver(target, algorithm, effort, limit, starts, with_path=with_path)
     work = target.work
     return Driver(
         target=target,
@@ -91,7 +95,8 @@ def starts_too(target: Target, init: Any) -> bool:
     """Whether the looks of an algorithm serve its starts as well: where starts are not given, all rows are looked
     at, and a look costs less than compiling another function."""
     return (
-        bool(target.reading.latents)
+        not isinstance(target, StreamedTarget)
+        and bool(target.reading.latents)
         and not is_whole(init, target.space.names)
         and target.marginal.rows.size <= 2 * SUBSET_ROWS
         and target.work.sweep <= SHARED_WORK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,10 @@ from pp_mlem.base.arrays import Array, dot, eps, largest, namespace, where
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.spurious import rows_of
 from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, first_of, rounding
-from pp_mlem.maximise.blocks.base import NUMERIC_STEPS
+from pp_mlem.maximise.blocks.base import NUMERIC_STEPS, Context
 from pp_mlem.maximise.newton import settled
+from pp_mlem.maximise.partial import maximised, taken
+from pp_mlem.target.parts import in_parts
 from pp_mlem.target.target import Target
 
 STILL = 20  # steps in a row that gain nothing, after which EM has stopped
@@ -29,6 +31,38 @@ class EMLook(NamedTuple):
     rows: dict[str, Array]
 
 
+class EMPart(NamedTuple):
+    """What a part of the rows says: its log-likelihood and the gradient of that, what each block of the M-step
+    takes from it, and the expected number of units."""
+
+    value: Array
+    gradient: Array
+    taken: tuple
+    rows: dict[str, Array]
+
+
+def _em_part(target: Target, vector: jax.Array, steps: jax.Array) -> EMPart:
+    """What a part of the rows says at a vector; its problem is a `PartProblem`. Traceable."""
+    value, gradient, statistics = target.sweep(vector)
+    context = Context(target.marginal, target.data, steps)
+    problem: Any = target.problem
+    found = taken(context, problem.blocks, target.params(vector), statistics, problem.rows)
+    return EMPart(value, gradient, found, rows_of(target, statistics))
+
+
+def _em_whole(target: Target, total: EMPart, vector: jax.Array, steps: jax.Array) -> EMLook:
+    """EM's look from the sum over all parts. Traceable."""
+    value, gradient = total.value, total.gradient
+    if target.problem.with_prior:
+        prior, slope = jax.value_and_grad(target.log_prior)(vector)
+        value, gradient = value + prior, gradient + slope
+    context = Context(target.marginal, target.data, steps)
+    params = target.params(vector)
+    new = maximised(context, target.problem.blocks, params, total.taken, target.prior)
+    return EMLook(target.space.unconstrain(new), value, gradient, total.rows)
+
+
+@in_parts(_em_part, _em_whole, by_objective=True)
 def em_look(
     target: Target, vector: jax.Array, steps: jax.Array, assigned: jax.Array | None = None
 ) -> EMLook:

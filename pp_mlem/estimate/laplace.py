@@ -24,6 +24,7 @@ from pp_mlem.diagnose.summary import attempt, summarise, told
 from pp_mlem.estimate.drivers import density_driver, density_starts
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.point import check_model
+from pp_mlem.estimate.sampled import by_few_rows
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.maximise.newton import newton_ascent
@@ -37,6 +38,7 @@ FEWEST = 25  # draws, of which a fifth are the tail of which Pareto's shape is t
 GOOD_K = 0.7
 
 
+@by_few_rows
 @takes_gradients
 def fit_laplace(
     model: Model,

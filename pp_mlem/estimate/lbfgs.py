@@ -11,6 +11,7 @@ import numpy as np
 from pp_mlem.base.arrays import Array, all_finite, dot, largest, namespace, where
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.algorithm import Algorithm, Look, State, at_start, choose, first_of, rounding
+from pp_mlem.target.parts import adds_up
 from pp_mlem.target.target import Target, value_and_gradient
 
 MEMORY = 15
@@ -31,6 +32,7 @@ class Slope(NamedTuple):
     gradient: Array
 
 
+@adds_up
 def slope_look(target: Target, vector: jax.Array) -> Slope:
     return Slope(*value_and_gradient(target, vector))
 

@@ -71,16 +71,33 @@ class Driver:
         lanes = (0,) * len(wanted)
         return self.target.ahead(look, wanted, effort=self.effort, lanes=lanes)
 
-    def run(self, state: State, whole: bool = False) -> Run:
-        """Every start to its end; Ctrl-C returns those that had begun, or the `whole`."""
+    def run(
+        self,
+        state: State,
+        whole: bool = False,
+        history: list[list[float]] | None = None,
+        keep: Callable[[State, Run], None] | None = None,
+    ) -> Run:
+        """Every start to its end; Ctrl-C returns those that had begun, or the `whole`.
+
+        `history` are the accepted values so far, where the states are those of a run that goes on; after every
+        block of steps `keep` has the states of all starts.
+        """
         starts = len(state.status)
-        run = Run(state, [[] for _ in range(starts)], [[] for _ in range(starts)])
+        before = [[] for _ in range(starts)] if history is None else [list(h) for h in history]
+        run = Run(state, before, [[] for _ in range(starts)])
         pieces: list[State] = []
         for first in range(0, starts, self.group):
             index = range(first, min(first + self.group, starts))
             here = [_some(state, index, self.group)]
+
+            def now(own: State, index: range = index) -> None:
+                if keep is not None:
+                    parts = [*pieces, _cut(own, 0, len(index)), _cut(state, index.stop, starts)]
+                    keep(jax.tree.map(lambda *a: np.concatenate(a), *parts), run)
+
             try:
-                self._to_the_end(here, run, index)
+                self._to_the_end(here, run, index, now)
             except KeyboardInterrupt:
                 run.interrupted = True
             pieces.append(_cut(here[0], 0, len(index)))
@@ -118,9 +135,11 @@ class Driver:
             pieces.append(_cut(seen, 0, len(index)))
         return jax.tree.map(lambda *a: np.concatenate(a), *pieces)
 
-    def _to_the_end(self, here: list[State], run: Run, index: range) -> None:
+    def _to_the_end(
+        self, here: list[State], run: Run, index: range, now: Callable[[State], None]
+    ) -> None:
         """Step after step until every start in `here[0]` has ended; `here[0]` is always whole."""
-        block, steps, count = self._block(), FIRST_STEPS, len(index)
+        block, steps, count = self._block(), self._steps(FIRST_STEPS, BLOCK_SECONDS), len(index)
         while True:
             clock = time.perf_counter()
             here[0], values, points = block(here[0], steps)
@@ -128,12 +147,17 @@ class Driver:
             self._note(run, index, values, points)
             state = _cut(here[0], 0, count)
             self._show(state, index)
+            now(here[0])
             if not np.any((state.status == Status.RUNNING) & (state.iterations < self.limit)):
                 return
             if run.compile_seconds:
-                steps = int(np.clip(steps * BLOCK_SECONDS / max(seconds, 1e-3), 2, BLOCK_STEPS))
+                steps = self._steps(steps, seconds)
             else:  # the first block was compiled, too
-                run.compile_seconds, steps = seconds, SECOND_STEPS
+                run.compile_seconds, steps = seconds, self._steps(SECOND_STEPS, BLOCK_SECONDS)
+
+    def _steps(self, steps: int, seconds: float) -> int:
+        """How many the next block has, where so many took so long."""
+        return int(np.clip(steps * BLOCK_SECONDS / max(seconds, 1e-3), 2, BLOCK_STEPS))
 
     def _block(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
         """(state, steps) -> (state after so many steps at most, accepted values (starts, steps), points)."""
@@ -194,6 +218,21 @@ class Driver:
             best=float(state.value.max(initial=-np.inf, where=~np.isnan(state.value))),
             done=index.start + int((state.status != Status.RUNNING).sum()),
         )
+
+
+@dataclass(frozen=True)
+class StreamedDriver(Driver):
+    """Of data that come in chunks: a look is one pass over them, all starts in the same one; so is a block."""
+
+    def _steps(self, steps: int, seconds: float) -> int:
+        return 1
+
+    def ahead(self, vectors: Any) -> Future | None:
+        return None
+
+    def look(self, going: np.ndarray, wanted: tuple[Array, ...]) -> Any:
+        target: Any = self.target
+        return target.looked(self.algorithm.look, going, wanted)
 
 
 def _some(state: State, index: range, count: int) -> State:

@@ -30,6 +30,7 @@ from pp_mlem.estimate.drivers import climbed, density_driver, density_starts
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver
 from pp_mlem.estimate.point import check_model
+from pp_mlem.estimate.sampled import by_few_rows
 from pp_mlem.estimate.sampler import Sample, Settings, compile_sampler, run_sampler
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.fit.draws import DrawsFit
@@ -51,6 +52,7 @@ VECTORISED_WORK = 1e6
 DENSE_LIMIT = 30
 
 
+@by_few_rows
 @takes_gradients
 def fit_nuts(
     model: Model,

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
+from pp_mlem.base.fingerprint import digest
 from pp_mlem.base.memory import collector_paused
 from pp_mlem.base.precision import check_dtype, working_precision
 from pp_mlem.base.progress import Progress
@@ -19,6 +21,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.estimate.algorithm import Algorithm, State
+from pp_mlem.estimate.checkpoint import Checkpoint
 from pp_mlem.estimate.differences import DifferenceNewton
 from pp_mlem.estimate.drivers import em_driver, em_starts, is_whole, starts_too
 from pp_mlem.estimate.em import EM
@@ -26,7 +29,9 @@ from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
 from pp_mlem.estimate.loop import Driver, Run
+from pp_mlem.estimate.online import after_online_pass, takes_online
 from pp_mlem.estimate.opening import LITTLE, opened, opens
+from pp_mlem.estimate.sampled import sampled_starts
 from pp_mlem.estimate.spread import off_false_edges
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
@@ -34,6 +39,8 @@ from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verd
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
+from pp_mlem.target.streamed import StreamedTarget
 from pp_mlem.target.target import Target
 
 HANDOVER_GAIN = 1e-3  # nats per step, below which a finish is faster
@@ -65,6 +72,8 @@ class PointOptions:
     progress: bool | None
     trace: bool
     dtype: Any
+    checkpoint: str | Path | None = None
+    online: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,17 +151,51 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             algorithm = _after_opening(target, algorithm, opening)
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
-        vectors = em_starts(model, driver, starts, options.seed, options.init)
+        kept = Checkpoint(options.checkpoint, _record_of(model, options, starts, algorithm=driver.algorithm))
+        vectors = kept.once("starts", lambda: _vectors(model, driver, starts, options, make))
         with Progress(options.method, starts, options.progress, "starts") as progress:
             if opening is not None:
                 vectors = opened(replace(driver, algorithm=opening), vectors)
+            if options.online and takes_online(target) and isinstance(target, StreamedTarget):
+                vectors = kept.once("online", lambda v=vectors: after_online_pass(target, v))
             driver = replace(driver, progress=progress)
-            ends = _run(driver, settings, vectors)
-            higher = None if ends.interrupted else off_false_edges(target, ends.points, ends.values)
+            ends = _run(driver, settings, vectors, kept)
+            higher = None
+            if not (ends.interrupted or isinstance(target, StreamedTarget)):
+                higher = off_false_edges(target, ends.points, ends.values)
             if higher is not None:
-                ends = ends.followed_by(_run(driver, settings, higher))
+                ends = ends.followed_by(_run(driver, settings, higher, kept, "again "))
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends), driver.at)
+
+
+def _record_of(
+    model: Model, options: PointOptions, starts: int, algorithm: Algorithm
+) -> dict[str, Any]:
+    """What a checkpoint belongs to; nothing is looked at where there is none."""
+    if options.checkpoint is None:
+        return {}
+    own = {k: getattr(options, k) for k in ("method", "objective", "seed", "max_iter", "tol", "polish")}
+    how = digest([options.init, {k: np.asarray(v) for k, v in options.fixed.items()}, str(algorithm)])
+    return {**model.fingerprint, **own, "starts": starts, "init, fixed or algorithm": how}
+
+
+def _vectors(
+    model: Model, driver: Driver, starts: int, options: PointOptions, make: Make
+) -> np.ndarray:
+    """Where the starts begin (starts, size); of data that come in chunks, where fits of a sample have ended."""
+    target = driver.target
+    whole = is_whole(options.init, target.space.names)
+    if not isinstance(model, StreamedModel) or whole:
+        return em_starts(model, driver, starts, options.seed, options.init)
+
+    def of_sample(sample: Model) -> PointFit:
+        return fit_point(sample, replace(options, progress=False, trace=False), make)
+
+    if model.summary is not None:  # a fit of few points, which say what all rows do
+        found = of_sample(model.summary)
+        return np.asarray(target.unconstrained({n: found.params[n][None] for n in target.space.names}))
+    return sampled_starts(model, target, options.seed, of_sample)
 
 
 def _after_opening(target: Target, algorithm: Algorithm, opening: EM) -> Algorithm:
@@ -197,13 +240,15 @@ def _prepare(model: Model, target: Target, driver: Driver, starts: int) -> float
     return time.perf_counter() - clock
 
 
-def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
+def _run(
+    driver: Driver, settings: Settings, vectors: Any, kept: Checkpoint, stage: str = ""
+) -> Ends:
     """The algorithm from every start, then the finish for those that have not come to rest."""
     target, algorithm = driver.target, driver.algorithm
-    run = driver.run(algorithm.begin(np.asarray(vectors)))
+    run = kept.run(f"{stage}algorithm", driver, algorithm.begin(np.asarray(vectors)))
     ends = Ends.of(_looked_at(driver, run))
     verified = algorithm.unit_free
-    for finish, limit in _finishes(target, settings, algorithm):
+    for i, (finish, limit) in enumerate(_finishes(target, settings, algorithm)):
         waiting = ends.status != Status.NOT_FINITE
         if verified:
             waiting &= ends.status != Status.CONVERGED
@@ -214,7 +259,11 @@ def _run(driver: Driver, settings: Settings, vectors: Any) -> Ends:
         begun = finish.begin(ends.points)
         status = np.where(waiting, int(Status.RUNNING), int(Status.CONVERGED))
         second = replace(driver, algorithm=finish, limit=limit, with_path=False)
-        ran = _few_at_once(second, begun._replace(status=status))
+        begun = begun._replace(status=status)
+        if isinstance(finish, Newton):
+            ran = _few_at_once(second, begun)
+        else:
+            ran = kept.run(f"{stage}finish {i}", second, begun, True)
         ends = ends.finished(target, finish, ran, ~waiting)
         verified = True
     return ends
@@ -237,8 +286,6 @@ def _hopeless(driver: Driver, ends: Ends, waiting: np.ndarray) -> np.ndarray:
 def _few_at_once(driver: Driver, state: State) -> Run:
     """The run of a finish from a state. A look at all second derivatives is dear, and few starts want it: those
     that do go together, and others wait outside."""
-    if not isinstance(driver.algorithm, Newton):
-        return driver.run(state, whole=True)
     order = np.argsort(state.status != Status.RUNNING, kind="stable")
     back = np.argsort(order)
     few = replace(driver, group=min(driver.group, NEWTON_LANES))

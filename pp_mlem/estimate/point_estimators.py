@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pp_mlem.estimate.em import EM
@@ -44,6 +45,8 @@ def fit_em(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
+    checkpoint: str | Path | None = None,
+    online: bool = True,
 ) -> PointFit:
     """Fit by expectation-maximisation.
 
@@ -71,6 +74,10 @@ def fit_em(
         progress: show a bar; by default only in a terminal.
         trace: keep the parameters of every iteration of the best start in `fit.trace`.
         dtype: float64 unless told otherwise (must be the model's).
+        checkpoint: a file, written after every pass over data in chunks and every half second in memory, by which
+            the same call goes on where one that was cut had come, to the same bits.
+
+        online: of data in many chunks, begin by a pass with an M-step after every chunk (Cappe & Moulines 2009).
 
     With `accelerate=False, polish=False` and a given `init` this is textbook EM: `fit.history`
     holds the objective before each M-step.
@@ -83,7 +90,7 @@ def fit_em(
     """
     options = PointOptions(
         "EM", objective, starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace,
-        dtype,
+        dtype, checkpoint, online,
     )  # fmt: skip
     return fit_point(model, options, _squarem if accelerate else _em)
 
@@ -101,6 +108,7 @@ def fit_mle(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> PointFit:
     """Maximum likelihood: L-BFGS on the exact marginal log-likelihood, then Newton steps.
 
@@ -108,7 +116,8 @@ def fit_mle(
     `fit_em`; L-BFGS of Liu & Nocedal (1989), doi:10.1007/BF01589116.
     """
     options = PointOptions(
-        "MLE", "mle", starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace, dtype
+        "MLE", "mle", starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace, dtype,
+        checkpoint,
     )
     return fit_point(model, options, _lbfgs)
 
@@ -126,6 +135,7 @@ def fit_map(
     progress: bool | None = None,
     trace: bool = False,
     dtype: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> PointFit:
     """Maximum a posteriori: the mode of log Z + log prior in the constrained space.
 
@@ -133,6 +143,7 @@ def fit_map(
     when the program is rewritten in other coordinates. Arguments as in `fit_mle`.
     """
     options = PointOptions(
-        "MAP", "map", starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace, dtype
+        "MAP", "map", starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace, dtype,
+        checkpoint,
     )
     return fit_point(model, options, _lbfgs)

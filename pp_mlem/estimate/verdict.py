@@ -26,6 +26,7 @@ from pp_mlem.fit.point import PointFit, prior_of
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import off_the_edge
 from pp_mlem.target.solution import Solution
+from pp_mlem.target.streamed import StreamedTarget
 from pp_mlem.target.target import Target
 
 NOTHING = "the density is not finite, or drowned in rounding errors at extreme parameters"
@@ -72,7 +73,8 @@ def judge(record: Record, target: Target, ends: Ends, look: LookAt) -> PointFit:
     # A number that means nothing is none.
     values = np.where(ends.status == Status.NOT_FINITE, np.nan, ends.values)
     best, equal = _best(values, ends.slopes, verdicts.status)
-    _tell_separation(target, verdicts, best, equal)
+    if not isinstance(target, StreamedTarget):  # one chunk's covariates tell nothing of separation
+        _tell_separation(target, verdicts, best, equal)
     if verdicts.status[best] not in (Status.CONVERGED, Status.BOUNDARY) and np.isfinite(
         values[best]
     ):

@@ -337,9 +337,10 @@ class Fit(Pictures, abc.ABC):
     # --- latents ----------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def posterior(self) -> dict[str, Any]:
+    def posterior(self, out: str | Path | None = None) -> Any:
         """p(latent | data) at the estimates: (*plates, values), of a real latent its mean, sd and
-        covariance; of draws: averaged over them."""
+        covariance; of draws: averaged over them. Of data that come in chunks it is written to the Parquet file
+        `out`, a row for each of the source."""
 
     @abc.abstractmethod
     def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -352,9 +353,9 @@ class Fit(Pictures, abc.ABC):
         so that `pool` of what is estimated from each is right.
         """
 
-    def decode(self) -> dict[str, np.ndarray]:
-        """The jointly most probable latents at the estimates."""
-        return self.model_for("decode").decode(self.params)
+    def decode(self, out: str | Path | None = None) -> Any:
+        """The jointly most probable latents at the estimates; of data in chunks in the Parquet file `out`."""
+        return self.model_for("decode").decode(self.params, out)
 
     def on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
         """The model on new data; its parameters must have the same shapes."""

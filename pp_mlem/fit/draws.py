@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import jax
@@ -23,6 +24,7 @@ from pp_mlem.fit.base import Fit, Params, headed, not_a_point
 from pp_mlem.fit.datatree import Drawn
 from pp_mlem.model.imputation import Imputed
 from pp_mlem.model.model import Model
+from pp_mlem.model.writing import write_rows
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.target import Target
 
@@ -191,8 +193,11 @@ class DrawsFit(Fit):
 
     # --- latents, draws for a tree ----------------------------------------------------------
 
-    def posterior(self) -> dict[str, Any]:
-        return average_posterior(self.model_for("posterior"), self.draws)
+    def posterior(self, out: str | Path | None = None) -> Any:
+        model = self.model_for("posterior")
+        if out is not None:
+            return write_rows(out, [(model, None)], lambda m: average_posterior(m, self.draws))
+        return average_posterior(model, self.draws)
 
     def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:
         model = self.model_for("impute")

@@ -18,6 +18,7 @@ from pp_mlem.model.model import Model
 from pp_mlem.program.names import Names
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.target import Target
 
@@ -109,6 +110,7 @@ def log_priors(target: Target, vectors: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.asarray(v).reshape(chains, draws) for name, v in found.items()}
 
 
+@without_rows
 def _log_priors(target: Target, vectors: jax.Array) -> dict[str, jax.Array]:
     reading: Reading = target.reading
     names = [s.name for s in reading.with_role(Role.PARAMETER) if s.prior]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -38,6 +39,7 @@ from pp_mlem.fit.base import Fit, Params, headed, params_of
 from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS, Drawn
 from pp_mlem.model.model import Model
 from pp_mlem.program.space import scalar_names
+from pp_mlem.target.parts import without_rows
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.solution import Solution
 from pp_mlem.target.target import Target
@@ -421,8 +423,8 @@ class PointFit(Fit):
 
     # --- latents, draws for a tree ----------------------------------------------------------
 
-    def posterior(self) -> dict[str, Any]:
-        return self.model_for("posterior").posterior(self.params)
+    def posterior(self, out: str | Path | None = None) -> Any:
+        return self.model_for("posterior").posterior(self.params, out)
 
     def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:
         model = self.model_for("impute")
@@ -472,6 +474,7 @@ class PointFit(Fit):
         return vectors, -0.5 * (noise**2).sum(1)
 
 
+@without_rows
 def _free_prior(target: Target, params: dict[str, jax.Array]) -> jax.Array:
     return log_prior(target.reading, params, target.data, frozenset(target.space.names))
 

@@ -158,9 +158,7 @@ def _held(model: Model, pins: Mapping[str, Pins]) -> Model:
         free = np.flatnonzero(~own.held.ravel())
         dims[name] = (f"{name}_free",)
         coords[f"{name}_free"] = tuple(Place(inner[i]) for i in free)
-    args, kwargs = model.arguments.values()
-    options: dict[str, Any] = {**model.overrides, "observe": model.observe, "dtype": model.dtype}
-    held = Model(Pinned(model.program, pins), *args, **options, dims=dims, coords=coords, **kwargs)
+    held = model.with_program(Pinned(model.program, pins), dims, coords)
     held.unheld = model, dict(pins)
     return held
 

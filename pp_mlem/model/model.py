@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,16 +36,21 @@ from pp_mlem.model.drawing import drawing, redrawing, refuse_undrawn, with_array
 from pp_mlem.model.imputes import Imputes
 from pp_mlem.model.prior_draws import prior_predictive
 from pp_mlem.model.read import names_of, other_data, read_bound, reads_alike
+from pp_mlem.model.writing import write_rows
 from pp_mlem.program.arguments import Arguments, bind_arguments
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import inside_program
+from pp_mlem.sources import Column
 from pp_mlem.target.priors import log_prior
 from pp_mlem.target.problem import Problem, make_problem
 from pp_mlem.target.target import Target
 
 Params = Mapping[str, Any]
+
+
+STREAMED: list[type] = []  # the model of data in chunks
 
 
 class Model(Imputes, AlongScans):
@@ -76,6 +82,11 @@ class Model(Imputes, AlongScans):
     -2.2493
     """
 
+    def __new__(cls, program: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Of columns of a source a model of data in chunks."""
+        given = any(isinstance(a, Column) for a in (*args, *kwargs.values()))
+        return object.__new__(STREAMED[0] if given and cls is Model else cls)
+
     unheld: tuple[Model, Mapping[str, Any]] | None = (
         None  # of a model with single entries held fixed
     )
@@ -90,8 +101,14 @@ class Model(Imputes, AlongScans):
         dtype: Any = None,
         dims: Mapping[str, Any] | None = None,
         coords: Mapping[str, Any] | None = None,
+        devices: Any = None,
         **kwargs: Any,
     ) -> None:
+        if devices is not None:
+            raise ValueError(
+                "devices: several take chunks in turn, so the data must come in chunks: Model(program, source['x'], devices=2) of "
+                "source = open_source({'x': x}), which also takes files."
+            )
         if inside_program():
             raise TypeError(
                 "Model: received a call inside of a program, or of another function that JAX traces. Pass the program "
@@ -190,6 +207,12 @@ class Model(Imputes, AlongScans):
         options: dict[str, Any] = {**self.overrides, **self.naming, "observe": self.observe}
         return Model(self.program, *args, **options, dtype=self.dtype, **kwargs)
 
+    def with_program(self, program: Callable[..., Any], dims: Any, coords: Any) -> Model:
+        """Another program on the same data, with other names."""
+        args, kwargs = self.arguments.values()
+        options: dict[str, Any] = {**self.overrides, "observe": self.observe, "dtype": self.dtype}
+        return Model(program, *args, **options, dims=dims, coords=coords, **kwargs)
+
     def _reads_alike(self, arguments: Arguments) -> bool:
         """Whether this reading is right for other data of the same shapes."""
         with working_precision(self.dtype):
@@ -249,13 +272,20 @@ class Model(Imputes, AlongScans):
         return float(function(values, self.data))
 
     @in_model_precision
-    def pointwise_log_likelihood(self, params: Params) -> np.ndarray:
+    def pointwise_log_likelihood(self, params: Params, out: str | Path | None = None) -> Any:
         """log Z of each independent unit (row, sequence, group), shape (units,); they add up to
         `log_likelihood`.
 
         A single sequence is one unit; its terms are the one-step-ahead predictive log-densities
-        log p(x_t | x_1, ..., x_{t-1}), shape (steps,): see `units`.
+        log p(x_t | x_1, ..., x_{t-1}), shape (steps,): see `units`. With `out` they are a column of that Parquet file,
+        whose path is returned.
         """
+        if out is not None:
+            return write_rows(
+                out,
+                [(self, None)],
+                lambda m: {"log_likelihood": m.pointwise_log_likelihood(params)},
+            )
         values = self.check_params(params)
         function = self.bound.compiled(pointwise_values)
         return finite_or_minus_inf(np.asarray(function(values, self.data)))
@@ -269,23 +299,28 @@ class Model(Imputes, AlongScans):
     # --- latents ----------------------------------------------------------------------------
 
     @in_model_precision
-    def posterior(self, params: Params) -> dict[str, Any]:
+    def posterior(self, params: Params, out: str | Path | None = None) -> Any:
         """p(latent | data, params): for each latent an array (*plates, values); of a real latent its `mean`,
         `sd` (*plates, *event) and `covariance` (*plates, size, size).
 
         For a state of a scan (steps, *plates, values), the smoothed probabilities in the order of
-        the data; NaN after the end of a masked sequence.
+        the data; NaN after the end of a masked sequence. With `out` a row for each independent unit in that
+        Parquet file, whose path is returned.
         """
+        if out is not None:
+            return write_rows(out, [(self, None)], lambda m: m.posterior(params))
         return latent_questions.posterior(self.bound, self.check_params(params))
 
     @in_model_precision
-    def decode(self, params: Params) -> dict[str, np.ndarray]:
+    def decode(self, params: Params, out: str | Path | None = None) -> Any:
         """The jointly most probable latents given the data: for each an array (*plates); real latents are at
         their means, given the finite ones.
 
         For a state of a scan (steps, *plates), the path of Viterbi; after the end of a masked
-        sequence -1.
+        sequence -1. With `out` a row for each independent unit in that Parquet file, whose path is returned.
         """
+        if out is not None:
+            return write_rows(out, [(self, None)], lambda m: m.decode(params))
         return latent_questions.decode(self.bound, self.check_params(params))
 
     @in_model_precision

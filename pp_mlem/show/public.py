@@ -14,3 +14,5 @@ from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel as _StreamedModel  # by which Model takes columns
+from pp_mlem.sources import open_source

@@ -23,6 +23,7 @@ from pp_mlem.maximise.blocks.base import NUMERIC_STEPS, Context, Prior, expected
 from pp_mlem.maximise.step import maximise
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
+from pp_mlem.target.parts import adds_up, without_rows
 from pp_mlem.target.priors import Params, log_prior, prior_distributions
 from pp_mlem.target.problem import Problem
 
@@ -153,6 +154,7 @@ class Target:
 
     # --- values -----------------------------------------------------------------------------
 
+    @without_rows
     def params(self, vector: jax.Array) -> Params:
         return self.problem.params(vector, self.fixed)
 
@@ -167,10 +169,16 @@ class Target:
         names = frozenset(self.space.names)
         return log_prior(self.reading, self.params(vector), self.data, names)
 
+    @adds_up
     def value(self, vector: jax.Array) -> jax.Array:
         """The objective: log Z, or log Z + log prior."""
         likelihood = self.log_likelihood(vector)
         return likelihood + self.log_prior(vector) if self.problem.with_prior else likelihood
+
+    @property
+    def prior_alone(self) -> Target:
+        """The same without the data: its objective is the log prior."""
+        return _PriorAlone(self.problem, self.data, self.fixed)
 
     def density(self, vector: jax.Array) -> jax.Array:
         """log Z + log prior + log|Jacobian|, the density that NUTS samples."""
@@ -255,6 +263,15 @@ class Target:
         return np.array(self.compiled(_unconstrain, lanes=(0,))(free))
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _PriorAlone(Target):
+    """Of data that say nothing."""
+
+    def log_likelihood(self, vector: jax.Array) -> jax.Array:
+        return jnp.zeros((), vector.dtype)
+
+
 def _on_target(
     function: Callable[..., Any],
     problem: Problem,
@@ -266,10 +283,12 @@ def _on_target(
     return function(Target(problem, data, fixed), *static, *arrays)
 
 
+@without_rows
 def _unconstrain(target: Target, params: Params) -> jax.Array:
     return target.space.unconstrain(params)
 
 
+@adds_up
 def value_and_gradient(target: Target, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The objective and its gradient. Traceable."""
     return jax.value_and_grad(target.value)(vector)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.joined import Joined
 from pp_mlem.base.no import No
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
@@ -22,7 +23,7 @@ from pp_mlem.program.bindings import site_arguments
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Collected:
+class Collected(Joined):
     """Expected statistics (entries, F), which parameter value each argument of an entry has, what is
     known of its arguments, and the reference that was subtracted from the data."""
 
@@ -30,6 +31,12 @@ class Collected:
     index: dict[str, jax.Array]
     constant: dict[str, jax.Array]
     shift: jax.Array | None
+
+    def joined(self, other: Collected) -> Collected:
+        return replace(self, statistics=self.statistics + other.statistics)
+
+    def times(self, share: float) -> Collected:
+        return replace(self, statistics=self.statistics * share)
 
 
 @dataclass(frozen=True, eq=False)

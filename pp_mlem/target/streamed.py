@@ -1,0 +1,263 @@
+"""A target whose rows come in chunks: what adds up over rows is summed chunk by chunk."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pp_mlem.base import processes
+from pp_mlem.base.compiling import Effort, Work
+from pp_mlem.data.program_data import ProgramData
+from pp_mlem.target.parts import WITHOUT_ROWS, Parts, over_rows
+from pp_mlem.target.problem import Problem
+from pp_mlem.target.target import Target
+
+Feed = Callable[
+    [], Iterator[tuple[ProgramData, Any]]
+]  # one pass: the data of each chunk, and how often each
+# of its units counts
+
+
+@dataclass(frozen=True, eq=False)
+class PartProblem(Problem):
+    """A problem on some of the rows: without the prior, which belongs to none of them. `rows` is how many
+    units a chunk has."""
+
+    rows: int = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a streamed target: one pass over them (`feed`), from the data of a chunk and the weights of its
+    units the data that a part of a target has (`lay`), how many units there are, and rows and chunks; the `devices`
+    that take chunks in turn, the default one where none are named."""
+
+    feed: Feed
+    lay: Callable[..., ProgramData]
+    units: float
+    rows: int
+    chunks: int
+    devices: tuple[jax.Device, ...] = ()
+
+
+@dataclass(frozen=True)
+class StreamedTarget(Target):
+    """Of a problem and all chunks of its rows; `data` are those of the first chunk, for what reads no rows.
+
+    `summary` is a target in memory with the same objective, where few weighted rows say what all rows do. What is
+    compiled for a chunk serves all of them. Sums are in float64, on the host, in the order of the chunks.
+    """
+
+    streamed: Rows = field(kw_only=True)
+    summary: Target | None = None
+
+    def compiled(
+        self,
+        function: Callable[..., Any],
+        *static: Hashable,
+        effort: Effort = Effort.QUICK,
+        lanes: tuple[int | None, ...] | None = None,
+    ) -> Callable[..., Any]:
+        how = over_rows(function)
+        if how == WITHOUT_ROWS:
+            return super().compiled(function, *static, effort=effort, lanes=lanes)
+        if not isinstance(how, Parts):
+            name = getattr(function, "__name__", str(function)).strip("_").replace("_", " ")
+            raise NotImplementedError(
+                f"this needs all rows at once ('{name}'), and the data come in chunks. Ask it of a model on a sample of "
+                "the rows, model.subsample(rows), or of the data in memory."
+            )
+        if how.by_objective and self.summary is not None:
+            return self.summary.compiled(function, *static, effort=effort, lanes=lanes)
+        return self._in_chunks(how, static, lanes)
+
+    def _in_chunks(
+        self, how: Parts, static: tuple[Hashable, ...], lanes: tuple[int | None, ...] | None
+    ) -> Callable[..., Any]:
+        def call(*arrays: Any) -> Any:
+            count = 1
+            if lanes is not None:
+                count = max(np.shape(jax.tree.leaves(a)[0])[0] for a, i in zip(arrays, lanes, strict=True) if i == 0)  # fmt: skip
+            return self._summed(how, static, lanes, np.full(count, True), arrays)
+
+        return call
+
+    def looked(self, look: Callable[..., Any], going: np.ndarray, wanted: tuple[Any, ...]) -> Any:
+        """What a look sees of every start that is `going`, in one pass over the rows, and zeros of the others; on
+        the host."""
+        how = over_rows(look)
+        if not isinstance(how, Parts):
+            raise NotImplementedError(f"{look.__name__} needs all rows at once.")
+        lanes = (0,) * len(wanted)
+        if how.by_objective and self.summary is not None:
+            seen = self.summary.compiled(look, lanes=lanes)(*wanted)
+            return jax.tree.map(np.asarray, seen)
+        return self._summed(how, (), lanes, going, wanted)
+
+    def _summed(
+        self,
+        how: Parts,
+        static: tuple[Hashable, ...],
+        lanes: tuple[int | None, ...] | None,
+        going: np.ndarray,
+        arrays: tuple[Any, ...],
+    ) -> Any:
+        """The whole function from one pass; the starts one after the other on every chunk."""
+        run, total, begun = self._of_chunk(how, static, lanes), None, deque[Any]()
+        for given in self._given():
+            begun.append(run(*given, self.fixed, going, arrays))  # not waited for
+            if len(begun) > max(len(self.streamed.devices), 1):
+                total = _joined(how, total, begun.popleft())
+        for part in begun:
+            total = _joined(how, total, part)
+        total = processes.summed(total, how.join)
+        return self._whole(how, static, lanes, total, arrays)
+
+    def _of_chunk(
+        self, how: Parts, static: tuple[Hashable, ...], lanes: tuple[int | None, ...] | None
+    ) -> Callable[..., Any]:
+        """(what a chunk is laid out from, weights, fixed, which lanes, arrays) -> what the part gives, compiled."""
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        part = self.once(("part of", self.problem), self._part_problem)
+        return self.kept(
+            _on_chunk, how.part, part, self.streamed.lay, static, lanes, effort=self.part_work.steady,
+            name=f"{how.part.__name__}_of_a_chunk",
+        )  # fmt: skip
+
+    def _given(self) -> Iterator[tuple[Any, Any]]:
+        """The chunks of one pass, each on the device whose turn it is."""
+        devices = self.streamed.devices
+        for i, given in enumerate(self.streamed.feed()):
+            yield jax.device_put(given, devices[i % len(devices)]) if devices else given
+
+    def _whole(
+        self,
+        how: Parts,
+        static: tuple[Hashable, ...],
+        lanes: tuple[int | None, ...] | None,
+        total: Any,
+        arrays: tuple[Any, ...],
+    ) -> Any:
+        inside = jax.tree.map(lambda a: np.asarray(a, _plain(a, self.dtype)), total)
+        axes = None if lanes is None else (0, *lanes)
+        whole = super().compiled(_whole, how.whole, static, lanes=axes)
+        return processes.of_first(jax.tree.map(np.asarray, whole(inside, *arrays)))
+
+    def each_chunk(
+        self, look: Callable[..., Any], wanted: Callable[[], tuple[Any, ...]]
+    ) -> Iterator[tuple[Any, float]]:
+        """Of every chunk in turn what the part of a look gives where it is `wanted` then, for all starts, and how many
+        units the chunk has; on the host."""
+        how = over_rows(look)
+        if not isinstance(how, Parts):
+            raise NotImplementedError(f"{look.__name__} needs all rows at once.")
+        arrays = wanted()
+        run = self._of_chunk(how, (), (0,) * len(arrays))
+        going = np.full(len(arrays[0]), True)
+        for data, weights in self._given():
+            part = run(data, weights, self.fixed, going, wanted())
+            yield jax.tree.map(_wide, part), float(np.sum(np.asarray(weights)))
+
+    def whole_of(self, look: Callable[..., Any], total: Any, wanted: tuple[Any, ...]) -> Any:
+        """What a look sees where its parts add up to this."""
+        how: Any = over_rows(look)
+        return self._whole(how, (), (0,) * len(wanted), total, wanted)
+
+    def _part_problem(self) -> PartProblem:
+        own = {f.name: getattr(self.problem, f.name) for f in fields(Problem)}
+        return PartProblem(**{**own, "with_prior": False}, rows=self.streamed.rows)
+
+    def ahead(
+        self,
+        function: Callable[..., Any],
+        arrays: tuple,
+        *static: Hashable,
+        effort: Effort = Effort.QUICK,
+        lanes: tuple[int | None, ...] | None = None,
+    ) -> Future | None:
+        return None
+
+    @property
+    def work(self) -> Work:
+        """Of a pass over all rows."""
+        own = self.part_work
+        return replace(own, sweep=own.sweep * self.streamed.chunks)
+
+    @property
+    def part_work(self) -> Work:
+        """Of a chunk."""
+        return self.problem.work
+
+    @property
+    def unit_weights(self) -> np.ndarray:
+        raise NotImplementedError(
+            "the data come in chunks: there is no one array of their units' weights."
+        )
+
+    @property
+    def units(self) -> float:
+        return max(self.streamed.units, 1.0)
+
+
+def _whole(
+    target: Target,
+    whole: Callable[..., Any],
+    static: tuple[Hashable, ...],
+    total: Any,
+    *arrays: Any,
+) -> Any:
+    return whole(target, total, *static, *arrays)
+
+
+def _joined(how: Parts, total: Any, part: Any) -> Any:
+    """The total with one more part, in float64."""
+    if part is None:
+        return total
+    part = jax.tree.map(_wide, part)
+    return part if total is None else how.join(total, part)
+
+
+def _wide(array: Any) -> np.ndarray:
+    host = np.asarray(array)
+    return host.astype(np.float64) if host.dtype.kind == "f" else host
+
+
+def _plain(array: np.ndarray, dtype: np.dtype) -> np.dtype:
+    return dtype if array.dtype.kind == "f" else array.dtype
+
+
+def _on_chunk(
+    part: Callable[..., Any],
+    problem: Problem,
+    lay: Callable[..., ProgramData],
+    static: tuple[Hashable, ...],
+    lanes: tuple[int | None, ...] | None,
+    data: Any,
+    weights: jax.Array,
+    fixed: Any,
+    going: jax.Array,
+    arrays: tuple[Any, ...],
+) -> Any:
+    """What a part gives of one chunk; of several lanes one after the other. Traceable."""
+    target = Target(problem, lay(problem.marginal, data, weights), fixed)
+    if lanes is None:
+        return part(target, *static, *arrays)
+    mapped = tuple(a for a, axis in zip(arrays, lanes, strict=True) if axis == 0)
+
+    def one(own: tuple) -> Any:
+        each = iter(own)
+        given = [next(each) if axis == 0 else a for a, axis in zip(arrays, lanes, strict=True)]
+        return part(target, *static, *given)
+
+    def nothing(own: tuple) -> Any:
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, own))
+
+    return jax.lax.map(lambda each: jax.lax.cond(each[0], one, nothing, each[1]), (going, mapped))
