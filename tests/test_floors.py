@@ -13,8 +13,8 @@ import pp_mlem
 PACKAGE = Path(__file__).resolve().parents[1] / "pp_mlem"
 # From the ground up; inside a floor no two files import each other, directly or around a corner.
 FLOORS = (
-    "base", "families", "potentials", "program", "factors", "data", "marginal", "maximise", "target",
-    "model", "diagnose", "fit", "estimate", "comparison", "scikit", "show",
+    "base", "sources", "families", "potentials", "program", "factors", "data", "marginal", "maximise",
+    "target", "model", "diagnose", "fit", "estimate", "comparison", "scikit", "show",
 )  # fmt: skip
 ROOF = ("sklearn.py",)  # public modules above all floors
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE)

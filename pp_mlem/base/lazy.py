@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
-    "Lazy", "arviz_base", "arviz_stats", "arviz_stats_base", "optx", "pd",
-    "rich_console", "rich_progress", "scipy_optimize", "scipy_cluster", "scipy_stats", "xr",
+    "Lazy", "arviz_base", "arviz_stats", "arviz_stats_base", "optx", "pa", "pa_compute", "pa_csv",
+    "pa_dataset", "pa_fs", "pa_ipc", "pa_parquet", "pd", "rich_console", "rich_progress",
+    "scipy_optimize", "scipy_cluster", "scipy_stats", "xr",
 ]  # fmt: skip
 
 
@@ -50,6 +51,13 @@ if TYPE_CHECKING:
     import arviz_stats.base as arviz_stats_base
     import optimistix as optx
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pa_compute
+    import pyarrow.csv as pa_csv
+    import pyarrow.dataset as pa_dataset
+    import pyarrow.fs as pa_fs
+    import pyarrow.ipc as pa_ipc
+    import pyarrow.parquet as pa_parquet
     import rich.console as rich_console
     import rich.progress as rich_progress
     import scipy.cluster.vq as scipy_cluster
@@ -61,6 +69,13 @@ else:
     arviz_stats = Lazy("arviz_stats")
     arviz_stats_base = Lazy("arviz_stats.base")
     optx = Lazy("optimistix")
+    pa = Lazy("pyarrow")
+    pa_compute = Lazy("pyarrow.compute")
+    pa_csv = Lazy("pyarrow.csv")
+    pa_dataset = Lazy("pyarrow.dataset")
+    pa_fs = Lazy("pyarrow.fs")
+    pa_ipc = Lazy("pyarrow.ipc")
+    pa_parquet = Lazy("pyarrow.parquet")
     pd = Lazy("pandas")
     rich_console = Lazy("rich.console")
     rich_progress = Lazy("rich.progress")

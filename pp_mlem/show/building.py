@@ -11,16 +11,11 @@ from typing import Any
 import numpy as np
 
 from pp_mlem.base.lazy import pd
+from pp_mlem.base.near import did_you_mean
 from pp_mlem.estimate.starts import KINDS
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import Shelf
-from pp_mlem.show.options import (
-    Given,
-    did_you_mean,
-    named,
-    read_json_values,
-    value_of,
-)
+from pp_mlem.show.options import Given, named, read_json_values, value_of
 from pp_mlem.show.table_files import arguments_from_table, numbers_in, read_table
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pp_mlem.show.options import did_you_mean
+from pp_mlem.base.near import did_you_mean
 
 PACKAGES = {"sklearn": "scikit-learn", "statsmodels": "statsmodels", "pyarrow": "pyarrow"}
 

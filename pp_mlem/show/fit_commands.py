@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pp_mlem.base.lazy import pd
+from pp_mlem.base.near import did_you_mean
 from pp_mlem.diagnose.bootstrap import KINDS
 from pp_mlem.diagnose.profile import ProfileInterval
 from pp_mlem.estimate.estimators import fit_by, method_names
@@ -21,7 +22,7 @@ from pp_mlem.show.building import Held, build
 from pp_mlem.show.catalogue import find_model
 from pp_mlem.show.interrupts import stop
 from pp_mlem.show.labels import labels_of, latents_of, posterior_on
-from pp_mlem.show.options import Given, Output, did_you_mean, read_json_values
+from pp_mlem.show.options import Given, Output, read_json_values
 from pp_mlem.show.results import Results, records, write_plain
 from pp_mlem.show.runs import check_program, find_run, is_run
 from pp_mlem.show.stages import Stages

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pp_mlem.base.near import did_you_mean
 from pp_mlem.estimate.estimators import check_methods, method_names
 from pp_mlem.estimate.point import HESSIAN_WORK
 from pp_mlem.model.model import Model
-from pp_mlem.show.options import did_you_mean
 from pp_mlem.show.stages import told_seconds
 
 DEFAULT = ("em", "mle", "map", "nuts")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,13 +66,6 @@ class Output:
             raise ValueError(f"--out: {self.out} is a folder, expected the name of a file.")
         if self.out.exists() and not self.overwrite:
             raise ValueError(f"--out: {self.out} exists. Choose another name, or add --overwrite.")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?', or nothing where no name is near."""
-    lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(lower[n]) for n in near)}?" if near else ""
 
 
 def named(pairs: Iterable[str] | None, option: str) -> dict[str, str]:

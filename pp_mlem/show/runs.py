@@ -14,11 +14,12 @@ from typing import Any
 
 from pp_mlem.base.files import read_json, write_text
 from pp_mlem.base.fingerprint import PYTHON
+from pp_mlem.base.near import did_you_mean
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import Shelf, find_model, model_names, shelf_folder
-from pp_mlem.show.options import Given, did_you_mean
+from pp_mlem.show.options import Given
 
 RECORD = "run.json"
 PROGRAM = "model.py"  # the copy of a model file

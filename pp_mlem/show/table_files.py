@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pp_mlem.base.lazy import pd
-from pp_mlem.show.options import did_you_mean, names_in
+from pp_mlem.base.near import did_you_mean
+from pp_mlem.show.options import names_in
 
 SEPARATORS = ",;\t|"
 SAMPLE_LINES = 200
