@@ -387,8 +387,8 @@ REFUSED = {
     "prior from rows": (informed, (Y,), "the log prior depends on the rows"),
     "a parameter for each row": (own_means, (Y,), "'mu' depends on the number of rows"),
     "one sequence": (one_sequence, (Y,), "not the sum of those of two parts"),
-    "outside a support": (positive, (LATE,), "chunk 3 of 4 .row 500.: .*-3.0 at index .53,."),
-    "infinite": (plain, (np.where(np.arange(N) == 300, np.inf, Y),), "chunk 2 of 4 .row 300.: .*infinite"),
+    "outside a support": (positive, (LATE,), "chunk 3 of 4 .row 501.: .*-3.0 at index .53,."),
+    "infinite": (plain, (np.where(np.arange(N) == 300, np.inf, Y),), "chunk 2 of 4 .row 301.: .*infinite"),
     "missing in part": (
         vectors, (np.where(np.arange(2 * N).reshape(N, 2) == 901, np.nan, X),), "missing in part, in chunk 3 of 4",
     ),

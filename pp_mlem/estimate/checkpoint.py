@@ -82,7 +82,8 @@ class Checkpoint:
             warnings.warn(f"{error.strerror or error} The fit goes on without it.", stacklevel=2)
 
     def _save(self, part: Path) -> None:
-        told, arrays = {}, {}
+        told: dict[str, Any] = {}
+        arrays: dict[str, np.ndarray] = {}
         for name, own in self.stages.items():
             told[name] = {"done": own["done"], "count": len(own["arrays"]), **own["told"]}
             arrays |= {f"{name}/{i}": a for i, a in enumerate(own["arrays"])}

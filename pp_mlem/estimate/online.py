@@ -48,19 +48,19 @@ def _members(target: StreamedTarget, block: Any) -> list[Any]:
 
 def after_online_pass(target: StreamedTarget, vectors: np.ndarray) -> np.ndarray:
     """Where the starts (starts, size) have come to after one pass; a start that was lost on the way stays."""
-    now, mean, averaged, total = np.array(vectors), np.zeros_like(vectors), 0, None
-    steps = np.full(len(vectors), STEPS)
+    wanted = [np.array(vectors), np.full(len(vectors), STEPS)]
+    mean, averaged, total = np.zeros_like(vectors), 0, None
     half = target.streamed.chunks // 2
-    for k, (part, units) in enumerate(target.each_chunk(em_look, lambda: (now, steps))):
+    for k, (part, units) in enumerate(target.each_chunk(em_look, lambda: tuple(wanted))):
         scaled = times(part, target.units / max(units, 1.0))
         gain = 1.0 if k == 0 else float((k + 1) ** -POWER) if k >= FIRST else 1.0 / (k + 1)
         total = scaled if total is None else added(times(total, 1.0 - gain), times(scaled, gain))
         if k + 1 < FIRST:
             continue
-        seen = target.whole_of(em_look, total, (now, steps))
+        seen = target.whole_of(em_look, total, tuple(wanted))
         following = np.asarray(seen.following)
-        now = np.where(np.isfinite(following).all(-1, keepdims=True), following, now)
+        wanted[0] = np.where(np.isfinite(following).all(-1, keepdims=True), following, wanted[0])
         if k >= half:
-            mean, averaged = mean + now, averaged + 1
-    found = mean / averaged if averaged else now
+            mean, averaged = mean + wanted[0], averaged + 1
+    found = mean / averaged if averaged else wanted[0]
     return np.where(np.isfinite(found).all(-1, keepdims=True), found, vectors)

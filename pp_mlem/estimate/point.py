@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,15 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             algorithm = _after_opening(target, algorithm, opening)
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
-        kept = Checkpoint(options.checkpoint, _record_of(model, options, starts, algorithm=driver.algorithm))
+        kept = Checkpoint(
+            options.checkpoint, _record_of(model, options, starts, algorithm=driver.algorithm)
+        )
         vectors = kept.once("starts", lambda: _vectors(model, driver, starts, options, make))
         with Progress(options.method, starts, options.progress, "starts") as progress:
             if opening is not None:
                 vectors = opened(replace(driver, algorithm=opening), vectors)
-            if options.online and takes_online(target) and isinstance(target, StreamedTarget):
-                vectors = kept.once("online", lambda v=vectors: after_online_pass(target, v))
+            if options.online and isinstance(target, StreamedTarget) and takes_online(target):
+                vectors = kept.once("online", partial(after_online_pass, target, vectors))
             driver = replace(driver, progress=progress)
             ends = _run(driver, settings, vectors, kept)
             higher = None
@@ -175,8 +178,12 @@ def _record_of(
     """What a checkpoint belongs to; nothing is looked at where there is none."""
     if options.checkpoint is None:
         return {}
-    own = {k: getattr(options, k) for k in ("method", "objective", "seed", "max_iter", "tol", "polish")}
-    how = digest([options.init, {k: np.asarray(v) for k, v in options.fixed.items()}, str(algorithm)])
+    own = {
+        k: getattr(options, k) for k in ("method", "objective", "seed", "max_iter", "tol", "polish")
+    }
+    how = digest(
+        [options.init, {k: np.asarray(v) for k, v in options.fixed.items()}, str(algorithm)]
+    )
     return {**model.fingerprint, **own, "starts": starts, "init, fixed or algorithm": how}
 
 
@@ -194,7 +201,9 @@ def _vectors(
 
     if model.summary is not None:  # a fit of few points, which say what all rows do
         found = of_sample(model.summary)
-        return np.asarray(target.unconstrained({n: found.params[n][None] for n in target.space.names}))
+        return np.asarray(
+            target.unconstrained({n: found.params[n][None] for n in target.space.names})
+        )
     return sampled_starts(model, target, options.seed, of_sample)
 
 

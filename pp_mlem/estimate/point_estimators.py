@@ -116,7 +116,18 @@ def fit_mle(
     `fit_em`; L-BFGS of Liu & Nocedal (1989), doi:10.1007/BF01589116.
     """
     options = PointOptions(
-        "MLE", "mle", starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace, dtype,
+        "MLE",
+        "mle",
+        starts,
+        seed,
+        init,
+        fixed or {},
+        polish,
+        max_iter,
+        tol,
+        progress,
+        trace,
+        dtype,
         checkpoint,
     )
     return fit_point(model, options, _lbfgs)
@@ -143,7 +154,18 @@ def fit_map(
     when the program is rewritten in other coordinates. Arguments as in `fit_mle`.
     """
     options = PointOptions(
-        "MAP", "map", starts, seed, init, fixed or {}, polish, max_iter, tol, progress, trace, dtype,
+        "MAP",
+        "map",
+        starts,
+        seed,
+        init,
+        fixed or {},
+        polish,
+        max_iter,
+        tol,
+        progress,
+        trace,
+        dtype,
         checkpoint,
     )
     return fit_point(model, options, _lbfgs)

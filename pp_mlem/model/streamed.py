@@ -111,9 +111,7 @@ class StreamedModel(Model):
         count = source.count()
         columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
         head = source.head(tuple(columns), min(count, 4 * PROBED))
-        rows = rows_in_chunk(
-            count, sum(a[0].size for a in head), getattr(source, "chunk_rows", None)
-        )
+        rows = rows_in_chunk(count, sum(a[0].size for a in head), source.chunk_rows)
         first = iter(source.head(tuple(columns), rows))
         self._check_additive(program, dict(zip(map(id, columns), head, strict=True)), count)
         own_args, own_kwargs = _with_rows(args, kwargs, first, count, rows)
@@ -236,12 +234,16 @@ class StreamedModel(Model):
         gaussian = not self.reading.latents and all(a.dtype.kind == "f" for a in arrays)
         if not gaussian or numbers > MOST or rows <= numbers + 1 or not self.quick:
             return False
-        own = tuple(a[:rows] if w else a for a, w in zip(self.arguments.dynamic, columns, strict=True))
+        own = tuple(
+            a[:rows] if w else a for a, w in zip(self.arguments.dynamic, columns, strict=True)
+        )
         flat = flat_rows(Part(0, own, rows, str), columns)
         if not np.all(np.isfinite(flat)):
             return False
         points = self._of_points(Moments.of(flat))
-        return points is not None and says_the_same(self._on_rows([a[:rows] for a in arrays]), points)
+        return points is not None and says_the_same(
+            self._on_rows([a[:rows] for a in arrays]), points
+        )
 
     def _moving(self) -> tuple[bool, ...]:
         """Which of the program's arrays are columns."""
@@ -258,7 +260,11 @@ class StreamedModel(Model):
         by_column = dict(zip(map(id, self.stream.asked), arrays, strict=True))
         values = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
         own_args, own_kwargs = _with_rows(
-            args, kwargs, iter([by_column[id(c)] for c in values]), self.stream.count, len(arrays[0])
+            args,
+            kwargs,
+            iter([by_column[id(c)] for c in values]),
+            self.stream.count,
+            len(arrays[0]),
         )
         return Model(self.program, *own_args, **options, **own_kwargs)
 
@@ -292,7 +298,9 @@ class StreamedModel(Model):
         except (ValueError, FloatingPointError) as error:
             where = re.search(r"at index \((\d+)", str(error))
             row = part.place(int(where[1])) if where else f"{part.place(0)} and on"
-            raise ValueError(f"chunk {part.number} of {self.stream.chunks} ({row}): {error}") from error
+            raise ValueError(
+                f"chunk {part.number} of {self.stream.chunks} ({row}): {error}"
+            ) from error
         if data.partly:
             raise ValueError(
                 f"observed site '{min(data.partly)}': vectors that are missing in part, in chunk {part.number} of {self.stream.chunks} ({part.place(0)} and "
@@ -459,7 +467,9 @@ def devices_of(given: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ..
         return tuple(local[:given])
     found = tuple(given) if isinstance(given, Sequence) else ()
     if not found or not all(isinstance(d, jax.Device) for d in found):
-        raise TypeError(f"devices: received {given!r}, expected a number or a list of jax.local_devices().")
+        raise TypeError(
+            f"devices: received {given!r}, expected a number or a list of jax.local_devices()."
+        )
     return found
 
 
@@ -533,8 +543,8 @@ def _of_both(one: tuple, other: tuple) -> tuple:
 
 def _alike(one: ProgramData, other: ProgramData) -> bool:
     """Whether two layouts of a chunk are the same."""
-    (a, one_tree), (b, other_tree) = jax.tree.flatten(one), jax.tree.flatten(other)
-    return one_tree == other_tree and all(
+    (a, one_tree), (b, other_tree) = (jax.tree.flatten(tree) for tree in (one, other))
+    return bool(one_tree == other_tree) and all(
         np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=1e-12, atol=1e-12, equal_nan=True)
         for x, y in zip(a, b, strict=True)
     )

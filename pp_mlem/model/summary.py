@@ -56,7 +56,11 @@ class Moments:
 
 def flat_rows(part: Part, wanted: tuple[bool, ...]) -> np.ndarray:
     """(count, D): the numbers of the rows of a chunk."""
-    own = [a[: part.count].reshape(part.count, -1) for a, w in zip(part.arrays, wanted, strict=True) if w]
+    own = [
+        a[: part.count].reshape(part.count, -1)
+        for a, w in zip(part.arrays, wanted, strict=True)
+        if w
+    ]
     return np.concatenate(own, 1).astype(np.float64)
 
 

@@ -6,10 +6,12 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pp_mlem.base.checks import check_counts
 from pp_mlem.base.lazy import pa_dataset
 from pp_mlem.sources import datasets
 from pp_mlem.sources.batches import Batches
@@ -29,7 +31,9 @@ EXPECTED = (
 )
 
 
-def open_source(what: Any, *, sep: str | None = None, decimal: str = ".") -> Source:
+def open_source(
+    what: Any, *, sep: str | None = None, decimal: str = ".", chunk_rows: int | None = None
+) -> Source:
     """Data to be read in chunks, from what holds them.
 
     what: a path, folder or glob of Parquet, CSV, Arrow/Feather or `.npy` files (a folder with all below
@@ -38,6 +42,7 @@ def open_source(what: Any, *, sep: str | None = None, decimal: str = ".") -> Sou
         iterator of record batches, tables, DataFrames or dicts of arrays, the same at each call.
     sep, decimal: of CSV files, the separator (by default a comma, of `.tsv` files a tab) and what stands
         before decimals.
+    chunk_rows: rows that a fit takes at a time; by default so many that a chunk is a few megabytes.
 
     Raises:
         ValueError: for a path that matches nothing, files that cannot be read, no rows at all, columns of
@@ -45,6 +50,9 @@ def open_source(what: Any, *, sep: str | None = None, decimal: str = ".") -> Sou
         TypeError: for anything else.
         ImportError: where pyarrow is needed and not installed.
     """
+    if chunk_rows is not None:
+        check_counts(chunk_rows=chunk_rows)
+        return replace(open_source(what, sep=sep, decimal=decimal), chunk_rows=chunk_rows)
     if isinstance(what, Source):
         return what
     if _is_files(what):

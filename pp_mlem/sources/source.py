@@ -55,7 +55,8 @@ class Column:
 @dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Rows in a fixed order, in parts (files, tables) that follow one another. `learned` holds the rows
-    of parts that a pass has counted, `widths` the length of lists that a look at the first has told."""
+    of parts that a pass has counted, `widths` the length of lists that a look at the first has told; `chunk_rows` how
+    many rows a fit is to take at a time, None where it chooses."""
 
     parts: tuple[Part, ...]
     told: str
@@ -63,6 +64,7 @@ class Source:
     vector: bool = False
     learned: dict[int, int] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    chunk_rows: int | None = None
 
     def __repr__(self) -> str:
         return f"Source({self.describe()})"
