@@ -88,7 +88,7 @@ class Checkpoint:
             told[name] = {"done": own["done"], "count": len(own["arrays"]), **own["told"]}
             arrays |= {f"{name}/{i}": a for i, a in enumerate(own["arrays"])}
         with part.open("wb") as file:
-            np.savez(file, **arrays, told=np.array(json.dumps([self.record, told])))
+            np.savez(file, **{**arrays, "told": np.array(json.dumps([self.record, told]))})
 
 
 def _read(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
