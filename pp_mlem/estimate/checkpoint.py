@@ -87,8 +87,10 @@ class Checkpoint:
         for name, own in self.stages.items():
             told[name] = {"done": own["done"], "count": len(own["arrays"]), **own["told"]}
             arrays |= {f"{name}/{i}": a for i, a in enumerate(own["arrays"])}
+        arrays["told"] = np.array(json.dumps([self.record, told]))
+        save: Any = np.savez
         with part.open("wb") as file:
-            np.savez(file, **{**arrays, "told": np.array(json.dumps([self.record, told]))})
+            save(file, **arrays)
 
 
 def _read(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -543,8 +543,9 @@ def _of_both(one: tuple, other: tuple) -> tuple:
 
 def _alike(one: ProgramData, other: ProgramData) -> bool:
     """Whether two layouts of a chunk are the same."""
-    (a, one_tree), (b, other_tree) = (jax.tree.flatten(tree) for tree in (one, other))
-    return bool(one_tree == other_tree) and all(
+    if str(jax.tree.structure(one)) != str(jax.tree.structure(other)):
+        return False
+    return all(
         np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=1e-12, atol=1e-12, equal_nan=True)
-        for x, y in zip(a, b, strict=True)
+        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     )
