@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from pp_mlem.base.factorisations import one_at_a_time
 
@@ -67,6 +68,25 @@ def _is_known(name: str, value: Any) -> bool:
 def jit(function: Callable[..., Any], effort: Effort) -> Any:
     """`jax.jit` with this effort, for what belongs to no structure; else use `Kept`."""
     return jax.jit(one_at_a_time(function), compiler_options=_options(effort))
+
+
+def in_turn(function: Callable[..., T], going: Any, arrays: tuple) -> T:
+    """`function` of every lane of the arrays that is `going`, one after the other, and zeros of the others. Traceable.
+
+    Each is mapped over a lane of its own (`jax.vmap`): XLA's loops over blocks of rows run almost twice as fast so.
+    """
+
+    def one(own: tuple) -> Any:
+        lane = jax.vmap(lambda given: function(*given))(jax.tree.map(lambda a: a[None], own))
+        return jax.tree.map(lambda a: a[0], lane)
+
+    def nothing(own: tuple) -> Any:
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, own))
+
+    found: T = jax.lax.map(
+        lambda each: jax.lax.cond(each[0], one, nothing, each[1]), (going, arrays)
+    )
+    return found
 
 
 quick_jit = functools.partial(jit, effort=Effort.QUICK)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base.arrays import Array, namespace
-from pp_mlem.base.compiling import Effort
+from pp_mlem.base.compiling import Effort, in_turn
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
 from pp_mlem.estimate.algorithm import Algorithm, Look, State, always, choose
@@ -257,14 +258,7 @@ def _step(algorithm: Algorithm, state: State, seen: Any, going: Array) -> tuple[
 
 def _in_turn(target: Target, look: Look, going: jax.Array, *wanted: Array) -> Any:
     """What a look sees of every start that is `going`, one after the other, and zeros of the others."""
-
-    def one(own: tuple) -> Any:
-        return look(target, *own)
-
-    def nothing(own: tuple) -> Any:
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, own))
-
-    return jax.lax.map(lambda each: jax.lax.cond(each[0], one, nothing, each[1]), (going, wanted))
+    return in_turn(partial(look, target), going, wanted)
 
 
 def _fused(

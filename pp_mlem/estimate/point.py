@@ -161,7 +161,8 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
                 vectors = opened(replace(driver, algorithm=opening), vectors)
             if options.online and isinstance(target, StreamedTarget) and takes_online(target):
                 vectors = kept.once("online", partial(after_online_pass, target, vectors))
-            driver = replace(driver, progress=progress)
+            group = len(vectors) if isinstance(target, StreamedTarget) else driver.group
+            driver = replace(driver, progress=progress, group=group)
             ends = _run(driver, settings, vectors, kept)
             higher = None
             if not (ends.interrupted or isinstance(target, StreamedTarget)):

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pp_mlem.base import processes
-from pp_mlem.base.compiling import Effort, Work
+from pp_mlem.base.compiling import Effort, Work, in_turn
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.target.parts import WITHOUT_ROWS, Parts, over_rows
 from pp_mlem.target.problem import Problem
@@ -252,12 +251,9 @@ def _on_chunk(
         return part(target, *static, *arrays)
     mapped = tuple(a for a, axis in zip(arrays, lanes, strict=True) if axis == 0)
 
-    def one(own: tuple) -> Any:
+    def one(*own: Any) -> Any:
         each = iter(own)
         given = [next(each) if axis == 0 else a for a, axis in zip(arrays, lanes, strict=True)]
         return part(target, *static, *given)
 
-    def nothing(own: tuple) -> Any:
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(one, own))
-
-    return jax.lax.map(lambda each: jax.lax.cond(each[0], one, nothing, each[1]), (going, mapped))
+    return in_turn(one, going, mapped)
