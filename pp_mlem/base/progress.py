@@ -6,20 +6,21 @@ import sys
 import time
 from types import TracebackType
 
+from pp_mlem.base import processes
 from pp_mlem.base.digits import written
 from pp_mlem.base.lazy import rich_console, rich_progress
 
 
 class Progress:
     """Shows how far a fit is, in `unit`s of which there are `total`. `enabled=None` means: only in a
-    terminal."""
+    terminal. Of several processes the first alone shows it."""
 
     def __init__(self, title: str, total: int, enabled: bool | None, unit: str = "") -> None:
         shown = sys.stderr.isatty() if enabled is None else enabled
         self.total = total
         self.clock = time.perf_counter()
         self.bar: rich_progress.Progress | None = None
-        if shown:
+        if shown and processes.rank() == 0:
             text = rich_progress.TextColumn
             self.bar = rich_progress.Progress(
                 rich_progress.SpinnerColumn(),

@@ -28,24 +28,39 @@ SAID = {"program": "another program", "data": "other data", "dtype": "another dt
 
 
 class Checkpoint:
-    """The stages of one fit, in a file; `record` says what fit it is.
+    """The stages of one fit, in a file; `record` says what fit it is. Where the fit is `shared` by several processes,
+    the first of them reads and writes it, and tells the others.
 
     Raises:
         ValueError: where the file holds another fit, by what it differs in, or is damaged.
     """
 
-    def __init__(self, path: str | Path | None, record: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | Path | None, record: Mapping[str, Any], shared: bool = False
+    ) -> None:
         self.path = None if path is None else Path(path)
-        self.record = {"format": FORMAT, **record}
+        self.shared = shared
+        self.warned = False
         self.stages: dict[str, dict[str, Any]] = {}
-        self.writable = self.path is not None and processes.rank() == 0
-        if self.path is not None and self.path.exists():
-            self.stages = _read(self.path, self.record)
+        if self.path is not None:
+            own = json.dumps({"format": FORMAT, **record}).encode()
+            self.record = json.loads(self._of_first(own))
+            content = self._of_first(_content(self.path) if self._is_writer else b"")
+            self.stages = _read(self.path, content[1:], self.record) if content else {}
+
+    @property
+    def _is_writer(self) -> bool:
+        return not self.shared or processes.rank() == 0
+
+    def _of_first(self, content: bytes) -> bytes:
+        return processes.bytes_of_first(content, "the checkpoint") if self.shared else content
 
     def once(self, stage: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array that was made before, or is made now."""
         if stage not in self.stages:
-            self.stages[stage] = {"done": True, "arrays": [np.asarray(make())], "told": {}}
+            made = np.asarray(make())
+            made = processes.of_first(made, f"the {stage}") if self.shared else made
+            self.stages[stage] = {"done": True, "arrays": [made], "told": {}}
             self._write()
         found: np.ndarray = self.stages[stage]["arrays"][0]
         return found
@@ -72,14 +87,18 @@ class Checkpoint:
         return ran
 
     def _write(self) -> None:
-        """A file that cannot be written costs the checkpoint, not the fit."""
-        if not self.writable or self.path is None:
+        """A file that cannot be written costs the checkpoint, not the fit; the next pass tries again."""
+        if self.path is None or not self._is_writer:
             return
         try:
             write_whole(self.path, self._save, "checkpoint")
         except OSError as error:
-            self.writable = False
-            warnings.warn(f"{error.strerror or error} The fit goes on without it.", stacklevel=2)
+            if not self.warned:
+                told = (
+                    f"{error.strerror or error} The fit goes on, and tries again after each pass."
+                )
+                warnings.warn(told, stacklevel=2)
+            self.warned = True
 
     def _save(self, part: Path) -> None:
         told: dict[str, Any] = {}
@@ -93,9 +112,19 @@ class Checkpoint:
             save(file, **arrays)
 
 
-def _read(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _content(path: Path) -> bytes:
+    """What a file holds, after a mark; nothing where there is none."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        return b"+" + path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ValueError(f"checkpoint: {path} cannot be read ({error}).") from None
+
+
+def _read(path: Path, content: bytes, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             held, told = json.loads(str(file["told"]))
             stages = {
                 name: {
@@ -109,7 +138,7 @@ def _read(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         raise ValueError(
             f"checkpoint: {path} is damaged ({type(error).__name__}: {error}). Remove it, and the fit begins anew."
         ) from None
-    differs = changed(held, json.loads(json.dumps(record)))
+    differs = changed(held, record)
     if differs:
         told_as = ", ".join(SAID.get(name, name) for name in differs)
         raise ValueError(

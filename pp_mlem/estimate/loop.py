@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base import processes
 from pp_mlem.base.arrays import Array, namespace
 from pp_mlem.base.compiling import Effort, in_turn
 from pp_mlem.base.progress import Progress
@@ -60,6 +61,11 @@ class Driver:
     fused: bool = False
     progress: Progress = field(default_factory=lambda: Progress("", 0, False))
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process waits for this one."""
+        return True
+
     def ahead(self, vectors: Any) -> Future | None:
         """Begin to compile the looks of as many starts, in another thread."""
         if self.fused:
@@ -100,6 +106,8 @@ class Driver:
             try:
                 self._to_the_end(here, run, index, now)
             except KeyboardInterrupt:
+                if not self.is_alone:
+                    raise
                 run.interrupted = True
             pieces.append(_cut(here[0], 0, len(index)))
             if run.interrupted:
@@ -223,7 +231,21 @@ class Driver:
 
 @dataclass(frozen=True)
 class StreamedDriver(Driver):
-    """Of data that come in chunks: a look is one pass over them, all starts in the same one; so is a block."""
+    """Of data that come in chunks: a look is one pass over them, all starts in the same one; so is a block. In
+    several processes all states are those of the first; an interrupt of one ends all."""
+
+    @property
+    def is_alone(self) -> bool:
+        return processes.count() == 1
+
+    def _block(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
+        block = super()._block()
+
+        def same(state: State, steps: int) -> tuple[State, np.ndarray, np.ndarray]:
+            found: tuple = processes.of_first(block(state, steps), "the states of the starts")
+            return found
+
+        return same
 
     def _steps(self, steps: int, seconds: float) -> int:
         return 1

@@ -28,12 +28,13 @@ STEPS = 2  # of an M-step without closed form
 
 def takes_online(target: Any) -> bool:
     """Whether every block's statistics mean the same at any parameters, so that they can be averaged along the way,
-    and there are many chunks, all of this process."""
+    and there are many chunks, all of which this process passes over."""
     return (
         isinstance(target, StreamedTarget)
         and target.summary is None
         and target.streamed.chunks >= CHUNKS
         and processes.count() == 1
+        and target.streamed.spread is None
         and all(
             isinstance(b, (Closed, Idle))
             or (isinstance(b, Numeric) and not any(f.varies_by_row for f in _members(target, b)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pp_mlem.base import processes
 from pp_mlem.base.checks import check_counts, check_positive, check_seed
 from pp_mlem.base.fingerprint import digest
 from pp_mlem.base.memory import collector_paused
@@ -131,6 +133,13 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
     `make` gives the algorithm for the problem's settings.
     """
     check_model(model, options.dtype)
+    shared = isinstance(model, StreamedModel)
+    with processes.telling() if shared else contextlib.nullcontext():
+        return _fit_point(model, options, make, shared)
+
+
+def _fit_point(model: Model, options: PointOptions, make: Make, shared: bool) -> PointFit:
+    """The same; `shared` by all processes there are."""
     model, fixed, init = with_held_entries(model, options.fixed, options.init)
     options = replace(options, fixed=fixed, init=init)
     starts = _check(model, options)
@@ -152,9 +161,8 @@ def fit_point(model: Model, options: PointOptions, make: Make) -> PointFit:
             algorithm = _after_opening(target, algorithm, opening)
         driver = em_driver(target, algorithm, starts, options.max_iter, options.trace)
         compiling = _prepare(model, target, driver, starts)
-        kept = Checkpoint(
-            options.checkpoint, _record_of(model, options, starts, algorithm=driver.algorithm)
-        )
+        told = _record_of(model, options, starts, algorithm=driver.algorithm)
+        kept = Checkpoint(options.checkpoint, told, shared)
         vectors = kept.once("starts", lambda: _vectors(model, driver, starts, options, make))
         with Progress(options.method, starts, options.progress, "starts") as progress:
             if opening is not None:

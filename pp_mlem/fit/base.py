@@ -515,6 +515,8 @@ class Fit(Pictures, abc.ABC):
 
         The pointwise log-likelihood, draws times units, is written where `log_likelihood` is true; else
         `load(path, model)` computes it again. Observed data of more than 5e5 numbers are not written.
+        Where several processes have fitted data in chunks together, all of them must call this, and the first one
+        writes; the others do not wait for it.
 
         Raises:
             OSError: naming the file, when it cannot be written (a full disk, a read-only folder).

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pp_mlem.base import verbs
+from pp_mlem.base import processes, verbs
 from pp_mlem.base.lazy import pd, xr
 from pp_mlem.base.status import Status
 from pp_mlem.base.variables import variable_names
@@ -22,6 +22,7 @@ from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.fit.record import check_model_of, check_record
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 
 Record = dict[str, Any]
 
@@ -154,7 +155,11 @@ def _record_of(fit: Fit) -> Record:
 def save(fit: Fit, path: str | Path, log_likelihood: bool = False) -> Path:
     """See `Fit.save`."""
     record = _record_of(fit)
-    return write_fit(path, lean(fit.to_datatree(log_likelihood), log_likelihood), record)
+    tree = lean(fit.to_datatree(log_likelihood), log_likelihood)
+    shared = isinstance(fit.model, StreamedModel) and processes.count() > 1
+    if shared and processes.rank() > 0:  # which has computed its share of what is written
+        return Path(path)
+    return write_fit(path, tree, record)
 
 
 def load(path: str | Path, model: Model | None = None) -> Fit:

@@ -102,8 +102,14 @@ class Model(Imputes, AlongScans):
         dims: Mapping[str, Any] | None = None,
         coords: Mapping[str, Any] | None = None,
         devices: Any = None,
+        workers: Any = None,
         **kwargs: Any,
     ) -> None:
+        if workers is not None:
+            raise ValueError(
+                "workers: they take ranges of chunks, so the data must come in chunks: Model(program, source['x'], workers=client) "
+                "of source = open_source('folder/*.parquet')."
+            )
         if devices is not None:
             raise ValueError(
                 "devices: several take chunks in turn, so the data must come in chunks: Model(program, source['x'], devices=2) of "

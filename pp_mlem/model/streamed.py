@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ from pp_mlem.model.latents import classification_log_likelihood
 from pp_mlem.model.model import STREAMED, Model
 from pp_mlem.model.read import other_data
 from pp_mlem.model.summary import MOST, Moments, flat_rows, model_of_points, says_the_same
-from pp_mlem.model.writing import write_rows
+from pp_mlem.model.workers import Workers, check_range, client_of, of_ranges, on_host, sum_range
+from pp_mlem.model.writing import write_rows, write_share
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.sources import Column, Source
@@ -73,11 +75,25 @@ def _classified(target: Target, params: dict[str, Any]) -> jax.Array:
     return classification_log_likelihood(target.marginal, params, target.data)
 
 
+class Known(NamedTuple):
+    """What one process has found of a model's rows and another takes as it is: whether a chunk is laid out from its
+    arrays alone, how many units there are, and the model of few points that says what all rows do."""
+
+    quick: bool
+    counted: float
+    summary: Model | None
+
+
 class StreamedModel(Model):
     """`Model` of a program some of whose arguments are columns of a source.
 
     Structure is read from the first chunk. That log Z adds up over rows is seen on the first rows, not assumed:
     a program that standardises its data itself, say, is refused. All data are checked in one pass.
+
+    `devices` of this process take chunks in turn. `workers` are other processes that take ranges of chunks as tasks: a
+    client of Dask, or an executor of `concurrent.futures` (of processes that were spawned); they must be able to read
+    the source, and each reads the program once. What fits one model in several processes of `jax.distributed` needs
+    neither. A copy (pickle) has none of both, and passes over no row to be checked again.
     """
 
     def __init__(
@@ -91,15 +107,15 @@ class StreamedModel(Model):
         dims: Mapping[str, Any] | None = None,
         coords: Mapping[str, Any] | None = None,
         devices: int | Sequence[jax.Device] | None = None,
+        workers: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.devices = devices_of(devices)
         if observe:
             raise ValueError(
                 "observe: labels of data that come in chunks are an argument of the program: pass their column, and "
                 "obs= the site."
             )
-        source = _source_of(args, kwargs)
+        self.devices, self.client = devices_of(devices), client_of(workers, devices)
         options = {
             "latents": latents,
             "parameters": parameters,
@@ -107,13 +123,22 @@ class StreamedModel(Model):
             "dims": dims,
             "coords": coords,
         }
+        with processes.telling():
+            self._read(program, args, kwargs, options, None)
+
+    def _read(
+        self, program: Any, args: tuple, kwargs: dict, options: dict, known: Known | None
+    ) -> None:
+        """Read structure from the first rows, and check all, where this is not known from another process."""
+        source = _source_of(args, kwargs)
         self.given = args, kwargs, options
         count = source.count()
         columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
         head = source.head(tuple(columns), min(count, 4 * PROBED))
         rows = rows_in_chunk(count, sum(a[0].size for a in head), source.chunk_rows)
         first = iter(source.head(tuple(columns), rows))
-        self._check_additive(program, dict(zip(map(id, columns), head, strict=True)), count)
+        if known is None:
+            self._check_additive(program, dict(zip(map(id, columns), head, strict=True)), count)
         own_args, own_kwargs = _with_rows(args, kwargs, first, count, rows)
         super().__init__(program, *own_args, **options, **own_kwargs)
         self.source, self.rows_seen = source, Seen()
@@ -121,9 +146,12 @@ class StreamedModel(Model):
         with working_precision(self.dtype):
             shared = replace(self.data.by_rows, designs=with_sound_triangles(self.data.designs))
             self.bound = replace(self.bound, data=shared)
-            self.quick = self._is_quick()
-            wanted = self._summarised()
-            self.counted, self.summary = self._together(wanted)
+            self.quick = self._is_quick() if known is None else known.quick
+            self.workers = self._workers()
+            if known is None:
+                self.counted, self.summary = self._together(self._summarised())
+            else:
+                self.counted, self.summary = known.counted, known.summary
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -213,17 +241,33 @@ class StreamedModel(Model):
     def _together(self, summarised: bool) -> tuple[float, Model | None]:
         """The units of all processes, and the model of few points that says what all rows do, if there is one; what is
         wrong in the rows of one process ends all."""
-        count, moments, error = 0.0, None, None
-        try:
-            count, moments = self._checked(summarised)
-        except Exception as own:  # whatever it is, the others wait for this process
-            error = own
-        processes.raise_together(error)
-        total = float(processes.summed(np.array([count]), np.add)[0])
-        if moments is None:
-            return total, None
-        told = processes.summed((moments.count, moments.mean, moments.squares), _of_both)
-        return total, self._of_points(Moments(*told))
+        if self.workers is None:
+            found = self._checked(summarised, self.stream)
+        else:
+            found = of_ranges(self.workers.each_range(check_range, summarised))
+        count, moments = found
+        step = "checking the rows"
+        total, lacking = processes.summed(np.array([count, moments is None]), np.add, step)
+        if lacking or moments is None:
+            return float(total), None
+        told = processes.summed((moments.count, moments.mean, moments.squares), _of_both, step)
+        return float(total), self._of_points(Moments(*told))
+
+    def _workers(self) -> Workers | None:
+        """Who passes over the rows, if not this process."""
+        if self.client is None:
+            return None
+        recipe = _read_streamed, self._recipe(Known(self.quick, 0.0, None))
+        return Workers.of(self.client, recipe, self.stream.chunks)
+
+    def _recipe(self, known: Known) -> tuple:
+        """What `_read_streamed` makes this model from, in another process."""
+        args, kwargs, options = self.given
+        return packed(self.program), args, kwargs, options, known
+
+    def part_of_stream(self, begin: int, end: int) -> Stream:
+        """The chunks from one number to another."""
+        return replace(self.stream, begin=begin, end=end)
 
     def _summarised(self) -> bool:
         """Whether the first rows say what few points of their mean and covariance do."""
@@ -268,12 +312,12 @@ class StreamedModel(Model):
         )
         return Model(self.program, *own_args, **options, **own_kwargs)
 
-    def _checked(self, summarised: bool) -> tuple[float, Moments | None]:
+    def _checked(self, summarised: bool, stream: Stream) -> tuple[float, Moments | None]:
         """How many units there are, each with its case weight, after every chunk was looked at; and the moments of
         their numbers, where these say all."""
         total, moments = 0.0, None
         weigh = self.bound.compiled(_units, effort=Effort.LEAN)
-        for part in self.stream.parts():
+        for part in stream.parts():
             if summarised:
                 with np.errstate(invalid="ignore"):  # of what is missing, or refused below
                     own = Moments.of(flat_rows(part, self._moving()))
@@ -311,10 +355,10 @@ class StreamedModel(Model):
 
     # --- passes -----------------------------------------------------------------------------
 
-    def feed(self) -> Iterator[tuple[Any, Any]]:
+    def feed(self, stream: Stream | None = None) -> Iterator[tuple[Any, Any]]:
         """One pass: of each chunk what a part of a target is laid out from, and how often each unit counts."""
         rows = np.arange(self.stream.rows)
-        for part in self.stream.parts():
+        for part in (self.stream if stream is None else stream).parts():
             weights = (rows < part.count).astype(self.dtype)
             if self.quick:
                 yield (self.data, tuple(part.arrays)), weights
@@ -325,7 +369,15 @@ class StreamedModel(Model):
     def chunked(self) -> Rows:
         lay = _relay if self.quick else _lay
         return Rows(
-            self.feed, lay, self.counted, self.stream.rows, self.stream.chunks, self.devices
+            self.feed, lay, self.counted, self.stream.rows, self.stream.chunks, self.devices,
+            self._spread if self.workers else None,
+        )  # fmt: skip
+
+    def _spread(self, join: Callable[[Any, Any], Any], fixed: Any, *given: Any) -> Any:
+        """The sum over all chunks, by the workers."""
+        workers: Any = self.workers
+        return functools.reduce(
+            join, workers.each_range(sum_range, join, *jax.tree.map(on_host, (fixed, *given)))
         )
 
     def target(
@@ -376,7 +428,12 @@ class StreamedModel(Model):
 
     def posterior(self, params: Mapping[str, Any], out: str | Path | None = None) -> Any:
         """As `Model.posterior`, written to a Parquet file: a row for each of the source, a column for each value of a
-        latent. Returns the path."""
+        latent. Returns the path.
+
+        Of several processes each writes its own rows, and `out` is a folder: `rows-00000-of-00002.parquet` and so on, in
+        the order of the source; `pandas.read_parquet(out)` and other readers take it for one table. All of them
+        must call this, and all must see the folder.
+        """
         return self._written("posterior", out, lambda m: m.posterior(params))
 
     def decode(self, params: Mapping[str, Any], out: str | Path | None = None) -> Any:
@@ -401,7 +458,8 @@ class StreamedModel(Model):
                 f"{what}: the data come in chunks, and so does what it says of their {self.stream.count:,} rows. Name a Parquet "
                 f"file for it: {what}(..., out='rows.parquet')."
             )
-        return write_rows(out, self.chunk_models(), question)
+        write = write_rows if processes.count() == 1 else write_share
+        return write(out, self.chunk_models(), question)
 
     def _on(self, data: ProgramData, arguments: Arguments | None = None) -> Model:
         """A chunk as a model in memory."""
@@ -424,11 +482,12 @@ class StreamedModel(Model):
         }
 
     def __reduce__(self) -> tuple:
-        return _read_streamed, (packed(self.program), *self.given)
+        return _read_streamed, self._recipe(Known(self.quick, self.counted, self.summary))
 
     def with_program(self, program: Any, dims: Any, coords: Any) -> Model:
         args, kwargs, options = self.given
-        return Model(program, *args, **{**options, "dims": dims, "coords": coords}, **kwargs)
+        own = {**options, "dims": dims, "coords": coords, "workers": self.client}
+        return Model(program, *args, **own, devices=self.devices or None, **kwargs)
 
 
 def _refusing(name: str) -> Callable[..., Any]:
@@ -473,8 +532,14 @@ def devices_of(given: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ..
     return found
 
 
-def _read_streamed(program: Any, args: tuple, kwargs: dict, options: dict) -> Model:
-    return Model(program, *args, **options, **kwargs)
+def _read_streamed(
+    program: Any, args: tuple, kwargs: dict, options: dict, known: Known
+) -> StreamedModel:
+    """A model whose rows another process has checked."""
+    model = object.__new__(StreamedModel)
+    model.devices, model.client = (), None
+    model._read(program, args, kwargs, options, known)
+    return model
 
 
 def _source_of(args: tuple, kwargs: Mapping[str, Any]) -> Any:

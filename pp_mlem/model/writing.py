@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pp_mlem.base import processes
 from pp_mlem.marginal.units import unit_layout
 
+SHARES = "rows-?????-of-?????.parquet"
 Table = dict[str, np.ndarray]  # columns (rows,) or (rows, several)
 
 
@@ -25,8 +27,77 @@ def write_rows(
 
     Raises:
         ImportError: without pyarrow.
+        OSError: for a file that cannot be written.
         ValueError: where rows are not the units of the answers.
     """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if _write(part, chunks, question):
+            part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+def write_share(
+    folder: str | Path,
+    chunks: Iterable[tuple[Any, int | None]],
+    question: Callable[[Any], Mapping[str, Any]],
+) -> Path:
+    """The same of the rows of this process, a file in a folder that all processes fill:
+    `rows-00000-of-00002.parquet` is that of the first of two. Readers of Parquet take the folder for one table, its rows
+    in the order of the source. All files take their places together, after every process has written its own; those
+    of an earlier call go.
+
+    Raises:
+        FileExistsError: where the folder is a file, or has other Parquet files, which readers would take for rows.
+    """
+    folder, step = Path(folder), f"writing {folder}"
+    count = f"-of-{processes.count():05d}.parquet"
+    name = f"rows-{processes.rank():05d}{count}"
+    part = folder / f".{name}.part"
+    try:
+        with processes.telling():
+            _check_folder(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(part, chunks, question)
+        processes.met(step)
+        with processes.telling():
+            if processes.rank() == 0:
+                for old in (*folder.glob(SHARES), *folder.glob(f".{SHARES}.part")):
+                    if not old.name.endswith(f"{count}.part"):
+                        old.unlink()
+        processes.met(step)
+        with processes.telling():
+            part.replace(folder / name)
+        processes.met(step)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return folder
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(
+            f"out: {folder} is a file, and {processes.count()} processes write a folder of files. Name another, or remove it."
+        )
+    others = sorted(set(folder.glob("*.parquet")) - set(folder.glob(SHARES)))
+    if others:
+        raise FileExistsError(
+            f"out: the folder {folder} has other Parquet files ({others[0].name}), which readers would take for rows of the "
+            "same table. Name a folder of its own."
+        )
+
+
+def _write(
+    part: Path,
+    chunks: Iterable[tuple[Any, int | None]],
+    question: Callable[[Any], Mapping[str, Any]],
+) -> bool:
+    """Whether there were rows to write into this file."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -34,8 +105,6 @@ def write_rows(
         raise ImportError(
             "out: writing Parquet needs pyarrow, which is not installed: pip install pyarrow."
         ) from None
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = None
     try:
         for model, count in chunks:
@@ -44,16 +113,10 @@ def write_rows(
             table = pa.table(arrays)
             writer = writer or pq.ParquetWriter(part, table.schema)
             writer.write_table(table)
+    finally:
         if writer is not None:
             writer.close()
-            part.replace(path)
-    except BaseException:
-        if writer is not None:
-            writer.close()
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    return path
+    return writer is not None
 
 
 def _arrow(pa: Any, values: np.ndarray) -> Any:

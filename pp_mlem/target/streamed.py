@@ -36,7 +36,8 @@ class PartProblem(Problem):
 class Rows:
     """The rows of a streamed target: one pass over them (`feed`), from the data of a chunk and the weights of its
     units the data that a part of a target has (`lay`), how many units there are, and rows and chunks; the `devices`
-    that take chunks in turn, the default one where none are named."""
+    that take chunks in turn, the default one where none are named; what else gives the sum over all chunks, if this
+    process does not pass over them (`spread`)."""
 
     feed: Feed
     lay: Callable[..., ProgramData]
@@ -44,6 +45,7 @@ class Rows:
     rows: int
     chunks: int
     devices: tuple[jax.Device, ...] = ()
+    spread: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,8 @@ class StreamedTarget(Target):
         if how == WITHOUT_ROWS:
             return super().compiled(function, *static, effort=effort, lanes=lanes)
         if not isinstance(how, Parts):
-            name = getattr(function, "__name__", str(function)).strip("_").replace("_", " ")
             raise NotImplementedError(
-                f"this needs all rows at once ('{name}'), and the data come in chunks. Ask it of a model on a sample of "
+                f"this needs all rows at once ('{told(function)}'), and the data come in chunks. Ask it of a model on a sample of "
                 "the rows, model.subsample(rows), or of the data in memory."
             )
         if how.by_objective and self.summary is not None:
@@ -109,26 +110,48 @@ class StreamedTarget(Target):
         arrays: tuple[Any, ...],
     ) -> Any:
         """The whole function from one pass; the starts one after the other on every chunk."""
-        run, total, begun = self._of_chunk(how, static, lanes), None, deque[Any]()
+        given = how.part, static, lanes, going, arrays
+        with processes.telling():
+            if self.streamed.spread is None:
+                total = self.over_chunks(how.join, *given)
+            else:
+                prior = self.problem.with_prior
+                total = self.streamed.spread(how.join, self.fixed, prior, *given)
+        total = processes.summed(total, how.join, f"the sums of '{told(how.part)}' over the rows")
+        return self._whole(how, static, lanes, total, arrays)
+
+    def over_chunks(
+        self,
+        join: Callable[[Any, Any], Any],
+        part: Callable[..., Any],
+        static: tuple[Hashable, ...],
+        lanes: tuple[int | None, ...] | None,
+        going: np.ndarray,
+        arrays: tuple[Any, ...],
+    ) -> Any:
+        """What a part gives of all chunks that the feed has, joined in their order."""
+        run, total, begun = self._of_chunk(part, static, lanes), None, deque[Any]()
         for given in self._given():
             begun.append(run(*given, self.fixed, going, arrays))  # not waited for
             if len(begun) > max(len(self.streamed.devices), 1):
-                total = _joined(how, total, begun.popleft())
-        for part in begun:
-            total = _joined(how, total, part)
-        total = processes.summed(total, how.join)
-        return self._whole(how, static, lanes, total, arrays)
+                total = _joined(join, total, begun.popleft())
+        for own in begun:
+            total = _joined(join, total, own)
+        return total
 
     def _of_chunk(
-        self, how: Parts, static: tuple[Hashable, ...], lanes: tuple[int | None, ...] | None
+        self,
+        part: Callable[..., Any],
+        static: tuple[Hashable, ...],
+        lanes: tuple[int | None, ...] | None,
     ) -> Callable[..., Any]:
         """(what a chunk is laid out from, weights, fixed, which lanes, arrays) -> what the part gives, compiled."""
         if self.kept is None:
             raise RuntimeError("this target is part of what is being compiled.")
-        part = self.once(("part of", self.problem), self._part_problem)
+        problem = self.once(("part of", self.problem), self._part_problem)
         return self.kept(
-            _on_chunk, how.part, part, self.streamed.lay, static, lanes, effort=self.part_work.steady,
-            name=f"{how.part.__name__}_of_a_chunk",
+            _on_chunk, part, problem, self.streamed.lay, static, lanes, effort=self.part_work.steady,
+            name=f"{part.__name__}_of_a_chunk",
         )  # fmt: skip
 
     def _given(self) -> Iterator[tuple[Any, Any]]:
@@ -148,7 +171,9 @@ class StreamedTarget(Target):
         inside = jax.tree.map(lambda a: np.asarray(a, _plain(a, self.dtype)), total)
         axes = None if lanes is None else (0, *lanes)
         whole = super().compiled(_whole, how.whole, static, lanes=axes)
-        return processes.of_first(jax.tree.map(np.asarray, whole(inside, *arrays)))
+        with processes.telling():
+            found = jax.tree.map(np.asarray, whole(inside, *arrays))
+        return processes.of_first(found, f"'{told(how.part)}'")
 
     def each_chunk(
         self, look: Callable[..., Any], wanted: Callable[[], tuple[Any, ...]]
@@ -159,7 +184,7 @@ class StreamedTarget(Target):
         if not isinstance(how, Parts):
             raise NotImplementedError(f"{look.__name__} needs all rows at once.")
         arrays = wanted()
-        run = self._of_chunk(how, (), (0,) * len(arrays))
+        run = self._of_chunk(how.part, (), (0,) * len(arrays))
         going = np.full(len(arrays[0]), True)
         for data, weights in self._given():
             part = run(data, weights, self.fixed, going, wanted())
@@ -216,12 +241,17 @@ def _whole(
     return whole(target, total, *static, *arrays)
 
 
-def _joined(how: Parts, total: Any, part: Any) -> Any:
+def told(function: Callable[..., Any]) -> str:
+    """A function's name in words."""
+    return getattr(function, "__name__", str(function)).strip("_").replace("_", " ")
+
+
+def _joined(join: Callable[[Any, Any], Any], total: Any, part: Any) -> Any:
     """The total with one more part, in float64."""
     if part is None:
         return total
     part = jax.tree.map(_wide, part)
-    return part if total is None else how.join(total, part)
+    return part if total is None else join(total, part)
 
 
 def _wide(array: Any) -> np.ndarray:
