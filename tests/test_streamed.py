@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -19,7 +21,10 @@ from pp_mlem import (
     fit_map,
     fit_mle,
     fit_nuts,
+    likelihood_ratio_test,
+    load,
     open_source,
+    select,
 )
 from pp_mlem.model.streamed import StreamedModel
 
@@ -445,3 +450,37 @@ def test_held_entries_and_two_sources(models):
         Model(logistic, U, BINARY, devices=2)
     with pytest.raises(ValueError, match="devices: received 64"):
         Model(logistic, *source_of((U, BINARY))[1], devices=64)
+
+
+def by_two(u, v, y):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([3]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=b[0] + b[1] * u + b[2] * v), obs=y)
+
+
+def test_selection_comparison_files_and_tests(tmp_path):
+    source = open_source({"u": U, "v": X[:, 1], "y": BINARY, "x": X[:, 0]}, chunk_rows=149)
+    xy = source[["x", "v"]]
+    ours = select(mixture, xy, K=range(1, 3), starts=4, out=tmp_path / "select")
+    theirs = select(mixture, np.stack([X[:, 0], X[:, 1]], 1), K=range(1, 3), starts=4)
+    for column in ("log_likelihood", "BIC", "ICL"):
+        np.testing.assert_allclose(ours.table[column], theirs.table[column], rtol=1e-8)
+    one = fit_mle(Model(logistic, source["u"], source["y"]))
+    two = fit_mle(Model(by_two, source["u"], source["v"], source["y"]))
+    test = likelihood_ratio_test(one, two)
+    assert test.df == 1 and test.reference == "chi-squared"
+    held = load(one.save(tmp_path / "fit.nc"), one.model)
+    assert held.log_likelihood == one.log_likelihood
+    np.testing.assert_allclose(held.standard_errors("opg"), one.standard_errors("opg"))
+    assert "chunks" in one.to_datatree().attrs["log_likelihood"]
+    again = pickle.loads(pickle.dumps(one))
+    assert again.model.log_likelihood(one.params) == one.model.log_likelihood(one.params)
+    assert one.predict(u=U[:3], y=None)["y"].shape == (3,)
+    assert one.score() == pytest.approx(one.log_likelihood / N)
+
+
+def test_single_precision_adds_up_in_double():
+    model = Model(mixture, source_of((X,))[1][0], dtype="float32")
+    fit = fit_em(model, init=TWO, starts=1)
+    exact = fit_em(Model(mixture, X), init=TWO, starts=1)
+    assert fit.log_likelihood == pytest.approx(exact.log_likelihood, rel=1e-6)

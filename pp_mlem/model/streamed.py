@@ -39,7 +39,7 @@ from pp_mlem.target.streamed import Rows, StreamedTarget
 from pp_mlem.target.target import Target
 
 PROBED = 64  # rows of the halves by which it is seen that log Z adds up over rows
-CLOSE = 1e-9
+CLOSE, CLOSE_SINGLE = 1e-9, 1e-4  # relatively, in float64 and in float32
 
 
 def _lay(marginal: Marginal, data: ProgramData, weights: jax.Array) -> ProgramData:
@@ -143,13 +143,14 @@ class StreamedModel(Model):
         whole, half = on(0, 2 * rows), on(0, rows)
         other = on(rows, 2 * rows)
         _same_shapes(half, whole)
+        close = CLOSE if whole.dtype == np.float64 else CLOSE_SINGLE
         with working_precision(whole.dtype):
             for seed in (0, 1):
                 params = {
                     k: np.asarray(v) for k, v in neutral_parameters(whole.reading, seed).items()
                 }
                 both = half.log_likelihood(params) + other.log_likelihood(params)
-                if not np.isclose(both, whole.log_likelihood(params), rtol=CLOSE, atol=CLOSE):
+                if not np.isclose(both, whole.log_likelihood(params), rtol=close, atol=close):
                     raise ValueError(
                         "the log-likelihood of all rows is not the sum of those of two parts, so the data cannot come "
                         f"in chunks (of the first {2 * rows} rows: {whole.log_likelihood(params):.10g}, and {both:.10g} of their "
@@ -157,7 +158,7 @@ class StreamedModel(Model):
                         "once (a mean to centre by, a maximum): compute that beforehand and pass it as an argument."
                     )
                 priors = [m.log_prior(params) for m in (whole, half, other)]
-                if not np.allclose(priors, priors[0], rtol=CLOSE, atol=CLOSE):
+                if not np.allclose(priors, priors[0], rtol=close, atol=close):
                     raise ValueError(
                         "the log prior depends on the rows, so the data cannot come in chunks. Compute what it reads of them "
                         "beforehand, and pass that as an argument."
@@ -410,13 +411,21 @@ class StreamedModel(Model):
             other.__dict__.pop(name, None)
         return other
 
+    def first_rows(self) -> Model:
+        return self._on(self.data, self.arguments)
+
+    def observed_names(self) -> tuple[str, ...]:
+        return self.first_rows().observed_names()
+
     @property
     def fingerprint(self) -> dict[str, str]:
         own = self.arguments
         return {
             "program": self._program_digest,
             "arguments": digest([own.static, own.kinds, own.names]),
-            "data": digest(self.source.fingerprint()),
+            "data": digest(
+                [self.source.fingerprint(), [c and c.names for c in self.stream.columns]]
+            ),
             "observe": digest({}),
             "roles": digest(self.overrides),
             "dtype": str(self.dtype),
