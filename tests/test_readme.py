@@ -22,7 +22,7 @@ def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     x = find_model("galaxies").data()["x"]
     counts = np.random.default_rng(0).poisson(5, size=(180, 1))
     namespace = {"x": x, "X": x.reshape(-1, 1), "counts": counts, "__name__": "readme"}

@@ -952,3 +952,11 @@ def test_integers_beyond_64_bits():
     with pytest.raises(ValueError, match="'i' .* holds 9223372036854775808, beyond .*float"):
         source.head([source["i"]], 2)
     assert source.head([source["i"].float()], 2)[0][1] == 2.0**63
+
+
+def test_a_sample_does_not_follow_data_of_the_same_seed():
+    """Data are often simulated from seed 0, and so is the sample drawn: the two must not go together."""
+    z = np.random.default_rng(0).choice(2, 50_000)
+    source = open_source({"z": z})
+    (sample,) = source.sample([source["z"]], 2_000, 0)
+    assert abs(sample.mean() - 0.5) < 0.05

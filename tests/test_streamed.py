@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -19,7 +21,10 @@ from pp_mlem import (
     fit_map,
     fit_mle,
     fit_nuts,
+    likelihood_ratio_test,
+    load,
     open_source,
+    select,
 )
 from pp_mlem.model.streamed import StreamedModel
 
@@ -445,3 +450,101 @@ def test_held_entries_and_two_sources(models):
         Model(logistic, U, BINARY, devices=2)
     with pytest.raises(ValueError, match="devices: received 64"):
         Model(logistic, *source_of((U, BINARY))[1], devices=64)
+
+
+def by_two(u, v, y):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([3]).to_event(1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=b[0] + b[1] * u + b[2] * v), obs=y)
+
+
+def test_selection_comparison_files_and_tests(tmp_path):
+    source = open_source({"u": U, "v": X[:, 1], "y": BINARY, "x": X[:, 0]}, chunk_rows=149)
+    xy = source[["x", "v"]]
+    ours = select(mixture, xy, K=range(1, 3), starts=4, out=tmp_path / "select")
+    theirs = select(mixture, np.stack([X[:, 0], X[:, 1]], 1), K=range(1, 3), starts=4)
+    for column in ("log_likelihood", "BIC", "ICL"):
+        np.testing.assert_allclose(ours.table[column], theirs.table[column], rtol=1e-8)
+    one = fit_mle(Model(logistic, source["u"], source["y"]))
+    two = fit_mle(Model(by_two, source["u"], source["v"], source["y"]))
+    test = likelihood_ratio_test(one, two)
+    assert test.df == 1 and test.reference == "chi-squared"
+    held = load(one.save(tmp_path / "fit.nc"), one.model)
+    assert held.log_likelihood == one.log_likelihood
+    np.testing.assert_allclose(held.standard_errors("opg"), one.standard_errors("opg"))
+    assert "chunks" in one.to_datatree().attrs["log_likelihood"]
+    again = pickle.loads(pickle.dumps(one))
+    assert again.model.log_likelihood(one.params) == one.model.log_likelihood(one.params)
+    assert one.predict(u=U[:3], y=None)["y"].shape == (3,)
+    assert one.score() == pytest.approx(one.log_likelihood / N)
+
+
+def test_single_precision_adds_up_in_double():
+    model = Model(mixture, source_of((X,))[1][0], dtype="float32")
+    fit = fit_em(model, init=TWO, starts=1)
+    exact = fit_em(Model(mixture, X), init=TWO, starts=1)
+    assert fit.log_likelihood == pytest.approx(exact.log_likelihood, rel=1e-6)
+
+
+SIZES = RNG.integers(1, 9, 60)
+SCHOOL = np.repeat(np.arange(60) * 3 + 5, SIZES)
+ABILITY = np.repeat(RNG.normal(size=60), SIZES)
+AGE = RNG.normal(size=len(SCHOOL))
+GRADE = 1 + 0.5 * AGE + ABILITY + 0.7 * RNG.normal(size=len(SCHOOL))
+KIND = np.repeat(RNG.normal(size=60), SIZES)
+
+
+def schools(y, age, school, count):
+    b = numpyro.sample("b", dist.Normal(0, 10).expand([2]).to_event(1))
+    tau = numpyro.sample("tau", dist.HalfNormal(1))
+    s = numpyro.sample("s", dist.HalfNormal(1))
+    with numpyro.plate("schools", count):
+        u = numpyro.sample("u", dist.Normal(0, tau))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(b[0] + b[1] * age + u[school], s), obs=y)
+
+
+def classes_of_schools(y, school, kind, count):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+    slope = numpyro.sample("slope", dist.Normal(0, 1))
+    with numpyro.plate("schools", count):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("kind", dist.Normal(slope, 1.0), obs=kind)
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(mu[z[school]], 1.0), obs=y)
+
+
+@pytest.mark.parametrize("rows", [40, 90])
+def test_groups_of_rows_are_units(rows):
+    """Rows of a group lie in one chunk: random effects, and mixtures of groups with a value for each."""
+    source = open_source(
+        {"y": GRADE, "age": AGE, "school": SCHOOL, "kind": KIND}, groups="school", chunk_rows=rows
+    )
+    number = np.unique(SCHOOL, return_inverse=True)[1]
+    streamed = Model(schools, source["y"], source["age"], source["school"], source.count())
+    whole = Model(schools, GRADE, AGE, number, 60)
+    assert streamed.stream.chunks > 2 and streamed.n_observations == whole.n_observations == 60
+    begin = start(b=[0, 0], tau=1, s=1)
+    assert streamed.log_likelihood(begin) == pytest.approx(whole.log_likelihood(begin), rel=1e-11)
+    ours, theirs = (fit_mle(m, init=begin, starts=1) for m in (streamed, whole))
+    assert ours.converged and ours.log_likelihood == pytest.approx(theirs.log_likelihood, rel=1e-9)
+    np.testing.assert_allclose(ours.standard_errors(), theirs.standard_errors(), rtol=1e-3)
+    assert fit_em(streamed).log_likelihood == pytest.approx(theirs.log_likelihood, rel=1e-9)
+    arguments = source["y"], source["school"], source.per_group("kind"), source.count()
+    streamed = Model(classes_of_schools, *arguments)
+    first = np.concatenate([[0], np.cumsum(SIZES)[:-1]])
+    whole = Model(classes_of_schools, GRADE, number, KIND[first], 60)
+    begin = start(w=[0.4, 0.6], mu=[0, 2], slope=0)
+    ours, theirs = (fit_em(m, init=begin, starts=1) for m in (streamed, whole))
+    assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, rel=1e-10)
+
+
+def test_groups_that_are_not_together_are_refused():
+    mixed = np.concatenate([SCHOOL, SCHOOL[:1]])
+    values = {"y": np.concatenate([GRADE, [0.0]]), "age": np.concatenate([AGE, [0.0]])}
+    source = open_source({**values, "school": mixed}, groups="school")
+    with pytest.raises(ValueError, match="group 5 of 'school' do not follow one another. Sort"):
+        Model(schools, source["y"], source["age"], source["school"], 61)
+    with pytest.raises(ValueError, match="school"):
+        open_source(values, groups="school")

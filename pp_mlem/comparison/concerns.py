@@ -13,6 +13,7 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.diagnose.rotations import is_rotation
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
+from pp_mlem.model.streamed import StreamedModel
 
 FAR = 1.0  # standard errors between two estimates, beyond which they disagree
 FEW = 0.2  # share of the starts that reach the best optimum, below which more starts are advised
@@ -63,7 +64,12 @@ def same_observations(one: Fit, other: Fit) -> bool:
     """Whether two fits, of other covariates say, are of the same observed values."""
     if one.model is None or other.model is None or one.model.observe or other.model.observe:
         return False
-    mine, theirs = one.model.observed_values(), other.model.observed_values()
+    both = one.model, other.model
+    if any(isinstance(m, StreamedModel) for m in both):
+        sources = [m.source.fingerprint() for m in both if isinstance(m, StreamedModel)]
+        if len(sources) < 2 or sources[0] != sources[1]:
+            return False
+    mine, theirs = (m.first_rows().observed_values() for m in both)
     return mine.keys() == theirs.keys() and all(
         np.array_equal(mine[k], theirs[k], equal_nan=mine[k].dtype.kind == "f") for k in mine
     )

@@ -12,10 +12,12 @@ import numpy as np
 from pp_mlem.base.lazy import pd
 from pp_mlem.base.status import Status
 from pp_mlem.diagnose.optima import SAME_OPTIMUM, label_optima
+from pp_mlem.estimate.sampled import sample_of
 from pp_mlem.estimate.splits import Split, is_larger
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 
 ASIDE = (Status.COLLAPSED.label, Status.SPURIOUS.label, Status.NOT_FINITE.label)
 SPLITS = 0.5  # for each start and each value of the smaller fit
@@ -47,11 +49,12 @@ def split_from(smaller: Fit | None, model: Model, starts: int) -> Split | None:
     finite latent has grown."""
     if smaller is None or smaller.model is None or smaller.status in ASIDE:
         return None
-    held = {
-        name: np.asarray(own)
-        for name, own in smaller.posterior().items()
-        if isinstance(own, np.ndarray)
-    }
+    if isinstance(model, StreamedModel) and isinstance(smaller.model, StreamedModel):
+        posterior = sample_of(smaller.model).posterior(smaller.params)
+        model = sample_of(model)
+    else:
+        posterior = smaller.posterior()
+    held = {name: np.asarray(own) for name, own in posterior.items() if isinstance(own, np.ndarray)}
     grown = [
         held[s.name].shape[-1]
         for s in model.reading.latents

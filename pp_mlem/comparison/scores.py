@@ -19,6 +19,7 @@ ONE_STEP = (
     "the terms are one-step-ahead predictions of a single sequence, so elpd is not leave-one-out"
 )
 MOST_UNITS = 10_000  # of more units as many are drawn
+OWN = 0x5EED  # data simulated from the same seed have other random numbers than the sample of units
 NO_MATTER = 0.02  # of the standard error: what units of a bad Pareto k may cost together
 
 
@@ -134,7 +135,7 @@ def _of_model(fit: Fit) -> _Seen | str:
         units = len(target.unit_weights)
         chosen = at = None
         if units > MOST_UNITS:
-            rng = np.random.default_rng(fit.seed)
+            rng = np.random.default_rng([fit.seed, OWN])
             chosen = np.sort(rng.choice(units, MOST_UNITS, replace=False))
             at = np.asarray(fit.model_for("elpd_loo").pointwise_log_likelihood(fit.params))
         kept = kept_draws(chains, length, min(units, MOST_UNITS))

@@ -27,6 +27,7 @@ from pp_mlem.estimate.splits import Split
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 
 CRITERIA = {
     "AIC": "aims at prediction; picks too many components more often than BIC",
@@ -307,7 +308,7 @@ class _Run:
         loo = loo_of(fit) if wanted else NO_LOO
         best, starts = reached(fit)
         notes = [] if fit.converged else [f"{fit.status} ({fit.status_note})"]
-        if best == 1 < starts:
+        if best == 1 < starts and not isinstance(model, StreamedModel):  # whose starts are distinct
             notes.append(
                 "its optimum was reached by one start only: more starts may find a higher one"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pp_mlem.sources import Column, Source
+from pp_mlem.sources import Column, Grouped, Source
 
 CHUNK_NUMBERS = 2**20  # of all columns together in one chunk
 MOST_ROWS, FEWEST_ROWS = 2**18, 2**10
@@ -30,10 +30,10 @@ class Stream:
     """The arrays of a program, some of them columns of a source, in chunks of `rows`.
 
     `columns` has the column of each array, None where it is the same `whole` for all rows. `begin` and `end` are
-    the chunks that this process reads.
+    the chunks that this process reads. Of a grouped source rows are groups, here as in `Part.count`.
     """
 
-    source: Source
+    source: Source | Grouped
     columns: tuple[Column | None, ...]
     whole: tuple[np.ndarray | None, ...]
     dtypes: tuple[np.dtype, ...]
@@ -45,6 +45,8 @@ class Stream:
     @property
     def chunks(self) -> int:
         """How many there are, of all processes together."""
+        if isinstance(self.source, Grouped):
+            return self.source.chunk_count
         return -(-self.count // self.rows)
 
     @property

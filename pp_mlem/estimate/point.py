@@ -213,7 +213,7 @@ def _vectors(
         return np.asarray(
             target.unconstrained({n: found.params[n][None] for n in target.space.names})
         )
-    return sampled_starts(model, target, options.seed, of_sample)
+    return sampled_starts(model, target, of_sample)
 
 
 def _after_opening(target: Target, algorithm: Algorithm, opening: EM) -> Algorithm:

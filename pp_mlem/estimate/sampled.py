@@ -15,6 +15,7 @@ from pp_mlem.base.status import Status
 from pp_mlem.fit.draws import DrawsFit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.held import with_held_entries
+from pp_mlem.model.model import Model
 from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.target.target import Target
 
@@ -24,12 +25,17 @@ ERRORS = 4.0  # standard errors of a difference of mean log-likelihoods, beyond 
 ASIDE = (Status.COLLAPSED.label, Status.SPURIOUS.label, Status.NOT_FINITE.label)
 
 
+def sample_of(model: StreamedModel) -> Model:
+    """The rows to which starts are fitted, the same at every call."""
+    return model.subsample(SAMPLE)
+
+
 def sampled_starts(
-    model: StreamedModel, target: Target, seed: int, fit: Callable[[Any], PointFit]
+    model: StreamedModel, target: Target, fit: Callable[[Any], PointFit]
 ) -> np.ndarray:
     """Vectors (starts, size): the distinct optima that `fit` finds on a sample of the rows, the best first; those
     left out whose log-likelihood for a row is below the best one's by more than chance explains."""
-    sample = model.subsample(SAMPLE, seed)
+    sample = sample_of(model)
     found = fit(sample)
     table = found.starts
     sound = table[~table["status"].isin(ASIDE) & np.isfinite(table["objective"])]

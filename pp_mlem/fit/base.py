@@ -37,11 +37,15 @@ from pp_mlem.fit.predictions import (
 from pp_mlem.model.datasets import dataset
 from pp_mlem.model.model import Model
 from pp_mlem.model.predictive import Predicted
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.program.names import Names
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
 T = TypeVar("T")
+IN_CHUNKS = (
+    "left out: the data come in chunks; pointwise_log_likelihood(params, out=) writes it to a file"
+)
 Params = dict[str, np.ndarray]
 
 
@@ -474,6 +478,8 @@ class Fit(Pictures, abc.ABC):
             "status": self.status,
         }
         groups: dict[str, Any] = of_data(model)
+        streamed = isinstance(model, StreamedModel)
+        log_likelihood = log_likelihood and not streamed
         with self.computing("to_datatree") as target:
             tree, pointwise, kept, note = tree_of(
                 target, drawn, model.reading.names, log_likelihood
@@ -493,6 +499,7 @@ class Fit(Pictures, abc.ABC):
             groups["posterior_predictive"] = draws["posterior_predictive"].to_dataset()
         for name, group in groups.items():
             tree[name] = xr.DataTree(group)
+        note = IN_CHUNKS if streamed else note
         attributes |= {"log_likelihood": note} if note else {}
         tree.attrs.update(attributes)
         tree["posterior"].attrs.update(attributes)

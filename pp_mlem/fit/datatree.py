@@ -80,7 +80,7 @@ def tree_of(target: Target, drawn: Drawn, names: Names, log_likelihood: bool) ->
     """The tree of draws, with statistics, and their pointwise log-likelihood where it is asked for."""
     vectors, draws, stats = drawn.vectors, drawn.params, dict(drawn.stats or {})
     chains, length, size = vectors.shape
-    units = len(target.unit_weights)
+    units = len(target.unit_weights) if log_likelihood else 0
     kept = kept_draws(chains, length, units) if log_likelihood else None
     pointwise = None
     if kept is not None:

@@ -15,6 +15,7 @@ from pp_mlem.base.variables import variable_names
 from pp_mlem.model.datasets import dataset, dims_of_sites
 from pp_mlem.model.latents import Moments
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.program.names import Names
 from pp_mlem.program.reading import Reading
 from pp_mlem.program.sites import Role, Site
@@ -28,6 +29,8 @@ UNITS = "independent units"
 
 def of_data(model: Model) -> dict[str, xr.Dataset]:
     """observed_data by site, and constant_data by argument."""
+    if isinstance(model, StreamedModel):
+        return {}
     observed = model.observed_values()
     groups = {}
     if observed:

@@ -162,7 +162,7 @@ def predictive_tree(
 
 def _observed(model: Model) -> frozenset[str]:
     """The observed sites by the program's own names, without factors."""
-    return frozenset(model.observed_values())
+    return frozenset(model.observed_names())
 
 
 def _arguments(model: Model, args: tuple, kwargs: dict[str, Any]) -> Arguments:

@@ -51,15 +51,20 @@ def heading_of(fit: Any) -> list[tuple[str, str]]:
     if program:
         rows.insert(0, ("Model", program))
     rows += [("Log-likelihood", written(fit.log_likelihood)), ("Parameters", str(fit.n_parameters)),
-             ("Observations", f"{fit.n_observations:g}")]  # fmt: skip
+             ("Observations", _count(fit.n_observations))]  # fmt: skip
     if not fit.has_draws:
         rows += [("AIC", written(fit.aic)), ("BIC", written(fit.bic))]
     return rows
 
 
+def _count(units: float) -> str:
+    return f"{units:d}" if isinstance(units, int) else f"{units:.10g}"
+
+
 def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
     """Two columns of names and values."""
-    half = width // 2
+    longest = max(len(name) + len(value) for name, value in rows) + 4
+    half = max(width // 2, longest)
     cells = [f"{name}:{value:>{max(half - len(name) - 3, len(value) + 1)}}" for name, value in rows]
     left, right = cells[: -(-len(cells) // 2)], cells[-(-len(cells) // 2) :]
     right += [""] * (len(left) - len(right))

@@ -389,6 +389,14 @@ class Model(Imputes, AlongScans):
         seen = drawing(self.bound, self.arguments)(dynamic, params, jax.random.key(0))[1]
         return {k: np.asarray(v) for k, v in seen.items()}
 
+    def first_rows(self) -> Model:
+        """The model in memory: itself; of data that come in chunks that of the first chunk."""
+        return self
+
+    def observed_names(self) -> tuple[str, ...]:
+        """The observed sites by the program's own names, without factors."""
+        return tuple(self.observed_values())
+
     @in_model_precision
     def redraw(self, params: Params, seed: int = 0) -> Model:
         """The same model on data drawn from the program at `params`; missing values stay missing,

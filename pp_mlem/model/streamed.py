@@ -35,13 +35,13 @@ from pp_mlem.model.workers import Workers, check_range, client_of, of_ranges, on
 from pp_mlem.model.writing import write_rows, write_share
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.neutral import neutral_parameters
-from pp_mlem.sources import Column, Source
+from pp_mlem.sources import Column, Grouped, Source
 from pp_mlem.target.parts import of_rows_alone
 from pp_mlem.target.streamed import Rows, StreamedTarget
 from pp_mlem.target.target import Target
 
 PROBED = 64  # rows of the halves by which it is seen that log Z adds up over rows
-CLOSE = 1e-9
+CLOSE, CLOSE_SINGLE = 1e-9, 1e-4  # relatively, in float64 and in float32
 
 
 def _lay(marginal: Marginal, data: ProgramData, weights: jax.Array) -> ProgramData:
@@ -134,11 +134,15 @@ class StreamedModel(Model):
         self.given = args, kwargs, options
         count = source.count()
         columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
-        head = source.head(tuple(columns), min(count, 4 * PROBED))
-        rows = rows_in_chunk(count, sum(a[0].size for a in head), source.chunk_rows)
-        first = iter(source.head(tuple(columns), rows))
+        if isinstance(source, Grouped):
+            rows = source.units
+        else:
+            numbers = sum(a[0].size for a in source.head(columns, 1))
+            rows = rows_in_chunk(count, numbers, source.chunk_rows)
         if known is None:
-            self._check_additive(program, dict(zip(map(id, columns), head, strict=True)), count)
+            self._check_additive(program, source, columns, count)
+        chunk = next(iter(source.chunks(columns, rows, 0, 1, 0)))
+        first = iter(chunk.arrays)
         own_args, own_kwargs = _with_rows(args, kwargs, first, count, rows)
         super().__init__(program, *own_args, **options, **own_kwargs)
         self.source, self.rows_seen = source, Seen()
@@ -155,7 +159,9 @@ class StreamedModel(Model):
 
     # --- reading ----------------------------------------------------------------------------
 
-    def _check_additive(self, program: Any, head: dict[int, np.ndarray], count: int) -> None:
+    def _check_additive(
+        self, program: Any, source: Source | Grouped, columns: Sequence[Column], count: int
+    ) -> None:
         """See on the first rows that log Z of two halves adds up to that of both, and the prior is the same."""
         args, kwargs, options = self.given
         rows = min(count, 2 * PROBED) // 2
@@ -163,21 +169,21 @@ class StreamedModel(Model):
             return
 
         def on(first: int, last: int) -> Model:
-            values = (*args, *kwargs.values())
-            cut = iter(head[id(a)][first:last] for a in values if isinstance(a, Column))
+            cut = iter(source.between(columns, first, last))
             own_args, own_kwargs = _with_rows(args, kwargs, cut, count, last - first)
             return Model(program, *own_args, **options, **own_kwargs)
 
         whole, half = on(0, 2 * rows), on(0, rows)
         other = on(rows, 2 * rows)
         _same_shapes(half, whole)
+        close = CLOSE if whole.dtype == np.float64 else CLOSE_SINGLE
         with working_precision(whole.dtype):
             for seed in (0, 1):
                 params = {
                     k: np.asarray(v) for k, v in neutral_parameters(whole.reading, seed).items()
                 }
                 both = half.log_likelihood(params) + other.log_likelihood(params)
-                if not np.isclose(both, whole.log_likelihood(params), rtol=CLOSE, atol=CLOSE):
+                if not np.isclose(both, whole.log_likelihood(params), rtol=close, atol=close):
                     raise ValueError(
                         "the log-likelihood of all rows is not the sum of those of two parts, so the data cannot come "
                         f"in chunks (of the first {2 * rows} rows: {whole.log_likelihood(params):.10g}, and {both:.10g} of their "
@@ -185,7 +191,7 @@ class StreamedModel(Model):
                         "once (a mean to centre by, a maximum): compute that beforehand and pass it as an argument."
                     )
                 priors = [m.log_prior(params) for m in (whole, half, other)]
-                if not np.allclose(priors, priors[0], rtol=CLOSE, atol=CLOSE):
+                if not np.allclose(priors, priors[0], rtol=close, atol=close):
                     raise ValueError(
                         "the log prior depends on the rows, so the data cannot come in chunks. Compute what it reads of them "
                         "beforehand, and pass that as an argument."
@@ -224,7 +230,8 @@ class StreamedModel(Model):
             )
             raise ValueError(
                 f"the independent units are {told}, and the data come in chunks of {self.stream.rows} rows: every "
-                "row of the source must be a unit. Put all of a group or of a sequence into one row (a list column)."
+                "row of the source must be a unit. Put all of a group or of a sequence into one row (a list column), or sort the "
+                "rows by group and open_source(..., groups='column')."
             )
         reweighted(self.marginal, self.data, jnp.ones(self.stream.rows))
         parts = list(replace(self.stream, begin=0, end=2).parts())
@@ -274,6 +281,8 @@ class StreamedModel(Model):
         columns = self._moving()
         arrays = [a for a, w in zip(self.arguments.dynamic, columns, strict=True) if w]
         numbers = sum(a[0].size for a in arrays)
+        if isinstance(self.source, Grouped):
+            return False
         rows = min(len(arrays[0]), 4 * numbers + 8)
         gaussian = not self.reading.latents and all(a.dtype.kind == "f" for a in arrays)
         if not gaussian or numbers > MOST or rows <= numbers + 1 or not self.quick:
@@ -401,15 +410,14 @@ class StreamedModel(Model):
         return float(self.target().compiled(_classified)(values))
 
     def subsample(self, rows: int, seed: int = 0) -> Model:
-        """The same program in memory, on so many rows drawn at random."""
+        """The same program in memory, on so many rows drawn at random (whole groups, where the source is grouped)."""
         check_counts(2, rows=rows)
         check_seed(seed)
         args, kwargs, options = self.given
         columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
-        drawn = self.source.sample(tuple(columns), rows, seed)
-        own_args, own_kwargs = _with_rows(
-            args, kwargs, iter(drawn), self.stream.count, len(drawn[0])
-        )
+        drawn = self.source.sample(columns, rows, seed)
+        units = self.source.units_of(columns, drawn)
+        own_args, own_kwargs = _with_rows(args, kwargs, iter(drawn), self.stream.count, units)
         return Model(self.program, *own_args, **options, **own_kwargs)
 
     @property
@@ -468,13 +476,21 @@ class StreamedModel(Model):
             other.__dict__.pop(name, None)
         return other
 
+    def first_rows(self) -> Model:
+        return self._on(self.data, self.arguments)
+
+    def observed_names(self) -> tuple[str, ...]:
+        return self.first_rows().observed_names()
+
     @property
     def fingerprint(self) -> dict[str, str]:
         own = self.arguments
         return {
             "program": self._program_digest,
             "arguments": digest([own.static, own.kinds, own.names]),
-            "data": digest(self.source.fingerprint()),
+            "data": digest(
+                [self.source.fingerprint(), [c and c.names for c in self.stream.columns]]
+            ),
             "observe": digest({}),
             "roles": digest(self.overrides),
             "dtype": str(self.dtype),

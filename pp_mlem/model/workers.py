@@ -24,7 +24,7 @@ from pp_mlem.model.summary import Moments
 
 TASKS = 64  # of a pass, where there are so many chunks
 CHUNKS_OF_TASK = 64  # at most: a task that is lost is done again
-LARGEST = 4_000_000  # bytes of a model that goes with every task
+LARGEST = 50_000_000  # bytes of a model that is sent to workers
 MOST_MODELS = 4  # of a worker
 Task = Callable[..., Any]  # (model, begin, end, *given) -> what it gives of these chunks
 
@@ -50,7 +50,7 @@ class Workers:
         """
         Raises:
             TypeError: for a source or program that cannot be sent to another process.
-            ValueError: for data in memory that are too large to go with every task.
+            ValueError: for data in memory that are too large to be sent.
         """
         try:
             packed = pickle.dumps(recipe)
@@ -61,8 +61,8 @@ class Workers:
             ) from None
         if len(packed) > LARGEST:
             raise ValueError(
-                f"workers: the model has {len(packed):,} bytes with its data in memory, and goes with every task. Write the "
-                "data to files that every worker can read (Parquet, .npy), and open those."
+                f"workers: the model has {len(packed):,} bytes with its data in memory, too many to be sent to each of them. Write "
+                "the data to files that every worker can read (Parquet, .npy), and open those."
             )
         return cls(client, packed, sha256(packed).hexdigest(), chunks)
 
@@ -73,11 +73,23 @@ class Workers:
             RuntimeError: where the workers are lost; what a task raises is raised as it is.
         """
         wanted = pickle.dumps((task, given))
+        every = ranges(self.chunks)
+        found = self._done(every, wanted, None)
+        lacking = [i for i, own in enumerate(found) if own is None]
+        again = self._done([every[i] for i in lacking], wanted, self.recipe)
+        for i, own in zip(lacking, again, strict=True):
+            found[i] = own
+        return found
+
+    def _done(
+        self, every: list[tuple[int, int]], wanted: bytes, recipe: bytes | None
+    ) -> list[Any]:
+        """What the tasks give; None of one whose worker does not know the model yet."""
         futures: list[Any] = []
         found: list[Any] = []
         try:
-            for begin, end in ranges(self.chunks):
-                own = self.client.submit(_run, self.key, self.recipe, wanted, begin, end)
+            for begin, end in every:
+                own = self.client.submit(_run, self.key, recipe, wanted, begin, end)
                 futures.append(own)
             for future in futures:
                 found.append(future.result())
@@ -92,7 +104,7 @@ class Workers:
         finally:
             for future in futures[len(found) :]:
                 future.cancel()
-        if isinstance(found[-1], Failed):
+        if found and isinstance(found[-1], Failed):
             raise found[-1].error
         return found
 
@@ -128,11 +140,13 @@ _MODELS: OrderedDict[str, Any] = OrderedDict()
 _READING = threading.Lock()
 
 
-def _run(key: str, recipe: bytes, wanted: bytes, begin: int, end: int) -> Any:
-    """A task, in a worker; the model is read once."""
+def _run(key: str, recipe: bytes | None, wanted: bytes, begin: int, end: int) -> Any:
+    """A task, in a worker; the model is read once. None without it and its recipe."""
     try:
         with _READING:
             if key not in _MODELS:
+                if recipe is None:
+                    return None
                 make, args = pickle.loads(recipe)
                 _MODELS[key] = make(*args)
             _MODELS.move_to_end(key)

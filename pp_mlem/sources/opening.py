@@ -17,6 +17,7 @@ from pp_mlem.sources import datasets
 from pp_mlem.sources.batches import Batches
 from pp_mlem.sources.csv_files import Csv, Dialect
 from pp_mlem.sources.files import File, files_at, named_files
+from pp_mlem.sources.grouped import Grouped
 from pp_mlem.sources.ipc import Ipc
 from pp_mlem.sources.memory import is_frame, is_table, memory_part
 from pp_mlem.sources.npy import Npy
@@ -32,8 +33,13 @@ EXPECTED = (
 
 
 def open_source(
-    what: Any, *, sep: str | None = None, decimal: str = ".", chunk_rows: int | None = None
-) -> Source:
+    what: Any,
+    *,
+    sep: str | None = None,
+    decimal: str = ".",
+    chunk_rows: int | None = None,
+    groups: str | None = None,
+) -> Source | Grouped:
     """Data to be read in chunks, from what holds them.
 
     what: a path, folder or glob of Parquet, CSV, Arrow/Feather or `.npy` files (a folder with all below
@@ -43,6 +49,8 @@ def open_source(
     sep, decimal: of CSV files, the separator (by default a comma, of `.tsv` files a tab) and what stands
         before decimals.
     chunk_rows: rows that a fit takes at a time; by default so many that a chunk is a few megabytes.
+    groups: a column by which the rows are sorted: chunks then hold whole groups, which are the units of a fit, and
+        `source[groups]` is the number of a row's group within its chunk; see `Grouped`.
 
     Raises:
         ValueError: for a path that matches nothing, files that cannot be read, no rows at all, columns of
@@ -50,6 +58,12 @@ def open_source(
         TypeError: for anything else.
         ImportError: where pyarrow is needed and not installed.
     """
+    if groups is not None:
+        found = open_source(what, sep=sep, decimal=decimal, chunk_rows=chunk_rows)
+        if not isinstance(found, Source):
+            raise ValueError(f"groups: the source is grouped by '{found.by}' already.")
+        found[groups]
+        return Grouped(found, groups)
     if chunk_rows is not None:
         check_counts(chunk_rows=chunk_rows)
         return replace(open_source(what, sep=sep, decimal=decimal), chunk_rows=chunk_rows)

@@ -8,13 +8,15 @@ import numpy as np
 
 from pp_mlem.sources.chunks import Chunk
 
+OWN = 0x5EED  # of this sample alone
 SLACK = 1 << 16  # rows held beyond twice those wanted, before the worst are let go
 
 
 def drawn(chunks: Iterable[Chunk], rows: int, seed: int) -> tuple[np.ndarray, ...]:
     """That many rows, drawn without replacement, in their order: each row of the chunks gets a uniform
-    random key, and those with the smallest keys are kept."""
-    rng = np.random.default_rng(seed)
+    random key, and those with the smallest keys are kept. Data that were simulated from the same seed have other
+    random numbers."""
+    rng = np.random.default_rng([seed, OWN])
     keys: list[np.ndarray] = []
     held: list[tuple[np.ndarray, ...]] = []
     total, bound = 0, np.inf

@@ -172,6 +172,14 @@ class Source:
             held = [tuple(array[: chunk.count] for array in chunk.arrays) for chunk in chunks]
         return tuple(np.concatenate(arrays)[:rows] for arrays in zip(*held, strict=True))
 
+    def between(self, columns: Sequence[Column], first: int, last: int) -> tuple[np.ndarray, ...]:
+        """The rows from one number to another (excluded), among the first ones."""
+        return tuple(array[first:] for array in self.head(columns, last))
+
+    def units_of(self, columns: Sequence[Column], arrays: Sequence[np.ndarray]) -> int:
+        """How many rows these arrays have."""
+        return len(arrays[0])
+
     def _check_names(self, names: Sequence[str]) -> None:
         first = self._first
         require_names(first, names)
