@@ -206,7 +206,8 @@ def _vectors(
         return em_starts(model, driver, starts, options.seed, options.init)
 
     def of_sample(sample: Model) -> PointFit:
-        return fit_point(sample, replace(options, progress=False, trace=False), make)
+        own = replace(options, progress=False, trace=False, checkpoint=None)
+        return fit_point(sample, own, make)
 
     if model.summary is not None:  # a fit of few points, which say what all rows do
         found = of_sample(model.summary)

@@ -81,9 +81,7 @@ class Workers:
             found[i] = own
         return found
 
-    def _done(
-        self, every: list[tuple[int, int]], wanted: bytes, recipe: bytes | None
-    ) -> list[Any]:
+    def _done(self, every: list[tuple[int, int]], wanted: bytes, recipe: bytes | None) -> list[Any]:
         """What the tasks give; None of one whose worker does not know the model yet."""
         futures: list[Any] = []
         found: list[Any] = []
