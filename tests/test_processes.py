@@ -251,6 +251,27 @@ def test_one_that_does_not_come_is_given_up(second_of_two, monkeypatch):
         processes.met("a test")
 
 
+def test_folders_and_files_of_rows(monkeypatch, tmp_path):
+    """What is in the way of rows is told before a pass is made."""
+    model, out = model_of(), tmp_path / "rows"
+    (out / "deeper").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="rows is a folder, as several processes write"):
+        model.posterior(FAR, out=out)
+    monkeypatch.setattr(processes, "_STATE", processes._State())
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "_of_all", lambda block: [block, block])
+    for old in ("rows-00002-of-00003.parquet", ".rows-00002-of-00003.parquet.part"):
+        (out / old).touch()
+    assert model.posterior(FAR, out=out) == out
+    assert {p.name for p in out.iterdir()} == {"rows-00000-of-00002.parquet", "deeper"}
+    assert len(pd.read_parquet(out / "rows-00000-of-00002.parquet")) == ROWS
+    (out / "other.parquet").touch()
+    with pytest.raises(FileExistsError, match="has other Parquet files .other.parquet."):
+        model.posterior(FAR, out=out)
+    with pytest.raises(FileExistsError, match="is a file, and 2 processes write a folder"):
+        model.posterior(FAR, out=out / "other.parquet")
+
+
 @pytest.mark.parametrize("size", [0, 3, 2000, 100_001])
 def test_sums_of_any_size(second_of_two, monkeypatch, size):
     monkeypatch.setattr(processes, "_of_all", lambda block: [block, block])

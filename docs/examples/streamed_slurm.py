@@ -1,7 +1,7 @@
 """A mixture of two normals, fitted to a folder of Parquet files by all processes that were started.
 
     srun python streamed_slurm.py 'data/*.parquet'     # see slurm.sh
-    mpirun -n 4 python streamed_slurm.py 'data/*.parquet'
+    mpirun -n 4 python streamed_slurm.py 'data/*.parquet'   # Open MPI before 5
     python streamed_slurm.py 'data/*.parquet'          # one process
     python streamed_slurm.py 'data/*.parquet' 127.0.0.1:9876 2 0 &   # by hand: coordinator, how many, which
     python streamed_slurm.py 'data/*.parquet' 127.0.0.1:9876 2 1
@@ -18,8 +18,8 @@ import jax
 
 def join(coordinator=None, count=None, rank=None):
     """Find the other processes, before JAX is first used."""
-    found = coordinator or "SLURM_STEP_ID" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
-    if found:
+    launched = "SLURM_STEP_NODELIST" in os.environ or "OMPI_MCA_orte_hnp_uri" in os.environ
+    if coordinator or launched:
         jax.distributed.initialize(
             coordinator,
             int(count) if count else None,

@@ -3,10 +3,18 @@
 Each has its share of the rows. What they tell one another is small: sums of a pass, and words about what went
 wrong. Without `jax.distributed.initialize()` there is one process, and nothing here does anything.
 
-Every process makes the same exchanges in the same order. One that fails says so at the others' next exchange, and
-all end. One that is killed or stops ends the others by its connection, or by the heartbeats of `jax.distributed`
-(100 s; the coordinator, process 0, at once). One that is alive and does not come is given up after `PP_MLEM_PATIENCE`
-seconds (an environment variable, 1800 where it is not set).
+Every process makes the same exchanges in the same order. What becomes of the others where one is lost:
+
+- it fails, or is interrupted: it says so at their next exchange, and all end with its words;
+- it is killed: those that wait for it end at once with an error that says what to do; their processes are gone within
+  the `heartbeat_timeout_seconds` of `jax.distributed.initialize` (100), for which JAX waits at the exit;
+- it is stopped, or its machine is gone: JAX ends the others, with its own words, within the same time;
+- it is process 0, the coordinator: JAX ends the others at once, with its own words;
+- it is alive and does not come: it is given up after `PP_MLEM_PATIENCE` seconds (an environment variable; 1800, after
+  which gloo, which brings words from CPU to CPU, gives up itself).
+
+A coordinator that does not answer ends `jax.distributed.initialize` with DEADLINE_EXCEEDED after its
+`initialization_timeout` (300 s).
 """
 
 from __future__ import annotations
@@ -103,8 +111,9 @@ def telling() -> Iterator[None]:
     except BaseException as error:  # an interrupt too
         if count() > 1 and not _STATE.broken and not _is_known(error):
             _STATE.told = error
+            words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             with contextlib.suppress(Exception):  # this error is what there is to say
-                _exchanged(f"{type(error).__name__}: {error}".encode(), "", FAREWELL, failed=True)
+                _exchanged(words.encode(), "", FAREWELL, failed=True)
         raise
 
 

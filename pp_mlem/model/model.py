@@ -67,6 +67,9 @@ class Model(Imputes, AlongScans):
             parameter (those of its plates may be left out), `coords={"covariate": ["age", "income"]}` the
             entries along a dim, a plate, or the values of a finite latent. Columns, categories and
             indices of pandas arguments are found by themselves.
+        devices: of columns of a source, the devices of this process that take chunks in turn, or how many.
+        workers: of columns of a source, other processes that take ranges of chunks: a client of Dask, or an executor
+            of processes that were spawned.
 
     Raises:
         TypeError, ValueError: for a program or data that cannot be read, naming the site or

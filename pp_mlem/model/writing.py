@@ -31,6 +31,10 @@ def write_rows(
         ValueError: where rows are not the units of the answers.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"out: {path} is a folder, as several processes write, and this one writes a file. Name another, or remove it."
+        )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if _write(part, chunks, question):
