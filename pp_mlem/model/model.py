@@ -32,6 +32,7 @@ from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model.along import AlongScans
 from pp_mlem.model.bound import Values
+from pp_mlem.model.by_rows import answered
 from pp_mlem.model.drawing import drawing, redrawing, refuse_undrawn, with_arrays
 from pp_mlem.model.imputes import Imputes
 from pp_mlem.model.prior_draws import prior_predictive
@@ -287,8 +288,7 @@ class Model(Imputes, AlongScans):
                 lambda m: {"log_likelihood": m.pointwise_log_likelihood(params)},
             )
         values = self.check_params(params)
-        function = self.bound.compiled(pointwise_values)
-        return finite_or_minus_inf(np.asarray(function(values, self.data)))
+        return finite_or_minus_inf(answered(self.bound, pointwise_values, values))
 
     @property
     def units(self) -> str:
@@ -342,8 +342,7 @@ class Model(Imputes, AlongScans):
         """max over finite latents of log p(data, latents): the complete-data likelihood of `decode`; real
         latents are integrated out."""
         values = self.check_params(params)
-        function = self.bound.compiled(latent_questions.classification_log_likelihood)
-        return float(function(values, self.data))
+        return float(np.sum(answered(self.bound, latent_questions.most_of_units, values)))
 
     @in_model_precision
     def simulate(self, params: Params, seed: int = 0) -> dict[str, np.ndarray]:
