@@ -211,6 +211,7 @@ def test_chunks_say_what_all_rows_say(models, name):
     begin = PROGRAMS[name][2]
     assert isinstance(streamed, StreamedModel) and streamed.stream.chunks == 4
     assert streamed.n_observations == whole.n_observations
+    assert "Data in 4 chunks: arrays in memory, 523 rows" in repr(streamed)
     assert streamed.log_likelihood(begin) == pytest.approx(whole.log_likelihood(begin), rel=1e-12)
     options = {"init": begin, "starts": 1}
     ours, theirs = fit_mle(streamed, **options), fit_mle(whole, **options)

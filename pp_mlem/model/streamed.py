@@ -418,6 +418,13 @@ class StreamedModel(Model):
             other.__dict__.pop(name, None)
         return other
 
+    @property
+    def rows_told(self) -> str:
+        told = f"Data in {self.stream.chunks} chunks: {self.source.describe()}"
+        if self.summary is not None:
+            told += "; their mean and covariance say all"
+        return told
+
     def first_rows(self) -> Model:
         return self._on(self.data, self.arguments)
 

@@ -83,6 +83,7 @@ def describe_model(model: Model) -> str:
     name = getattr(model.program, "__name__", "program")
     words = "steps of one sequence" if model.marginal.sequential else "independent units"
     lines = [f"Model of {name}: {model.n_observations} {words}, {model.space.size} free parameters"]
+    lines += [model.rows_told] if model.rows_told else []
     lines += ["", "Sites"]
     lines += _table(
         ("site", "role", "distribution", "plates / support", "because"), site_rows(model)
