@@ -243,6 +243,27 @@ def test_other_standard_errors(models):
         )
 
 
+LAST = np.arange(N) == 500
+GAPS = {
+    "missing": (Y, LAST),
+    "mixture": (X, LAST[:, None] & [True, False]),
+    "intercepts": (EFFECTS, (np.arange(N) == 400)[:, None] & [False, True, False, False]),
+}
+
+
+@pytest.mark.parametrize("name", [*GAPS, "first chunks only"])
+def test_missing_in_some_chunks_only(name):
+    """Though the first chunks have no such layout, or have one that the last do not need."""
+    values, gaps = GAPS.get(name, (Y, (np.arange(N) % 100 == 5) & (np.arange(N) < 298)))
+    arrays = (np.where(gaps, np.nan, values),)
+    program, _, begin = PROGRAMS.get(name, PROGRAMS["missing"])
+    streamed, whole = (Model(program, *own) for own in (source_of(arrays)[1], arrays))
+    assert streamed.n_observations == whole.n_observations
+    assert streamed.log_likelihood(begin) == pytest.approx(whole.log_likelihood(begin), rel=1e-12)
+    ours, theirs = (fit_mle(m, init=begin, starts=1) for m in (streamed, whole))
+    assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, rel=1e-10)
+
+
 def plain_list(value):
     return [plain_list(v) for v in value] if isinstance(value, np.ndarray) else value
 
