@@ -382,11 +382,6 @@ class Model(Imputes, AlongScans):
         seen = drawing(self.bound, self.arguments)(dynamic, params, jax.random.key(0))[1]
         return {k: np.asarray(v) for k, v in seen.items()}
 
-    @property
-    def rows_told(self) -> str:
-        """How the data come, where that is not in memory."""
-        return ""
-
     def first_rows(self) -> Model:
         """The model in memory: itself; of data that come in chunks that of the first chunk."""
         return self

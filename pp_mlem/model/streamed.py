@@ -209,11 +209,14 @@ class StreamedModel(Model):
         parts = list(replace(self.stream, begin=0, end=2).parts())
         if len(parts) < 2:
             return True
-        last = parts[1].arrays
-        prepared = self._prepared(parts[1])
+        return self._laid_by_arrays(self._prepared(parts[1]), parts[1])
+
+    def _laid_by_arrays(self, prepared: ProgramData, part: Part) -> bool:
+        """Whether the arrays of a chunk alone lay it out as it was prepared; those with the first missing values, say,
+        do not."""
         run = self.bound.compiled(_relaid, effort=Effort.QUICK)
         try:
-            return _alike(prepared, run(self.data, tuple(map(jnp.asarray, last))))
+            return _alike(prepared, run(self.data, tuple(map(jnp.asarray, part.arrays))))
         except (ValueError, TypeError):
             return False
 
@@ -291,6 +294,7 @@ class StreamedModel(Model):
             if not self.rows_seen.knows(part.arrays):
                 data = self._prepared(part)
                 self.rows_seen.note(part.arrays)
+                self.quick = self.quick and self._laid_by_arrays(data, part)
             if data is None and self.quick:
                 total += part.count
                 continue
@@ -417,13 +421,6 @@ class StreamedModel(Model):
         for name in ("stream", "source", "given", "chunked", "rows_seen", "counted", "quick"):
             other.__dict__.pop(name, None)
         return other
-
-    @property
-    def rows_told(self) -> str:
-        told = f"Data in {self.stream.chunks} chunks: {self.source.describe()}"
-        if self.summary is not None:
-            told += "; their mean and covariance say all"
-        return told
 
     def first_rows(self) -> Model:
         return self._on(self.data, self.arguments)
