@@ -16,6 +16,7 @@ import pytest
 import scipy.stats
 from test_cli import run
 
+import pp_mlem.show.data_files as data_files
 from pp_mlem import Model, load
 from pp_mlem.base import free_memory as memory
 from pp_mlem.comparison.growth import split_from
@@ -86,6 +87,9 @@ def patched():
         patch.setattr("pp_mlem.data.stream.MOST_ROWS", 149)
         patch.setattr("pp_mlem.show.sampled.ROWS", 200)
         patch.delenv(VARIABLE, raising=False)
+        size = data_files._bytes_in_memory
+        inside = lambda path: 2**60 if path.parent != Path(".") else size(path)  # noqa: E731
+        patch.setattr(data_files, "_bytes_in_memory", inside)  # files in folders are large
         yield patch
 
 
@@ -321,6 +325,7 @@ FORMS = {
 def test_what_data_may_name(here, name, monkeypatch):
     table = pd.read_csv("all.csv")
     data, columns = FORMS[name](table)
+    monkeypatch.setenv(VARIABLE, "always")
     model = opened(data, *columns)
     assert isinstance(model, StreamedModel) and model.stream.chunks == 4
     monkeypatch.setenv(VARIABLE, "never")
@@ -396,8 +401,9 @@ def test_files_of_several_types(here):
     assert opened("types", model="counts.py").n_observations == 200
 
 
-def test_labels_of_chains(here, tmp_path):
+def test_labels_of_chains(here, monkeypatch, tmp_path):
     """A row for each sequence, a column for each step."""
+    monkeypatch.setenv(VARIABLE, "always")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, 3)) + 2.0 * (rng.random((N, 3)) < 0.5)
     np.save("chains.npy", x)
@@ -478,3 +484,11 @@ def test_the_environment_is_checked(here, monkeypatch):
     monkeypatch.setenv(VARIABLE, "sometimes")
     code, _, error = run("show", "mix.py", "--data", "all.csv", *XY)
     assert code == 2 and "PP_MLEM_STREAM: received 'sometimes', expected always or never" in error
+
+
+def test_small_files_are_read_into_memory(here, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("pp_mlem.show.data_files._bytes_in_memory", lambda path: path.stat().st_size)
+    model = opened("parts/p*.parquet", "x=a,b")
+    assert not isinstance(model, StreamedModel) and model.n_observations == N

@@ -26,8 +26,8 @@ Tell = Callable[[str], None]
 
 
 def comes_in_chunks(given: Given) -> bool:
-    """Whether the rows of --data stay on disk: of several files, a folder, a glob, `.npy` and Arrow files, and of a
-    table larger than a quarter of the free memory. A run remembers it of its own data; PP_MLEM_STREAM says it of all.
+    """Whether the rows of --data stay on disk: where its files together are larger than a quarter of the free
+    memory. A run remembers it of its own data; PP_MLEM_STREAM says it of all.
 
     Raises:
         ValueError: where that is neither always nor never.
@@ -39,7 +39,7 @@ def comes_in_chunks(given: Given) -> bool:
         return False
     if wish or given.in_chunks is not None:
         return wish == "always" if wish else bool(given.in_chunks)
-    return not is_one_table(given.data) or _bytes_in_memory(given.data) > free_memory() / SHARE
+    return sum(map(_bytes_in_memory, _files(given.data))) > free_memory() / SHARE
 
 
 def is_one_table(path: Path) -> bool:
@@ -48,6 +48,13 @@ def is_one_table(path: Path) -> bool:
         return not path.is_dir() and not glob.has_magic(str(path))
     suffix = path.suffix.lower()
     return suffix not in COMPRESSED and FORMATS.get(suffix, "CSV") in ("CSV", "Parquet")
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a path, folder or glob names."""
+    if path.is_dir():
+        return [p for p in path.rglob("*") if p.is_file()]
+    return [path] if path.exists() else [Path(p) for p in glob.iglob(str(path), recursive=True)]
 
 
 def there_is(path: Path) -> bool:
