@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -284,7 +284,7 @@ class Model(Imputes, AlongScans):
         if out is not None:
             return write_rows(
                 out,
-                [(self, None)],
+                self.chunk_models(),
                 lambda m: {"log_likelihood": m.pointwise_log_likelihood(params)},
             )
         values = self.check_params(params)
@@ -308,7 +308,7 @@ class Model(Imputes, AlongScans):
         Parquet file, whose path is returned.
         """
         if out is not None:
-            return write_rows(out, [(self, None)], lambda m: m.posterior(params))
+            return write_rows(out, self.chunk_models(), lambda m: m.posterior(params))
         return latent_questions.posterior(self.bound, self.check_params(params))
 
     @in_model_precision
@@ -320,7 +320,7 @@ class Model(Imputes, AlongScans):
         sequence -1. With `out` a row for each independent unit in that Parquet file, whose path is returned.
         """
         if out is not None:
-            return write_rows(out, [(self, None)], lambda m: m.decode(params))
+            return write_rows(out, self.chunk_models(), lambda m: m.decode(params))
         return latent_questions.decode(self.bound, self.check_params(params))
 
     @in_model_precision
@@ -381,6 +381,10 @@ class Model(Imputes, AlongScans):
         dynamic = self.arguments.device_arrays()
         seen = drawing(self.bound, self.arguments)(dynamic, params, jax.random.key(0))[1]
         return {k: np.asarray(v) for k, v in seen.items()}
+
+    def chunk_models(self) -> Iterator[tuple[Model, int | None]]:
+        """The data in memory, chunk by chunk, and how many of each one's first units are data (None: all)."""
+        yield self, None
 
     def first_rows(self) -> Model:
         """The model in memory: itself; of data that come in chunks that of the first chunk."""

@@ -379,7 +379,7 @@ class StreamedModel(Model):
 
     # --- questions by row ---------------------------------------------------------------------
 
-    def chunk_models(self) -> Iterator[tuple[Model, int]]:
+    def chunk_models(self) -> Iterator[tuple[Model, int | None]]:
         """Each chunk as a model of its own in memory, and how many of its first rows are data."""
         for part in self.stream.parts():
             with working_precision(self.dtype):
