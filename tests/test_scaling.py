@@ -135,3 +135,28 @@ def test_coefficients_are_mapped_back():
         assert found["s"] == pytest.approx(plain["s"], rel=1e-5)
         level = found["a"] + found["b"] * shift
         assert level == pytest.approx(plain["a"], abs=1e-5)
+
+
+def test_answers_for_every_row_come_some_rows_at_a_time(monkeypatch):
+    """Posterior, most probable values and log-likelihoods of long data are those of all rows at once."""
+    import pp_mlem.model.by_rows as BY_ROWS
+
+    def answers(model):
+        asked = model.posterior, model.decode, model.pointwise_log_likelihood
+        posterior, best, terms = (ask(params) for ask in asked)
+        return posterior["z"], best["z"], terms, model.classification_log_likelihood(params)
+
+    def mixture(x):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
+        with numpyro.plate("components", 3):
+            mu = numpyro.sample("mu", dist.Normal(0, 10))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("z", dist.Categorical(w))
+            numpyro.sample("x", dist.Normal(mu[z], 1.0), obs=x)
+
+    x = np.random.default_rng(8).normal(0, 3, 9_001)
+    params = {"w": np.array([0.2, 0.5, 0.3]), "mu": np.array([-3.0, 0.0, 3.0])}
+    whole = answers(Model(mixture, x))
+    monkeypatch.setattr(BY_ROWS, "ROWS", 1_000)
+    for one, other in zip(answers(Model(mixture, x)), whole, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)

@@ -211,6 +211,7 @@ def test_chunks_say_what_all_rows_say(models, name):
     begin = PROGRAMS[name][2]
     assert isinstance(streamed, StreamedModel) and streamed.stream.chunks == 4
     assert streamed.n_observations == whole.n_observations
+    assert "arrays in memory, 523 rows, in 4 chunks of 149" in repr(streamed)
     assert streamed.log_likelihood(begin) == pytest.approx(whole.log_likelihood(begin), rel=1e-12)
     options = {"init": begin, "starts": 1}
     ours, theirs = fit_mle(streamed, **options), fit_mle(whole, **options)
@@ -241,6 +242,27 @@ def test_other_standard_errors(models):
         np.testing.assert_allclose(
             ours.standard_errors(kind), theirs.standard_errors(kind), rtol=1e-4
         )
+
+
+LAST = np.arange(N) == 500
+GAPS = {
+    "missing": (Y, LAST),
+    "mixture": (X, LAST[:, None] & [True, False]),
+    "intercepts": (EFFECTS, (np.arange(N) == 400)[:, None] & [False, True, False, False]),
+}
+
+
+@pytest.mark.parametrize("name", [*GAPS, "first chunks only"])
+def test_missing_in_some_chunks_only(name):
+    """Though the first chunks have no such layout, or have one that the last do not need."""
+    values, gaps = GAPS.get(name, (Y, (np.arange(N) % 100 == 5) & (np.arange(N) < 298)))
+    arrays = (np.where(gaps, np.nan, values),)
+    program, _, begin = PROGRAMS.get(name, PROGRAMS["missing"])
+    streamed, whole = (Model(program, *own) for own in (source_of(arrays)[1], arrays))
+    assert streamed.n_observations == whole.n_observations
+    assert streamed.log_likelihood(begin) == pytest.approx(whole.log_likelihood(begin), rel=1e-12)
+    ours, theirs = (fit_mle(m, init=begin, starts=1) for m in (streamed, whole))
+    assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, rel=1e-10)
 
 
 def plain_list(value):

@@ -16,6 +16,7 @@ from pp_mlem.comparison.record import OF_NUTS, joined
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
+from pp_mlem.sources import Column
 
 RECORD = "select.json"
 FORMAT = 3  # 2 had no starts that are split from the solution of a smaller size
@@ -97,6 +98,8 @@ def record_of(
     names += [f"argument {i}" for i in range(len(names), len(args))]
     record: dict[str, Any] = {"format": FORMAT, "program": digest(program), "python": PYTHON}
     for name, value in (*zip(names, args, strict=False), *keywords.items()):
+        if isinstance(value, Column):
+            value = value.source.fingerprint(), value.names, value.matrix
         is_data = hasattr(value, "shape") or isinstance(value, (list, tuple, dict))
         record[f"argument {name}, data" if is_data else f"argument {name}"] = digest(value)
     for name, value in options.items():

@@ -9,17 +9,19 @@ import numpy as np
 from pp_mlem.base.lazy import pd
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.latents import Moments
+from pp_mlem.model.streamed import StreamedModel
 
 
 def real_posteriors(fits: Mapping[str, Fit]) -> dict[str, dict[str, Moments]]:
-    """Moments of each real latent by the fits that have their model, {latent: {fit: moments}}; of as
-    many units in all."""
+    """Moments of each real latent by the fits that have their model, with its data in memory, {latent: {fit: moments}};
+    of as many units in all."""
     found: dict[str, dict[str, Moments]] = {}
     for name, fit in fits.items():
-        if fit.model is None or not fit.model.reading.reals:
+        model = fit.model
+        if model is None or isinstance(model, StreamedModel) or not model.reading.reals:
             continue
         told = fit.posterior()
-        for site in fit.model.reading.reals:
+        for site in model.reading.reals:
             found.setdefault(site.name, {})[name] = told[site.name]
     for latent, by_fit in found.items():
         first = next(iter(by_fit.values()))

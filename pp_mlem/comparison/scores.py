@@ -75,7 +75,9 @@ def loo_of(fit: Fit) -> Loo:
     standard error in all: where weights are nearly equal a single draw can make a large k by chance.
     """
     if isinstance(fit.model, StreamedModel):
-        return _no_loo("the data come in chunks: ask a fit of model.subsample(rows)")
+        return _no_loo(
+            "it needs all rows at once, and the data come in chunks; a fit of a sample has one"
+        )
     if not fit.has_draws and not _has_covariance(fit):
         return _no_loo("no covariance, so no draws to weigh")
     seen = _of_file(fit) if fit.model is None else _of_model(fit)

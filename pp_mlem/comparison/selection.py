@@ -28,6 +28,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
 from pp_mlem.model.streamed import StreamedModel
+from pp_mlem.sources.fields import NotWhole
 
 CRITERIA = {
     "AIC": "aims at prediction; picks too many components more often than BIC",
@@ -238,6 +239,8 @@ def _built(program: Any, args: tuple, options: dict) -> tuple[Model | None, str]
     """The model, or why there is none."""
     try:
         return Model(program, *args, **options), ""
+    except NotWhole:  # of the data, whatever varies
+        raise
     except (ValueError, TypeError, FloatingPointError) as error:
         return None, str(error) or type(error).__name__
 

@@ -69,7 +69,7 @@ class Rows:
             return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
 
         fresh = (start + jnp.arange(size) >= i * size).astype(jnp.result_type(float))
-        return replace(data, **self._cut(data, cut, fresh))
+        return replace(data, **self.parts_of(data, cut, fresh))
 
     def subset(self, data: ProgramData, rows: jax.Array) -> dict[str, Any]:
         """The fields of the data that differ for some rows, each with its own case weight."""
@@ -77,9 +77,9 @@ class Rows:
         def cut(array: Any, axis: int) -> Any:
             return jnp.take(array, rows, axis)
 
-        return self._cut(data, cut, jnp.ones(rows.shape[0]))
+        return self.parts_of(data, cut, jnp.ones(rows.shape[0]))
 
-    def _cut(
+    def parts_of(
         self, data: ProgramData, cut: Callable[[Any, int], Any], fresh: jax.Array
     ) -> dict[str, Any]:
         """`fresh` is a factor of every row's weight. The fields that rows cut: what is returned from

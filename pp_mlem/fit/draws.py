@@ -196,7 +196,7 @@ class DrawsFit(Fit):
     def posterior(self, out: str | Path | None = None) -> Any:
         model = self.model_for("posterior")
         if out is not None:
-            return write_rows(out, [(model, None)], lambda m: average_posterior(m, self.draws))
+            return write_rows(out, model.chunk_models(), lambda m: average_posterior(m, self.draws))
         return average_posterior(model, self.draws)
 
     def impute(self, draws: int = 0, seed: int = 0) -> dict[str, Any]:

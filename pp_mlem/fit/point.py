@@ -38,6 +38,7 @@ from pp_mlem.diagnose.uncertainty import (
 from pp_mlem.fit.base import Fit, Params, headed, params_of
 from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS, Drawn
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.program.space import scalar_names
 from pp_mlem.target.parts import without_rows
 from pp_mlem.target.priors import log_prior
@@ -168,6 +169,7 @@ class PointFit(Fit):
             first = sizes.index[0]
             parts.append(
                 f"best {label} {written(best[first])} reached by {sizes[first]} of {n} starts"
+                + (", the distinct optima of a sample" if isinstance(self.model, StreamedModel) else "")
             )
             if len(sizes) > 1:
                 second = sizes.index[1]

@@ -17,6 +17,7 @@ import numpy as np
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.model.bound import Bound, Values
+from pp_mlem.model.by_rows import answered
 from pp_mlem.potentials.modes import MAX, SUM, Draw, Mode
 from pp_mlem.potentials.quadratic import COLUMN, ROW, Quadratic
 from pp_mlem.potentials.table import Table
@@ -50,15 +51,23 @@ class Moments:
         return cls(mean, np.mean([m.covariance for m in several], 0) + between)
 
 
-def no_tables(reading: Reading) -> Tables:
+def no_tables(marginal: Marginal) -> Tables:
     """Zeros for every latent: (*plates, values), of a real one (*plates, size) and (*plates, size, size)."""
-    tables: Tables = {}
+    reading, tables = marginal.reading, Tables()
     for site in reading.latents:
-        tables[site.name] = jnp.zeros((*reading.plate_shape(site.dims), site.size))
+        tables[site.name] = jnp.zeros((*_shape(marginal, site), site.size))
     for site in reading.reals:
-        linear = jnp.zeros((*reading.plate_shape(site.dims), site.size))
+        linear = jnp.zeros((*_shape(marginal, site), site.size))
         tables[site.name] = linear, jnp.zeros((*linear.shape, site.size))
     return tables
+
+
+def _shape(marginal: Marginal, site: Site) -> tuple[int, ...]:
+    """Units of a latent along its plates, in the sizes that these have in the layout."""
+    shape = list(marginal.reading.plate_shape(site.dims))
+    for plate, dim in site.dims.items():
+        shape[dim] = marginal.layout.sizes.get(plate, shape[dim])
+    return tuple(shape)
 
 
 def _named(reading: Reading, tables: Tables) -> dict[str, Table | Quadratic]:
@@ -103,12 +112,17 @@ def marginals(
     return jax.grad(value)(tables)
 
 
-def _posterior(marginal: Marginal, tables: Tables, params: Values, data: ProgramData) -> Tables:
-    return marginals(marginal, SUM, tables, params, data)
+def _posterior(marginal: Marginal, params: Values, data: ProgramData) -> Tables:
+    return marginals(marginal, SUM, no_tables(marginal), params, data)
 
 
-def _best(marginal: Marginal, tables: Tables, params: Values, data: ProgramData) -> Tables:
-    return marginals(marginal, MAX, tables, params, data)
+def _best(marginal: Marginal, params: Values, data: ProgramData) -> Tables:
+    return marginals(marginal, MAX, no_tables(marginal), params, data)
+
+
+def _best_of_rows(marginal: Marginal, params: Values, data: ProgramData) -> Tables:
+    """The number of the most probable value, for finite latents of rows."""
+    return {name: own.argmax(-1) for name, own in _best(marginal, params, data).items()}
 
 
 def _drawn(
@@ -119,8 +133,7 @@ def _drawn(
 
 def posterior(bound: Bound, params: Values) -> dict[str, Any]:
     """p(latent | data) by name, (*plates, values); of a real latent its `Moments`."""
-    run = bound.compiled(_posterior)
-    tables = run(no_tables(bound.reading), params, bound.data)
+    tables = answered(bound, _posterior, params)
     return {
         name: moments(bound, name, table)
         if bound.reading.sites[name].real
@@ -147,7 +160,10 @@ def _absolute(bound: Bound, name: str, mean: np.ndarray) -> np.ndarray:
 
 def decode(bound: Bound, params: Values) -> dict[str, np.ndarray]:
     """The jointly most probable values by name, (*plates)."""
-    tables = bound.compiled(_best)(no_tables(bound.reading), params, bound.data)
+    if bound.marginal.rows.plate and not bound.reading.reals:
+        codes = answered(bound, _best_of_rows, params)
+        return {name: bound.reading.values[name][own] for name, own in codes.items()}
+    tables = answered(bound, _best, params)
     return {name: _value(bound, name, table) for name, table in tables.items()}
 
 
@@ -162,7 +178,7 @@ def _value(bound: Bound, name: str, table: Any) -> np.ndarray:
 def sample(bound: Bound, params: Values, draws: int, seed: int) -> dict[str, np.ndarray]:
     """Joint draws by name, (draws, *plates)."""
     run: Callable[..., Tables] = bound.compiled(_drawn)
-    tables = no_tables(bound.reading)
+    tables = no_tables(bound.marginal)
     keys = jax.random.split(jax.random.key(seed), draws)
     every = [run(key, tables, params, bound.data) for key in keys]
     return {name: np.stack([_value(bound, name, t[name]) for t in every]) for name in tables}
@@ -172,11 +188,12 @@ def outward(bound: Bound, name: str, table: Any, trailing: int = 1) -> np.ndarra
     """A table (*plates, values) of a latent as its user sees it; `trailing` counts the dimensions right of
     the plates."""
     reading = bound.reading
-    array, site = np.array(table), reading.sites[name]
+    array, site = np.asarray(table), reading.sites[name]
     if not site.scan:
         return array
     scan = reading.scans[site.scan]
     if name in bound.data.valid:
+        array = np.array(array)
         array[~np.asarray(bound.data.valid[name])] = np.nan
     inner = {p: d for p, d in site.dims.items() if p != scan.time}
     shape = (scan.length, *reading.plate_shape(inner), *array.shape[array.ndim - trailing :])
@@ -196,6 +213,11 @@ def classification_log_likelihood(
     marginal: Marginal, params: Values, data: ProgramData
 ) -> jax.Array:
     """max over finite latents of log p(data, latents), real ones integrated out. Traceable."""
+    return most_of_units(marginal, params, data).sum()
+
+
+def most_of_units(marginal: Marginal, params: Values, data: ProgramData) -> jax.Array:
+    """The same of each unit (units,). Traceable."""
     data = data.by_rows
     units = marginal.unit_values(marginal.natural(params, data), data, MAX)
-    return sum((t.array.sum() for t in units), jnp.zeros(()))
+    return jnp.concatenate([t.array.ravel() for t in units])

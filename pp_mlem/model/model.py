@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pp_mlem.marginal.units import pointwise_values
 from pp_mlem.model import latents as latent_questions
 from pp_mlem.model.along import AlongScans
 from pp_mlem.model.bound import Values
+from pp_mlem.model.by_rows import answered
 from pp_mlem.model.drawing import drawing, redrawing, refuse_undrawn, with_arrays
 from pp_mlem.model.imputes import Imputes
 from pp_mlem.model.prior_draws import prior_predictive
@@ -292,12 +293,11 @@ class Model(Imputes, AlongScans):
         if out is not None:
             return write_rows(
                 out,
-                [(self, None)],
+                self.chunk_models(),
                 lambda m: {"log_likelihood": m.pointwise_log_likelihood(params)},
             )
         values = self.check_params(params)
-        function = self.bound.compiled(pointwise_values)
-        return finite_or_minus_inf(np.asarray(function(values, self.data)))
+        return finite_or_minus_inf(answered(self.bound, pointwise_values, values))
 
     @property
     def units(self) -> str:
@@ -317,7 +317,7 @@ class Model(Imputes, AlongScans):
         Parquet file, whose path is returned.
         """
         if out is not None:
-            return write_rows(out, [(self, None)], lambda m: m.posterior(params))
+            return write_rows(out, self.chunk_models(), lambda m: m.posterior(params))
         return latent_questions.posterior(self.bound, self.check_params(params))
 
     @in_model_precision
@@ -329,7 +329,7 @@ class Model(Imputes, AlongScans):
         sequence -1. With `out` a row for each independent unit in that Parquet file, whose path is returned.
         """
         if out is not None:
-            return write_rows(out, [(self, None)], lambda m: m.decode(params))
+            return write_rows(out, self.chunk_models(), lambda m: m.decode(params))
         return latent_questions.decode(self.bound, self.check_params(params))
 
     @in_model_precision
@@ -351,8 +351,7 @@ class Model(Imputes, AlongScans):
         """max over finite latents of log p(data, latents): the complete-data likelihood of `decode`; real
         latents are integrated out."""
         values = self.check_params(params)
-        function = self.bound.compiled(latent_questions.classification_log_likelihood)
-        return float(function(values, self.data))
+        return float(np.sum(answered(self.bound, latent_questions.most_of_units, values)))
 
     @in_model_precision
     def simulate(self, params: Params, seed: int = 0) -> dict[str, np.ndarray]:
@@ -391,6 +390,10 @@ class Model(Imputes, AlongScans):
         dynamic = self.arguments.device_arrays()
         seen = drawing(self.bound, self.arguments)(dynamic, params, jax.random.key(0))[1]
         return {k: np.asarray(v) for k, v in seen.items()}
+
+    def chunk_models(self) -> Iterator[tuple[Model, int | None]]:
+        """The data in memory, chunk by chunk, and how many of each one's first units are data (None: all)."""
+        yield self, None
 
     def first_rows(self) -> Model:
         """The model in memory: itself; of data that come in chunks that of the first chunk."""

@@ -237,11 +237,14 @@ class StreamedModel(Model):
         parts = list(replace(self.stream, begin=0, end=2).parts())
         if len(parts) < 2:
             return True
-        last = parts[1].arrays
-        prepared = self._prepared(parts[1])
+        return self._laid_by_arrays(self._prepared(parts[1]), parts[1])
+
+    def _laid_by_arrays(self, prepared: ProgramData, part: Part) -> bool:
+        """Whether the arrays of a chunk alone lay it out as it was prepared; those with the first missing values, say,
+        do not."""
         run = self.bound.compiled(_relaid, effort=Effort.QUICK)
         try:
-            return _alike(prepared, run(self.data, tuple(map(jnp.asarray, last))))
+            return _alike(prepared, run(self.data, tuple(map(jnp.asarray, part.arrays))))
         except (ValueError, TypeError):
             return False
 
@@ -335,6 +338,7 @@ class StreamedModel(Model):
             if not self.rows_seen.knows(part.arrays):
                 data = self._prepared(part)
                 self.rows_seen.note(part.arrays)
+                self.quick = self.quick and self._laid_by_arrays(data, part)
             if data is None and self.quick:
                 total += part.count
                 continue
@@ -427,7 +431,7 @@ class StreamedModel(Model):
 
     # --- questions by row ---------------------------------------------------------------------
 
-    def chunk_models(self) -> Iterator[tuple[Model, int]]:
+    def chunk_models(self) -> Iterator[tuple[Model, int | None]]:
         """Each chunk as a model of its own in memory, and how many of its first rows are data."""
         for part in self.stream.parts():
             with working_precision(self.dtype):

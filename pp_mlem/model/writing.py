@@ -140,7 +140,7 @@ def _columns(model: Any, answers: Mapping[str, Any], count: int | None) -> Table
         if hasattr(own, "covariance"):
             parts = {f"{name} mean": own.mean, f"{name} sd": own.sd}
         for column, values in parts.items():
-            array = _by_row(model, name, np.asarray(values))[:count]
+            array = by_row(model, name, np.asarray(values))[:count]
             if array.ndim == 2:
                 found |= {f"{column}[{i}]": array[:, i] for i in range(array.shape[1])}
             else:
@@ -148,8 +148,8 @@ def _columns(model: Any, answers: Mapping[str, Any], count: int | None) -> Table
     return found
 
 
-def _by_row(model: Any, name: str, array: np.ndarray) -> np.ndarray:
-    """The axis of the rows first."""
+def by_row(model: Any, name: str, array: np.ndarray) -> np.ndarray:
+    """What is told of a latent, as (rows, ...)."""
     plates, _ = unit_layout(model.marginal, model.data)[0]
     site = model.reading.sites.get(name)
     if site is None:

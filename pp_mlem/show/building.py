@@ -10,29 +10,48 @@ from typing import Any
 
 import numpy as np
 
-from pp_mlem.base.lazy import pd
 from pp_mlem.base.near import did_you_mean
 from pp_mlem.estimate.starts import KINDS
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import Shelf
+from pp_mlem.show.data_files import (
+    OnDisk,
+    Tell,
+    comes_in_chunks,
+    is_one_table,
+    opened,
+    tell_chunks,
+    with_floats,
+)
 from pp_mlem.show.options import Given, named, read_json_values, value_of
-from pp_mlem.show.table_files import arguments_from_table, numbers_in, read_table
+from pp_mlem.show.table_files import Data, Table, arguments_from, read_table
 
 
-def arguments_of(shelf: Shelf, given: Given) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The program's arguments, and the values of the latents that are observed."""
+def arguments_of(
+    shelf: Shelf, given: Given, floats: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The program's arguments, and the values of the latents that are observed. Of data in chunks the columns that
+    hold them; those among `floats` as floats."""
     settings = settings_of(shelf.program, given)
     if given.data is None:
         return {**shelf.data(), **settings}, {}
-    table, source = read_table(given.data), str(given.data)
+    data = _data_of(given, given.data, floats)
     columns = named(given.columns, "--column")
-    arguments = arguments_from_table(shelf.program, table, columns, source, settings)
-    return {**arguments, **settings}, _observed(table, given, source)
+    arguments = arguments_from(shelf.program, data, columns, settings)
+    observed = named(given.observe, "--observe")
+    return {**arguments, **settings}, {n: data.numbers([c]) for n, c in observed.items()}
 
 
-def _observed(table: pd.DataFrame, given: Given, source: str) -> dict[str, np.ndarray]:
-    columns = named(given.observe, "--observe")
-    return {latent: numbers_in(table, [c], source)[:, 0] for latent, c in columns.items()}
+def _data_of(given: Given, path: Path, floats: frozenset[str]) -> Data:
+    in_chunks = comes_in_chunks(given)
+    if in_chunks and given.observe:
+        raise ValueError(
+            f"--observe: labels of data that come in chunks, as those of {path} do, are an argument of the program: "
+            "pass their column with --column, and observe the latent there (obs=)."
+        )
+    if in_chunks or not is_one_table(path):
+        return OnDisk(opened(path), str(path), not in_chunks, floats)
+    return Table(read_table(path), str(path))
 
 
 def settings_of(program: Callable[..., Any], given: Given) -> dict[str, Any]:
@@ -54,13 +73,28 @@ def check_arguments(program: Callable[..., Any], names: Mapping[str, Any], optio
             )
 
 
-def build(shelf: Shelf, given: Given) -> Model:
-    """The model of a file on the data that the options name."""
-    arguments, observed = arguments_of(shelf, given)
+def nobody(text: str) -> None:
+    """Hears what a command tells, where none does."""
+
+
+def build(shelf: Shelf, given: Given, tell: Tell = nobody) -> Model:
+    """The model of a file on the data that the options name; of data in chunks `tell` hears how many."""
+
+    def make(floats: frozenset[str]) -> Model:
+        arguments, observed = arguments_of(shelf, given, floats)
+        if not floats:
+            tell_chunks(arguments, tell)
+        return Model(shelf.program, **arguments, **options_of(shelf, observed))
+
+    return with_floats(make, tell)
+
+
+def options_of(shelf: Shelf, observed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The options of a file's model, with the latents that are observed."""
     options = dict(shelf.options)
     if observed:
         options["observe"] = {**options.get("observe", {}), **observed}
-    return Model(shelf.program, **arguments, **options)
+    return options
 
 
 class Held:

@@ -68,7 +68,9 @@ SourceArgument = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="CSV or Parquet file; separator and decimal sign of a CSV are found."
+        "--data",
+        help="CSV, Parquet, Arrow or .npy file, folder or glob; separator and decimal sign of a CSV are found, and what "
+        "is large is read in chunks.",
     ),
 ]
 ColumnOption = Annotated[
@@ -105,7 +107,7 @@ LevelOption = Annotated[float, typer.Option(min=0.01, max=0.9999, help="Of the i
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON, and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
-FileOption = Annotated[Path | None, typer.Option(help="CSV file for it.")]
+FileOption = Annotated[Path | None, typer.Option(help="CSV or Parquet file for it.")]
 
 
 @app.callback()
@@ -170,7 +172,8 @@ def compare(
     labels: Annotated[
         bool | None,
         typer.Option(
-            help="Labels of each row as CSV [default: up to 200,000 rows].", show_default=False
+            help="Labels of each row as CSV, of data in chunks Parquet [default: up to 200,000 rows].",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -219,7 +222,7 @@ def predict(
     """Label every row, with its probability.
 
     As CSV; of real latents mean and sd. Of the data of --data, else of those that were fitted. A state of a chain is the most probable one of its
-    step. By draws the probabilities are averaged over the posterior.
+    step. By draws the probabilities are averaged over the posterior. Labels of data in chunks go to a Parquet file.
     """
     fit_commands.predict(
         _source(str(run), (data, column, set, observe), method=method),

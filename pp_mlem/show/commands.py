@@ -21,11 +21,12 @@ from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.program.space import describe
 from pp_mlem.show.building import Held, build
 from pp_mlem.show.catalogue import Shelf, find_model, first_line
 from pp_mlem.show.interrupts import stop, stopped
-from pp_mlem.show.labels import labels_of, latents_of
+from pp_mlem.show.labels import labels_of, latents_of, write_labels
 from pp_mlem.show.methods import named_methods, plan_of
 from pp_mlem.show.options import Given, Output
 from pp_mlem.show.plots.comparison import render_pictures
@@ -47,7 +48,7 @@ OPTIMA = ("objective", "below_best", "starts", "share", "kind", "status", "gradi
 def show_model(given: Given, output: Output) -> None:
     shelf = find_model(given.model)
     results = Results(output)
-    model = build(shelf, given)
+    model = build(shelf, given, results.note)
     results.say(shelf.docstring)
     results.say()
     results.say(repr(model))
@@ -87,13 +88,15 @@ def compare_methods(given: Given, held: Held, asked: Asked, output: Output) -> N
     Run(folder, {}).check(output.overwrite)
     results, stages = Results(output), Stages(output.quiet)
     with stages.stage("reading"):
-        model = build(shelf, given)
+        model = build(shelf, given, results.note)
         how = held.for_model(model)
     results.say(repr(model))
     results.say()
     plan = plan_of(model, named, asked.starts, asked.chains, asked.draws)
     for line in plan.lines():
         results.say(line)
+    for line in plan.notes():
+        results.note(line)
     options = {
         "starts": asked.starts,
         "seed": asked.seed,
@@ -204,17 +207,21 @@ def _write_tables(comparison: Comparison, folder: Path) -> list[Path]:
 def _write_labels(
     comparison: Comparison, folder: Path, wanted: bool | None, results: Results
 ) -> list[Path]:
-    """Of the first fit: labels.csv, of latents in other plates labels_PLATES.csv, and latents.csv."""
+    """Of the first fit: labels.csv, of latents in other plates labels_PLATES.csv, and latents.csv; of data in chunks
+    labels.parquet."""
     name, fit = next(iter(comparison.fits.items()))
     model = fit.model_for("labels")
     if wanted is False or not model.latent_names:
         return []
+    streamed = isinstance(model, StreamedModel)
     if wanted is None and _rows(model) > MOST_LABELS:
         results.say(
-            f"{_rows(model):,} labels are not written; `pp-mlem predict {folder} --out labels.csv` "
-            "writes them, or --labels."
+            f"{_rows(model):,} labels are not written; `pp-mlem predict {folder} --out labels."
+            f"{'parquet' if streamed else 'csv'}` writes them, or --labels."
         )
         return []
+    if streamed:
+        return [write_labels(folder / "labels.parquet", fit, model)]
     posterior = fit.posterior()
     frames: dict[str, pd.DataFrame] = {}
     for plates, frame in labels_of(model, posterior).items():
@@ -231,6 +238,8 @@ def _write_labels(
 
 def _rows(model: Model) -> int:
     latents = (*model.reading.latents, *model.reading.reals)
+    if isinstance(model, StreamedModel):
+        return model.stream.count * len(latents)
     return sum(int(np.prod(model.reading.plate_shape(s.dims))) for s in latents)
 
 

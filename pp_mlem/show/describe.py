@@ -9,8 +9,10 @@ import numpy as np
 from pp_mlem.base.precision import working_precision
 from pp_mlem.data.unseen import blanks_of, unseen_of
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.program.sites import Role
 from pp_mlem.program.space import describe, renamed_rows
+from pp_mlem.show.data_files import told_of_chunks
 
 
 def site_rows(model: Model) -> list[tuple[str, str, str, str, str]]:
@@ -83,6 +85,10 @@ def describe_model(model: Model) -> str:
     name = getattr(model.program, "__name__", "program")
     words = "steps of one sequence" if model.marginal.sequential else "independent units"
     lines = [f"Model of {name}: {model.n_observations} {words}, {model.space.size} free parameters"]
+    if isinstance(model, StreamedModel):
+        lines.append(told_of_chunks(model.source, model.stream.chunks, model.stream.rows))
+        if model.summary is not None:
+            lines[-1] += "; their mean and covariance say all"
     lines += ["", "Sites"]
     lines += _table(
         ("site", "role", "distribution", "plates / support", "because"), site_rows(model)

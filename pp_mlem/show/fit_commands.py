@@ -17,11 +17,13 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.fit.point import PointFit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.program.space import scalar_names
-from pp_mlem.show.building import Held, build
-from pp_mlem.show.catalogue import find_model
+from pp_mlem.show.building import Held, build, nobody
+from pp_mlem.show.catalogue import Shelf, find_model
+from pp_mlem.show.data_files import Tell, comes_in_chunks, parquet_of, refuse_chunks
 from pp_mlem.show.interrupts import stop
-from pp_mlem.show.labels import labels_of, latents_of, posterior_on
+from pp_mlem.show.labels import labels_of, latents_of, posterior_on, write_labels
 from pp_mlem.show.options import Given, Output, read_json_values
 from pp_mlem.show.results import Results, records, write_plain
 from pp_mlem.show.runs import check_program, find_run, is_run
@@ -53,13 +55,18 @@ class Source:
                 f"--method: received '{self.method}', expected one of {', '.join(methods)}.{near}"
             )
 
-    def model(self) -> Model:
-        """The model, on the data of the run where no others are given."""
+    @property
+    def own(self) -> tuple[Shelf, Given]:
+        """The model file and the options, those of the run where no others are given."""
         given = self.given
         if not self.is_run:
-            return build(find_model(given.model), given)
+            return find_model(given.model), given
         run, _ = find_run(Path(given.model), self.method)
-        return build(run.shelf, run.given(given.data, given.columns, given.settings, given.observe))
+        return run.shelf, run.given(given.data, given.columns, given.settings, given.observe)
+
+    def model(self, tell: Tell = nobody) -> Model:
+        """The model, on the data of the run where no others are given."""
+        return build(*self.own, tell)
 
     def fit(self, stages: Stages, output: Output, scalars: list[str] | None = None) -> Fit:
         """The fit with its model, which must have these scalars; a model that is not a run's is fitted."""
@@ -109,13 +116,17 @@ def predict(source: Source, *, latent: str | None, probabilities: bool, output: 
     output.check_file()
     given = source.given
     run, asked = find_run(Path(given.model), source.method)
-    results = Results(output)
+    results, stages = Results(output), Stages(output.quiet)
+    _, own = source.own
+    if comes_in_chunks(own):
+        parquet_of(str(own.data), output)
     method, fit = run.fit(asked)
     if given.data is None and run.data_changed():
         results.note(
             f"{run.record['data']} has changed since the run; the labels are those of the file now."
         )
-    model = source.model()
+    with stages.stage("reading"):
+        model = source.model(results.note)
     check_program(fit, model, run.folder)
     if not model.latent_names:
         raise ValueError(
@@ -126,6 +137,12 @@ def predict(source: Source, *, latent: str | None, probabilities: bool, output: 
         raise ValueError(
             f"--latent: there is no latent '{latent}'.{near} The latents are {', '.join(model.latent_names)}."
         )
+    if isinstance(model, StreamedModel):
+        path = parquet_of(model.source.told, output)
+        with stages.stage("labels"):
+            write_labels(path, fit, model, latent, probabilities)
+        results.note(f"Written to {path}: {model.stream.count:,} rows")
+        return
     posterior = posterior_on(fit, model)
     results.table(*_predicted(model, posterior, latent, probabilities, results))
 
@@ -154,6 +171,7 @@ def bootstrap(source: Source, *, replicates: int, kind: str, level: float, outpu
     if kind not in KINDS:
         near = did_you_mean(kind, KINDS)
         raise ValueError(f"--kind: received '{kind}', expected {' or '.join(KINDS)}.{near}")
+    refuse_chunks(source.own[1], "bootstrap")
     results, stages = Results(output), Stages(output.quiet)
     fit = _point(source, stages, output)
     with stages.stage("bootstrap", spinner=False):
@@ -186,6 +204,7 @@ def bootstrap(source: Source, *, replicates: int, kind: str, level: float, outpu
 @quiet
 def profile(source: Source, names: list[str], *, level: float, output: Output) -> None:
     output.check_file()
+    refuse_chunks(source.own[1], "profile")
     results, stages = Results(output), Stages(output.quiet)
     fit = _point(source, stages, output, names)
     found: dict[str, ProfileInterval] = {}
@@ -230,6 +249,7 @@ def simulate(source: Source, *, at: Path | None, latents: bool, output: Output) 
     """Data drawn from the program, as a table that --data reads."""
     output.check_file()
     truth = read_json_values(at, "--at") if at is not None else None
+    refuse_chunks(source.own[1], "simulate")
     results, stages = Results(output), Stages(output.quiet)
     if truth is None:
         fit = source.fit(stages, output)

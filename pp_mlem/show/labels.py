@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.fit.base import Fit
 from pp_mlem.model.latents import Moments
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
+from pp_mlem.model.writing import by_row, write_rows
 from pp_mlem.program.sites import Site
 
 MOST_VALUES = 50  # of a latent, whose probabilities have a column each
@@ -107,6 +110,43 @@ def latents_of(model: Model, posterior: Mapping[str, Any]) -> pd.DataFrame:
 def _places(shape: tuple[int, ...]) -> list[str]:
     """The indices of an array of this shape as text, of several dimensions with commas."""
     return [",".join(map(str, index)) for index in np.ndindex(*shape)]
+
+
+def write_labels(
+    path: Path, fit: Fit, model: Model, latent: str | None = None, probabilities: bool = False
+) -> Path:
+    """The labels of every row in a Parquet file, written chunk by chunk: of each finite latent (or the one that is
+    named) the most probable value and its probability, and with `probabilities` those of all values; of a real one
+    its mean and sd. Where a step has no label, as after the end of a masked sequence, it is -1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = model.chunk_models() if isinstance(model, StreamedModel) else iter([(model, None)])
+
+    def told(own: Model) -> dict[str, Any]:
+        posterior, found = posterior_on(fit, own), dict[str, Any]()
+        for name in (n for n in own.latent_names if latent in (None, n)):
+            real = isinstance(posterior[name], Moments)
+            found |= (
+                {name: posterior[name]}
+                if real
+                else _by_unit(own, name, posterior[name], probabilities)
+            )
+        return found
+
+    return write_rows(path, chunks, told)
+
+
+def _by_unit(model: Model, name: str, table: np.ndarray, probabilities: bool) -> dict[str, Any]:
+    values = model.reading.values[name]
+    known = np.isfinite(table).all(-1)
+    best = np.where(known[..., None], table, 0.0).argmax(-1)
+    whole = bool(np.all(values == np.rint(values)))
+    labels = values.astype(np.int64) if whole else values.astype(float)
+    found = {name: np.where(known, labels[best], -1 if whole else np.nan)}
+    by_value = by_row(model, name, table)
+    found[f"{name} probability"] = by_value.max(-1)
+    if probabilities and len(values) <= MOST_VALUES:
+        found |= {f"{name}={value:g}": by_value[..., k] for k, value in enumerate(values)}
+    return found
 
 
 def posterior_on(fit: Fit, model: Model) -> dict[str, Any]:

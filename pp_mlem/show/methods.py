@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pp_mlem.base.near import did_you_mean
 from pp_mlem.estimate.estimators import check_methods, method_names
 from pp_mlem.estimate.point import HESSIAN_WORK
+from pp_mlem.estimate.sampled import SAMPLE
 from pp_mlem.model.model import Model
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.show.stages import told_seconds
 
 DEFAULT = ("em", "mle", "map", "nuts")
+SAMPLERS = ("nuts", "laplace")
+OF_CHUNKS = "needs all rows at each of its steps, and the data come in chunks"
 LIMIT = 180.0  # seconds, beyond which a method is left out
 WORTH_TELLING = 15.0
 # Measured with the shipped models on two cores; a machine or a posterior may differ by a factor of three.
@@ -26,11 +29,13 @@ LEAPFROGS = 8  # gradients of a draw
 
 @dataclass(frozen=True)
 class Plan:
-    """The methods to run, what each would take in seconds, and those left out."""
+    """The methods to run, what each would take in seconds, those left out, and those that data in chunks do not
+    allow."""
 
     chosen: tuple[str, ...]
     seconds: dict[str, float]
     left_out: tuple[str, ...] = ()
+    unable: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What to expect, where that is worth telling."""
@@ -47,6 +52,10 @@ class Plan:
                 f"Left out, as it would take long: {names}. --methods {every} runs it all the same."
             )
         return found
+
+    def notes(self) -> list[str]:
+        """What does not run, though it was asked for or would by default."""
+        return [f"Left out: {m.upper()}, which {OF_CHUNKS}." for m in self.unable]
 
 
 def named_methods(text: str | None) -> tuple[str, ...] | None:
@@ -70,17 +79,36 @@ def named_methods(text: str | None) -> tuple[str, ...] | None:
 def plan_of(
     model: Model, named: tuple[str, ...] | None, starts: int, chains: int, draws: int
 ) -> Plan:
-    """The methods that are named; or the default ones that end within `LIMIT`, EM always."""
-    every: Iterable[str] = DEFAULT if named is None else named
-    seconds = {m: seconds_of(m, model, starts, chains, draws) for m in every}
+    """The methods that are named; or the default ones that end within `LIMIT`, EM always. Samplers are left out where
+    they would need all rows and these come in chunks.
+
+    Raises:
+        ValueError: where none is left.
+    """
+    every = DEFAULT if named is None else named
+    in_chunks = isinstance(model, StreamedModel) and model.summary is None
+    able = tuple(m for m in every if not (in_chunks and m in SAMPLERS))
+    unable = tuple(m for m in every if m not in able)
+    if not able:
+        raise ValueError(f"--methods: {unable[0]} {OF_CHUNKS}. Take some of em,mle,map.")
+    seconds = {m: seconds_of(m, model, starts, chains, draws) for m in able}
     if named is not None:
-        return Plan(named, seconds)
-    chosen = tuple(m for m in DEFAULT if m == "em" or seconds[m] <= LIMIT)
-    return Plan(chosen, seconds, tuple(m for m in DEFAULT if m not in chosen))
+        return Plan(able, seconds, unable=unable)
+    chosen = tuple(m for m in able if m == "em" or seconds[m] <= LIMIT)
+    return Plan(chosen, seconds, tuple(m for m in able if m not in chosen), unable)
 
 
 def gradient_seconds(model: Model) -> float:
-    """One pass over the data with its gradient."""
+    """One pass over the data with its gradient; where few points stand for rows in chunks, over these."""
+    if isinstance(model, StreamedModel):
+        if model.summary is not None:
+            return gradient_seconds(model.summary)
+        return model.stream.chunks * _call_seconds(model)
+    return _call_seconds(model)
+
+
+def _call_seconds(model: Model) -> float:
+    """Of the rows that are laid out: all, or a chunk."""
     steps = sum(scan.length for scan in model.reading.scans.values())
     return (
         CALL
@@ -96,4 +124,8 @@ def seconds_of(method: str, model: Model, starts: int, chains: int, draws: int) 
         return OF_NUTS + each * chains * 2 * draws * LEAPFROGS
     size = model.space.size
     finishes = model.marginal.work.sweep * size <= HESSIAN_WORK
-    return COMPILING + each * starts * (LOOKS + FINISH * size * finishes)
+    looks = LOOKS + FINISH * size * finishes
+    if isinstance(model, StreamedModel) and model.summary is None:
+        share = min(1.0, SAMPLE / model.stream.count)  # the rows that the starts are tried on
+        return 2 * COMPILING + each * (share * starts + 1) * looks
+    return COMPILING + each * starts * looks

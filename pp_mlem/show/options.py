@@ -12,13 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Given:
-    """A model and its data, as the options name them; a column's name may hold commas and spaces."""
+    """A model and its data, as the options name them; a column's name may hold commas and spaces. `data` is a file,
+    folder or glob; `in_chunks` whether a run has read it so, None where it is not that of a run."""
 
     model: str
     data: Path | None = None
     columns: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     observe: tuple[str, ...] = ()
+    in_chunks: bool | None = None
 
     @classmethod
     def of(

@@ -22,6 +22,7 @@ from pp_mlem.base.lazy import pd
 from pp_mlem.comparison.compare import Comparison
 from pp_mlem.comparison.scores import ONE_STEP
 from pp_mlem.fit.point import PointFit
+from pp_mlem.model.streamed import StreamedModel
 from pp_mlem.show.plots.comparison import render_pictures
 from pp_mlem.show.plots.look import GRID, INK, PAPER, SHADE, SOFT, Rendered
 
@@ -180,6 +181,11 @@ def _missing(comparison: Comparison) -> dict[str, Any] | None:
     fit = next((f for f in points if f.model and f.model.latent_names), None)
     if fit is None:
         return None
+    if isinstance(fit.model, StreamedModel):
+        return {
+            "text": "Not told: it needs all rows at once, and the data come in chunks.",
+            "frame": None,
+        }
     info = fit.missing_information()
     if info.reason:
         return {"text": info.reason, "frame": None}

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pp_mlem.base.files import write_whole
 from pp_mlem.base.lazy import pd
+from pp_mlem.show.data_files import PARQUET
 from pp_mlem.show.options import Output
 from pp_mlem.show.tables import Wide, show_table
 
@@ -53,10 +54,14 @@ class Results:
             print(json.dumps(plain(value), indent=1, allow_nan=False))
 
     def table(self, frame: pd.DataFrame, index: bool = True) -> None:
-        """A table that is the whole result: CSV on standard output, or in the file of --out."""
+        """A table that is the whole result: CSV on standard output, or CSV or Parquet in the file of --out."""
         path = self.output.out
         if path is not None:
-            write_plain(path, frame, index)
+            if path.suffix.lower() in PARQUET:
+                shown = frame.reset_index() if index else frame
+                write_whole(path, lambda part: shown.to_parquet(part, index=False), "--out")
+            else:
+                write_plain(path, frame, index)
             self.note(f"Written to {path}: {len(frame)} rows")
         elif self.output.as_json:
             shown = frame.reset_index() if index else frame

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pp_mlem.fit.base import Fit
 from pp_mlem.fit.saving import load
 from pp_mlem.model.model import Model
 from pp_mlem.show.catalogue import Shelf, find_model, model_names, shelf_folder
+from pp_mlem.show.data_files import comes_in_chunks, is_one_table, opened, there_is
 from pp_mlem.show.options import Given
 
 RECORD = "run.json"
@@ -41,6 +42,22 @@ def digest_of(path: Path) -> str:
     return found.hexdigest()
 
 
+def _identity_of(given: Given) -> dict[str, Any]:
+    """What of a record says which data they were: a digest of one table, of data in chunks and several files what the
+    disk tells of them."""
+    found: dict[str, Any] = dict.fromkeys(("data_sha256", "data_files", "data_in_chunks"))
+    if given.data is None:
+        return found
+    in_chunks = comes_in_chunks(given)
+    if in_chunks or not is_one_table(given.data):
+        return {
+            **found,
+            "data_files": opened(given.data).fingerprint(),
+            "data_in_chunks": in_chunks,
+        }
+    return {**found, "data_sha256": digest_of(given.data), "data_in_chunks": in_chunks}
+
+
 @dataclass
 class Run:
     """A run folder: its record, and what has been written there."""
@@ -61,8 +78,8 @@ class Run:
             "command": sys.argv[1:],
             "model": shelf.name if shipped else str(shelf.path.resolve()),
             "model_sha256": digest_of(shelf.path),
-            "data": None if data is None else str(data.resolve()),
-            "data_sha256": None if data is None else digest_of(data),
+            "data": None if data is None else str(data.expanduser().resolve()),
+            **_identity_of(given),
             "column": list(given.columns),
             "set": list(given.settings),
             "observe": list(given.observe),
@@ -130,20 +147,26 @@ class Run:
         """The options of the run, where these say nothing else."""
         record = self.record
         own = Path(record["data"]) if record["data"] else None
-        if data is None and own is not None and not own.is_file():
+        if data is None and own is not None and not there_is(own):
             raise ValueError(f"{own}, the data of the run, is gone; pass --data FILE.")
-        return Given.of(
+        given = Given.of(
             record["model"],
             data if data is not None else own,
             columns or (record["column"] if own is not None or data is not None else None),
             [*record["set"], *(settings or ())],
             observe or (record["observe"] if data is None else None),
         )
+        return replace(given, in_chunks=record.get("data_in_chunks") if data is None else None)
 
     def data_changed(self) -> bool:
-        """Whether the file of the run holds other bytes now."""
+        """Whether the file of the run holds other bytes now; of data in chunks, whether its files have other names,
+        sizes or times of change."""
         own = self.record["data"]
-        return own is not None and digest_of(Path(own)) != self.record["data_sha256"]
+        if own is None:
+            return False
+        if self.record.get("data_files") is not None:
+            return opened(Path(own)).fingerprint() != self.record["data_files"]
+        return digest_of(Path(own)) != self.record["data_sha256"]
 
     def fit(self, method: str | None) -> tuple[str, Fit]:
         """A fit of the folder, by default the first; without its model."""

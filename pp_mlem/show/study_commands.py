@@ -14,10 +14,25 @@ from pp_mlem.comparison.experiment import experiment
 from pp_mlem.comparison.selection import Selection, select
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.model.model import Model
-from pp_mlem.show.building import Held, arguments_of, build, check_arguments, numbers_of
+from pp_mlem.show.building import (
+    Held,
+    arguments_of,
+    build,
+    check_arguments,
+    nobody,
+    numbers_of,
+    options_of,
+)
 from pp_mlem.show.catalogue import find_model
+from pp_mlem.show.data_files import (
+    comes_in_chunks,
+    refuse,
+    refuse_chunks,
+    tell_chunks,
+    with_floats,
+)
 from pp_mlem.show.interrupts import stop
-from pp_mlem.show.methods import named_methods
+from pp_mlem.show.methods import SAMPLERS, named_methods
 from pp_mlem.show.options import Given, Output, named, read_json_values, values_of
 from pp_mlem.show.plots.look import rendered
 from pp_mlem.show.plots.studies import plot_selection
@@ -46,16 +61,20 @@ def select_size(
     shelf = find_model(given.model)
     check_arguments(shelf.program, varied, "--over")
     results, stages, out = Results(output), Stages(output.quiet), output.out
-    with stages.stage("reading"):
-        arguments, observed = arguments_of(shelf, given)
-    options = dict(shelf.options)
-    if observed:
-        options["observe"] = {**options.get("observe", {}), **observed}
-    with stages.stage("fits", spinner=False):
-        selection = select(
-            shelf.program, methods=chosen, starts=starts, seed=seed, bootstrap=bootstrap, fixed=held, out=out,
-            progress=output.progress, **options, **{**arguments, **varied},
-        )  # fmt: skip
+    if comes_in_chunks(given):
+        _check_for_chunks(given, chosen, bootstrap)
+
+    def selected(floats: frozenset[str]) -> Selection:
+        with stages.stage("reading"):
+            arguments, observed = arguments_of(shelf, given, floats)
+            tell_chunks(arguments, nobody if floats else results.note)
+        with stages.stage("fits", spinner=False):
+            return select(
+                shelf.program, methods=chosen, starts=starts, seed=seed, bootstrap=bootstrap, fixed=held, out=out,
+                progress=output.progress, **options_of(shelf, observed), **{**arguments, **varied},
+            )  # fmt: skip
+
+    selection = with_floats(selected, results.note)
     _tell_selection(selection, results)
     if out is not None:
         write_table(out / "selection.csv", selection.table, "select")
@@ -67,6 +86,14 @@ def select_size(
     if selection.interrupted:
         stop("the finished fits", out)
     results.say(str(stages))
+
+
+def _check_for_chunks(given: Given, methods: tuple[str, ...], bootstrap: int) -> None:
+    if bootstrap:
+        refuse(given, "--bootstrap")
+    for name in methods:
+        if name in SAMPLERS:
+            refuse(given, f"--methods: {name}")
 
 
 def _tell_selection(selection: Selection, results: Results) -> None:
@@ -103,6 +130,7 @@ def simulate_study(
     given_truth = read_json_values(at, "--at") if at is not None else None
     results, stages, out = Results(output), Stages(output.quiet), output.out
     with stages.stage("reading"):
+        refuse_chunks(given, "simulate-study")
         model = build(find_model(given.model), given)
         held = options.for_model(model)["fixed"]
     truth = given_truth
@@ -155,6 +183,7 @@ def calibrate_model(
     if out is not None and out.is_dir() and any(out.iterdir()) and not output.overwrite:
         raise ValueError(f"--out: {out} is not empty. Choose another folder, or add --overwrite.")
     with stages.stage("reading"):
+        refuse_chunks(given, "calibrate")
         model = build(find_model(given.model), given)
     with stages.stage("data sets", spinner=False):
         found = calibrate(

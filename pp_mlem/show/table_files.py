@@ -5,21 +5,18 @@ from __future__ import annotations
 import csv
 import inspect
 import io
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from pp_mlem.base.csv_signs import first_lines, found_decimal, found_separator
 from pp_mlem.base.lazy import pd
 from pp_mlem.base.near import did_you_mean
 from pp_mlem.show.options import names_in
 
-SEPARATORS = ",;\t|"
-SAMPLE_LINES = 200
-DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
-DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
 SHOWN_COLUMNS = 30
 FEW = 5  # cells that are no numbers, up to which they are slips and not a column of words
 
@@ -66,7 +63,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise ValueError("it is empty.")
     if "\0" in text[:4096]:
         raise ValueError("it is no text; CSV and Parquet can be read.")
-    lines = [line for line in text[: 1 << 20].splitlines() if line.strip()][:SAMPLE_LINES]
+    lines = first_lines(text)
     separator = found_separator(lines)
     single = len(next(csv.reader(lines, delimiter=separator))) == 1
     return pd.read_csv(
@@ -76,42 +73,58 @@ def _read_csv(path: Path) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def found_separator(lines: list[str]) -> str:
-    """The separator that splits header and rows alike, into the most fields."""
-    best, most = ",", 1
-    for separator in SEPARATORS:
-        try:
-            counts = {len(row) for row in csv.reader(lines, delimiter=separator) if row}
-        except csv.Error:
-            continue
-        if len(counts) == 1 and (fields := counts.pop()) > most:
-            best, most = separator, fields
-    if most == 1:  # rows of different lengths: what splits the header, so that the reader can tell
-        best = max(SEPARATORS, key=lambda s: len(next(csv.reader(lines[:1], delimiter=s), [])))
-    return best
+class Data(Protocol):
+    """Named columns of numbers."""
+
+    @property
+    def name(self) -> str:
+        """What errors call them all."""
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+
+    @property
+    def is_array(self) -> bool:
+        """Whether they are an array, whose columns have numbers for names."""
+
+    def all(self) -> Any:
+        """All as one array."""
+
+    def numbers(self, columns: list[str]) -> Any:
+        """(rows,) of one column, (rows, columns) of several."""
 
 
-def found_decimal(lines: list[str], separator: str) -> str:
-    """A comma where numbers have one and none has a point."""
-    if separator == ",":
-        return "."
-    cells = [c for row in csv.reader(lines[1:], delimiter=separator) for c in row]
-    commas = sum(DECIMAL_COMMA.fullmatch(c) is not None for c in cells)
-    points = sum(DECIMAL_POINT.fullmatch(c) is not None for c in cells)
-    return "," if commas > points else "."
+@dataclass(frozen=True)
+class Table:
+    """A table in memory."""
+
+    table: pd.DataFrame
+    name: str
+    is_array: bool = False
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return list(self.table.columns)
+
+    def all(self) -> np.ndarray:
+        return self.numbers(list(self.columns))
+
+    def numbers(self, columns: list[str]) -> np.ndarray:
+        values = numbers_in(self.table, columns, self.name)
+        return values[:, 0] if len(columns) == 1 else values
 
 
-def arguments_from_table(
+def arguments_from(
     program: Callable[..., Any],
-    table: pd.DataFrame,
+    data: Data,
     mapping: Mapping[str, str],
-    source: str,
     settings: Mapping[str, Any],
-) -> dict[str, np.ndarray]:
-    """Arguments of the program from the columns of a table.
+) -> dict[str, Any]:
+    """Arguments of the program from columns.
 
     A column goes to the argument of its name; `mapping` sends other columns (several make a
-    matrix) to an argument. What is in `settings` needs none.
+    matrix) to an argument. What is in `settings` needs none. An array goes as a whole to the one argument that
+    needs data.
 
     Raises:
         ValueError: for columns and arguments that are not there, and cells that are no numbers.
@@ -124,40 +137,42 @@ def arguments_from_table(
                 f"--column: the program has no argument '{name}'.{did_you_mean(name, known)} Its "
                 f"arguments are {', '.join(known)}."
             )
+    needed = [n for n, p in parameters.items() if n not in settings and _is_needed(p)]
+    if data.is_array and not mapping and len(needed) == 1:
+        return {needed[0]: data.all()}
     arguments = {}
-    for name, parameter in parameters.items():
+    for name in parameters:
         if name in mapping:
-            columns = names_in(mapping[name], table.columns)
+            columns = names_in(mapping[name], data.columns)
         else:
-            columns = [name] if name in table.columns and name not in settings else []
-        if not columns:
-            _refuse_absent(name, parameter, table, source, settings)
-            continue
-        values = numbers_in(table, columns, source)
-        arguments[name] = values[:, 0] if len(columns) == 1 else values
+            columns = [name] if name in data.columns and name not in settings else []
+        if columns:
+            arguments[name] = data.numbers(columns)
+        elif name in needed:
+            _refuse_absent(name, data)
     return arguments
 
 
-def _refuse_absent(
-    name: str, parameter: inspect.Parameter, table: pd.DataFrame, source: str, settings: Mapping
-) -> None:
+def _is_needed(parameter: inspect.Parameter) -> bool:
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = parameter.default is inspect.Parameter.empty and parameter.kind not in several
-    if needed and name not in settings:
-        raise ValueError(
-            f"{source}: no column for argument '{name}'.{did_you_mean(name, table.columns)} Its columns "
-            f"are {_shown(table)}; map one with --column {name}=COLUMN (several, separated by commas, make "
-            f"a matrix), or give a value with --set {name}=VALUE.{_headless(table)}"
-        )
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in several
 
 
-def _shown(table: pd.DataFrame) -> str:
-    more = len(table.columns) - SHOWN_COLUMNS
-    shown = ", ".join(repr(c) for c in table.columns[:SHOWN_COLUMNS])
+def _refuse_absent(name: str, data: Data) -> NoReturn:
+    raise ValueError(
+        f"{data.name}: no column for argument '{name}'.{did_you_mean(name, data.columns)} Its columns "
+        f"are {_shown(data.columns)}; map one with --column {name}=COLUMN (several, separated by commas, make "
+        f"a matrix), or give a value with --set {name}=VALUE.{_headless(data)}"
+    )
+
+
+def _shown(columns: Sequence[str]) -> str:
+    more = len(columns) - SHOWN_COLUMNS
+    shown = ", ".join(repr(c) for c in columns[:SHOWN_COLUMNS])
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _headless(table: pd.DataFrame) -> str:
+def _headless(data: Data) -> str:
     """Whether the header looks like a row of numbers."""
 
     def is_number(text: str) -> bool:
@@ -167,7 +182,7 @@ def _headless(table: pd.DataFrame) -> str:
             return False
         return True
 
-    numbers = all(is_number(c) for c in table.columns)
+    numbers = not data.is_array and all(is_number(c) for c in data.columns)
     return " The first line, which should name the columns, holds numbers." if numbers else ""
 
 
@@ -182,7 +197,7 @@ def numbers_in(table: pd.DataFrame, columns: list[str], source: str) -> np.ndarr
         if column not in table.columns:
             raise ValueError(
                 f"{source}: there is no column '{column}'.{did_you_mean(column, table.columns)} Its "
-                f"columns are {_shown(table)}."
+                f"columns are {_shown(list(table.columns))}."
             )
         _check_numbers(table[column], column, source)
     return table[columns].to_numpy()

@@ -3,20 +3,24 @@ are those of the first block of the first file, and a later row is reached by re
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+from pp_mlem.base.csv_signs import SAMPLE, first_lines, found_decimal, found_separator
 from pp_mlem.base.lazy import pa, pa_csv
 from pp_mlem.sources.arrow import field_of, pieces_of
-from pp_mlem.sources.fields import DTYPES, OTHER, Field
+from pp_mlem.sources.fields import DTYPES, OTHER, Field, NotWhole
 from pp_mlem.sources.files import File
 from pp_mlem.sources.parts import Piece, check_distinct, rows_of
 
 BLOCK = 1 << 20  # bytes parsed at once
 CONVERSION = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?.*invalid value '(.*)'", re.DOTALL)
 PARSING = re.compile(r"CSV parse error: (?:Row #(\d+): )?(.*)", re.DOTALL)
+REMEDY = "Correct it, or leave the cell empty where the value is missing."
 WORDS = 40  # characters of a bad cell or line that are shown
 
 
@@ -26,6 +30,17 @@ class Dialect:
 
     separator: str
     decimal: str
+
+    @classmethod
+    def of(cls, file: File, separator: str | None, decimal: str | None) -> Dialect:
+        """What is not given is found from the first lines; the columns of a `.tsv` file are separated by tabs."""
+        if separator is None and ".tsv" in Path(file.name).suffixes:
+            separator = "\t"
+        if separator is not None and decimal is not None:
+            return cls(separator, decimal)
+        lines = first_lines(_beginning(file))
+        separator = found_separator(lines) if separator is None else separator
+        return cls(separator, found_decimal(lines, separator) if decimal is None else decimal)
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class Csv:
         except pa.ArrowInvalid as error:
             if "Empty CSV" in str(error):
                 return part
-            raise ValueError(part._told(error, {})) from None
+            raise part._told(error, {}) from None
         names = [name.strip() for name in schema.names]
         check_distinct(names, file.name)
         _check_separated(names, file, dialect)
@@ -119,31 +134,41 @@ class Csv:
             ),
         )
 
-    def _told(self, error: Exception, types: Mapping[str, pa.DataType]) -> str:
+    def _told(self, error: Exception, types: Mapping[str, pa.DataType]) -> ValueError:
         """What Arrow says of a file, with the row of the data and the column."""
         told = str(error)
         if (cell := CONVERSION.search(told)) and types:
             name = list(types)[int(cell[1])]
-            return (
-                f"{self._row(cell[2])}: column '{name}': {_cut(cell[3])!r} is not "
-                f"{_expected(name, types[name])}"
+            where = f"{self._row(cell[2])}: column '{name}': {_cut(cell[3])!r}"
+            if pa.types.is_floating(types[name]) or not self._is_number(cell[3]):
+                return ValueError(f"{where} is not a number. {REMEDY}")
+            return NotWhole(
+                f"{where} is not of type {types[name]}, as the first cells are. If its column holds "
+                f"other numbers too, read it as floats, source['{name}'].float().",
+                name,
             )
         if line := PARSING.search(told):
-            return f"{self._row(line[1])}: {_cut(line[2].strip(), 2 * WORDS)}. Correct that line."
-        return f"{self.name} cannot be read as CSV: {told}"
+            return ValueError(
+                f"{self._row(line[1])}: {_cut(line[2].strip(), 2 * WORDS)}. Correct that line."
+            )
+        return ValueError(f"{self.name} cannot be read as CSV: {told}")
+
+    def _is_number(self, word: str) -> bool:
+        return _is_number(word.replace(self.dialect.decimal, "."))
 
     def _row(self, number: str | None) -> str:
         """Arrow counts lines from 1, the header being the first."""
         return f"{self.name}, row {int(number) - 1:,}" if number else self.name
 
 
-def _expected(name: str, kind: pa.DataType) -> str:
-    if pa.types.is_floating(kind):
-        return "a number. Correct it, or leave the cell empty where the value is missing."
-    return (
-        f"of type {kind}, as the first cells are. If its column holds other numbers too, read it as "
-        f"floats, source['{name}'].float()."
-    )
+def _beginning(file: File) -> str:
+    """The first characters of a file, packed or not; of one that is not UTF-8 in Latin-1."""
+    with file.reading(), pa.input_stream(str(file.path), compression="detect") as stream:
+        raw = stream.read(SAMPLE)
+    try:
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(raw)  # the cut may be in a letter
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def _arrow_type(field: Field) -> pa.DataType:

@@ -13,6 +13,14 @@ KINDS = {"f": "float", "i": "integer", "u": "integer", "b": "boolean"}  # by Num
 OTHER = "other"
 
 
+class NotWhole(ValueError):
+    """For a cell of a column of integers or booleans that only floats can hold; `column` names it."""
+
+    def __init__(self, told: str, column: str) -> None:
+        super().__init__(told)
+        self.column = column
+
+
 @dataclass(frozen=True)
 class Field:
     """A column: its `kind` ("float", "integer", "boolean", or "other", which holds no numbers), its
@@ -55,9 +63,10 @@ def refuse_other(field: Field, where: str) -> NoReturn:
 
 def refuse_null(field: Field, where: str) -> NoReturn:
     """For an empty cell among integers or booleans."""
-    raise ValueError(
+    raise NotWhole(
         f"{where}: column '{field.name}' ({field.told}) is empty there, and only floats can be "
-        f"missing. Read it as floats, source['{field.name}'].float(), or fill the gap."
+        f"missing. Read it as floats, source['{field.name}'].float(), or fill the gap.",
+        field.name,
     )
 
 
@@ -66,8 +75,9 @@ def checked_signed(values: np.ndarray, field: Field) -> np.ndarray:
     if values.dtype == np.uint64 and field.kind == "integer" and values.size:
         largest = values.max()
         if largest > np.iinfo(np.int64).max:
-            raise ValueError(
+            raise NotWhole(
                 f"column '{field.name}' ({field.told}) holds {largest}, beyond the largest 64-bit "
-                f"integer with a sign. Read it as floats, source['{field.name}'].float()."
+                f"integer with a sign. Read it as floats, source['{field.name}'].float().",
+                field.name,
             )
     return values

@@ -60,19 +60,19 @@ class File:
 
     @contextlib.contextmanager
     def reading(
-        self, told: Callable[[Exception], str] | None = None, rows: int = 0
+        self, told: Callable[[Exception], ValueError] | None = None, rows: int = 0
     ) -> Iterator[None]:
         """Within the block what a library says of the file, of which `rows` were read, becomes an error
-        with its name, in the words of `told` if given."""
+        with its name, that of `told` if given."""
         try:
             yield
         except UNREADABLE as error:
             self.check()
-            raise ValueError(told(error) if told else self._told(error, rows)) from None
+            raise (told(error) if told else ValueError(self._told(error, rows))) from None
 
     def read(
         self, batches: Iterator[pa.RecordBatch], rows: int = 0,
-        told: Callable[[Exception], str] | None = None,
+        told: Callable[[Exception], ValueError] | None = None,
     ) -> Iterator[pa.RecordBatch]:  # fmt: skip
         """The batches of the file that follow its first `rows`; it must not change meanwhile."""
         self.check()

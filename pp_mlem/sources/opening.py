@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pp_mlem.base.checks import check_counts
@@ -36,7 +35,7 @@ def open_source(
     what: Any,
     *,
     sep: str | None = None,
-    decimal: str = ".",
+    decimal: str | None = None,
     chunk_rows: int | None = None,
     groups: str | None = None,
 ) -> Source | Grouped:
@@ -46,8 +45,8 @@ def open_source(
         it, sorted by path) or a list of them, in its order; a dict of `.npy` files by column; a pyarrow
         Dataset or Table, a DataFrame, a dict of arrays; a function without arguments that starts an
         iterator of record batches, tables, DataFrames or dicts of arrays, the same at each call.
-    sep, decimal: of CSV files, the separator (by default a comma, of `.tsv` files a tab) and what stands
-        before decimals.
+    sep, decimal: of CSV files, the separator and what stands before decimals; by default they are found from
+        the first lines of the first file (the separator is a comma, semicolon, tab or bar, of `.tsv` files a tab).
     chunk_rows: rows that a fit takes at a time; by default so many that a chunk is a few megabytes.
     groups: a column by which the rows are sorted: chunks then hold whole groups, which are the units of a fit, and
         `source[groups]` is the number of a row's group within its chunk; see `Grouped`.
@@ -71,7 +70,7 @@ def open_source(
         return what
     if _is_files(what):
         source = _of_files(what, sep, decimal)
-    elif sep is not None or decimal != ".":
+    elif sep is not None or decimal is not None:
         raise ValueError(f"sep, decimal: they are for CSV files, received {type(what).__name__}.")
     else:
         source = _of_memory(what)
@@ -115,9 +114,9 @@ def _is_files(what: Any) -> bool:
     return is_path(what) or (isinstance(what, (list, tuple)) and all(map(is_path, what)))
 
 
-def _of_files(what: Any, sep: str | None, decimal: str) -> Source:
+def _of_files(what: Any, sep: str | None, decimal: str | None) -> Source:
     kind, files = files_at(what)
-    if kind != "CSV" and (sep is not None or decimal != "."):
+    if kind != "CSV" and (sep is not None or decimal is not None):
         raise ValueError(f"sep, decimal: they are for CSV files, received {kind} files.")
     if kind != ".npy":
         _need_pyarrow(files[0].name)
@@ -134,12 +133,14 @@ def _of_files(what: Any, sep: str | None, decimal: str) -> Source:
     return Source(parts, _told(what, files), partial(_identity_of, files), vector)
 
 
-def _csv_parts(files: Sequence[File], sep: str | None, decimal: str) -> tuple[Csv, ...]:
+def _csv_parts(files: Sequence[File], sep: str | None, decimal: str | None) -> tuple[Csv, ...]:
     """All read as the first with rows."""
-    parts = []
+    parts: list[Csv] = []
+    known: Dialect | None = None
     for file in files:
-        tabs = ".tsv" in Path(file.name).suffixes
-        parts.append(Csv.of(file, Dialect(sep or ("\t" if tabs else ","), decimal)))
+        dialect = known or Dialect.of(file, sep, decimal)
+        parts.append(Csv.of(file, dialect))
+        known = known if parts[-1].empty else dialect
     first = next((p for p in parts if not p.empty), None)
     return tuple(p if first is None or p is first else p.of_types(first) for p in parts)
 

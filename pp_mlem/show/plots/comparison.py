@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from pp_mlem.show.plots.look import (
 )
 from pp_mlem.show.plots.posterior import plot_posterior_against_normal
 from pp_mlem.show.plots.predictive import plot_predictive_check
+from pp_mlem.show.sampled import on_sample
 
 SCALARS = 30
 WHAT = {"mle": "log-likelihood", "map": "log posterior"}
@@ -250,15 +253,22 @@ Drawn = dict[str, tuple[Figure, str]]
 def comparison_figures(comparison: Comparison, picture: Picture | None = None) -> Drawn:
     """{name: (figure, caption)} of every figure of a comparison that its fits allow.
 
-    One that cannot be drawn is left out with a warning: the fits and the tables took the time.
+    One that cannot be drawn is left out with a warning: the fits and the tables took the time. Of data in chunks
+    those that show the data show a sample of the rows.
 
     Args:
         picture: how the model itself draws a fit, in place of the picture of its components.
     """
     found: Drawn = {}
+    sampled = functools.cache(lambda: on_sample(comparison.fits))
     for draw in (_of_model, _of_estimates, _of_posterior, _of_prediction, _of_latents, _of_starts):
         try:
-            found |= draw(comparison, picture)
+            if draw not in OF_DATA:
+                found |= draw(comparison, picture)
+                continue
+            fits, told = sampled()
+            drawn = draw(replace(comparison, fits=fits), picture)
+            found |= {name: (figure, caption + told) for name, (figure, caption) in drawn.items()}
         except Exception as error:  # a model's own picture may raise anything
             warnings.warn(
                 f"pictures: {draw.__name__.removeprefix('_of_')} cannot be drawn "
@@ -319,6 +329,9 @@ def figures_of_latents(comparison: Comparison) -> dict[str, Figure]:
     if point.turns:
         figures["loadings"] = plot_loadings(point)
     return figures
+
+
+OF_DATA = (_of_model, _of_prediction, _of_latents)
 
 
 def render_pictures(comparison: Comparison, picture: Picture | None = None) -> list[Rendered]:
