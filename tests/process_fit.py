@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ def told(fit):
     return json.dumps({"history": list(fit.history), "params": numbers})
 
 
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 @contextlib.contextmanager
 def noted(note, on_pass):
     """`note` is told of every pass and every checkpoint."""
@@ -77,9 +84,7 @@ class Process:
         (self.folder / f"{name}-{self.rank}.json").write_text(told(fit))
         return fit
 
-    def written(self, fit):
-        """All that is written of a fit, and its standard errors."""
-        fit.save(self.folder / f"fit-{self.rank}.nc")
+    def told_in_full(self, fit):
         fit.posterior(out=self.folder / "posterior")
         np.save(self.folder / f"errors-{self.rank}.npy", fit.standard_errors())
 
@@ -88,12 +93,14 @@ class Process:
         with noted(passes.append, lambda: None):
             fit = self.fitted(model_of())
         (self.folder / "passes").write_text(str(passes.count("pass")))
-        self.written(fit)
+        self.told_in_full(fit)
         self.fitted(model_of(devices=2), "devices")
 
     def two(self):
         model = model_of()
-        self.written(self.fitted(model))
+        fit = self.fitted(model)
+        self.told_in_full(fit)
+        fit.save(self.folder / f"fit-{self.rank}.nc")
         self.errors(model)
         self.killed(model)
 

@@ -37,16 +37,15 @@ ENVELOPE = 4096  # bytes of an exchange that needs no second one
 LONGEST = 100  # letters of what an exchange is for
 PATIENCE = 1800.0  # seconds for the others
 FAREWELL = 60.0  # seconds that a process which has failed waits for the others to hear it
+TOLD = "_told_to_all"  # mark of an error
 AGAIN = "Start all processes again: with checkpoint= the fit goes on from the last pass that was finished."
 
 
 @dataclass
 class _State:
-    """How many exchanges there were; the error that all know of; whether an exchange was left in its middle, after
-    which there can be none."""
+    """How many exchanges there were; whether one was left in its middle, after which there can be none."""
 
     exchanges: int = 0
-    told: BaseException | None = None
     broken: bool = False
 
 
@@ -110,7 +109,7 @@ def telling() -> Iterator[None]:
         yield
     except BaseException as error:  # an interrupt too
         if count() > 1 and not _STATE.broken and not _is_known(error):
-            _STATE.told = error
+            setattr(error, TOLD, True)
             words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             with contextlib.suppress(Exception):  # this error is what there is to say
                 _exchanged(words.encode(), "", FAREWELL, failed=True)
@@ -118,11 +117,11 @@ def telling() -> Iterator[None]:
 
 
 def _is_known(error: BaseException | None) -> bool:
-    """Whether the others know of an error, or of what it came from."""
+    """Whether the others know of an error, or of its cause."""
     while error is not None:
-        if error is _STATE.told:
+        if TOLD in vars(error):
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return False
 
 
@@ -166,7 +165,7 @@ def _check(heads: list[list], given: list[bytes], step: str, failed: bool) -> No
 
 def _known(message: str) -> RuntimeError:
     error = RuntimeError(message)
-    _STATE.told = error
+    setattr(error, TOLD, True)
     return error
 
 

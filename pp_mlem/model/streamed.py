@@ -91,9 +91,10 @@ class StreamedModel(Model):
     a program that standardises its data itself, say, is refused. All data are checked in one pass.
 
     `devices` of this process take chunks in turn. `workers` are other processes that take ranges of chunks as tasks: a
-    client of Dask, or an executor of `concurrent.futures` (of processes that were spawned); they must be able to read
-    the source, and each reads the program once. What fits one model in several processes of `jax.distributed` needs
-    neither. A copy (pickle) has none of both, and passes over no row to be checked again.
+    client of Dask, or an executor of `concurrent.futures` (of processes that were spawned). Each reads the program once,
+    and must be able to read the source from any row on: Parquet and .npy files; a CSV file is read from its beginning by
+    every task. What the fit says does not depend on how many there are. In processes of `jax.distributed`, which share
+    the chunks by themselves, there are no workers. A copy (pickle) has neither, and its rows are not checked again.
     """
 
     def __init__(
