@@ -113,15 +113,27 @@ class Csv:
         return self.file.read(self._batches(types), told=partial(self._told, types=types))
 
     def _batches(self, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        with self._opened({self.headings[n]: kind for n, kind in types.items()}) as opened:
-            for batch in opened:
-                yield pa.RecordBatch.from_arrays(batch.columns, names=list(types))
+        by_heading = {self.headings[n]: kind for n, kind in types.items()}
+        try:
+            with self._opened(by_heading) as opened:
+                for batch in opened:
+                    yield pa.RecordBatch.from_arrays(batch.columns, names=list(types))
+        except pa.ArrowInvalid as error:
+            if "Row #" not in str(error):  # threads do not count rows: read once more without them
+                with self._opened(by_heading, threads=False) as opened:
+                    for _ in opened:
+                        pass
+            raise
 
-    def _opened(self, types: dict[str, pa.DataType] | None) -> pa_csv.CSVStreamingReader:
+    def _opened(
+        self, types: dict[str, pa.DataType] | None, threads: bool = True
+    ) -> pa_csv.CSVStreamingReader:
         single = len(self.headings) == 1  # an empty line is a missing value then
         return pa_csv.open_csv(
             str(self.file.path),
-            read_options=pa_csv.ReadOptions(block_size=BLOCK, encoding=self.encoding),
+            read_options=pa_csv.ReadOptions(
+                block_size=BLOCK, encoding=self.encoding, use_threads=threads
+            ),
             parse_options=pa_csv.ParseOptions(
                 delimiter=self.dialect.separator,
                 newlines_in_values=True,
