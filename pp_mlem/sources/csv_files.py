@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pp_mlem.base.csv_signs import SAMPLE, first_lines, found_decimal, found_separator
 from pp_mlem.base.lazy import pa, pa_csv
@@ -21,6 +22,7 @@ BLOCK = 1 << 20  # bytes parsed at once
 CONVERSION = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?.*invalid value '(.*)'", re.DOTALL)
 PARSING = re.compile(r"CSV parse error: (?:Row #(\d+): )?(.*)", re.DOTALL)
 REMEDY = "Correct it, or leave the cell empty where the value is missing."
+T = TypeVar("T")
 WORDS = 40  # characters of a bad cell or line that are shown
 
 
@@ -103,9 +105,22 @@ class Csv:
         return pieces_of(self._read(fields), fields, 0, rows_of(self.name))
 
     def _first_block(self) -> tuple[pa.Schema, pa.RecordBatch | None]:
-        with self._opened(None) as opened:
-            opened.schema.names  # noqa: B018  # a header in another encoding is told here
-            return opened.schema, next(iter(opened), None)
+        def first(threads: bool) -> tuple[pa.Schema, pa.RecordBatch | None]:
+            with self._opened(None, threads) as opened:
+                opened.schema.names  # noqa: B018  # a header in another encoding is told here
+                return opened.schema, next(iter(opened), None)
+
+        return self._with_rows(first)
+
+    def _with_rows(self, read: Callable[[bool], T]) -> T:
+        """What is read by threads, which do not count rows: where that fails, once more without them, so that the
+        error tells the row."""
+        try:
+            return read(True)
+        except pa.ArrowInvalid as error:
+            if "Row #" not in str(error):
+                read(False)
+            raise
 
     def _read(self, fields: tuple[Field, ...]) -> Iterator[pa.RecordBatch]:
         strict_last = sorted(fields, key=lambda f: not f.loose)  # what is asked as both is both
@@ -119,7 +134,7 @@ class Csv:
                 for batch in opened:
                     yield pa.RecordBatch.from_arrays(batch.columns, names=list(types))
         except pa.ArrowInvalid as error:
-            if "Row #" not in str(error):  # threads do not count rows: read once more without them
+            if "Row #" not in str(error):  # as in `_with_rows`
                 with self._opened(by_heading, threads=False) as opened:
                     for _ in opened:
                         pass
