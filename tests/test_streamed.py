@@ -570,3 +570,16 @@ def test_groups_that_are_not_together_are_refused():
         Model(schools, source["y"], source["age"], source["school"], 61)
     with pytest.raises(ValueError, match="school"):
         open_source(values, groups="school")
+
+
+def test_a_finish_by_second_derivatives_of_all_chunks(models):
+    """A start that was cut short comes to rest by Newton steps, a pass each, with the prior counted once."""
+    streamed, whole = models("mixture")
+    far = start(w=[0.5, 0.5], mu=[[-1.0, 1.0], [1.0, 2.0]], s=[[2.0, 2.0], [2.0, 2.0]])
+    cut = {"init": far, "starts": 1, "max_iter": 12}
+    for fit in (fit_mle, fit_map):
+        ours, theirs = fit(streamed, **cut), fit(whole, init=far, starts=1)
+        assert ours.converged and ours.starts["newton_steps"].iloc[0] > 1
+        assert ours.objective_value == pytest.approx(theirs.objective_value, rel=1e-11)
+    short = fit_mle(streamed, polish=False, **cut)
+    assert short.status == "max_iter"

@@ -152,7 +152,9 @@ class DifferenceNewton(Algorithm):
         own = state.own
         resolution = settled(state.value)
         left = self._left(own, resolution)
-        direction, decrement, sound = _newton(own.hessian, own.gradient, _widths(state.point), left)
+        direction, decrement, sound = newton_direction(
+            own.hessian, own.gradient, _widths(state.point), left
+        )
         small = state.slope <= self.tolerance
         # Where the units put the tolerance below float64's rounding, the objective stops rising first.
         spent = decrement <= 8 * eps(state.value) * abs(state.value)
@@ -203,11 +205,12 @@ def _beside(point: Array, index: Array) -> Array:
     return point + _widths(point) * here
 
 
-def _newton(
-    hessian: Array, gradient: Array, widths: Array, left: Array
+def newton_direction(
+    hessian: Array, gradient: Array, widths: Array, left: Array, error: float = WIDTH
 ) -> tuple[Array, Array, Array]:
     """(step |H|^-1 g, decrement g' |H|^-1 g, whether the Hessian can be trusted), along the coordinates
-    that are `left`. Columns are scaled to unit curvature; directions without curvature are left alone,
+    that are `left`. `error` is what the Hessian may be wrong by, relatively.
+    Columns are scaled to unit curvature; directions without curvature are left alone,
     and not trusted."""
     xp = namespace(hessian)
     one = xp.eye(hessian.shape[-1], dtype=hessian.dtype)
@@ -221,7 +224,7 @@ def _newton(
     scale = xp.where(bent, 1 / xp.sqrt(xp.where(bent, curvature, 1.0)), 0.0)
     values, vectors = xp.linalg.eigh(hessian * scale[..., :, None] * scale[..., None, :])
     size = abs(values)
-    flat = size <= FLAT * WIDTH * size.max(-1)[..., None]
+    flat = size <= FLAT * error * size.max(-1)[..., None]
     inverse = xp.where(flat, 0.0, 1 / xp.where(flat, 1.0, size))
     towards = apply(xp.swapaxes(vectors, -1, -2), scale * gradient)
     direction = scale * apply(vectors, inverse * towards)

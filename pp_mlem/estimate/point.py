@@ -25,6 +25,7 @@ from pp_mlem.data.unseen import warn_of_unseen
 from pp_mlem.diagnose.spurious import Scales, judge_components, rows_at
 from pp_mlem.estimate.algorithm import Algorithm, State
 from pp_mlem.estimate.checkpoint import Checkpoint
+from pp_mlem.estimate.curved import CurvedNewton
 from pp_mlem.estimate.differences import DifferenceNewton
 from pp_mlem.estimate.drivers import em_driver, em_starts, is_whole, starts_too
 from pp_mlem.estimate.em import EM
@@ -323,6 +324,10 @@ def _finishes(
     """How starts that have not come to rest go on, one way after the other, and for how many steps."""
     if not settings.finish_steps:
         return []
+    if isinstance(target, StreamedTarget):
+        own = target.space.units_of_their_own()
+        newton = CurvedNewton(settings.units, settings.tolerance, own)
+        return [(newton, NEWTON_STEPS)]
     units, tolerance, endless = settings.units, settings.tolerance, int(np.iinfo(np.int32).max)
     if is_large(target):
         finish = Squarem(units, tolerance, np.inf, -1, settings.finish_steps)
