@@ -593,11 +593,15 @@ def test_ctrl_c_ends_the_thread():
         yield {"i": np.arange(10)}
 
     source = open_source(batches)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(source.chunks([source["i"]], 10))
-    timer.join()
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(source.chunks([source["i"]], 10))
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     gc.collect()
     assert not readers()
 
