@@ -407,6 +407,20 @@ def vectors(x):
         numpyro.sample("x", dist.MultivariateNormal(mu, jnp.eye(2)), obs=x)
 
 
+def yes(y):
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+def shares(x):
+    c = numpyro.sample("c", dist.LogNormal(0, 1).expand([2]).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("x", dist.Dirichlet(c), obs=x)
+
+
+PART = RNG.uniform(0.1, 0.9, N)
+PARTS = np.stack([PART, np.where(np.arange(N) == 400, PART, 1 - PART)], 1)
 LATE = np.abs(Y)
 LATE = np.where(np.arange(N) == 500, -3.0, LATE)
 REFUSED = {
@@ -415,6 +429,10 @@ REFUSED = {
     "a parameter for each row": (own_means, (Y,), "'mu' depends on the number of rows"),
     "one sequence": (one_sequence, (Y,), "not the sum of those of two parts"),
     "outside a support": (positive, (LATE,), "chunk 3 of 4 .row 501.: .*-3.0 at index .53,."),
+    "no whole number, between those seen": (
+        yes, (np.where(np.arange(N) == 500, 0.5, BINARY),), "chunk 3 of 4 .row 501.: .*0.5 at index .53,.",
+    ),
+    "no simplex, of numbers seen": (shares, (PARTS,), "chunk 2 of 4 .row 401.: .*outside the support of Dirichlet"),
     "infinite": (plain, (np.where(np.arange(N) == 300, np.inf, Y),), "chunk 2 of 4 .row 301.: .*infinite"),
     "missing in part": (
         vectors, (np.where(np.arange(2 * N).reshape(N, 2) == 901, np.nan, X),), "missing in part, in chunk 3 of 4",

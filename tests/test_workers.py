@@ -76,6 +76,20 @@ def test_processes(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_missing_values_that_one_worker_has_not_seen():
+    """Every worker lays all chunks out as the checks of all have told."""
+    x = np.where(np.arange(ROWS) >= ROWS - 30, np.nan, X)
+    params = {"mu": np.array(0.3), "s": np.array(1.2)}
+    whole = Model(normal, x)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        model = Model(normal, open_source({"x": x}, chunk_rows=47)["x"], workers=pool)
+        assert model.n_observations == whole.n_observations
+        for _ in range(4):
+            ours = model.log_likelihood(params)
+            assert ours == pytest.approx(whole.log_likelihood(params), rel=1e-12)
+
+
+@pytest.mark.slow
 def test_dask(alone):
     """A worker that is killed in the middle of a fit costs its tasks alone."""
     distributed = pytest.importorskip("distributed")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
@@ -75,6 +77,19 @@ def refuse_impossible(
             "are. Move it inside (as (y (n - 1) + 0.5) / n does for shares), drop it, or model the edge on its "
             "own, as a mixture with a point mass."
         )
+
+
+def inside_supports(
+    reading: Reading, names: frozenset[str], dynamic: tuple
+) -> dict[str, jax.Array]:
+    """Whether all values of each of these observed sites lie in its support, where that moves with no parameter.
+    Traceable."""
+
+    def extract(m: Message) -> jax.Array:
+        return jnp.all(unwrap(m.fn).fn.support.check(m.value))
+
+    params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
+    return reading.run(params, dynamic, extract, reading.zeros(), wanted=names, wide=True)
 
 
 def refuse_no_data(seen: Mapping[str, bool], weighed: bool) -> None:

@@ -58,19 +58,6 @@ class Stream:
         for chunk in self.source.chunks(self.asked, self.rows, self.begin, self.end):
             yield Part(chunk.number, self.filled(chunk.arrays), chunk.count, chunk.place)
 
-    def first(self) -> Part:
-        """The first chunk of all."""
-        chunks = self.source.chunks(self.asked, self.rows, 0, 1)
-        chunk = next(iter(chunks))
-        return Part(chunk.number, self.filled(chunk.arrays), chunk.count, chunk.place)
-
-    def sample(self, rows: int, seed: int) -> tuple[np.ndarray, ...]:
-        """So many rows at random."""
-        return self.filled(self.source.sample(self.asked, rows, seed))
-
-    def head(self, rows: int) -> tuple[np.ndarray, ...]:
-        return self.filled(self.source.head(self.asked, rows))
-
     def filled(self, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """All arrays of the program, those of the columns given."""
         own = iter(arrays)
@@ -91,8 +78,8 @@ def rows_in_chunk(count: int, numbers: int, wanted: int | None) -> int:
 
 @dataclass
 class Seen:
-    """What the columns were seen to hold where chunks were looked at in full: the range of each, and whether it
-    may be missing. A chunk within it needs no second look."""
+    """What the columns were seen to hold where chunks were looked at in full: the range of each. A chunk within it, with
+    all values in their supports, needs no such look."""
 
     low: dict[int, np.ndarray] = field(default_factory=dict)
     high: dict[int, np.ndarray] = field(default_factory=dict)

@@ -169,7 +169,11 @@ class PointFit(Fit):
             first = sizes.index[0]
             parts.append(
                 f"best {label} {written(best[first])} reached by {sizes[first]} of {n} starts"
-                + (", the distinct optima of a sample" if isinstance(self.model, StreamedModel) else "")
+                + (
+                    ", the distinct optima of a sample"
+                    if isinstance(self.model, StreamedModel)
+                    else ""
+                )
             )
             if len(sizes) > 1:
                 second = sizes.index[1]

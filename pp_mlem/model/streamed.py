@@ -22,6 +22,7 @@ from pp_mlem.base.copies import packed
 from pp_mlem.base.fingerprint import PYTHON, digest
 from pp_mlem.base.precision import finite_or_minus_inf, in_model_precision, working_precision
 from pp_mlem.data.designs import as_in, with_sound_triangles
+from pp_mlem.data.observations import inside_supports
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.data.redraw import relaid
 from pp_mlem.data.stream import Part, Seen, Stream, rows_in_chunk
@@ -31,7 +32,15 @@ from pp_mlem.model.latents import classification_log_likelihood
 from pp_mlem.model.model import STREAMED, Model
 from pp_mlem.model.read import other_data
 from pp_mlem.model.summary import MOST, Moments, flat_rows, model_of_points, says_the_same
-from pp_mlem.model.workers import Workers, check_range, client_of, of_ranges, on_host, sum_range
+from pp_mlem.model.workers import (
+    Checked,
+    Workers,
+    check_range,
+    client_of,
+    of_ranges,
+    on_host,
+    sum_range,
+)
 from pp_mlem.model.writing import write_rows, write_share
 from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.neutral import neutral_parameters
@@ -59,6 +68,10 @@ def _relay(marginal: Marginal, data: tuple, weights: jax.Array) -> ProgramData:
 def _relaid(marginal: Marginal, first: ProgramData, dynamic: tuple) -> ProgramData:
     data = relaid(marginal.reading, marginal.factors, first, dynamic, {})
     return replace(data, designs=as_in(data.designs, first.designs))
+
+
+def _inside(marginal: Marginal, names: frozenset[str], dynamic: tuple) -> dict[str, jax.Array]:
+    return inside_supports(marginal.reading, names, dynamic)
 
 
 def _units(marginal: Marginal, data: ProgramData) -> jax.Array:
@@ -256,7 +269,9 @@ class StreamedModel(Model):
             found = self._checked(summarised, self.stream)
         else:
             found = of_ranges(self.workers.each_range(check_range, summarised))
-        count, moments = found
+            self.quick = found.quick
+            self.workers = self._workers()  # each of them may have seen some chunks only
+        count, moments, _ = found
         step = "checking the rows"
         total, lacking = processes.summed(np.array([count, moments is None]), np.add, step)
         if lacking or moments is None:
@@ -325,10 +340,10 @@ class StreamedModel(Model):
         )
         return Model(self.program, *own_args, **options, **own_kwargs)
 
-    def _checked(self, summarised: bool, stream: Stream) -> tuple[float, Moments | None]:
-        """How many units there are, each with its case weight, after every chunk was looked at; and the moments of
-        their numbers, where these say all."""
+    def _checked(self, summarised: bool, stream: Stream) -> Checked:
+        """What there is, after every chunk was looked at."""
         total, moments = 0.0, None
+        inside = self._in_supports()
         weigh = self.bound.compiled(_units, effort=Effort.LEAN)
         for part in stream.parts():
             if summarised:
@@ -336,7 +351,7 @@ class StreamedModel(Model):
                     own = Moments.of(flat_rows(part, self._moving()))
                     moments = own if moments is None else moments.joined(own)
             data = None
-            if not self.rows_seen.knows(part.arrays):
+            if not (self.rows_seen.knows(part.arrays) and inside(part.arrays)):
                 data = self._prepared(part)
                 self.rows_seen.note(part.arrays)
                 self.quick = self.quick and self._laid_by_arrays(data, part)
@@ -346,7 +361,22 @@ class StreamedModel(Model):
             data = self._prepared(part) if data is None else data
             total += float(np.sum(np.asarray(weigh(data))[: part.count]))
         missing = moments is not None and not np.all(np.isfinite(moments.mean))
-        return total, None if missing else moments
+        return Checked(total, None if missing else moments, self.quick)
+
+    def _in_supports(self) -> Callable[[tuple], bool]:
+        """Whether all observed values of a chunk's arrays are in their supports; those that move with a parameter are
+        not checked in memory either."""
+        if not self.arguments.traced:
+            return lambda arrays: False
+        names = frozenset(s.name for s in self.reading.observed)
+        check = self.bound.compiled(_inside, names, effort=Effort.QUICK)
+        first = {n for n, own in check(self.data.dynamic).items() if own}
+
+        def inside(arrays: tuple) -> bool:
+            found = check(tuple(map(jnp.asarray, arrays)))
+            return all(bool(found[n]) for n in first)
+
+        return inside
 
     def _prepared(self, part: Part) -> ProgramData:
         """The data of a chunk, checked and laid out on the host."""

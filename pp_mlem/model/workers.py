@@ -166,17 +166,26 @@ def _sendable(error: Exception) -> Exception:
     return error
 
 
-def check_range(model: Any, begin: int, end: int, summarised: bool) -> tuple[float, Moments | None]:
+class Checked(NamedTuple):
+    """Of chunks that were looked at: how many units they have, each with its case weight; the moments of their numbers,
+    where these say all; whether all of them are laid out from their arrays alone."""
+
+    units: float
+    moments: Moments | None
+    quick: bool
+
+
+def check_range(model: Any, begin: int, end: int, summarised: bool) -> Checked:
     """What a worker sees of some chunks."""
     with working_precision(model.dtype):
         return model._checked(summarised, model.part_of_stream(begin, end))
 
 
-def of_ranges(found: list[tuple[float, Moments | None]]) -> tuple[float, Moments | None]:
-    """The units of all ranges, and the moments of all if every one has some."""
-    moments = [m for _, m in found if m is not None]
+def of_ranges(found: list[Checked]) -> Checked:
+    """The same of all ranges."""
+    moments = [own.moments for own in found if own.moments is not None]
     every = functools.reduce(Moments.joined, moments) if len(moments) == len(found) else None
-    return sum(count for count, _ in found), every
+    return Checked(sum(own.units for own in found), every, all(own.quick for own in found))
 
 
 def sum_range(
