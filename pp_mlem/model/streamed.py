@@ -46,7 +46,7 @@ from pp_mlem.program.arguments import Arguments
 from pp_mlem.program.neutral import neutral_parameters
 from pp_mlem.sources import Column, Grouped, Source
 from pp_mlem.target.parts import of_rows_alone
-from pp_mlem.target.streamed import Rows, StreamedTarget
+from pp_mlem.target.streamed import Asked, Chunks, StreamedTarget
 from pp_mlem.target.target import Target
 
 PROBED = 64  # rows of the halves by which it is seen that log Z adds up over rows
@@ -410,19 +410,19 @@ class StreamedModel(Model):
                 yield self._prepared(part), weights
 
     @cached_property
-    def chunked(self) -> Rows:
+    def chunked(self) -> Chunks:
         lay = _relay if self.quick else _lay
-        return Rows(
+        return Chunks(
             self.feed, lay, self.counted, self.stream.rows, self.stream.chunks, self.devices,
             self._spread if self.workers else None,
         )  # fmt: skip
 
-    def _spread(self, join: Callable[[Any, Any], Any], fixed: Any, *given: Any) -> Any:
+    def _spread(self, fixed: Any, with_prior: bool, asked: Asked, going: Any, arrays: Any) -> Any:
         """The sum over all chunks, by the workers."""
         workers: Any = self.workers
-        return functools.reduce(
-            join, workers.each_range(sum_range, join, *jax.tree.map(on_host, (fixed, *given)))
-        )
+        fixed, arrays = jax.tree.map(on_host, (fixed, arrays))
+        found = workers.each_range(sum_range, fixed, with_prior, asked, going, arrays)
+        return functools.reduce(asked.join, found)
 
     def target(
         self, fixed: Mapping[str, Any] | None = None, with_prior: bool = False

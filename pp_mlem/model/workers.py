@@ -21,6 +21,7 @@ import numpy as np
 from pp_mlem.base import processes
 from pp_mlem.base.precision import working_precision
 from pp_mlem.model.summary import Moments
+from pp_mlem.target.streamed import Asked
 
 TASKS = 64  # of a pass, where there are so many chunks
 CHUNKS_OF_TASK = 64  # at most: a task that is lost is done again
@@ -192,18 +193,18 @@ def sum_range(
     model: Any,
     begin: int,
     end: int,
-    join: Callable[[Any, Any], Any],
     fixed: Any,
     with_prior: bool,
-    part: Callable[..., Any],
-    *given: Any,
+    asked: Asked,
+    going: np.ndarray,
+    arrays: tuple[Any, ...],
 ) -> Any:
     """What a worker sums up of some chunks."""
     with working_precision(model.dtype):
         target = model.target(fixed, with_prior)
         feed = functools.partial(model.feed, model.part_of_stream(begin, end))
         own = replace(target, streamed=replace(target.streamed, feed=feed))
-        return own.over_chunks(join, part, *given)
+        return own.over_chunks(asked, going, arrays)
 
 
 def on_host(leaf: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
@@ -18,10 +19,8 @@ from pp_mlem.target.parts import WITHOUT_ROWS, Parts, over_rows
 from pp_mlem.target.problem import Problem
 from pp_mlem.target.target import Target
 
-Feed = Callable[
-    [], Iterator[tuple[ProgramData, Any]]
-]  # one pass: the data of each chunk, and how often each
-# of its units counts
+# One pass: of each chunk what its data are laid out from, and how often each of its units counts.
+Feed = Callable[[], Iterator[tuple[Any, Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class PartProblem(Problem):
 
 
 @dataclass(frozen=True)
-class Rows:
+class Chunks:
     """The rows of a streamed target: one pass over them (`feed`), from the data of a chunk and the weights of its
     units the data that a part of a target has (`lay`), how many units there are, and rows and chunks; the `devices`
     that take chunks in turn, the default one where none are named; what else gives the sum over all chunks, if this
@@ -49,6 +48,17 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of every chunk: the part of a function and its static arguments, how two of its values are joined,
+    and the axes of its arrays along which it is mapped (`lanes`)."""
+
+    part: Callable[..., Any]
+    join: Callable[[Any, Any], Any]
+    static: tuple[Hashable, ...] = ()
+    lanes: tuple[int | None, ...] | None = None
+
+
+@dataclass(frozen=True)
 class StreamedTarget(Target):
     """Of a problem and all chunks of its rows; `data` are those of the first chunk, for what reads no rows.
 
@@ -56,7 +66,7 @@ class StreamedTarget(Target):
     compiled for a chunk serves all of them. Sums are in float64, on the host, in the order of the chunks.
     """
 
-    streamed: Rows = field(kw_only=True)
+    streamed: Chunks = field(kw_only=True)
     summary: Target | None = None
 
     def compiled(
@@ -76,82 +86,55 @@ class StreamedTarget(Target):
             )
         if how.by_objective and self.summary is not None:
             return self.summary.compiled(function, *static, effort=effort, lanes=lanes)
-        return self._in_chunks(how, static, lanes)
+        asked = Asked(how.part, how.join, static, lanes)
+        return functools.partial(self._in_chunks, how, asked)
 
-    def _in_chunks(
-        self, how: Parts, static: tuple[Hashable, ...], lanes: tuple[int | None, ...] | None
-    ) -> Callable[..., Any]:
-        def call(*arrays: Any) -> Any:
-            count = 1
-            if lanes is not None:
-                count = max(np.shape(jax.tree.leaves(a)[0])[0] for a, i in zip(arrays, lanes, strict=True) if i == 0)  # fmt: skip
-            return self._summed(how, static, lanes, np.full(count, True), arrays)
-
-        return call
+    def _in_chunks(self, how: Parts, asked: Asked, *arrays: Any) -> Any:
+        """The whole function, of all its lanes."""
+        lanes = asked.lanes or ()
+        mapped = [a for a, axis in zip(arrays, lanes, strict=bool(lanes)) if axis == 0]
+        count = max((np.shape(jax.tree.leaves(a)[0])[0] for a in mapped), default=1)
+        return self._summed(how, asked, np.full(count, True), arrays)
 
     def looked(self, look: Callable[..., Any], going: np.ndarray, wanted: tuple[Any, ...]) -> Any:
         """What a look sees of every start that is `going`, in one pass over the rows, and zeros of the others; on
         the host."""
-        how = over_rows(look)
-        if not isinstance(how, Parts):
-            raise NotImplementedError(f"{look.__name__} needs all rows at once.")
-        lanes = (0,) * len(wanted)
+        how, asked = _of_look(look, wanted)
         if how.by_objective and self.summary is not None:
-            seen = self.summary.compiled(look, lanes=lanes)(*wanted)
+            seen = self.summary.compiled(look, lanes=asked.lanes)(*wanted)
             return jax.tree.map(np.asarray, seen)
-        return self._summed(how, (), lanes, going, wanted)
+        return self._summed(how, asked, going, wanted)
 
-    def _summed(
-        self,
-        how: Parts,
-        static: tuple[Hashable, ...],
-        lanes: tuple[int | None, ...] | None,
-        going: np.ndarray,
-        arrays: tuple[Any, ...],
-    ) -> Any:
+    def _summed(self, how: Parts, asked: Asked, going: np.ndarray, arrays: tuple[Any, ...]) -> Any:
         """The whole function from one pass; the starts one after the other on every chunk."""
-        given = how.part, static, lanes, going, arrays
         with processes.telling():
             if self.streamed.spread is None:
-                total = self.over_chunks(how.join, *given)
+                total = self.over_chunks(asked, going, arrays)
             else:
                 prior = self.problem.with_prior
-                total = self.streamed.spread(how.join, self.fixed, prior, *given)
-        total = processes.summed(total, how.join, f"the sums of '{told(how.part)}' over the rows")
-        return self._whole(how, static, lanes, total, arrays)
+                total = self.streamed.spread(self.fixed, prior, asked, going, arrays)
+        step = f"the sums of '{told(asked.part)}' over the rows"
+        return self._whole(how, asked, processes.summed(total, asked.join, step), arrays)
 
-    def over_chunks(
-        self,
-        join: Callable[[Any, Any], Any],
-        part: Callable[..., Any],
-        static: tuple[Hashable, ...],
-        lanes: tuple[int | None, ...] | None,
-        going: np.ndarray,
-        arrays: tuple[Any, ...],
-    ) -> Any:
+    def over_chunks(self, asked: Asked, going: np.ndarray, arrays: tuple[Any, ...]) -> Any:
         """What a part gives of all chunks that the feed has, joined in their order."""
-        run, total, begun = self._of_chunk(part, static, lanes), None, deque[Any]()
+        run, total, begun = self._of_chunk(asked), None, deque[Any]()
         for given in self._given():
             begun.append(run(*given, self.fixed, going, arrays))  # not waited for
             if len(begun) > max(len(self.streamed.devices), 1):
-                total = _joined(join, total, begun.popleft())
+                total = _joined(asked.join, total, begun.popleft())
         for own in begun:
-            total = _joined(join, total, own)
+            total = _joined(asked.join, total, own)
         return total
 
-    def _of_chunk(
-        self,
-        part: Callable[..., Any],
-        static: tuple[Hashable, ...],
-        lanes: tuple[int | None, ...] | None,
-    ) -> Callable[..., Any]:
+    def _of_chunk(self, asked: Asked) -> Callable[..., Any]:
         """(what a chunk is laid out from, weights, fixed, which lanes, arrays) -> what the part gives, compiled."""
         if self.kept is None:
             raise RuntimeError("this target is part of what is being compiled.")
         problem = self.once(("part of", self.problem), self._part_problem)
         return self.kept(
-            _on_chunk, part, problem, self.streamed.lay, static, lanes, effort=self.part_work.steady,
-            name=f"{part.__name__}_of_a_chunk",
+            _on_chunk, asked, problem, self.streamed.lay, effort=self.part_work.steady,
+            name=f"{asked.part.__name__}_of_a_chunk",
         )  # fmt: skip
 
     def _given(self) -> Iterator[tuple[Any, Any]]:
@@ -160,31 +143,21 @@ class StreamedTarget(Target):
         for i, given in enumerate(self.streamed.feed()):
             yield jax.device_put(given, devices[i % len(devices)]) if devices else given
 
-    def _whole(
-        self,
-        how: Parts,
-        static: tuple[Hashable, ...],
-        lanes: tuple[int | None, ...] | None,
-        total: Any,
-        arrays: tuple[Any, ...],
-    ) -> Any:
+    def _whole(self, how: Parts, asked: Asked, total: Any, arrays: tuple[Any, ...]) -> Any:
         inside = jax.tree.map(lambda a: np.asarray(a, _plain(a, self.dtype)), total)
-        axes = None if lanes is None else (0, *lanes)
-        whole = super().compiled(_whole, how.whole, static, lanes=axes)
+        axes = None if asked.lanes is None else (0, *asked.lanes)
+        whole = super().compiled(_whole, how.whole, asked.static, lanes=axes)
         with processes.telling():
             found = jax.tree.map(np.asarray, whole(inside, *arrays))
-        return processes.of_first(found, f"'{told(how.part)}'")
+        return processes.of_first(found, f"'{told(asked.part)}'")
 
     def each_chunk(
         self, look: Callable[..., Any], wanted: Callable[[], tuple[Any, ...]]
     ) -> Iterator[tuple[Any, float]]:
         """Of every chunk in turn what the part of a look gives where it is `wanted` then, for all starts, and how many
         units the chunk has; on the host."""
-        how = over_rows(look)
-        if not isinstance(how, Parts):
-            raise NotImplementedError(f"{look.__name__} needs all rows at once.")
         arrays = wanted()
-        run = self._of_chunk(how.part, (), (0,) * len(arrays))
+        run = self._of_chunk(_of_look(look, arrays)[1])
         going = np.full(len(arrays[0]), True)
         for data, weights in self._given():
             part = run(data, weights, self.fixed, going, wanted())
@@ -192,8 +165,7 @@ class StreamedTarget(Target):
 
     def whole_of(self, look: Callable[..., Any], total: Any, wanted: tuple[Any, ...]) -> Any:
         """What a look sees where its parts add up to this."""
-        how: Any = over_rows(look)
-        return self._whole(how, (), (0,) * len(wanted), total, wanted)
+        return self._whole(*_of_look(look, wanted), total, wanted)
 
     def _part_problem(self) -> PartProblem:
         own = {f.name: getattr(self.problem, f.name) for f in fields(Problem)}
@@ -263,12 +235,18 @@ def _plain(array: np.ndarray, dtype: np.dtype) -> np.dtype:
     return dtype if array.dtype.kind == "f" else array.dtype
 
 
+def _of_look(look: Callable[..., Any], wanted: tuple[Any, ...]) -> tuple[Parts, Asked]:
+    """How a look adds up over rows, and what it asks of every chunk for all starts."""
+    how = over_rows(look)
+    if not isinstance(how, Parts):
+        raise NotImplementedError(f"{look.__name__} needs all rows at once.")
+    return how, Asked(how.part, how.join, (), (0,) * len(wanted))
+
+
 def _on_chunk(
-    part: Callable[..., Any],
+    asked: Asked,
     problem: Problem,
     lay: Callable[..., ProgramData],
-    static: tuple[Hashable, ...],
-    lanes: tuple[int | None, ...] | None,
     data: Any,
     weights: jax.Array,
     fixed: Any,
@@ -277,13 +255,13 @@ def _on_chunk(
 ) -> Any:
     """What a part gives of one chunk; of several lanes one after the other. Traceable."""
     target = Target(problem, lay(problem.marginal, data, weights), fixed)
-    if lanes is None:
-        return part(target, *static, *arrays)
-    mapped = tuple(a for a, axis in zip(arrays, lanes, strict=True) if axis == 0)
+    if asked.lanes is None:
+        return asked.part(target, *asked.static, *arrays)
+    placed = list(zip(arrays, asked.lanes, strict=True))
 
     def one(*own: Any) -> Any:
         each = iter(own)
-        given = [next(each) if axis == 0 else a for a, axis in zip(arrays, lanes, strict=True)]
-        return part(target, *static, *given)
+        given = [next(each) if axis == 0 else a for a, axis in placed]
+        return asked.part(target, *asked.static, *given)
 
-    return in_turn(one, going, mapped)
+    return in_turn(one, going, tuple(a for a, axis in placed if axis == 0))
