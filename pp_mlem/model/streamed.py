@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from pp_mlem.data.redraw import relaid
 from pp_mlem.data.stream import Part, Seen, Stream, rows_in_chunk
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.marginal.units import reweighted, unit_layout, unit_weights
+from pp_mlem.model.given import devices_of, named, source_of, with_rows
 from pp_mlem.model.latents import classification_log_likelihood
 from pp_mlem.model.model import STREAMED, Model
 from pp_mlem.model.read import other_data
@@ -144,7 +144,7 @@ class StreamedModel(Model):
         self, program: Any, args: tuple, kwargs: dict, options: dict, known: Known | None
     ) -> None:
         """Read structure from the first rows, and check all, where this is not known from another process."""
-        source = _source_of(args, kwargs)
+        source = source_of(args, kwargs)
         self.given = args, kwargs, options
         count = source.count()
         columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
@@ -157,7 +157,7 @@ class StreamedModel(Model):
             self._check_additive(program, source, columns, count)
         chunk = next(iter(source.chunks(columns, rows, 0, 1, 0)))
         first = iter(chunk.arrays)
-        own_args, own_kwargs = _with_rows(args, kwargs, first, count, rows)
+        own_args, own_kwargs = with_rows(args, kwargs, first, count, rows)
         super().__init__(program, *own_args, **options, **own_kwargs)
         self.source, self.rows_seen = source, Seen()
         self.stream = self._stream(source, rows, count)
@@ -184,7 +184,7 @@ class StreamedModel(Model):
 
         def on(first: int, last: int) -> Model:
             cut = iter(source.between(columns, first, last))
-            own_args, own_kwargs = _with_rows(args, kwargs, cut, count, last - first)
+            own_args, own_kwargs = with_rows(args, kwargs, cut, count, last - first)
             return Model(program, *own_args, **options, **own_kwargs)
 
         whole, half = on(0, 2 * rows), on(0, rows)
@@ -214,7 +214,7 @@ class StreamedModel(Model):
     def _stream(self, source: Source, rows: int, count: int) -> Stream:
         args, kwargs, _ = self.given
         bound = self.arguments
-        by_name = dict(_named(self.program, args, kwargs))
+        by_name = dict(named(self.program, args, kwargs))
         columns, whole = [], []
         for name, array in zip(bound.names, bound.dynamic, strict=True):
             column = by_name.get(name)
@@ -331,7 +331,7 @@ class StreamedModel(Model):
         args, kwargs, options = self.given
         by_column = dict(zip(map(id, self.stream.asked), arrays, strict=True))
         values = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
-        own_args, own_kwargs = _with_rows(
+        own_args, own_kwargs = with_rows(
             args,
             kwargs,
             iter([by_column[id(c)] for c in values]),
@@ -452,7 +452,7 @@ class StreamedModel(Model):
         columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
         drawn = self.source.sample(columns, rows, seed)
         units = self.source.units_of(columns, drawn)
-        own_args, own_kwargs = _with_rows(args, kwargs, iter(drawn), self.stream.count, units)
+        own_args, own_kwargs = with_rows(args, kwargs, iter(drawn), self.stream.count, units)
         return Model(self.program, *own_args, **options, **own_kwargs)
 
     @property
@@ -563,26 +563,6 @@ for _name in (
 STREAMED.append(StreamedModel)
 
 
-def devices_of(given: int | Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
-    """The first devices of this process, so many, or those that are named; none: the default one."""
-    if given is None:
-        return ()
-    local = jax.local_devices()
-    if isinstance(given, int) and not isinstance(given, bool):
-        if not 1 <= given <= len(local):
-            raise ValueError(
-                f"devices: received {given}, and this process has {len(local)} ({local[0].platform}). Of CPUs there are as many as "
-                'jax.config.update("jax_num_cpu_devices", n) says before JAX is first used.'
-            )
-        return tuple(local[:given])
-    found = tuple(given) if isinstance(given, Sequence) else ()
-    if not found or not all(isinstance(d, jax.Device) for d in found):
-        raise TypeError(
-            f"devices: received {given!r}, expected a number or a list of jax.local_devices()."
-        )
-    return found
-
-
 def _read_streamed(
     program: Any, args: tuple, kwargs: dict, options: dict, known: Known
 ) -> StreamedModel:
@@ -591,45 +571,6 @@ def _read_streamed(
     model.devices, model.client = (), None
     model._read(program, args, kwargs, options, known)
     return model
-
-
-def _source_of(args: tuple, kwargs: Mapping[str, Any]) -> Any:
-    columns = [a for a in (*args, *kwargs.values()) if isinstance(a, Column)]
-    sources = {id(c.source): c.source for c in columns}
-    if len(sources) > 1:
-        raise ValueError(
-            "the columns come from several sources, expected one: their rows are read together. Open the files as one source."
-        )
-    return next(iter(sources.values()))
-
-
-def _with_rows(
-    args: tuple, kwargs: Mapping[str, Any], arrays: Iterator[np.ndarray], count: int, rows: int
-) -> tuple[tuple, dict[str, Any]]:
-    """The arguments with arrays in the place of columns; a number that is the count of all rows follows."""
-
-    def own(value: Any) -> Any:
-        if isinstance(value, Column):
-            return next(arrays)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value == count
-        return rows if is_count else value
-
-    return tuple(own(a) for a in args), {k: own(v) for k, v in kwargs.items()}
-
-
-def _named(program: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The arguments by the program's own names."""
-    bound = inspect.signature(program).bind(*args, **kwargs)
-    named: list[tuple[str, Any]] = []
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            named += [(f"{name}[{i}]", v) for i, v in enumerate(value)]
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            named += list(value.items())
-        else:
-            named.append((name, value))
-    return named
 
 
 def _same_shapes(half: Model, whole: Model) -> None:
