@@ -89,7 +89,8 @@ def inside_supports(
         return jnp.all(unwrap(m.fn).fn.support.check(m.value))
 
     params = {s.name: jnp.ones(s.shape) for s in reading.space.sites}
-    return reading.run(params, dynamic, extract, reading.zeros(), wanted=names, wide=True)
+    found = reading.run(params, dynamic, extract, reading.zeros(), wanted=names, wide=True)
+    return {name: jnp.all(steps) for name, steps in found.items()}
 
 
 def refuse_no_data(seen: Mapping[str, bool], weighed: bool) -> None:

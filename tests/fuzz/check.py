@@ -91,7 +91,7 @@ def _evaluate(model: Model, program: Program) -> dict[str, Any]:
             return log_z, gradient, pointwise_values(model.marginal, p, data), posterior, path
 
         log_z, gradient, pointwise, posterior, path = jax.device_get(
-            quick_jit(everything)(params, latents.no_tables(model.reading), model.data)
+            quick_jit(everything)(params, latents.no_tables(model.marginal), model.data)
         )
         return {
             "log_z": float(log_z),

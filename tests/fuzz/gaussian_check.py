@@ -57,7 +57,7 @@ def _evaluate(model: Model, program: GaussianProgram) -> dict[str, Any]:
             return log_z, gradient, pointwise_values(model.marginal, p, data), posterior
 
         run = quick_jit(everything) if model.reading.arguments.traced else everything
-        return jax.device_get(run(params, latents.no_tables(model.reading), model.data))
+        return jax.device_get(run(params, latents.no_tables(model.marginal), model.data))
 
 
 def _faults(
