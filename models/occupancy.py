@@ -59,6 +59,7 @@ def picture(fit):
         f"a field without detections is occupied with probability {missed / (missed + 1 - psi):.2f}",
         fontsize=10,
     )
+    axes.set_ylim(0, 1.12 * max(axes.get_ylim()[1], 1) / 1.05)
     axes.set_xticks(times)
     axes.set_xlabel("visits with a detection")
     axes.set_ylabel("fields")
