@@ -10,7 +10,7 @@ over visits is the variance of N times p squared. EM's M-steps are Newton's.
 y: birds counted
 forest: forest cover (standardised)
 
-Data: 60 sites with three visits, simulated at beta = (1.2, 0.6) and p = 0.4. The likelihood was checked
+Data: 100 sites with four visits, simulated at beta = (0.7, 0.6) and p = 0.5. The likelihood was checked
 against sums of Poisson and binomial probabilities in SciPy. Source: Royle (2004),
 doi:10.1111/j.0006-341X.2004.00142.x.
 """
@@ -20,11 +20,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-truth = {"beta": np.array([1.2, 0.6]), "p": 0.4}
+truth = {"beta": np.array([0.7, 0.6]), "p": 0.5}
 options = {"dims": {"beta": "covariate"}, "coords": {"covariate": ["intercept", "forest"]}}
 
 
-def model(y, forest, most=40):
+def model(y, forest, most=20):
     beta = numpyro.sample("beta", dist.Normal(0, 2).expand([2]).to_event(1))
     p = numpyro.sample("p", dist.Beta(1, 1))
     birds = jnp.arange(most + 1)
@@ -36,11 +36,11 @@ def model(y, forest, most=40):
 
 
 def data():
-    rng = np.random.default_rng(4)
-    forest = rng.normal(size=60)
+    rng = np.random.default_rng(2)
+    forest = rng.normal(size=100)
     forest = (forest - forest.mean()) / forest.std()
     birds = rng.poisson(np.exp(truth["beta"][0] + truth["beta"][1] * forest))
-    return {"y": rng.binomial(birds[:, None], truth["p"], (60, 3)), "forest": forest}
+    return {"y": rng.binomial(birds[:, None], truth["p"], (100, 4)), "forest": forest}
 
 
 def picture(fit):
