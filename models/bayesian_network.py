@@ -76,3 +76,65 @@ options = {"observe": {name: RECORDS[name] for name in ("tub", "lung", "bronc")}
 def data():
     seen = {name: RECORDS[name] for name in ("asia", "smoke", "xray", "dysp")}
     return {**seen, "count": COUNT}
+
+
+def diagnosis(params, smoke, xray, dysp, asia=0):
+    """P(tub), P(lung), P(bronc) given what is known of a patient, summed over the eight states."""
+    p = {name: np.asarray(value) for name, value in params.items()}
+    weight = np.zeros((2, 2, 2))
+    for tub, lung, bronc in np.ndindex(2, 2, 2):
+        either = max(tub, lung)
+        for yes, chance in (
+            (tub, p["p_tub"][asia]), (lung, p["p_lung"][smoke]), (bronc, p["p_bronc"][smoke]),
+            (xray, p["p_xray"][either]), (dysp, p["p_dysp"][either, bronc]),
+        ):  # fmt: skip
+            weight[tub, lung, bronc] = (weight[tub, lung, bronc] or 1.0) * (
+                chance if yes else 1 - chance
+            )
+    weight /= weight.sum()
+    return weight[1].sum(), weight[:, 1].sum(), weight[:, :, 1].sum()
+
+
+def picture(fit):
+    """The network with its probabilities, and the diseases of a smoker by X-ray and shortness of breath."""
+    from matplotlib.figure import Figure
+
+    p = {name: np.asarray(value) for name, value in fit.params.items()}
+    place = {
+        "asia": (0, 3), "smoke": (2.5, 3), "tub": (0, 2), "lung": (1.5, 2), "bronc": (3.2, 2),
+        "either": (0.75, 1), "xray": (0, 0), "dysp": (2.2, 0),
+    }  # fmt: skip
+    arrows = (
+        "asia-tub smoke-lung smoke-bronc tub-either lung-either either-xray either-dysp bronc-dysp"
+    )
+    figure = Figure(figsize=(9.4, 4.6), layout="constrained")
+    graph, bars = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    for arrow in arrows.split():
+        start, end = (place[node] for node in arrow.split("-"))
+        graph.annotate(
+            "",
+            end,
+            start,
+            arrowprops={"arrowstyle": "-|>", "color": "0.5", "shrinkA": 20, "shrinkB": 22},
+        )
+    for node, (x, y) in place.items():
+        table = "tub or lung" if node == "either" else np.array2string(p[f"p_{node}"], precision=3)
+        hidden = node in ("tub", "lung", "bronc", "either")
+        box = {"boxstyle": "round", "fc": "#ffffff" if hidden else "#dde6f2", "ec": "0.4"}
+        graph.text(x, y, f"{node}\n{table}", ha="center", va="center", fontsize=8, bbox=box)
+    graph.set_xlim(-0.8, 4.0)
+    graph.set_ylim(-0.5, 3.5)
+    graph.set_axis_off()
+    graph.set_title("P(yes) by the states (no, yes) of the parents", fontsize=10)
+    known = [(xray, dysp) for xray in (0, 1) for dysp in (0, 1)]
+    chances = np.array([diagnosis(p, 1, *signs) for signs in known])
+    for j, name in enumerate(("tub", "lung", "bronc")):
+        bars.bar(np.arange(4) + 0.27 * (j - 1), chances[:, j], 0.25, color=f"C{j}", label=name)
+    signs = [f"X-ray {'yes' if a else 'no'}\ndysp {'yes' if b else 'no'}" for a, b in known]
+    bars.set_xticks(range(4), signs, fontsize=9)
+    bars.set_ylim(0, 1)
+    bars.set_ylabel("probability of the disease")
+    bars.set_title("A smoker who was not in Asia", fontsize=10)
+    bars.legend(frameon=False)
+    figure.suptitle(f"Asia, {fit.method}")
+    return figure

@@ -82,7 +82,7 @@ def picture(fit):
         axes.step(
             np.append(times, t[own].max()),
             np.append(share, share[-1]),
-            "C%d" % k,
+            f"C{k}",
             where="post",
             lw=1,
         )

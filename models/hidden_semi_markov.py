@@ -1,4 +1,4 @@
-"""Hidden semi-Markov model: a seal rests and feeds, and does both for a while of its own.
+"""Hidden semi-Markov model: a seal rests and hunts, and does both for a while of its own.
 
 a bout of state k lasts d ~ 1 + Poisson(stay[k]) steps (at most `longest`), then the other state begins;
 x_t ~ Normal(mu[k_t], sigma[k_t])
@@ -9,10 +9,10 @@ and how many steps are left of it. Both are latent, stay, mu and sigma are param
 left the next k and its duration are drawn; otherwise k stays and the counter falls by one. EM is Baum-Welch
 on 2 x `longest` states; the stays have a numeric M-step.
 
-x: depth (m)
+x: activity (counts per minute)
 
-Data: 400 records, simulated at stays of 1 + (5, 11) steps, mean depths of 5 and 20 m and standard deviations
-of 4 and 6 m, the first record beginning a bout. The likelihood was checked against the explicit recursion over segments.
+Data: 300 records, simulated at stays of 1 + (3, 7) steps, mean activities of 10 and 20
+and standard deviations of 3 and 5, the first record beginning a bout. The likelihood was checked against the explicit recursion over segments.
 Source: Rabiner (1989), doi:10.1109/5.18626, section IV.D; Yu (2010), doi:10.1016/j.artint.2009.11.011.
 """
 
@@ -22,13 +22,13 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
 
-truth = {"stay": np.array([5.0, 11.0]), "mu": np.array([5.0, 20.0]), "sigma": np.array([4.0, 6.0])}
+truth = {"stay": np.array([3.0, 7.0]), "mu": np.array([10.0, 20.0]), "sigma": np.array([3.0, 5.0])}
 
 
-def model(x, longest=25):
+def model(x, longest=16):
     with numpyro.plate("states", 2):
-        stay = numpyro.sample("stay", dist.Gamma(2, 0.25))
-        mu = numpyro.sample("mu", dist.Normal(12, 15))
+        stay = numpyro.sample("stay", dist.Gamma(2, 0.4))
+        mu = numpyro.sample("mu", dist.Normal(15, 15))
         sigma = numpyro.sample("sigma", dist.Gamma(2, 0.4))
     steps = jnp.arange(longest)
     log_stay = dist.Poisson(stay[:, None]).log_prob(steps)
@@ -52,8 +52,8 @@ def model(x, longest=25):
     scan(step, (before, jnp.array(0)), x)
 
 
-def simulated(steps=400, seed=0):
-    """The depths, and what the animal did."""
+def simulated(steps=300, seed=0):
+    """The activities, and what the animal did."""
     rng = np.random.default_rng(seed)
     states = []
     while len(states) < steps:
@@ -83,17 +83,17 @@ def picture(fit, steps=200):
     ends = np.append(np.flatnonzero(np.diff(k)) + 1, len(k))
     stays = np.diff(np.append(0, ends))[1:-1]  # neither the first nor the last, which is cut off
     which = k[ends - 1][1:-1]
-    d = np.arange(1, 26)
+    d = np.arange(1, 17)
     for j in (0, 1):
         name = f"state {j}: mean {mu[j]:.1f}, stays {1 + stay[j]:.1f}"
         series.plot(t[k[t] == j], x[t][k[t] == j], ".", color=f"C{j}", label=name)
         law.plot(d, poisson.pmf(d - 1, stay[j]), "o-", ms=3, color=f"C{j}")
-        share = np.bincount(np.minimum(stays[which == j], 25), minlength=26)[1:] / max(
+        share = np.bincount(np.minimum(stays[which == j], 16), minlength=17)[1:] / max(
             (which == j).sum(), 1
         )
         law.bar(d, share, color=f"C{j}", alpha=0.3)
     series.set_xlabel("step")
-    series.set_ylabel("depth (m)")
+    series.set_ylabel("activity (counts per minute)")
     law.set_xlabel("length of a stay (steps)")
     law.set_ylabel("probability (bars: decoded)")
     figure.suptitle(f"Hidden semi-Markov model, {fit.method}")
