@@ -84,13 +84,11 @@ def diagnosis(params, smoke, xray, dysp, asia=0):
     weight = np.zeros((2, 2, 2))
     for tub, lung, bronc in np.ndindex(2, 2, 2):
         either = max(tub, lung)
-        for yes, chance in (
+        nodes = [
             (tub, p["p_tub"][asia]), (lung, p["p_lung"][smoke]), (bronc, p["p_bronc"][smoke]),
             (xray, p["p_xray"][either]), (dysp, p["p_dysp"][either, bronc]),
-        ):  # fmt: skip
-            weight[tub, lung, bronc] = (weight[tub, lung, bronc] or 1.0) * (
-                chance if yes else 1 - chance
-            )
+        ]  # fmt: skip
+        weight[tub, lung, bronc] = np.prod([chance if yes else 1 - chance for yes, chance in nodes])
     weight /= weight.sum()
     return weight[1].sum(), weight[:, 1].sum(), weight[:, :, 1].sum()
 
@@ -115,7 +113,7 @@ def picture(fit):
             "",
             end,
             start,
-            arrowprops={"arrowstyle": "-|>", "color": "0.5", "shrinkA": 20, "shrinkB": 22},
+            arrowprops={"arrowstyle": "-|>", "color": "0.5", "shrinkA": 18, "shrinkB": 26},
         )
     for node, (x, y) in place.items():
         table = "tub or lung" if node == "either" else np.array2string(p[f"p_{node}"], precision=3)

@@ -80,7 +80,7 @@ def picture(fit):
         covariance = np.linalg.inv(np.broadcast_to(p["precision"], (K, *p["precision"].shape[-2:])))
     centre = np.nanmean(x, 0)
     shown = np.linalg.svd(np.nan_to_num(x - centre), full_matrices=False)[2][:2]  # two directions
-    figure = Figure(figsize=(6.8, 4.8), layout="constrained")
+    figure = Figure(figsize=(7.4, 4.8), layout="constrained")
     axes = figure.subplots()
     truth, names = None, []
     for which in ("iris", "wine", "digits"):
@@ -106,7 +106,7 @@ def picture(fit):
     title = f"{K} clusters of {', '.join(map(str, np.bincount(cluster, minlength=K)))} rows, {fit.method}"
     if truth is not None:
         title += f"\nadjusted Rand index against the classes (marks): {adjusted_rand_score(truth, cluster):.3f}"
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right center", frameon=False)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("first principal direction")
     axes.set_ylabel("second principal direction")

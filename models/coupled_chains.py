@@ -1,20 +1,20 @@
-"""Coupled hidden Markov models: two neighbours who wake each other up.
+"""Coupled hidden Markov models: do two dogs wake each other up?
 
 a_t ~ Categorical(A[a_{t-1}, b_{t-1}]),  b_t ~ Categorical(B[b_{t-1}, a_{t-1}]),
 x_t ~ Poisson(rate_a[a_t]),  y_t ~ Poisson(rate_b[b_t])
 
-Each of two chains has two states (0 calm, 1 awake) and counts of its own; where a chain goes depends on where
-it is and on where the other one is. Both are latent, those before the
-first hour too, where each state is as likely; A[own, other, next] and B[own, other, next]
-and the rates are parameters. Forward-backward runs over the four states of the pair, and EM's M-steps
-are in closed form. Without the influence A[own, 0] = A[own, 1]: two hidden Markov models apart.
+Each of two chains has two states (calm and awake) and counts of its own; where a chain goes depends on where it
+is and on where the other one is. The states are latent, those before the first hour too, where either is as
+likely; A[own, other, next], B[own, other, next] and the rates are parameters. Forward-backward runs over the
+four states of the pair, and EM's M-steps are in closed form. Without the influence A[own, 0] = A[own, 1], and
+they are two hidden Markov models.
 
 x: barks of the one dog in an hour
 y: barks of the other
 
-Data: 500 hours, simulated at the `truth` below: the second dog often wakes the first, and does not
-mind it. The likelihood was checked against the forward recursion over the pairs in NumPy.
-Source: Brand, Oliver & Pentland (1997), doi:10.1109/CVPR.1997.609450.
+Data: 500 hours, simulated at the `truth` below: the second dog often wakes the first, and does not mind it. The
+likelihood was checked against the forward recursion over the pairs in NumPy. Source: Brand, Oliver &
+Pentland (1997), doi:10.1109/CVPR.1997.609450.
 """
 
 import jax.numpy as jnp
