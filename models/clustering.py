@@ -5,8 +5,8 @@ z_n ~ Categorical(w),  x_n ~ MultivariateNormal(mu[z_n], covariance[z_n])
 w, mu and covariances are parameters, z (the cluster) is latent. covariance="full" gives each cluster an ellipsoid
 of its own (mclust's VVV), "tied" the same to all (EEE), "diag" one along the axes (VVI): 44, 24 and 26
 parameters for K=3. Their number is chosen by `select`, as in `pp-mlem select clustering --over K=1:5`: BIC
-prefers two clusters, since versicolor and virginica overlap. EM's M-step is in closed form. Priors
-that vanish where a cluster collapses or is empty keep MAP and NUTS away from there.
+prefers two clusters, since versicolor and virginica overlap. EM's M-step is in closed form. The priors
+have the scale of the data and vanish where a cluster collapses or is empty, so that MAP and NUTS do not go there.
 
 x: sepal length (cm), sepal width (cm), petal length (cm), petal width (cm)
 
@@ -26,14 +26,15 @@ published = {"log_likelihood": (-180.185, 6e-4)}
 
 def model(x, K=3, covariance="full"):
     d = x.shape[1]
-    w = numpyro.sample("w", dist.Dirichlet(2 * jnp.ones(K)))
-    spread = dist.Wishart(d + 2.0, scale_matrix=20 * jnp.eye(d))
+    centre, spread = jnp.nanmean(x, 0), jnp.nanstd(x, 0)  # the scale of the priors
+    w = numpyro.sample("w", dist.Dirichlet(5 * jnp.ones(K)))
+    shape = dist.Wishart(d + 2.0, scale_matrix=20 * jnp.eye(d))
     if covariance == "tied":
-        precision = numpyro.sample("precision", spread)
+        precision = numpyro.sample("precision", shape)
     with numpyro.plate("clusters", K):
-        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([d]).to_event(1))
+        mu = numpyro.sample("mu", dist.Normal(centre, 2 * spread).to_event(1))
         if covariance == "full":
-            precision = numpyro.sample("precision", spread)
+            precision = numpyro.sample("precision", shape)
         elif covariance == "diag":
             sigma = numpyro.sample("sigma", dist.LogNormal(-1, 1).expand([d]).to_event(1))
     with numpyro.plate("rows", len(x)):
