@@ -11,9 +11,10 @@ on 2 x `longest` states; the stays have a numeric M-step.
 
 x: activity (counts per minute)
 
-Data: 300 records, simulated at stays of 1 + (3, 7) steps, mean activities of 10 and 20
-and standard deviations of 3 and 5, the first record beginning a bout. The likelihood was checked against the explicit recursion over segments.
-Source: Rabiner (1989), doi:10.1109/5.18626, section IV.D; Yu (2010), doi:10.1016/j.artint.2009.11.011.
+Data: 250 records, simulated at stays of 1 + (2, 5) steps, mean activities of 10 and 20 and standard deviations
+of 3 and 5, the first record beginning a bout. The likelihood was checked against the explicit recursion over
+segments. Source: Rabiner (1989), doi:10.1109/5.18626, section IV.D; Yu (2010),
+doi:10.1016/j.artint.2009.11.011.
 """
 
 import jax.numpy as jnp
@@ -22,10 +23,10 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
 
-truth = {"stay": np.array([3.0, 7.0]), "mu": np.array([10.0, 20.0]), "sigma": np.array([3.0, 5.0])}
+truth = {"stay": np.array([2.0, 5.0]), "mu": np.array([10.0, 20.0]), "sigma": np.array([3.0, 5.0])}
 
 
-def model(x, longest=16):
+def model(x, longest=12):
     with numpyro.plate("states", 2):
         stay = numpyro.sample("stay", dist.Gamma(2, 0.4))
         mu = numpyro.sample("mu", dist.Normal(15, 15))
@@ -52,7 +53,7 @@ def model(x, longest=16):
     scan(step, (before, jnp.array(0)), x)
 
 
-def simulated(steps=300, seed=0):
+def simulated(steps=250, seed=0):
     """The activities, and what the animal did."""
     rng = np.random.default_rng(seed)
     states = []
@@ -83,12 +84,12 @@ def picture(fit, steps=200):
     ends = np.append(np.flatnonzero(np.diff(k)) + 1, len(k))
     stays = np.diff(np.append(0, ends))[1:-1]  # neither the first nor the last, which is cut off
     which = k[ends - 1][1:-1]
-    d = np.arange(1, 17)
+    d = np.arange(1, 13)
     for j in (0, 1):
         name = f"state {j}: mean {mu[j]:.1f}, stays {1 + stay[j]:.1f}"
         series.plot(t[k[t] == j], x[t][k[t] == j], ".", color=f"C{j}", label=name)
         law.plot(d, poisson.pmf(d - 1, stay[j]), "o-", ms=3, color=f"C{j}")
-        share = np.bincount(np.minimum(stays[which == j], 16), minlength=17)[1:] / max(
+        share = np.bincount(np.minimum(stays[which == j], 12), minlength=13)[1:] / max(
             (which == j).sum(), 1
         )
         law.bar(d, share, color=f"C{j}", alpha=0.3)
