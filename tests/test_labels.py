@@ -543,6 +543,33 @@ def test_axes_of_other_things_of_the_same_length():
     assert group.prior_symmetric and not group.solved
 
 
+def coupled_chains(x, y):
+    """Each of two chains goes by its own state and by the other's one step earlier."""
+    A = numpyro.sample("A", dist.Dirichlet(jnp.ones((2, 2, 2))).to_event(2))
+    B = numpyro.sample("B", dist.Dirichlet(jnp.ones((2, 2, 2))).to_event(2))
+    mu, nu = sample("mu", dist.Normal(0, 5), 2), sample("nu", dist.Normal(0, 5), 2)
+
+    def step(carry, seen):
+        to_a, to_b = A[carry], B[carry[::-1]]
+        a = numpyro.sample("a", dist.Categorical(to_a))
+        b = numpyro.sample("b", dist.Categorical(to_b))
+        numpyro.sample("x", dist.Normal(mu[a], 1.0), obs=seen[0])
+        numpyro.sample("y", dist.Normal(nu[b], 1.0), obs=seen[1])
+        return (a, b), None
+
+    uniform = dist.Categorical(jnp.ones(2) / 2)
+    scan(step, (numpyro.sample("a0", uniform), numpyro.sample("b0", uniform)), (x, y))
+
+
+def test_chains_that_influence_each_other_have_labels_of_their_own():
+    groups = exchangeable_groups(Model(coupled_chains, X[:12], X[-12:]), frozenset())
+    assert {frozenset(g.axes) for g in groups} == {
+        frozenset([("A", 0), ("A", 2), ("B", 1), ("mu", 0)]),
+        frozenset([("B", 0), ("B", 2), ("A", 1), ("nu", 0)]),
+    }
+    assert all(g.prior_symmetric and not g.solved for g in groups)
+
+
 def planted(rng, count):
     """A density of `count` vectors of three: some move together, some have places of their own, and
     all of them meet in one nonlinear function."""

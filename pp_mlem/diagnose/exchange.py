@@ -84,16 +84,18 @@ def _find_groups(model: Model) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _involved(model: Model, latent: str) -> set[str]:
-    """The parameters of the factors that a latent enters."""
-    return {p for f in model.marginal.factors if latent in f.latents for p in f.parameters}
+def _involved(model: Model, latent: str, earlier: bool = False) -> set[str]:
+    """The parameters of the factors that a latent enters; also those that a chain's state enters one
+    step later, as in the law of another chain."""
+    own = {latent} | {s.name for s in model.reading.slots if earlier and s.origin == latent}
+    return {p for f in model.marginal.factors if own & {*f.latents} for p in f.parameters}
 
 
 def _axis_groups(
     model: Model, latent: Site, params: Values, at: Densities, known: list[Group]
 ) -> list[Group]:
     """The minimal sets of axes of a latent's length whose joint permutation changes nothing."""
-    involved = _involved(model, latent.name)
+    involved = _involved(model, latent.name, earlier=True)
     sites = [s for s in model.space.sites if s.name in involved]
     symmetries = Symmetries(pieces_of(sites, latent.size), params, at)
     groups: list[Group] = []
