@@ -32,9 +32,9 @@ POINTS = np.array([  # x, y, standard error of y
 def model(y, x, s):
     a = numpyro.sample("a", dist.Normal(0, 200))
     b = numpyro.sample("b", dist.Normal(0, 5))
-    share = numpyro.sample("share", dist.Beta(1, 3))
+    share = numpyro.sample("share", dist.Beta(2, 6))
     m = numpyro.sample("m", dist.Normal(400, 300))
-    t = numpyro.sample("t", dist.HalfNormal(300))
+    t = numpyro.sample("t", dist.LogNormal(4.5, 0.8))
     with numpyro.plate("points", len(y)):
         z = numpyro.sample("z", dist.Bernoulli(share))
         centre = jnp.where(z == 1, m, a + b * x)
