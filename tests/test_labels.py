@@ -16,6 +16,7 @@ from numpyro.infer.util import potential_energy
 
 from pp_mlem import Model, compare, fit_em, fit_laplace, fit_map, fit_nuts, load
 from pp_mlem.base.precision import working_precision
+from pp_mlem.diagnose.entries import Entries
 from pp_mlem.diagnose.exchange import exchangeable_groups
 from pp_mlem.diagnose.groups import possible_orders
 from pp_mlem.diagnose.labels import align, align_draws, order_draws, permute, sort_labels
@@ -747,3 +748,25 @@ def test_few_draws_of_laplace_are_kept_and_told(draws):
     assert fit.draws["mu"].shape == (1, draws, 2)
     assert ("cannot tell" in fit.status_note) == (draws < 200)
     assert str(compare({"Laplace": fit}))
+
+
+def test_a_latent_of_many_values_is_not_searched_pair_by_pair(monkeypatch):
+    def change_point(y):
+        early = numpyro.sample("early", dist.Gamma(2, 1))
+        late = numpyro.sample("late", dist.Gamma(2, 1))
+        tau = numpyro.sample("tau", dist.DiscreteUniform(1, len(y) - 1))
+        with numpyro.plate("years", len(y)):
+            numpyro.sample(
+                "y", dist.Poisson(jnp.where(jnp.arange(len(y)) < tau, early, late)), obs=y
+            )
+
+    looked = []
+    at = Entries.at
+    monkeypatch.setattr(
+        Entries,
+        "at",
+        lambda self, target, v, index: looked.append(len(v)) or at(self, target, v, index),
+    )
+    model = Model(change_point, np.repeat([3, 1], 40))
+    assert exchangeable_groups(model, frozenset()) == ()
+    assert sum(looked) < 20_000  # all pairs of values, from four points each, took 150,000

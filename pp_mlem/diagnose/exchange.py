@@ -138,7 +138,8 @@ def _attained(
     relabeller: Relabeller, target: Target, slots: tuple[str, ...], size: int
 ) -> dict[Order, Relabelling]:
     """Orders that generate all that are possible: swaps, or else turns of the whole."""
-    work = len(relabeller.entries.chosen) * target.space.size**2
+    entries, parameters = relabeller.entries, target.space.size
+    work = len(entries.chosen) * parameters**2 + entries.size * (1 + parameters)
     attained: dict[Order, Relabelling] = {}
     if work * size * size > PAIRS:  # all with the first, and neighbours
         pairs = [(0, j) for j in range(1, size)] + [(j - 1, j) for j in range(2, size)]
