@@ -260,9 +260,13 @@ class Fit(Pictures, abc.ABC):
     def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.
 
-        kind: "observed", "sandwich", "opg" or "bootstrap" (that of the last call of `bootstrap`,
-        or 200 parametric replicates). Rows of a scalar whose standard error
-        cannot be trusted are NaN; `covariance_details(kind).reasons` says why.
+        Rows of a scalar whose standard error cannot be trusted are NaN;
+        `covariance_details(kind).reasons` says why.
+
+        Args:
+            kind: "observed" (the Hessian of the marginal log-likelihood), "sandwich", "opg" (outer
+                products of the units' scores) or "bootstrap" (that of the last call of `bootstrap`,
+                or 200 parametric replicates).
         """
         details = self.covariance_details(kind)
         return pd.DataFrame(details.matrix, index=details.names, columns=details.names)
@@ -322,9 +326,13 @@ class Fit(Pictures, abc.ABC):
     ) -> pd.DataFrame:
         """Confidence intervals of free scalars: columns low and high.
 
-        kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
-        few), "bootstrap" (percentiles of the last bootstrap). Of draws: central posterior
-        intervals.
+        Of draws: central posterior intervals.
+
+        Args:
+            kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
+                few) or "bootstrap" (percentiles of the last bootstrap).
+            names: of the scalars; all of them by default.
+            level: of the intervals.
         """
         check_level(level)
         every = list(self.scalar_names)

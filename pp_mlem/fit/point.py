@@ -377,7 +377,8 @@ class PointFit(Fit):
         """That the parameters (or entries of them) which this fit holds fixed have those values (Rao 1948): the gradient of the whole
         problem at the restricted maximum, nothing else is fitted.
 
-        kind: of the information there, "observed" or "opg".
+        Args:
+            kind: of the information there, "observed" or "opg".
 
         >>> fit_mle(model, fixed={"slope": 0.0}).score_test()  # doctest: +SKIP
         """
