@@ -1,6 +1,6 @@
 """Checks the built pages: every link inside of them leads somewhere, and nothing is loaded from a network.
 
-    python docs/check_links.py docs/_build/html
+python docs/check_links.py docs/_build/html
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Page(HTMLParser):
 
 
 def problems(folder: Path) -> list[str]:
-    pages = {p.resolve(): Page(p) for p in sorted(folder.rglob("*.html")) if "_static" not in p.parts}
+    pages = {
+        p.resolve(): Page(p) for p in sorted(folder.rglob("*.html")) if "_static" not in p.parts
+    }
     found = []
     for path, page in pages.items():
         here = path.relative_to(folder.resolve())
@@ -60,7 +62,9 @@ def problems(folder: Path) -> list[str]:
 def main() -> int:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/_build/html")
     found = problems(folder)
-    print("\n".join(found) or f"{len(list(folder.rglob('*.html')))} pages, every link leads somewhere")
+    print(
+        "\n".join(found) or f"{len(list(folder.rglob('*.html')))} pages, every link leads somewhere"
+    )
     return 1 if found else 0
 
 

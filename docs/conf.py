@@ -31,18 +31,20 @@ extensions = [
     "command_line",
 ]
 exclude_patterns = ["_build", "_ext", "examples"]
-suppress_warnings = ["config.cache"]  # of extensions' own values
 
 # --- pages ---
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # notebooks are stored with what they print; tests/test_notebooks.py runs them
+nb_execution_mode = (
+    "off"  # notebooks are stored with what they print; tests/test_notebooks.py runs them
+)
 nb_merge_streams = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 # --- reference ---
 default_role = "py:obj"
+smartquotes = False  # quotes of code stay what they are
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

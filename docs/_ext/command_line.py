@@ -36,7 +36,9 @@ def item(parameter: Any, context: Any) -> str:
         name, told = parameter.make_metavar(context), getattr(parameter, "help", "") or ""
     else:
         name, told = record
-    return f"`{' '.join(name.split())}`\n: {escaped(' '.join(told.split())) or '(no more to say)'}\n"
+    return (
+        f"`{' '.join(name.split())}`\n: {escaped(' '.join(told.split())) or '(no more to say)'}\n"
+    )
 
 
 def command_section(name: str, command: Any, parent: Any) -> str:

@@ -8,10 +8,12 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import formulas
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parents[1]
 MODELS = DOCS.parent / "models"
@@ -39,7 +41,8 @@ def read(path: Path) -> Entry:
     source = path.read_text(encoding="utf-8")
     doc = ast.get_docstring(ast.parse(source)) or path.stem
     head, _, body = doc.partition("\n\n")
-    title, _, story = " ".join(head.split()).rstrip(".").partition(": ")
+    head = " ".join(head.split()).rstrip(".")
+    title, _, story = head.partition(": " if ": " in head else ", ")
     spec = importlib.util.spec_from_file_location(f"gallery_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -181,7 +184,7 @@ def page(entry: Entry) -> str:
     program, data, picture = parts(entry.source)
     blocks = [f"# {escaped(entry.title)}"]
     if entry.story:
-        blocks.append(f"{escaped(entry.story)}.")
+        blocks.append(escaped(entry.story) + ("" if entry.story.endswith("?") else "."))
     if entry.picture:
         alt = f"{entry.title} as fitted by EM".replace('"', "")
         blocks.append(
@@ -212,7 +215,9 @@ def page(entry: Entry) -> str:
 
 def published(values: dict[str, tuple[float, float]]) -> str:
     """A table; the tolerance is that of the test which compares them with the fit."""
-    rows = [f"| `{name}` | {value} | {tolerance:g} |" for name, (value, tolerance) in values.items()]
+    rows = [
+        f"| `{name}` | {value} | {tolerance:g} |" for name, (value, tolerance) in values.items()
+    ]
     told = (
         "As the source prints them. The tests of the package fit the model by EM and by maximum "
         "likelihood, and compare:"
@@ -252,14 +257,18 @@ def index(entries: list[Entry]) -> str:
     for title, own in sorted_by_topic(entries).items():
         cards = "\n\n".join(card(entry) for entry in own)
         blocks += [f"## {title}", about.get(title, "")]
-        blocks.append(f":::::{{grid}} 2 2 3 4\n:gutter: 2\n:class-container: models\n\n{cards}\n:::::")
+        blocks.append(
+            f":::::{{grid}} 2 2 3 4\n:gutter: 2\n:class-container: models\n\n{cards}\n:::::"
+        )
         listed = "\n".join(e.name for e in own)
         blocks.append(f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```")
     return "\n\n".join(b for b in blocks if b) + "\n"
 
 
 def card(entry: Entry) -> str:
-    image = f":img-top: pictures/{entry.picture}\n:img-alt: {entry.title}\n" if entry.picture else ""
+    image = (
+        f":img-top: pictures/{entry.picture}\n:img-alt: {entry.title}\n" if entry.picture else ""
+    )
     return (
         f"::::{{grid-item-card}} {escaped(entry.title)}\n:link: {entry.name}\n:link-type: doc\n"
         f"{image}\n{escaped(entry.story)}\n::::"

@@ -177,6 +177,7 @@ class Fit(Pictures, abc.ABC):
             yield model.target(self.fixed, self.objective == "map")
 
     def problem(self) -> Problem:
+        """Which parameters were free, with a prior or not, and their M-step blocks."""
         with self.computing("this") as target:
             return target.problem
 

@@ -1,0 +1,179 @@
+"""The documentation: its Python runs, its pages are listed, and what is made from the sources is right."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from doc_blocks import ROOT, blocks_of, page_run
+
+import pp_mlem
+import pp_mlem.sklearn
+from pp_mlem import Model
+from pp_mlem.show.catalogue import find_model
+
+matplotlib.use("Agg")
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+import formulas  # noqa: E402
+import gallery  # noqa: E402
+
+ELSEWHERE = {"extending.md"}  # tests/test_extending.py runs it, and uses what it defines
+PAGES = sorted(
+    p for p in [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    if p.name not in ELSEWHERE and blocks_of(p)
+)  # fmt: skip
+SMALLER = {
+    "README.md": {
+        "range(1, 9)": "range(1, 3)", "bootstrap=99": "bootstrap=3", "replicates=500": "replicates=3",
+        "replicates=200": "replicates=2", "bootstrap(200": "bootstrap(20", '["em", "laplace"]': '["em"]',
+    },
+    "scale.md": {"range(50)": "range(2)", "1_000_000": "20_000"},
+}  # fmt: skip
+
+
+def given_to(page: Path) -> dict:
+    """Names that the README speaks of without defining them: the reader's data."""
+    if page.name != "README.md":
+        return {}
+    x = find_model("galaxies").data()["x"]
+    counts = np.random.default_rng(0).poisson(5, size=(180, 1))
+    return {"x": x, "X": x.reshape(-1, 1), "counts": counts}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        if page.name != "README.md":  # a page may show what is warned of
+            warnings.simplefilter("default")
+        with page_run(page, given_to(page), SMALLER.get(page.name)) as defined:
+            if page.name == "README.md":
+                check_readme(defined)
+    matplotlib.pyplot.close("all")
+
+
+def check_readme(defined):
+    assert len(blocks_of(ROOT / "README.md")) >= 7
+    assert defined["chosen"].table.shape[0] == 2 and callable(defined["hmm"])
+    x, X = defined["x"], defined["X"]
+    assert defined["own"].fit(X).predict(X).shape == x.shape
+    y, group = np.arange(6.0) % 4, np.arange(6) // 2
+    effects = Model(defined["random_intercepts"], y, y**2, group, groups=3)
+    level = Model(defined["local_level"], np.array([3.0, 1.0, np.nan, 2.0]), latents={"before"})
+    assert level.posterior({"s_level": 1.0, "s_noise": 1.0})["level"].mean.shape == (4,)
+    assert effects.posterior({"b": np.zeros(2), "tau": 1.0, "sigma": 1.0})["u"].mean.shape == (3,)
+
+
+def test_every_block_is_marked():
+    """No other way of writing a block of Python, which would not run and not be seen to."""
+    for page in [*DOCS.glob("**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        if page.parent.name == "gallery" or "_build" in page.parts:
+            continue  # made from models/, which tests/test_models.py fits
+        fences = re.findall(r"^\s*```(.*py.*)$", page.read_text(), re.M)
+        assert set(fences) <= {"python", "{code-block} python"}, page
+
+
+def test_every_page_is_listed():
+    listed = set(re.findall(r"[\w/]+\.md", (DOCS / "index.md").read_text()))
+    for page in DOCS.glob("*.md"):
+        assert page.name == "index.md" or page.name in listed, page.name
+    index = (DOCS / "reference" / "index.md").read_text()
+    for page in (DOCS / "reference").glob("*.md"):
+        assert page.name in index + "index.md", page.name
+
+
+def test_every_public_name_is_in_the_reference():
+    told = "\n".join(p.read_text() for p in (DOCS / "reference").glob("*.md"))
+    for name in pp_mlem.__all__:
+        assert f":: pp_mlem.{name}\n" in told, name
+    for name in pp_mlem.sklearn.__all__:
+        assert f":: pp_mlem.sklearn.{name}\n" in told, name
+
+
+def test_every_public_name_has_a_docstring():
+    for name in pp_mlem.__all__:
+        own = getattr(pp_mlem, name)
+        assert inspect.getdoc(own), name
+        if inspect.isclass(own):
+            for method, of in vars(own).items():
+                if callable(of) and not method.startswith("_"):
+                    assert inspect.getdoc(getattr(own, method)), f"{name}.{method}"
+
+
+def test_one_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# --- the gallery ----------------------------------------------------------------------------------
+
+STATEMENTS = {
+    "z_n ~ Categorical(w)": r"z_{n}&\sim \mathrm{Categorical}(w)",
+    "x_n ~ Normal(mu[z_n], s)": r"x_{n}&\sim \mathrm{Normal}(\mu_{z_{n}},\ s)",
+    "x_t ~ Poisson(rate[z_{t-1}])": r"x_{t}&\sim \mathrm{Poisson}(\text{rate}_{z_{t-1}})",
+    "y_i ~ Normal(b0 + b_i1 x_i^2, sqrt(H))": (
+        r"y_{i}&\sim \mathrm{Normal}(b_{0}+b_{i1}\,x_{i}^{2},\ \sqrt{H})"
+    ),
+    "y_n ~ Normal(x_n' beta, s)": r"y_{n}&\sim \mathrm{Normal}(x_{n}'\,\beta ,\ s)",
+    "u ~ Normal(0, I) or a law of P": (
+        r"u&\sim \mathrm{Normal}(0,\ I)\ \text{or}\ \text{a}\ \text{law}\ \text{of}\ P"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_formulas(statement):
+    assert formulas.is_formula(statement)
+    body = formulas.latex(statement).split("\n")[1:-1]
+    assert body == [STATEMENTS[statement]]
+
+
+def test_statements_stand_in_lines_of_their_own():
+    body = formulas.latex("a ~ N(0, 1),  b ~ N(a, 1),\nc ~ N(b, 1), NaN where nothing was seen")
+    assert body.count(r"\sim") == 3 and body.count(r"\\") == 3
+    assert not formulas.is_formula("The rows are drawn. x ~ Normal(0, 1) is their law.")
+
+
+@pytest.mark.parametrize("path", sorted(gallery.MODELS.glob("*.py")), ids=lambda p: p.stem)
+def test_gallery_page(path):
+    entry = gallery.read(path)
+    page = gallery.page(entry)
+    assert entry.title and len(entry.title) < 80
+    assert "```{math}" in page, "the docstring has no paragraph of statements, x ~ Law(...)"
+    balanced = [page.count(f"\\{end}{{aligned}}") for end in ("begin", "end")]
+    assert balanced[0] == balanced[1]
+    program, data, picture = gallery.parts(entry.source)
+    assert "def model(" in program and "def data(" in data
+    assert ("def picture(" in picture) == ("def picture(" in entry.source)
+    longest = max(len(block.split("\n")) for block in (program, data))
+    assert longest < 90, "a table of data fills the page"
+    for name, (value, tolerance) in entry.published.items():
+        assert f"| `{name}` | {value} | {tolerance:g} |" in page
+    if entry.picture:
+        assert (gallery.GALLERY / "pictures" / entry.picture).stat().st_size < 60_000
+
+
+def test_tables_of_data_are_cut():
+    rows = ",\n    ".join(str(i) for i in range(40))
+    source = f"x = [\n    {rows},\n]\n\n\ndef data():\n    return x\n"
+    cut = gallery.shortened(source)
+    assert "more lines" in cut and cut.count("\n") < 12 and "    39," not in cut
+    ast.parse(cut)
+    assert gallery.shortened("x = [f(i) for i in range(3)]\n") == "x = [f(i) for i in range(3)]\n"
+
+
+def test_plain_text_stays_plain():
+    text = "a*b_1 [c] costs $2 | see `x[0]`, doi:10.1000/a_b."
+    link = r"[doi:10.1000/a\_b](https://doi.org/10.1000/a_b)"
+    assert gallery.escaped(text) == rf"a\*b\_1 \[c\] costs \$2 \| see `x[0]`, {link}."
