@@ -44,7 +44,7 @@ copybutton_prompt_is_regexp = True
 
 # --- reference ---
 default_role = "py:obj"
-smartquotes = False  # quotes of code stay what they are
+smartquotes_action = "D"  # dashes only: quotes of code stay what they are
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

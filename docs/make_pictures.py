@@ -31,12 +31,15 @@ STARTS = 10
 
 
 def figure_of(shelf: Shelf, fit: PointFit):
-    """As the model draws itself, or its components, its real latents, or a predictive check."""
+    """As the model draws itself, or its components, its loadings of several factors, its real latents, or a
+    predictive check."""
     if shelf.picture is not None:
         figure = in_one_look(shelf.picture)(fit)
         if figure is not None:
             return figure
     figure = fit.plot_components()
+    if figure is None and any(t.size > 1 and t.entry is None for t in fit.turns):
+        figure = fit.plot_loadings()
     if figure is None and fit.model.reading.reals:
         figure = fit.plot_latents()
     return figure if figure is not None else fit.plot_predictive_check()

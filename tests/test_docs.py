@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from doc_blocks import ROOT, blocks_of, page_run
@@ -59,7 +60,7 @@ def test_page(page, tmp_path, monkeypatch):
         with page_run(page, given_to(page), SMALLER.get(page.name)) as defined:
             if page.name == "README.md":
                 check_readme(defined)
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def check_readme(defined):
