@@ -73,7 +73,7 @@ html_theme_options = {
 
 # --- formulas: MathJax from an installed package, copied beside the pages ---
 mathjax_path = "mathjax/tex-chtml.js"
-mathjax4_config = {"chtml": {"scale": 0.95}, "options": {"enableMenu": False}}
+mathjax3_config = {"chtml": {"scale": 0.95}, "options": {"enableMenu": False}}
 
 
 def copy_mathjax(app, error):
