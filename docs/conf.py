@@ -10,6 +10,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -49,7 +51,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"inherited-members": False, "show-inheritance": False}
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -116,8 +117,20 @@ def signature_of_init(app, what, name, obj, options, signature, result):
     return None
 
 
+def without_empty_types(app, domain, objtype, content):
+    """No field for what a class returns, nor where a type says nothing."""
+    for field in list(content.findall(nodes.field)):
+        name, body = field.children[0].astext(), field.children[1].astext()
+        if name == "rtype" and (objtype == "class" or body.rpartition(".")[2] in ("None", "Any")):
+            fields = field.parent
+            fields.remove(field)
+            if not fields.children:
+                fields.parent.remove(fields)
+
+
 def setup(app):
     app.connect("builder-inited", copy_outside)
     app.connect("source-read", leave_out_absent)
     app.connect("autodoc-process-signature", signature_of_init)
+    app.connect("object-description-transform", without_empty_types, priority=900)
     app.connect("build-finished", copy_mathjax)

@@ -146,6 +146,8 @@ def parts(source: str) -> tuple[str, str, str]:
 
 
 def shortened_all(source: str) -> str:
+    """Without marks for linters."""
+    source = re.sub(r" *# (?:fmt|noqa|ruff|type)\b:?.*", "", source)
     return shortened(source) if source else ""
 
 

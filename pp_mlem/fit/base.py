@@ -157,7 +157,7 @@ class Fit(Pictures, abc.ABC):
 
     @property
     def interrupted(self) -> bool:
-        """Whether the user stopped it: what was finished is here, and it was not all."""
+        """Whether the user stopped it; what was finished is here, and it was not all."""
         return self.outcome is Status.INTERRUPTED or "interrupted" in self.diagnostics
 
     def model_for(self, what: str) -> Model:

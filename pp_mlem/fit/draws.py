@@ -79,7 +79,7 @@ class DrawsFit(Fit):
 
     @property
     def objective_value(self) -> float:
-        """The log-likelihood at the means: nothing was maximised."""
+        """The log-likelihood at the means; nothing was maximised."""
         return self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> DrawsFit:

@@ -117,7 +117,7 @@ class PointFit(Fit):
 
     @property
     def objective_value(self) -> float:
-        """What was maximised: the log-likelihood, or with the log prior of the free parameters."""
+        """What was maximised, the log-likelihood, or with the log prior of the free parameters."""
         return self.value if np.isfinite(self.value) else self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> PointFit:
