@@ -74,6 +74,14 @@ CHAINS = """def model(x):
 
     scan(step, jnp.zeros(x.shape[0], int), x.T)
 """
+LEVELS = """def model(x, who, n):
+    mu = numpyro.sample("mu", dist.Normal(0, 10))
+    tau, s = (numpyro.sample(name, dist.HalfNormal(2)) for name in ("tau", "s"))
+    with numpyro.plate("groups", n):
+        u = numpyro.sample("u", dist.Normal(mu, tau))
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("x", dist.Normal(u[who], s), obs=x)
+"""
 N, CUTS = 523, (0, 200, 203, 523)
 XY = ["--column", "x=a,b"]
 FEW = ["--methods", "em,mle", "--starts", "3"]
@@ -421,6 +429,43 @@ def test_labels_of_chains(here, monkeypatch, tmp_path):
         np.testing.assert_allclose(found[f"z=1[{t}]"], posterior[t, :, 1], atol=1e-10)
 
 
+def test_sequences_and_groups_of_rows(here, monkeypatch, tmp_path):
+    """Columns that tell the units, in memory and in chunks alike; a run keeps them for what is asked of it later."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(2, 5, N // 4)
+    ids = np.repeat(np.arange(len(lengths)) * 7, lengths)
+    table = pd.DataFrame(
+        {"who": ids, "x": rng.normal(size=len(ids)) + 3 * (rng.random(len(ids)) < 0.5)}
+    )
+    table.to_csv("steps.csv", index=False)
+    x = np.full((len(lengths), lengths.max()), np.nan)
+    x[np.arange(lengths.max()) < lengths[:, None]] = table["x"]
+    params = {"P": np.full((2, 2), 0.5), "mu": np.array([0.0, 3.0])}
+    whole = opened("steps.csv", model="chains.py", sequences="who")
+    np.testing.assert_array_equal(whole.arguments.dynamic[0], x)
+    monkeypatch.setenv(VARIABLE, "always")
+    streamed = opened("steps.csv", model="chains.py", sequences="who")
+    assert isinstance(streamed, StreamedModel) and streamed.n_observations == whole.n_observations
+    assert streamed.log_likelihood(params) == pytest.approx(whole.log_likelihood(params), rel=1e-12)
+    (here / "levels.py").write_text(HEAD.format(about="Levels.") + LEVELS)
+    code, _, error = run("compare", "levels.py", "--data", "steps.csv", "--groups", "who", "--set",
+                         f"n={len(lengths)}", "--methods", "em", "--out", "levels", "--no-plots")  # fmt: skip
+    assert code == 0 and "grouped by 'who', in one chunk" in error, error
+    monkeypatch.setenv(VARIABLE, "never")
+    code, _, error = run("compare", "levels.py", "--data", "steps.csv", "--groups", "who", "--set",
+                         f"n={len(lengths)}", "--methods", "em", "--out", "all", "--no-plots", "--no-loo")  # fmt: skip
+    assert code == 0, error
+    both = [load(here / name / "em.nc").log_likelihood for name in ("levels", "all")]
+    assert both[0] == pytest.approx(both[1], rel=1e-10)
+    code, _, error = run("predict", "all", "--out", str(tmp_path / "u.csv"))
+    assert code == 0 and len(pd.read_csv(tmp_path / "u.csv")) == len(lengths), error
+    for option in ("--groups", "--sequences"):
+        code, _, error = run("show", "levels.py", option, "who")
+        assert code == 2 and f"{option} names columns of --data" in error
+    code, _, error = run("show", "levels.py", "--data", "steps.csv", "--groups", "whom")
+    assert code == 2 and "there is no column 'whom'. Did you mean 'who'?" in error
+
+
 def test_what_a_fit_takes(here):
     """By chunks times the work of one."""
     model, whole = opened("parts", "x=a,b"), opened("all.csv", "x=a,b")
@@ -489,6 +534,8 @@ def test_the_environment_is_checked(here, monkeypatch):
 def test_small_files_are_read_into_memory(here, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr("pp_mlem.show.data_files._bytes_in_memory", lambda path: path.stat().st_size)
+    monkeypatch.setattr(
+        "pp_mlem.show.data_files._bytes_in_memory", lambda path: path.stat().st_size
+    )
     model = opened("parts/p*.parquet", "x=a,b")
     assert not isinstance(model, StreamedModel) and model.n_observations == N

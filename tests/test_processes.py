@@ -106,7 +106,7 @@ def test_the_first_process_writes_and_all_write_their_rows(runs):
 def test_an_error_of_one_process_ends_all(runs):
     """In the first look at its rows; in a later pass; by asking another question than the others."""
     ours, theirs = ([x for x in out.splitlines() if "Gloo" not in x] for out, _ in runs("two")[1])
-    where = "chunk 8 of 13 (row 401): observed site 'x': infinite"
+    where = "chunk 9 of 13 (row 401): observed site 'x': infinite"
     assert theirs[0].startswith(f"ValueError: {where}")
     assert ours[0].startswith(f"RuntimeError: process 1 of 2 has failed: ValueError: {where}")
     assert ours[1] == "RuntimeError: process 1 of 2 has failed: OSError: the disk is gone"

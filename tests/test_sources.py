@@ -488,6 +488,86 @@ def test_row_groups_before_a_share_are_not_read(frame, tmp_path, monkeypatch):
     assert asked == [([2, 3, 4], ["x", "y"])]  # of the last file, whose rows from 350 on are wanted
 
 
+# --- sequences in long format -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """Sequences of 1 to 9 steps in two files, and the table that they are of."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 10, 37)
+    name = np.repeat(rng.permutation(37) + 100, lengths)
+    table = pd.DataFrame(
+        {"who": name, "y": rng.poisson(3, len(name)), "x": rng.normal(size=len(name))}
+    )
+    table.loc[5, "x"] = np.nan
+    folder = tmp_path_factory.mktemp("steps")
+    cut = len(table) // 2 + 1
+    table[:cut].to_parquet(folder / "a.parquet")
+    table[cut:].to_parquet(folder / "b.parquet")
+    return folder, table
+
+
+@pytest.mark.parametrize("rows", [None, 1, 5, 36])
+def test_sequences_of_steps_are_rows(steps, rows, monkeypatch):
+    monkeypatch.setattr("pp_mlem.sources.sequences.NUMBERS", 9 * 4)
+    folder, table = steps
+    source = open_source(str(folder), sequences="who", fill={"y": -1}, chunk_rows=rows)
+    groups = [g for _, g in table.groupby("who", sort=False)]
+    longest = max(map(len, groups))
+    assert source.count() == len(groups) == 37 and source["y"].width == longest
+    assert source["y"].dtype == np.int64 and source.chunk_rows == rows
+    chunks = list(source.chunks([source["x"], source["n_steps"], source["y"]], rows or 10))
+    x, n, y = (np.concatenate([c.arrays[i][: c.count] for c in chunks]) for i in range(3))
+    np.testing.assert_array_equal(n, [len(g) for g in groups])
+    for i, group in enumerate(groups):
+        np.testing.assert_array_equal(
+            x[i], np.pad(group["x"], (0, longest - n[i]), constant_values=np.nan)
+        )
+        np.testing.assert_array_equal(
+            y[i], np.pad(group["y"], (0, longest - n[i]), constant_values=-1)
+        )
+    at = sum(len(g) for g in groups[:20])  # where the first step of a sequence stands
+    cut = len(table) // 2 + 1
+    place = chunks[20 // (rows or 10)].place(20 % (rows or 10))
+    assert f"{'ab'[at >= cut]}.parquet, row {at + 1 - cut * (at >= cut)} " in place
+    assert pickle.loads(pickle.dumps(source)).fingerprint() == source.fingerprint()
+    assert open_source(str(folder), sequences="who").fingerprint() != source.fingerprint()
+
+
+def test_sequences_of_integers_need_a_filling(steps):
+    folder, table = steps
+    source = open_source(str(folder), sequences="who")
+    with pytest.raises(
+        ValueError, match=r"shorter than the longest \(9 steps\) are filled up with nan.*fill="
+    ):
+        list(source.chunks([source["y"]], 10))
+    (y,) = source.head([source["y"].float()], 37)
+    assert np.isnan(y).sum() == 37 * 9 - len(table)
+    even = {"who": np.repeat([1, 2], 3), "y": np.arange(6)}
+    source = open_source(even, sequences="who")
+    np.testing.assert_array_equal(source.head([source["y"]], 2)[0], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_sequences_that_are_refused(steps):
+    table = steps[1]
+    with pytest.raises(ValueError, match="do not follow one another. Sort the data by 'who'"):
+        open_source(pd.concat([table[::2], table[1::2]]), sequences="who")
+    with pytest.raises(ValueError, match="has a column 'n_steps'"):
+        open_source(table.rename(columns={"y": "n_steps"}), sequences="who")
+    with pytest.raises(ValueError, match="there is no column 'z'"):
+        open_source(table, sequences="who", fill={"z": 0})
+    with pytest.raises(ValueError, match="there is no column 'how'"):
+        open_source(table, sequences="how")
+    with pytest.raises(ValueError, match="received both"):
+        open_source(table, sequences="who", groups="who")
+    with pytest.raises(ValueError, match="give sequences="):
+        open_source(table, fill={"y": 0})
+    lists = {"who": np.array([1, 1, 2]), "y": np.zeros((3, 2))}
+    with pytest.raises(TypeError, match="column 'y'"):
+        open_source(lists, sequences="who")["y"]
+
+
 # --- a sample is uniform ------------------------------------------------------------------------
 
 

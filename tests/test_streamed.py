@@ -428,14 +428,14 @@ REFUSED = {
     "prior from rows": (informed, (Y,), "the log prior depends on the rows"),
     "a parameter for each row": (own_means, (Y,), "'mu' depends on the number of rows"),
     "one sequence": (one_sequence, (Y,), "not the sum of those of two parts"),
-    "outside a support": (positive, (LATE,), "chunk 3 of 4 .row 501.: .*-3.0 at index .53,."),
+    "outside a support": (positive, (LATE,), "chunk 4 of 4 .row 501.: .*-3.0 at index .53,."),
     "no whole number, between those seen": (
-        yes, (np.where(np.arange(N) == 500, 0.5, BINARY),), "chunk 3 of 4 .row 501.: .*0.5 at index .53,.",
+        yes, (np.where(np.arange(N) == 500, 0.5, BINARY),), "chunk 4 of 4 .row 501.: .*0.5 at index .53,.",
     ),
-    "no simplex, of numbers seen": (shares, (PARTS,), "chunk 2 of 4 .row 401.: .*outside the support of Dirichlet"),
-    "infinite": (plain, (np.where(np.arange(N) == 300, np.inf, Y),), "chunk 2 of 4 .row 301.: .*infinite"),
+    "no simplex, of numbers seen": (shares, (PARTS,), "chunk 3 of 4 .row 401.: .*outside the support of Dirichlet"),
+    "infinite": (plain, (np.where(np.arange(N) == 300, np.inf, Y),), "chunk 3 of 4 .row 301.: .*infinite"),
     "missing in part": (
-        vectors, (np.where(np.arange(2 * N).reshape(N, 2) == 901, np.nan, X),), "missing in part, in chunk 3 of 4",
+        vectors, (np.where(np.arange(2 * N).reshape(N, 2) == 901, np.nan, X),), "missing in part, in chunk 4 of 4",
     ),
 }  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_processes(alone, tmp_path):
         assert few.summary is not None
         ours, theirs = (fit_mle(m, starts=1) for m in (few, Model(normal, X)))
         assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, rel=1e-12)
-        with pytest.raises(ValueError, match=r"chunk 8 of 13 \(row 401\): observed site 'x'"):
+        with pytest.raises(ValueError, match=r"chunk 9 of 13 \(row 401\): observed site 'x'"):
             model_of(np.where(np.arange(ROWS) == 400, np.inf, X), workers=pool)
         for process in list(pool._processes.values()):
             os.kill(process.pid, signal.SIGKILL)

@@ -11,10 +11,9 @@ from gallery import escaped, write
 from sphinx.application import Sphinx
 
 PAGE = Path(__file__).resolve().parents[1] / "reference" / "command_line.md"
-HEAD = """# Command line
+HEAD = """# Commands and options
 
-`pp-mlem COMMAND --help` prints what stands here. The README's section on the command line says how the commands belong
-together: `compare` writes a run folder, which `predict`, `bootstrap`, `profile` and `simulate` read.
+`pp-mlem COMMAND --help` prints what stands here. [Command line](../command_line.md) says how the commands belong together.
 """
 
 

@@ -1,7 +1,7 @@
 """A mixture of two normals, fitted to a folder of Parquet files by all processes that were started.
 
     srun python streamed_slurm.py 'data/*.parquet'     # see slurm.sh
-    mpirun -n 4 python streamed_slurm.py 'data/*.parquet'   # Open MPI before 5
+    mpirun -n 4 python streamed_slurm.py 'data/*.parquet'   # Open MPI, MPICH; needs mpi4py
     python streamed_slurm.py 'data/*.parquet'          # one process
     python streamed_slurm.py 'data/*.parquet' 127.0.0.1:9876 2 0 &   # by hand: coordinator, how many, which
     python streamed_slurm.py 'data/*.parquet' 127.0.0.1:9876 2 1
@@ -18,12 +18,13 @@ import jax
 
 def join(coordinator=None, count=None, rank=None):
     """Find the other processes, before JAX is first used."""
-    launched = "SLURM_STEP_NODELIST" in os.environ or "OMPI_MCA_orte_hnp_uri" in os.environ
-    if coordinator or launched:
+    by_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ or "PMI_SIZE" in os.environ
+    if coordinator or by_mpi or "SLURM_STEP_NODELIST" in os.environ:
         jax.distributed.initialize(
             coordinator,
             int(count) if count else None,
             int(rank) if rank else None,
+            cluster_detection_method="mpi4py" if by_mpi and not coordinator else None,
             heartbeat_timeout_seconds=30,  # after which the others end, too, where one is lost
         )
 

@@ -20,14 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from pp_mlem.base.factorisations import one_at_a_time
+from pp_mlem.base.machine import machine
 
 T = TypeVar("T")
 
 QUICK_WORK = 1e5  # of the lanes of a loop together, up to which optimised code does not pay
 SINGLE_WORK = 1e8  # of a function that runs a few times
 STEADY_WORK = 3e5  # of a recursion, from which the slower compiler's loops win
-LANE_WORK = 3e5  # beyond it starts run one after the other: none waits for the slowest
-TURN_WORK = 1e7  # up to which they do so within one computation
 LIGHT = 1e7  # numbers of the data times parameters squared, up to which derivatives are light
 
 
@@ -43,7 +42,9 @@ class Effort(Enum):
 
 @functools.cache
 def _options(effort: Effort) -> dict[str, Any]:
-    """Compiler options, those that this version of XLA knows."""
+    """Compiler options, those that this version of XLA knows; on an accelerator its own."""
+    if not machine().cpu:
+        return {}
     # A parallel reduction waits on a thread of its pool, as a batch of factorisations does: never both.
     options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if effort is not Effort.FULL:
@@ -67,7 +68,8 @@ def _is_known(name: str, value: Any) -> bool:
 
 def jit(function: Callable[..., Any], effort: Effort) -> Any:
     """`jax.jit` with this effort, for what belongs to no structure; else use `Kept`."""
-    return jax.jit(one_at_a_time(function), compiler_options=_options(effort))
+    function = one_at_a_time(function) if machine().cpu else function
+    return jax.jit(function, compiler_options=_options(effort))
 
 
 def in_turn(function: Callable[..., T], going: Any, arrays: tuple) -> T:
@@ -123,12 +125,12 @@ class Work:
     @property
     def side_by_side(self) -> bool:
         """Whether several starts run in one computation, at the same time."""
-        return self.sweep <= LANE_WORK
+        return self.sweep <= machine().lane_work
 
     @property
     def in_turn(self) -> bool:
         """Whether they run in one computation, one after the other."""
-        return LANE_WORK < self.sweep <= TURN_WORK
+        return machine().lane_work < self.sweep <= machine().turn_work
 
 
 def of_derivatives(numbers: int, parameters: int) -> Effort:

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pp_mlem.base.machine import machine
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.factors.base import Factor
 from pp_mlem.program.reading import Reading
 
-BLOCK_ROWS = 2048
-BLOCK_ELEMENTS = 2**17
+FEWEST_ROWS = 256  # of a block
 
 T = TypeVar("T")
 
@@ -33,11 +33,12 @@ class Rows:
     factors: tuple[str, ...] = ()
 
     def per_block(self, data: ProgramData) -> int:
-        """Rows per block: small enough that a block's statistics stay in cache."""
+        """Rows per block: on a CPU so few that a block's statistics stay in cache."""
         if not self.plate:
             return 0
         width = max((int(np.prod(s.value.shape[:-1])) for s in data.sites.values()), default=1)
-        size = min(BLOCK_ROWS, max(BLOCK_ELEMENTS // (8 * width), 256))
+        suits = machine()
+        size = min(suits.block_rows, max(suits.block_numbers // width, FEWEST_ROWS))
         return self.size if self.size <= 4 * size else size
 
     def blocks(self, data: ProgramData) -> int:

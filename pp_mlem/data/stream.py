@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pp_mlem.base.machine import machine
 from pp_mlem.sources import Column, Grouped, Source
 
-CHUNK_NUMBERS = 2**20  # of all columns together in one chunk
-MOST_ROWS, FEWEST_ROWS = 2**18, 2**10
+MOST_ROWS, FEWEST_ROWS = 2**18, 2**10  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def rows_in_chunk(count: int, numbers: int, wanted: int | None) -> int:
     no more. `numbers` are those of a row."""
     if wanted is not None:
         return min(wanted, count)
-    rows = int(np.clip(CHUNK_NUMBERS // max(numbers, 1), FEWEST_ROWS, MOST_ROWS))
+    held = machine().chunk_numbers
+    rows = int(np.clip(held // max(numbers, 1), FEWEST_ROWS, max(MOST_ROWS, held // 8)))
     return min(rows, count)
 
 

@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-PARALLEL_STATES = 32
+from pp_mlem.base.machine import machine
+
+PARALLEL_STATES, PARALLEL_LANES = 32, 64
 
 
 class Smoothed(NamedTuple):
@@ -366,15 +368,18 @@ def draw_product(key: jax.Array) -> Any:
     return partial(_draw, key)
 
 
-def in_sequence(states: int) -> bool:
+def in_sequence(states: int, lanes: int) -> bool:
     """Whether steps are summed one after the other: on a CPU, where that was measured to be
-    fastest, and anywhere for many states, whose matrix products would cost more."""
-    return jax.default_backend() == "cpu" or states > PARALLEL_STATES
+    fastest, and anywhere for many states, whose matrix products would cost more, and for many chains
+    (`lanes`), which keep the machine busy at every step."""
+    few = states <= PARALLEL_STATES and lanes <= PARALLEL_LANES
+    return not (machine().parallel_scans and few)
 
 
 def sum_paths(initial: Any, transition: Any, emission: Any, running: Any) -> jax.Array:
     """`sum_product` in the form that suits the machine."""
-    form = sum_product if in_sequence(emission.shape[1]) else sum_product_parallel
+    lanes = _width(initial, transition, emission, running)
+    form = sum_product if in_sequence(emission.shape[1], lanes) else sum_product_parallel
     return form(initial, transition, emission, running)
 
 

@@ -387,11 +387,11 @@ class StreamedModel(Model):
             where = re.search(r"at index \((\d+)", str(error))
             row = part.place(int(where[1])) if where else f"{part.place(0)} and on"
             raise ValueError(
-                f"chunk {part.number} of {self.stream.chunks} ({row}): {error}"
+                f"chunk {part.number + 1} of {self.stream.chunks} ({row}): {error}"
             ) from error
         if data.partly:
             raise ValueError(
-                f"observed site '{min(data.partly)}': vectors that are missing in part, in chunk {part.number} of {self.stream.chunks} ({part.place(0)} and "
+                f"observed site '{min(data.partly)}': vectors that are missing in part, in chunk {part.number + 1} of {self.stream.chunks} ({part.place(0)} and "
                 "on), are grouped by what is missing, which chunks are not. Write independent columns (to_event), or fit "
                 "model.subsample(rows)."
             )

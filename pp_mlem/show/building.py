@@ -49,8 +49,8 @@ def _data_of(given: Given, path: Path, floats: frozenset[str]) -> Data:
             f"--observe: labels of data that come in chunks, as those of {path} do, are an argument of the program: "
             "pass their column with --column, and observe the latent there (obs=)."
         )
-    if in_chunks or not is_one_table(path):
-        return OnDisk(opened(path), str(path), not in_chunks, floats)
+    if in_chunks or given.units or not is_one_table(path):
+        return OnDisk(opened(path, **given.units), str(path), not in_chunks, floats)
     return Table(read_table(path), str(path))
 
 

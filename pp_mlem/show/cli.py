@@ -87,6 +87,21 @@ ObserveOption = Annotated[
     list[str] | None,
     typer.Option("--observe", help="LATENT=COLUMN of known labels, empty where unknown."),
 ]
+GroupsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        help="The column by which rows are sorted into groups, which are numbered from 0.",
+    ),
+]
+SequencesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sequences",
+        help="The column by which rows, one a step, are sorted into sequences: columns are then (sequences, longest), "
+        "and n_steps the steps of each.",
+    ),
+]
 FixedOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,13 +152,17 @@ def show(
     set: SetOption = None,
     observe: ObserveOption = None,
     *,
+    groups: GroupsOption = None,
+    sequences: SequencesOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show how a model is read.
 
     Roles, what is summed out, each M-step and why. The model's file is run (imported and called with its data) to read it; nothing is fitted.
     """
-    commands.show_model(Given.of(model, data, column, set, observe), Output(json))
+    commands.show_model(
+        Given.of(model, data, column, set, observe, groups, sequences), Output(json)
+    )
 
 
 @app.command()
@@ -156,6 +175,8 @@ def compare(
     fixed: FixedOption = None,
     init: InitOption = "mixed",
     *,
+    groups: GroupsOption = None,
+    sequences: SequencesOption = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -190,7 +211,7 @@ def compare(
     finished, twice quits.
     """
     commands.compare_methods(
-        Given.of(model, data, column, set, observe),
+        Given.of(model, data, column, set, observe, groups, sequences),
         building.Held(fixed, init),
         commands.Asked(methods, starts, seed, chains, draws, loo, plots, labels),
         Output(json, quiet, out, overwrite),
@@ -331,6 +352,8 @@ def select(
     observe: ObserveOption = None,
     fixed: FixedOption = None,
     *,
+    groups: GroupsOption = None,
+    sequences: SequencesOption = None,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "em",
     starts: StartsOption = 10,
     seed: SeedOption = 0,
@@ -349,7 +372,7 @@ def select(
     Sizes are values of an argument of the program, as in --over K=1:6.
     """
     studies.select_size(
-        Given.of(model, data, column, set, observe), over, methods, starts=starts, seed=seed,
+        Given.of(model, data, column, set, observe, groups, sequences), over, methods, starts=starts, seed=seed,
         bootstrap=bootstrap, fixed=fixed, output=Output(json, quiet, out),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 from pp_mlem.base.free_memory import free_memory
 from pp_mlem.base.lazy import pa, pa_parquet
@@ -76,10 +76,10 @@ def _bytes_in_memory(path: Path) -> int:
     return max(size, NUMBER * held.num_rows * held.num_columns)
 
 
-def opened(path: Path) -> Source:
-    """Files as a source, with the option in the errors."""
+def opened(path: Path, **units: str) -> Source | Grouped:
+    """Files as a source, with the option in the errors; `units` as `open_source` takes them."""
     try:
-        return cast(Source, open_source(str(path)))
+        return open_source(str(path), **units)  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"--data: {error}") from None
 
@@ -89,7 +89,7 @@ class OnDisk:
     """Columns of files, handed on as such; as arrays where the rows are to be `in_memory`. Those among `floats` are
     read as floats, and those that some file holds as integers and another one as floats."""
 
-    source: Source
+    source: Source | Grouped
     name: str
     in_memory: bool
     floats: frozenset[str] = frozenset()
@@ -117,7 +117,8 @@ class OnDisk:
 
     def _differs(self, name: str) -> bool:
         """Whether files hold the column as numbers of several kinds."""
-        parts = [p for p in self.source.parts if p.known != 0 and name in p.fields]
+        rows = self.source.rows if isinstance(self.source, Grouped) else self.source
+        parts = [p for p in rows.parts if p.known != 0 and name in p.fields]
         kinds = {p.fields[name].kind for p in parts}
         return len(kinds) > 1 and OTHER not in kinds
 

@@ -13,14 +13,23 @@ from typing import Any
 @dataclass(frozen=True)
 class Given:
     """A model and its data, as the options name them; a column's name may hold commas and spaces. `data` is a file,
-    folder or glob; `in_chunks` whether a run has read it so, None where it is not that of a run."""
+    folder or glob; `groups` and `sequences` the column whose values tell the units, as `open_source` has them;
+    `in_chunks` whether a run has read it so, None where it is not that of a run."""
 
     model: str
     data: Path | None = None
     columns: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     observe: tuple[str, ...] = ()
+    groups: str | None = None
+    sequences: str | None = None
     in_chunks: bool | None = None
+
+    @property
+    def units(self) -> dict[str, str]:
+        """What `open_source` is told of the units, where they are not the rows."""
+        said = {"groups": self.groups, "sequences": self.sequences}
+        return {option: column for option, column in said.items() if column}
 
     @classmethod
     def of(
@@ -30,14 +39,34 @@ class Given:
         columns: Iterable[str] | None,
         settings: Iterable[str] | None,
         observe: Iterable[str] | None,
+        groups: str | None = None,
+        sequences: str | None = None,
     ) -> Given:
         """The options, each pair checked for its form."""
-        given = cls(model, data, tuple(columns or ()), tuple(settings or ()), tuple(observe or ()))
+        given = cls(
+            model,
+            data,
+            tuple(columns or ()),
+            tuple(settings or ()),
+            tuple(observe or ()),
+            groups,
+            sequences,
+        )
+        if groups and sequences:
+            raise ValueError(
+                "--groups, --sequences: received both; the units are one or the other."
+            )
         named(given.columns, "--column")
         named(given.settings, "--set")
         named(given.observe, "--observe")
-        for pairs, option in ((given.columns, "--column"), (given.observe, "--observe")):
-            if pairs and data is None:
+        of_data = {
+            "--column": columns,
+            "--observe": observe,
+            "--groups": groups,
+            "--sequences": sequences,
+        }
+        for option, said in of_data.items():
+            if said and data is None:
                 raise ValueError(f"{option} names columns of --data FILE, which is missing.")
         return given
 

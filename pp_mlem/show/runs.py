@@ -83,6 +83,8 @@ class Run:
             "column": list(given.columns),
             "set": list(given.settings),
             "observe": list(given.observe),
+            "groups": given.groups,
+            "sequences": given.sequences,
             **options,
             "methods": [],
         }
@@ -155,6 +157,8 @@ class Run:
             columns or (record["column"] if own is not None or data is not None else None),
             [*record["set"], *(settings or ())],
             observe or (record["observe"] if data is None else None),
+            record.get("groups"),
+            record.get("sequences"),
         )
         return replace(given, in_chunks=record.get("data_in_chunks") if data is None else None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,8 +43,8 @@ class Grouped:
     def __repr__(self) -> str:
         return f"Grouped({self.describe()})"
 
-    def __getitem__(self, key: str | list[str]) -> GroupColumn:
-        """A column by its name, several as a matrix by a list of names; `by` is the number of a row's group."""
+    def __getitem__(self, key: str | list[str] | slice) -> GroupColumn:
+        """A column by its name, several as a matrix by a list of names, all by [:]; `by` is the number of a row's group."""
         column = self.rows[key]
         kind = NUMBER if column.names == (self.by,) and not column.matrix else ROW
         return GroupColumn(self, column.names, column.matrix, kind=kind)  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ class Grouped:
         """Chunks `begin` to `end` (excluded), each of `units` groups; `rows` is that number."""
         end = self.chunk_count if end is None else min(end, self.chunk_count)
         ranges = [(int(self.cuts[i]), int(self.cuts[i + 1])) for i in range(begin, end)]
-        parts = self._between(columns, ranges, ahead)
+        parts = self.spans(columns, ranges, ahead)
         for i, (own, (first, last)) in enumerate(zip(parts, ranges, strict=True), begin):
             arrays, place = own
             padded = tuple(
@@ -146,7 +146,7 @@ class Grouped:
 
     def between(self, columns: Sequence[Column], first: int, last: int) -> tuple[np.ndarray, ...]:
         """The groups from one number to another (excluded), nothing filled up."""
-        (found, _), *_ = self._between(columns, [(first, last)], 0)
+        (found, _), *_ = self.spans(columns, [(first, last)], 0)
         return found
 
     def head(self, columns: Sequence[Column], groups: int) -> tuple[np.ndarray, ...]:
@@ -161,7 +161,7 @@ class Grouped:
         rng = np.random.default_rng([seed, OWN])
         chosen = np.sort(rng.choice(self.count(), wanted, replace=False))
         ranges = [(int(g), int(g) + 1) for g in chosen]
-        held = [arrays for arrays, _ in self._between(columns, ranges, 2)]
+        held = [arrays for arrays, _ in self.spans(columns, ranges, 2)]
         found = [np.concatenate(a) for a in zip(*held, strict=True)]
         sizes = np.diff(self.starts)[chosen]
         for i, column in enumerate(columns):
@@ -179,13 +179,13 @@ class Grouped:
             f"groups: the program reads no column that tells the groups; pass source['{self.by}'], which numbers them."
         )
 
-    def _between(
+    def spans(
         self, columns: Sequence[Column], ranges: list[tuple[int, int]], ahead: int
-    ) -> Iterator[tuple[tuple[np.ndarray, ...], Callable[[int], str]]]:
+    ) -> Generator[tuple[tuple[np.ndarray, ...], Callable[[int], str]], None, None]:
         """For every range of groups, in increasing order, the arrays of its rows, and where each row stands."""
         if not ranges:
             return
-        plain = [self.rows[list(c.names) if c.matrix else c.names[0]] for c in columns]
+        plain = [Column(self.rows, c.names, c.matrix, c.as_float) for c in columns]
         begin = int(self.starts[ranges[0][0]]) // PIECE
         held: list[Chunk] = []
         with contextlib.closing(self.rows.chunks(plain, PIECE, begin, None, ahead)) as chunks:

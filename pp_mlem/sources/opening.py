@@ -22,6 +22,7 @@ from pp_mlem.sources.memory import is_frame, is_table, memory_part
 from pp_mlem.sources.npy import Npy
 from pp_mlem.sources.parquet import Parquet
 from pp_mlem.sources.parts import Part
+from pp_mlem.sources.sequences import sequences_of
 from pp_mlem.sources.source import Source, shortened
 
 EXPECTED = (
@@ -38,6 +39,8 @@ def open_source(
     decimal: str | None = None,
     chunk_rows: int | None = None,
     groups: str | None = None,
+    sequences: str | None = None,
+    fill: Mapping[str, float] | None = None,
 ) -> Source | Grouped:
     """Data to be read in chunks, from what holds them.
 
@@ -51,6 +54,9 @@ def open_source(
         chunk_rows: rows that a fit takes at a time; by default so many that a chunk is a few megabytes.
         groups: a column by which the rows are sorted: chunks then hold whole groups, which are the units of a fit, and
             `source[groups]` is the number of a row's group within its chunk; see `Grouped`.
+        sequences: a column by which the rows, one for each step, are sorted: `source["y"]` is then (sequences, longest), the
+            sequences are the units of a fit, and `source["n_steps"]` (sequences,) the steps of each.
+        fill: with `sequences`, by column what follows the end of a shorter sequence, in place of NaN.
 
     Raises:
         ValueError: for a path that matches nothing, files that cannot be read, no rows at all, columns of
@@ -58,6 +64,19 @@ def open_source(
         TypeError: for anything else.
         ImportError: where pyarrow is needed and not installed.
     """
+    if sequences is not None:
+        if groups is not None:
+            raise ValueError("groups, sequences: received both; the units are one or the other.")
+        if chunk_rows is not None:
+            check_counts(chunk_rows=chunk_rows)
+        steps = open_source(what, sep=sep, decimal=decimal, groups=sequences)
+        if not isinstance(steps, Grouped):
+            raise TypeError("sequences: expected a source of rows.")
+        return replace(sequences_of(steps, dict(fill or {})), chunk_rows=chunk_rows)
+    if fill is not None:
+        raise ValueError(
+            "fill: it says what follows the end of sequences; give sequences=, the column that tells them apart."
+        )
     if groups is not None:
         found = open_source(what, sep=sep, decimal=decimal, chunk_rows=chunk_rows)
         if not isinstance(found, Source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn
@@ -94,7 +94,12 @@ class Source:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(self._first.fields)
+        return tuple(self.fields)
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """What the columns hold, by their names; see `field` for widths that no schema tells."""
+        return self._first.fields
 
     @property
     def _first(self) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -93,8 +94,12 @@ class Chain(Step):
 
     @property
     def entries(self) -> int:
-        lanes = [self.layout.sizes[a] for a in (*self.plates, *self.above)]
-        return self.length * self.size * int(np.prod(lanes or [1]))
+        return self.length * self.size * self.lanes
+
+    @property
+    def lanes(self) -> int:
+        """Chains that are summed side by side."""
+        return math.prod(self.layout.sizes[a] for a in (*self.plates, *self.above))
 
     def told(self, reading: Reading) -> Iterator[str]:
         sizes = " x ".join(str(n) for n in self.sizes)
@@ -108,7 +113,8 @@ class Chain(Step):
             text += f", for each of {', '.join(sorted(self.plates))}"
         if self.above:
             text += f" and each value of {', '.join(self.above)}"
-        how = "one step after the other" if in_sequence(self.size) else "all steps in parallel"
+        sequential = in_sequence(self.size, self.lanes)
+        how = "one step after the other" if sequential else "all steps in parallel"
         yield f"{text}; scaled, {how}"
 
     @property

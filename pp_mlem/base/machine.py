@@ -1,0 +1,56 @@
+"""What suits the processor that JAX computes on: a CPU, or an accelerator (GPU, TPU)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Sizes by which work is cut, and what the compiler is asked.
+
+    block_rows, block_numbers: at most, of a block of rows of in-memory data that is swept at once. On a CPU it stays in
+        the cache of a core; an accelerator has thousands of lanes to keep busy.
+    chunk_numbers: of all columns of a chunk of data on disk: some megabytes, or enough for a kernel to be worth its launch and
+        the copy to the device.
+    lane_work: multiplications of a sweep beyond which starts run one after the other, up to `turn_work` within one
+        computation. A core is busy with one of them; an accelerator is not, and takes them side by side.
+    parallel_scans: whether the steps of a few chains of few states are summed by a parallel prefix scan (depth: the
+        logarithm of the steps) in place of one after the other.
+    cpu: whether XLA's options for CPUs, and what works around its thread pool, are of any use.
+    """
+
+    block_rows: int
+    block_numbers: int
+    chunk_numbers: int
+    lane_work: float
+    turn_work: float
+    parallel_scans: bool
+    cpu: bool
+
+
+CPU = Machine(
+    block_rows=2**11,
+    block_numbers=2**14,
+    chunk_numbers=2**20,
+    lane_work=3e5,
+    turn_work=1e7,
+    parallel_scans=False,
+    cpu=True,
+)
+ACCELERATOR = Machine(
+    block_rows=2**20,
+    block_numbers=2**24,
+    chunk_numbers=2**24,
+    lane_work=1e9,
+    turn_work=1e9,
+    parallel_scans=True,
+    cpu=False,
+)  # by what such devices hold and launch; measured on none yet
+
+
+def machine() -> Machine:
+    """That of JAX's default backend."""
+    return CPU if jax.default_backend() == "cpu" else ACCELERATOR

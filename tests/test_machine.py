@@ -1,0 +1,77 @@
+"""What an accelerator would be given computes the same: its sizes and recursion, on the CPU that is here."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.contrib.control_flow import scan
+
+from pp_mlem import Model, fit_em
+from pp_mlem.base import machine as machines
+from pp_mlem.marginal import recursions
+from pp_mlem.marginal.recursions import PARALLEL_LANES, PARALLEL_STATES, in_sequence
+
+rng = np.random.default_rng(2)
+X = rng.normal(size=30_000) + 4 * (rng.random(30_000) < 0.4)
+COUNTS = rng.poisson(np.where(np.arange(60) // 15 % 2, 8.0, 2.0)).astype(float)
+COUNTS[17] = np.nan
+
+
+def mixture(x, K=2):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([K]).to_event(1))
+    s = numpyro.sample("s", dist.LogNormal(0, 1).expand([K]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(mu[z], s[z]), obs=x)
+
+
+def chain(x, K=2):
+    P = numpyro.sample("P", dist.Dirichlet(jnp.ones((K, K))).to_event(1))
+    rate = numpyro.sample("rate", dist.Gamma(2, 0.1).expand([K]).to_event(1))
+
+    def step(z, x_t):
+        z = numpyro.sample("z", dist.Categorical(P[z]))
+        numpyro.sample("x", dist.Poisson(rate[z]), obs=x_t)
+        return z, None
+
+    scan(step, 0, x)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Sizes and recursion of an accelerator; compiled for the CPU."""
+    device = machines.Machine(**{**vars(machines.ACCELERATOR), "cpu": True})
+    monkeypatch.setattr(machines, "CPU", device)
+
+
+@pytest.mark.parametrize(("program", "data"), [(mixture, X), (chain, COUNTS)])
+def test_an_accelerator_fits_the_same(program, data, request):
+    here = fit_em(Model(program, data), starts=3)
+    posterior = here.posterior()["z"]
+    request.getfixturevalue("accelerator")
+    taken, parallel = [], recursions.sum_product_parallel
+    spy = lambda *given: taken.append(1) or parallel(*given)  # noqa: E731
+    request.getfixturevalue("monkeypatch").setattr(recursions, "sum_product_parallel", spy)
+    model = Model(program, data)
+    assert ("all steps in parallel" in str(model)) == (program is chain)
+    there = fit_em(model, starts=3)
+    assert bool(taken) == (program is chain)
+    assert there.status == here.status == "converged"
+    assert there.log_likelihood == pytest.approx(here.log_likelihood, rel=1e-12)
+    order = np.argsort(next(v for n, v in there.params.items() if n in ("mu", "rate")))
+    own = np.argsort(next(v for n, v in here.params.items() if n in ("mu", "rate")))
+    found = model.posterior(there.params)["z"][..., order]
+    np.testing.assert_allclose(found, posterior[..., own], atol=1e-6)
+
+
+def test_chains_are_summed_in_parallel_where_that_pays(accelerator):
+    assert not in_sequence(2, 1) and not in_sequence(PARALLEL_STATES, PARALLEL_LANES)
+    assert in_sequence(PARALLEL_STATES + 1, 1) and in_sequence(2, PARALLEL_LANES + 1)
+
+
+def test_a_cpu_sums_step_by_step():
+    assert in_sequence(2, 1)
