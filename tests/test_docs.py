@@ -52,7 +52,7 @@ def given_to(page: Path) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_page(page, tmp_path, monkeypatch):
+def test_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         if page.name != "README.md":  # a page may show what is warned of
@@ -60,6 +60,9 @@ def test_page(page, tmp_path, monkeypatch):
         with page_run(page, given_to(page), SMALLER.get(page.name)) as defined:
             if page.name == "README.md":
                 check_readme(defined)
+            if page.name == "index.md":  # what the landing page prints is what is printed
+                (told,) = re.findall(r"^```text\n(.*?)^```", page.read_text(), re.S | re.M)
+                assert told in capsys.readouterr().out
     plt.close("all")
 
 
