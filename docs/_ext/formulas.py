@@ -12,14 +12,19 @@ FUNCTIONS = {"exp", "log", "sin", "cos", "min", "max", "tanh"}
 SIGNS = {
     "~": r"\sim ", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "->": r"\to ", "...": r"\ldots ",
     "..": r"\ldots ", "*": r"\,", "|": r"\mid ", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&",
-    "#": r"\#", "$": r"\$", "_": r"\_", "\\": r"\backslash ",
+    "#": r"\#", "$": r"\$", "_": r"\_", "\\": r"\backslash ", "`": "",
 }  # fmt: skip
 TOKEN = re.compile(r"\s+|[A-Za-z]+|\d+(?:\.\d+)?|<=|>=|!=|->|\.\.\.?|.", re.S)
 
 
 def is_formula(paragraph: str) -> bool:
-    """Whether a paragraph of a docstring states how variables are distributed."""
-    return bool(re.match(r"[\w(](?:(?!\. )[^~]){0,60} ~ ", paragraph))
+    """Whether a paragraph of a docstring states how variables are distributed, or what they are: a variable,
+    then ~, = or ->, and no sentences."""
+    found = re.match(r"([\w(].{0,60}?) (?:~|=|->) ", paragraph)
+    if found is None or re.search(r"[\w)]\.\s+[A-Z]", paragraph):
+        return False
+    words = re.findall(r"(?<!\S)[A-Za-z]{2,}(?!\S)", found[1])
+    return len([w for w in words if w not in GREEK]) <= 1
 
 
 def latex(paragraph: str) -> str:
@@ -28,13 +33,19 @@ def latex(paragraph: str) -> str:
     Statements are parted by a comma with two spaces, or with the end of a line. A remark in words
     after a statement has a line of its own.
     """
-    parted = re.sub(r"(?<=\)), (?=[A-Za-z]+ [a-z]+ )", ",\n", paragraph.strip())
+    remark = r"(?<=\)), (?=[A-Za-z]+ [a-z]+ )|, (?=(?:else|otherwise|and) )"
+    parted = re.sub(remark, ",\n", paragraph.strip())
     statements = [s for s in re.split(r"(?<=,)(?:\s*\n\s*|\s{2,})", parted) if s]
-    rows = [
-        r"&\sim ".join(line(s).split(r"\sim ", 1)) if "~" in s else rf"&\quad {line(s)}"
-        for s in statements
-    ]
+    rows = [aligned(line(s)) for s in statements]
     return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
+
+
+def aligned(statement: str) -> str:
+    """With the mark of alignment before what it says; a remark begins a little after it."""
+    there = [p for sign in (r"\sim ", "=", r"\to ") if (p := statement.find(sign)) >= 0]
+    if not there:
+        return rf"&\quad {statement}"
+    return f"{statement[: min(there)]}&{statement[min(there) :]}"
 
 
 def line(text: str) -> str:
@@ -110,6 +121,8 @@ class Writer:
         indices = []
         if re.fullmatch(r"\d+", self.peek()):  # b0
             indices.append(self.take())
+        star = self.peek() == "*" and self.peek(1) == "_"  # y*_i
+        self.place += star
         if self.peek() == "_" and (self.peek(1).isalnum() or self.peek(1) == "{"):
             self.take()
             indices.append(self.script())
@@ -121,7 +134,7 @@ class Writer:
             base = r"\text{" + token + "}"
         if not indices:
             return base + " " if base.startswith("\\") and not base.endswith("}") else base
-        return base + "_{" + ",".join(indices) + "}"
+        return base + "^{*}" * star + "_{" + ",".join(indices) + "}"
 
     def script(self) -> str:
         """An index or an exponent: in braces, a few letters and digits, or a word."""
