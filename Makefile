@@ -1,4 +1,4 @@
-# The two commands of the README: `make` runs the main job, `make test` passes the tests.
+# `make` runs the main job, `make test` passes the tests, `make docs` builds the documentation, `make dist` the package.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -13,6 +13,7 @@ test: install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 docs: $(VENV)/installed-docs
+	rm -rf docs/_build
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 
