@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.domains.python import PyObject
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
@@ -45,6 +46,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 # --- reference ---
+add_module_names = False
 default_role = "py:obj"
 smartquotes_action = "D"  # dashes only: quotes of code stay what they are
 autodoc_member_order = "bysource"
@@ -55,6 +57,12 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+CALLED = {
+    "pp_mlem.Model",
+    "pp_mlem.sklearn.Mixture",
+    "pp_mlem.sklearn.HMM",
+}  # classes of the user's
 
 # --- look ---
 html_theme = "furo"
@@ -109,7 +117,10 @@ def leave_out_absent(app, docname, source):
 
 
 def signature_of_init(app, what, name, obj, options, signature, result):
-    """A class that chooses among its kinds in __new__ is called as its __init__ says."""
+    """A class that chooses among its kinds in __new__ is called as its __init__ says; one that only functions
+    make shows no call."""
+    if what == "class" and name not in CALLED:
+        return "", None
     if what == "class" and "__new__" in vars(obj):
         own = inspect.signature(obj.__init__)
         parameters = [p.replace(annotation=p.empty) for p in list(own.parameters.values())[1:]]
@@ -134,3 +145,6 @@ def setup(app):
     app.connect("autodoc-process-signature", signature_of_init)
     app.connect("object-description-transform", without_empty_types, priority=900)
     app.connect("build-finished", copy_mathjax)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"

@@ -24,8 +24,34 @@ def plain(text: str) -> str:
     return "".join(parts)
 
 
+def each_alone(lines: list[str]) -> list[str]:
+    """Attributes that are described together, each by itself, as napoleon does with arguments."""
+    found, i = [], 0
+    while i < len(lines):
+        entry = re.fullmatch(r"(\s+)((?:\w+, )+\w+): (.*)", lines[i])
+        indent = len(lines[i]) - len(lines[i].lstrip())
+        end = i + 1
+        while end < len(lines) and len(lines[end]) - len(lines[end].lstrip()) > indent:
+            end += 1
+        if entry is None:
+            end = i + 1
+            found.append(lines[i])
+        else:
+            for name in entry[2].split(", "):
+                found += [f"{entry[1]}{name}: {entry[3]}", *lines[i + 1 : end]]
+        i = end
+    return found
+
+
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Blocks of examples are left alone."""
+    if "Attributes:" in lines:
+        start = lines.index("Attributes:") + 1
+        end = next(
+            (i for i in range(start, len(lines)) if lines[i] and not lines[i].startswith(" ")),
+            len(lines),
+        )
+        lines[start:end] = each_alone(lines[start:end])
     blocks, inside = [[]], False
     for line in lines:
         example = line.lstrip().startswith(">>>") or (inside and bool(line.strip()))
