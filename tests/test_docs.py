@@ -24,6 +24,9 @@ from pp_mlem.show.catalogue import find_model
 matplotlib.use("Agg")
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
+sys.path.insert(0, str(DOCS))
+import check_links  # noqa: E402
+import docstrings  # noqa: E402
 import formulas  # noqa: E402
 import gallery  # noqa: E402
 
@@ -118,6 +121,42 @@ def test_one_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_front_pages(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / link).exists(), link
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<p id="here"><a href="b.html#there">1</a><a href="b.html#gone">2</a><a href="c.html">3</a>'
+        '<a href="#here">4</a><a href="https://example.org/x">5</a></p>'
+        '<script src="https://example.org/x.js"></script><img src="data:image/png;base64,AA">'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="there"></h1><link rel="next" href="a.html">')
+    assert check_links.problems(tmp_path) == [
+        "a.html: loads https://example.org/x.js",
+        "a.html: b.html#gone has no such place in its page",
+        "a.html: c.html leads nowhere",
+    ]
+
+
+def test_docstrings_are_plain_text():
+    text = "An array (*plates, values) of `p_`; P>|z| of means_, doi:10.1000/x."
+    expected = (
+        r"An array (\*plates, values) of `p_`; P>\|z\| of means\_, "
+        "`doi:10.1000/x <https://doi.org/10.1000/x>`__."
+    )
+    assert docstrings.plain(text) == expected
+    lines = ["Head.", "", "Attributes:", "    low, high: limits", "        of it.", "    n: size."]
+    docstrings.process(None, "class", "x", None, None, lines)
+    assert lines[3:] == ["    low: limits", "        of it.", "    high: limits", "        of it.",
+                         "    n: size."]  # fmt: skip
+    example = ["Text *a*.", "", ">>> f(*a)", "2", "", "More *b*."]
+    docstrings.process(None, "function", "x", None, None, example)
+    assert example == [r"Text \*a\*.", "", ">>> f(*a)", "2", "", r"More \*b\*."]
 
 
 # --- the gallery ----------------------------------------------------------------------------------

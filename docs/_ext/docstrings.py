@@ -7,9 +7,10 @@ name; a DOI is a link.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 CODE = re.compile(r"(``.+?``|`[^`]+`)", re.S)
 DOI = re.compile(r"doi:(10\.\S+?)(?=[,.;)]*(?:\s|$))")
