@@ -75,3 +75,16 @@ def test_chains_are_summed_in_parallel_where_that_pays(accelerator):
 
 def test_a_cpu_sums_step_by_step():
     assert in_sequence(2, 1)
+
+
+def test_sums_in_float32_keep_their_digits():
+    """Over many blocks of rows: value and statistics within what float32 can hold of those in float64."""
+    x = np.tile(X, 20)
+    at = {"w": np.array([0.6, 0.4]), "mu": np.array([0.0, 4.0]), "s": np.array([1.0, 1.0])}
+    double, single = Model(mixture, x), Model(mixture, x, dtype="float32")
+    exact = double.log_likelihood(at)
+    assert abs(single.log_likelihood(at) - exact) <= 2 * np.spacing(np.float32(-exact))
+    found = fit_em(single, init=at, max_iter=1).params
+    expected = fit_em(double, init=at, max_iter=1).params
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=3e-5, atol=3e-5)
