@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import re
 import shutil
 import sys
 import tomllib
@@ -106,16 +105,6 @@ def copy_outside(app):
         shutil.copy2(notebook, folder)
 
 
-def leave_out_absent(app, docname, source):
-    """The landing page lists pages only where they are there."""
-    if docname == "index":
-        lines = source[0].split("\n")
-        pages = [re.search(r"[\w/]+\.md", line) for line in lines]
-        made = {"gallery/index.md", "reference/command_line.md"}
-        there = [p is None or p[0] in made or (HERE / p[0]).exists() for p in pages]
-        source[0] = "\n".join(line for line, kept in zip(lines, there, strict=True) if kept)
-
-
 def signature_of_init(app, what, name, obj, options, signature, result):
     """A class that chooses among its kinds in __new__ is called as its __init__ says; one that only functions
     make shows no call."""
@@ -141,7 +130,6 @@ def without_empty_types(app, domain, objtype, content):
 
 def setup(app):
     app.connect("builder-inited", copy_outside)
-    app.connect("source-read", leave_out_absent)
     app.connect("autodoc-process-signature", signature_of_init)
     app.connect("object-description-transform", without_empty_types, priority=900)
     app.connect("build-finished", copy_mathjax)
