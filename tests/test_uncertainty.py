@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from pp_mlem import Model, fit_em, fit_map, fit_mle, fit_nuts
+from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
 from pp_mlem.show.catalogue import find_model
 
 DEATHS = np.repeat(np.arange(10), [162, 267, 271, 185, 111, 61, 27, 8, 3, 1])
@@ -365,3 +365,30 @@ def test_columns_of_a_table_are_drawn_anew():
     assert np.nanmax(np.abs(drawn - at["mu"])) < 5  # each in its own column
     assert np.abs(drawn[:, 1] - drawn[:, 1].round()).max() > 0.01
     assert fit_mle(model).bootstrap(5, kind="parametric", seed=0).estimates.shape == (5, 2)
+
+
+def test_more_scalars_than_a_matrix_is_computed_of(monkeypatch, tmp_path):
+    """Estimates without standard errors and the reason, not a matrix that no memory holds."""
+    monkeypatch.setattr("pp_mlem.diagnose.uncertainty.MOST_SCALARS", 4)
+    monkeypatch.setattr("pp_mlem.fit.point.MOST_SCALARS", 4)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 6))
+
+    def program(x):
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([x.shape[1]]).to_event(1))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.Normal(mu, 1.0).to_event(1), obs=x)
+
+    fit = fit_em(Model(program, x))
+    table = fit.summary()
+    np.testing.assert_allclose(table["coef"], x.mean(0))
+    assert table["std err"].isna().all() and (table["note"].str.contains("6 free scalars")).all()
+    assert "6 free scalars" in fit.estimate(lambda p: p["mu"].sum()).reason
+    assert np.isnan(fit.estimate(lambda p: p["mu"].sum()).standard_error)
+    with pytest.raises(ValueError, match="covariance: 6 free scalars"):
+        fit.covariance()
+    with pytest.raises(ValueError, match="missing_information: 6 free scalars"):
+        fit.missing_information()
+    assert "EM" in str(compare({"EM": fit}))
+    again = load(fit.save(tmp_path / "fit.nc"))
+    pd.testing.assert_frame_equal(pd.DataFrame(again.summary()), pd.DataFrame(table))

@@ -267,7 +267,7 @@ class _Tally:
         for name, value in params.items():
             away = np.abs(np.stack([p[name] for p in self.kept]) - value)
             scales[name] = np.median(away, 0) + 1e-12 + 1e-6 * np.abs(value).mean()
-        some = (align(p, dict(params), groups, model, scales) for p in self.kept)
+        some = (align(dict(p), dict(params), groups, model, scales) for p in self.kept)
         return np.stack([self.scalars(p) for p in some])
 
 

@@ -24,6 +24,7 @@ from pp_mlem.target.target import Target
 
 KINDS = ("observed", "sandwich", "opg")
 COLUMNS_AT_ONCE = 16
+MOST_SCALARS = 4_000  # whose information matrix is computed: 128 MB, and as many passes as scalars
 CHAIN_ENTRIES = 2**22  # of all columns at once: what their recursions hold stays near 1 GB
 EDGE = 1e-5
 SADDLE = 1e-7
@@ -50,6 +51,22 @@ class Covariance:
     reasons: dict[str, str]
     kind: str
     flat: np.ndarray | None = None
+
+    @classmethod
+    def of_too_many(cls, names: tuple[str, ...], size: int, kind: str) -> Covariance:
+        """NaN of all, which takes no memory, where the matrix would be too large."""
+        reason = (
+            f"{len(names):,} free scalars, and an information matrix is computed of up to "
+            f"{MOST_SCALARS:,}; hold some (fixed=), or draw from the posterior"
+        )
+        matrix = np.broadcast_to(np.nan, (len(names), len(names)))
+        free = np.broadcast_to(np.nan, (size, size))
+        return cls(names, matrix, free, dict.fromkeys(names, reason), kind)
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it was not computed, for its size."""
+        return len(self.names) > MOST_SCALARS
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,9 @@ def delta_method(
     """
     check_level(level)
     value, slope = _function_at(target, vector, function)
+    if covariance.too_large:
+        none = np.full(value.shape, np.nan)
+        return Estimate(value, none, none, none, level, next(iter(covariance.reasons.values())))
     variance = np.einsum("ij,jk,ik->i", slope, covariance.free, slope)
     _, jacobian = natural_scale(target, vector)
     bad, reason = _untold(covariance, slope, jacobian)

@@ -270,6 +270,11 @@ class Fit(Pictures, abc.ABC):
                 or 200 parametric replicates).
         """
         details = self.covariance_details(kind)
+        if details.too_large:
+            raise ValueError(
+                f"covariance: {len(details.names):,} free scalars, whose matrix would be too large; `estimate` and "
+                "`draw_table` tell of functions of them where there are draws."
+            )
         return pd.DataFrame(details.matrix, index=details.names, columns=details.names)
 
     def standard_errors(self, kind: str = "observed") -> pd.Series:

@@ -29,6 +29,7 @@ from pp_mlem.diagnose.profile import ProfileInterval, profile_interval
 from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation, without_errors
 from pp_mlem.diagnose.uncertainty import (
+    MOST_SCALARS,
     Covariance,
     Estimate,
     covariance_at,
@@ -205,6 +206,8 @@ class PointFit(Fit):
 
     def _covariance(self, kind: str) -> Covariance:
         """NaN where there is no maximum for a curvature to be that of."""
+        if len(self.scalar_names) > MOST_SCALARS:
+            return Covariance.of_too_many(self.scalar_names, len(self.vector), kind)
         with self.computing("covariance") as target:
             covariance = covariance_at(target, self.vector, kind)
             names = covariance.names
@@ -403,6 +406,8 @@ class PointFit(Fit):
 
         def make() -> MissingInformation:
             details = self.covariance_details("observed")
+            if details.too_large:
+                raise ValueError(f"missing_information: {next(iter(details.reasons.values()))}.")
             with self.computing("missing_information") as target:
                 return missing_information_at(target, self.vector, details, self.slope < SETTLED)
 
@@ -470,6 +475,8 @@ class PointFit(Fit):
         """Vectors (draws, size) and their log density, up to a constant; along what has no standard error
         all are at the estimate."""
         details = self.covariance_details("observed")
+        if details.too_large:
+            return np.broadcast_to(self.vector, (draws, len(self.vector))), np.zeros(draws)
         free = np.where(np.isfinite(details.free), details.free, 0.0)
         scale = np.sqrt(np.maximum(np.diag(free), 0.0))
         scale = np.where(scale > 0, scale, 1.0)

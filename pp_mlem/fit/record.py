@@ -68,7 +68,7 @@ def _check_sizes(path: str | Path, record: Mapping[str, Any]) -> None:
         raise damaged(path, f"{sum(a.size for a in free)} free values for {size} scalars")
     for name in ("covariance", "start_scalars"):
         array = record.get(name)
-        if array is not None and (array.ndim != 2 or array.shape[1] != size):
+        if array is not None and array.size and (array.ndim != 2 or array.shape[1] != size):
             raise damaged(path, f"'{name}' has shape {array.shape} for {size} scalars")
     if record["vector"].ndim != 1:
         raise damaged(path, f"'vector' has shape {record['vector'].shape}")

@@ -139,9 +139,9 @@ def _record_of(fit: Fit) -> Record:
             record[f.name] = getattr(fit, f.name)
     record |= {
         "names": list(fit.params),
-        "covariance": covariance.matrix,
-        "covariance_free": covariance.free,
-        "reasons": covariance.reasons,
+        "covariance": np.zeros((0, 0)) if covariance.too_large else covariance.matrix,
+        "covariance_free": np.zeros((0, 0)) if covariance.too_large else covariance.free,
+        "reasons": {} if covariance.too_large else covariance.reasons,
         "classification": fit.classification,
         "fingerprint": fit.fingerprint,
         "bounds": np.stack(fit.bounds),
@@ -194,10 +194,13 @@ def _of_record(tree: xr.DataTree, record: Record, model: Model | None) -> Fit:
             fields[f.name] = _FORMS[f.name].read(record, tree)
         elif f.name in record:  # an older file may lack what has a default
             fields[f.name] = record[f.name]
+    names = fields["scalar_names"]
     covariance = Covariance(
-        fields["scalar_names"], record["covariance"], record["covariance_free"],
+        names, record["covariance"], record["covariance_free"],
         record["reasons"], "observed", record.get("covariance_flat"),
     )  # fmt: skip
+    if covariance.too_large and not record["covariance"].size:
+        covariance = Covariance.of_too_many(names, np.shape(record["vector"])[-1], "observed")
     stored = Stored(
         tree,
         record.get("fingerprint"),
