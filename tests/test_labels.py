@@ -761,3 +761,18 @@ def test_what_is_alike_in_all_components_has_one_vote():
     other = near | {"sd": np.array([[0.9, 0.9], [1.1, 1.1]])}
     for params in (other, {k: v[::-1] for k, v in other.items()}):
         assert np.array_equal(align(params, near, fit.groups)["mu"], other["mu"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_wide_priors_do_not_hide_the_mode(seed):
+    """An empty component, drawn from its prior, is another mode of the posterior, 275 nats lower."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)) * [0.4, 6] + np.where(
+        rng.random((200, 1)) < 0.65, [4.3, 80], [2, 55]
+    )
+    model = Model(columns, x, K=2)
+    highest = fit_map(model, seed=0)
+    nuts = fit_nuts(model, chains=2, warmup=100, draws=50, seed=seed)
+    laplace = fit_laplace(model, seed=seed)
+    for fit in (nuts, laplace):
+        assert abs(fit.log_likelihood - highest.log_likelihood) < 5
