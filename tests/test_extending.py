@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import sys
-import types
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from doc_blocks import ROOT, page_run
 
 from pp_mlem import Model, fit_em, fit_mle
 from pp_mlem.estimate import estimators
@@ -20,7 +16,7 @@ from pp_mlem.families import registry as family_registry
 from pp_mlem.marginal.steps import registry as step_registry
 from pp_mlem.maximise import registry as block_registry
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+PAGE = ROOT / "docs" / "extending.md"
 RNG = np.random.default_rng(0)
 LABELS = RNG.uniform(size=400) < 0.4
 POSITIVE = np.abs(RNG.normal(size=400)) * np.where(LABELS, 1.0, 6.0)
@@ -31,11 +27,8 @@ ANSWERS = (RNG.uniform(size=(400, 3)) < np.where(LABELS[:, None], 0.2, 0.8)).ast
 def skeletons():
     """What the page defines, its registrations taken back at the end."""
     families, estimators_before = list(family_registry.FAMILIES), dict(estimators.ESTIMATORS)
-    module = sys.modules["extending"] = types.ModuleType("extending")
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S):
-        exec(compile(block, str(PAGE), "exec", dont_inherit=True), module.__dict__)
-    yield module.__dict__
-    del sys.modules["extending"]
+    with page_run(PAGE) as defined:
+        yield defined
     family_registry.FAMILIES[:] = families
     estimators.ESTIMATORS.clear()
     estimators.ESTIMATORS.update(estimators_before)

@@ -770,3 +770,59 @@ def test_a_latent_of_many_values_is_not_searched_pair_by_pair(monkeypatch):
     model = Model(change_point, np.repeat([3, 1], 40))
     assert exchangeable_groups(model, frozenset()) == ()
     assert sum(looked) < 20_000  # all pairs of values, from four points each, took 150,000
+
+
+def columns(x, K):
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
+    with numpyro.plate("columns", x.shape[1]), numpyro.plate("cluster", K):
+        mu = numpyro.sample("mu", dist.Normal(0, 100))
+        sd = numpyro.sample("sd", dist.LogNormal(0, 2))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(mu[z], sd[z]).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("K", [2, 3])
+def test_refits_keep_their_labels_where_components_are_alike_in_all_but_their_means(K):
+    """Weights and scales that are the same in all components are noise, and do not decide what is which."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(240, 2)) + 6 * rng.integers(K, size=240)[:, None]
+    fit = fit_em(Model(columns, x, K=K), starts=5, seed=0)
+    boot = fit.bootstrap(60, seed=0)
+    order = np.argsort(fit.params["mu"][:, 0])
+    first = boot.estimates[[f"mu[{k},0]" for k in order]].to_numpy()
+    assert len(first) == 60 and np.all(np.diff(first) > 3)
+    assert np.allclose(boot.standard_errors / fit.standard_errors(), 1, atol=0.4)
+
+
+def test_what_is_alike_in_all_components_has_one_vote():
+    fit = fit_em(
+        Model(
+            columns, np.concatenate([RNG.normal(-3, 1, (60, 2)), RNG.normal(3, 1, (60, 2))]), K=2
+        ),
+        seed=0,
+    )
+    near = {
+        "w": np.array([0.52, 0.48]),
+        "mu": np.array([[-3.1, -2.9], [3.1, 2.9]]),
+        "sd": np.ones((2, 2)),
+    }
+    near["sd"] = near["sd"] + np.array([[0.001, 0.002], [0.0, 0.0]])
+    other = near | {"sd": np.array([[0.9, 0.9], [1.1, 1.1]])}
+    for params in (other, {k: v[::-1] for k, v in other.items()}):
+        assert np.array_equal(align(params, near, fit.groups)["mu"], other["mu"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_wide_priors_do_not_hide_the_mode(seed):
+    """An empty component, drawn from its prior, is another mode of the posterior, 275 nats lower."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)) * [0.4, 6] + np.where(
+        rng.random((200, 1)) < 0.65, [4.3, 80], [2, 55]
+    )
+    model = Model(columns, x, K=2)
+    highest = fit_map(model, seed=0)
+    nuts = fit_nuts(model, chains=2, warmup=100, draws=50, seed=seed)
+    laplace = fit_laplace(model, seed=seed)
+    for fit in (nuts, laplace):
+        assert abs(fit.log_likelihood - highest.log_likelihood) < 5

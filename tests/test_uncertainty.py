@@ -330,6 +330,43 @@ def test_map_profile_uses_the_prior(sample):
     assert fit_mle(fit.model, starts=1).profile("mu").low < fit.params["mu"]
 
 
+def test_whole_numbers_under_a_continuous_law_are_drawn_as_real_ones():
+    """A draw that takes the place of an integer is not cut off: the bootstrap is that of the same numbers as
+    floats, and its sigma is not too small."""
+    values = np.random.default_rng(0).normal(0, 3, 200).round()
+    whole, real = (fit_mle(Model(normal, v)) for v in (values.astype(int), values))
+    ours, theirs = (f.bootstrap(50, kind="parametric", seed=0) for f in (whole, real))
+    assert np.allclose(ours.estimates, theirs.estimates, atol=1e-6)
+    assert abs(ours.bias["sigma"]) < 0.1  # cut towards zero it was -0.4
+    drawn = Model(normal, values.astype(int)).redraw(real.params, seed=1).observed_values()["x"]
+    assert np.abs(drawn - drawn.round()).max() > 0.1
+
+
+def test_counts_stay_whole():
+    drawn = Model(rates, DEATHS).redraw(
+        {"w": np.array([0.4, 0.6]), "rate": np.array([1.3, 2.7])}, seed=1
+    )
+    assert drawn.observed_values()["x"].dtype.kind == "i"
+
+
+def by_columns(table):
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(table)):
+        numpyro.sample("x", dist.Normal(mu, 1.0).to_event(1), obs=table.values)
+
+
+def test_columns_of_a_table_are_drawn_anew():
+    """They are arguments of their own, and one of them holds whole numbers, one a missing value."""
+    table = pd.DataFrame({"a": np.arange(6.0), "b": np.arange(6)})
+    table.loc[2, "a"] = np.nan
+    model, at = Model(by_columns, table), {"mu": np.array([0.0, 20.0])}
+    drawn = np.asarray(model.redraw(at, seed=0).observed_values()["x"])
+    assert np.isnan(drawn[2, 0]) and np.isnan(drawn).sum() == 1
+    assert np.nanmax(np.abs(drawn - at["mu"])) < 5  # each in its own column
+    assert np.abs(drawn[:, 1] - drawn[:, 1].round()).max() > 0.01
+    assert fit_mle(model).bootstrap(5, kind="parametric", seed=0).estimates.shape == (5, 2)
+
+
 def test_more_scalars_than_a_matrix_is_computed_of(monkeypatch, tmp_path):
     """Estimates without standard errors and the reason, not a matrix that no memory holds."""
     monkeypatch.setattr("pp_mlem.diagnose.uncertainty.MOST_SCALARS", 4)

@@ -38,7 +38,7 @@ class Pooled:
 
     @property
     def total(self) -> np.ndarray:
-        """The variance: within + (1 + 1 / m) between."""
+        """The variance, within + (1 + 1 / m) between."""
         return self.within + (1 + 1 / self.imputations) * self.between
 
     @property

@@ -22,8 +22,9 @@ from pp_mlem.program.distributions import is_factor
 from pp_mlem.program.messages import Message
 from pp_mlem.program.reading import Reading
 
-# site: (number of the array argument, for each of the site's values its cell in that array)
-Cells = Mapping[str, tuple[int, np.ndarray]]
+# site: its parts, each (number of the array argument, which of the site's values stand there, in which cells);
+# the columns of a table are arguments of their own
+Cells = Mapping[str, tuple[tuple[int, np.ndarray, np.ndarray], ...]]
 
 
 def observed_cells(
@@ -60,16 +61,16 @@ def observed_cells(
         ids = ahead[name].astype(float)
         whole = np.all(np.isfinite(ids)) and np.array_equal(ids, np.rint(ids))
         whole = whole and np.array_equal(ids, -behind[name].astype(float))
-        inside = whole and ids.min() >= 1 and ids.max() <= offsets[-1]
-        which = np.searchsorted(offsets, ids.ravel() - 1, side="right") - 1 if inside else [0, 1]
-        if len(np.unique(which)) != 1:
+        if not (whole and ids.size and ids.min() >= 1 and ids.max() <= offsets[-1]):
             raise ValueError(
-                f"observed site '{name}': its values are not entries of one argument of the "
+                f"observed site '{name}': its values are not entries of the arguments of the "
                 "program (they are computed from the arguments, or constants), so drawn values "
                 "have no place to go. Pass them to the program as they are observed."
             )
-        argument = int(which[0])
-        found[name] = argument, (ids.astype(int) - 1 - offsets[argument])
+        flat = ids.astype(int).ravel() - 1
+        which = np.searchsorted(offsets, flat, side="right") - 1
+        parts = ((int(a), np.flatnonzero(which == a)) for a in np.unique(which))
+        found[name] = tuple((a, own, flat[own] - offsets[a]) for a, own in parts)
     _check_feedback(arguments, draw, params, found)
     return found
 
@@ -78,8 +79,8 @@ def _check_feedback(arguments: Arguments, draw: Callable, params: dict, cells: C
     """Draws must not depend on the observed values that they replace."""
     dynamic = arguments.device_arrays()
     other = list(dynamic)
-    for argument, where in cells.values():
-        flat, at = other[argument].ravel(), where.ravel()
+    for argument, _, at in (part for parts in cells.values() for part in parts):
+        flat = other[argument].ravel()
         other[argument] = flat.at[at].set(jnp.roll(flat[at], 1)).reshape(other[argument].shape)
     key = jax.random.key(0)
     first, second = (draw(arrays, params, key)[0] for arrays in (dynamic, tuple(other)))
@@ -93,16 +94,24 @@ def _check_feedback(arguments: Arguments, draw: Callable, params: dict, cells: C
 
 
 def place(cells: Cells, dynamic: tuple, drawn: Mapping[str, Any]) -> tuple:
-    """The arguments with the drawn values of the observed sites; what was missing stays missing."""
+    """The arguments with the drawn values of the observed sites; what was missing stays missing. Whole numbers
+    that a continuous distribution observes become real ones: a draw is not cut off."""
     arrays = list(dynamic)
-    for name, (argument, where) in cells.items():
-        old = arrays[argument]
-        values = jnp.asarray(drawn[name]).astype(old.dtype).ravel()
-        new = old.ravel().at[where.ravel()].set(values).reshape(old.shape)
-        if jnp.issubdtype(old.dtype, jnp.floating):
-            new = jnp.where(jnp.isnan(dynamic[argument]), dynamic[argument], new)
-        arrays[argument] = new
+    for name, parts in cells.items():
+        values = jnp.asarray(drawn[name]).ravel()
+        for argument, own, at in parts:
+            old = arrays[argument].astype(_held(arrays[argument], values))
+            new = old.ravel().at[at].set(values[own].astype(old.dtype)).reshape(old.shape)
+            if jnp.issubdtype(dynamic[argument].dtype, jnp.floating):
+                new = jnp.where(jnp.isnan(dynamic[argument]), dynamic[argument], new)
+            arrays[argument] = new
     return tuple(arrays)
+
+
+def _held(old: jax.Array, new: jax.Array) -> Any:
+    """The type in which `new` takes the place of `old`: that of `old`, but whole numbers hold no real ones."""
+    real = jnp.issubdtype(new.dtype, jnp.floating)
+    return old.dtype if jnp.issubdtype(old.dtype, jnp.floating) or not real else new.dtype
 
 
 def relaid(
@@ -156,7 +165,7 @@ def _site(factor: Factor, old: Laid, parts: dict[str, Any]) -> Laid:
     if old.mask is not None:
         shown = old.mask[(None,) * family.event_dim]
         value = jnp.where(shown, value, old.value)
-    value = value.astype(old.value.dtype)
+    value = value.astype(_held(old.value, value))
     patterns = old.patterns
     if patterns is not None:  # the entries that are missing stay so
         value = jnp.where(patterns.shown.reshape(value.shape), value, old.value)

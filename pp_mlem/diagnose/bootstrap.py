@@ -239,7 +239,7 @@ class _Tally:
     """What the refits have come to so far; `free` are the names of free parameters."""
 
     free: list[str]
-    rows: list[np.ndarray] = field(default_factory=list)
+    kept: list[Params] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     failed: dict[str, int] = field(default_factory=dict)
     unfinished: int = 0
@@ -251,12 +251,24 @@ class _Tally:
 
     def keep(self, params: Params, objective: float, unfinished: bool) -> None:
         self.done += 1
-        self.rows.append(self.scalars(params))
+        self.kept.append(params)
         self.objectives.append(objective)
         self.unfinished += int(unfinished)
 
     def scalars(self, params: Params) -> np.ndarray:
         return np.concatenate([np.ravel(params[n]) for n in self.free])
+
+    def aligned(self, params: Params, groups: tuple[Group, ...], model: Model) -> np.ndarray:
+        """(refits, scalars), with the labels of `params`: those that bring each refit closest to it, in units of
+        how far refits are from it. They begin there, so most of them have its labels, and the median tells."""
+        if not self.kept:
+            return np.zeros((0, len(self.scalars(params))))
+        scales = {}
+        for name, value in params.items():
+            away = np.abs(np.stack([p[name] for p in self.kept]) - value)
+            scales[name] = np.median(away, 0) + 1e-12 + 1e-6 * np.abs(value).mean()
+        some = (align(dict(p), dict(params), groups, model, scales) for p in self.kept)
+        return np.stack([self.scalars(p) for p in some])
 
 
 def bootstrap_point(
@@ -299,13 +311,12 @@ def bootstrap_point(
                     tally.fail(why)
                     continue
                 own = {k: ends.params[k][i] for k in params}
-                aligned = align(own, dict(params), groups, model)
-                tally.keep(aligned, ends.values[i], ends.slopes[i] > 100 * tolerance)
+                tally.keep(own, ends.values[i], ends.slopes[i] > 100 * tolerance)
             bar.advance(tally.done, "refits", f"{sum(tally.failed.values())} failed")
     names = list(scalar_names(target.space))
     return Bootstrap(
         kind=refits.kind,
-        estimates=pd.DataFrame(np.reshape(tally.rows, (-1, len(names))), columns=names),
+        estimates=pd.DataFrame(tally.aligned(params, groups, model), columns=names),
         reference=pd.Series(tally.scalars(params), index=names),
         log_likelihoods=np.asarray(tally.objectives),
         failed=tally.failed,

@@ -154,7 +154,9 @@ def alignment(
     """The order that brings the components of `params` closest to those of `reference`.
 
     The cost is the squared distance over all that tells the components apart, each divided by its
-    scale; solved by the Hungarian method.
+    scale; solved by the Hungarian method. A scale is how far a parameter may be from the reference by chance,
+    where `scales` has it. Else it is the spread between components, of both sides: what is nearly the same in all
+    components of the reference then tells no more than what is not.
     """
     cost = np.zeros((group.size, group.size))
     theirs = _features(_one(reference), group, model)
@@ -164,7 +166,8 @@ def alignment(
         if scales is not None and name in scales:
             spread = group.features(np.asarray(scales[name], float)[None], name)[0]
         else:
-            spread = a.std(0, keepdims=True) + 1e-12 + 1e-6 * np.abs(a).mean()
+            spread = np.sqrt((a.var(0, keepdims=True) + b.var(0, keepdims=True)) / 2)
+            spread += 1e-12 + 1e-6 * np.abs(a).mean()
         cost += (((a[:, None] - b[None]) / spread[:, None]) ** 2).sum(-1)
     if group.orders:
         return _assignment(cost[None], group)[0]
@@ -176,13 +179,14 @@ def align(
     reference: dict[str, Any],
     groups: tuple[Group, ...],
     model: Model | None = None,
+    scales: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Relabel every group of `params` to match `reference`; where parameters have to be solved for
-    only with the model."""
+    only with the model. `scales` are as of `alignment`."""
     for group in groups:
         if group.solved and model is None:
             continue
-        order = alignment(params, reference, group, model=model)
+        order = alignment(params, reference, group, scales, model)
         params = permute(params, group, order, model, reference)
     return params
 

@@ -22,7 +22,6 @@ from pp_mlem.target.target import Target
 
 SHARED_WORK = 2e6  # of a sweep, beyond which starts have a function of their own
 WARM_STEPS = 30
-ASSIGNED_STEPS = 60
 SETTLED = 1e-6  # slope per unit at which a climb has come to a mode
 
 
@@ -60,27 +59,18 @@ def em_starts(model: Model, driver: Driver, starts: int, seed: int, init: Any) -
     return starting_vectors(model, driver.target, starts, seed, init, look)
 
 
-def density_driver(target: Target, starts: int, init: Any) -> Driver:
-    """Climbs the density that NUTS samples: a few steps, into the typical set. Where it can it makes its
-    starts as well, on the density of latents that clamps assign."""
-    shared = starts_too(target, init)
-    looked_at = target.on(with_clamps(target)) if shared else target
-    algorithm = DensityClimb(target.units, SETTLED, -np.inf, 0)
-    return driver_for(looked_at, algorithm, starts, WARM_STEPS)
+def density_driver(target: Target, starts: int) -> Driver:
+    """Climbs the density that NUTS samples: a few steps, into the typical set."""
+    return driver_for(target, DensityClimb(target.units, SETTLED, -np.inf, 0), starts, WARM_STEPS)
 
 
 def density_starts(model: Model, driver: Driver, starts: int, seed: int, init: Any) -> np.ndarray:
-    """Where a `density_driver` ends (starts, size)."""
-    shared = starts_too(driver.target, init)
+    """Where a `density_driver` ends (starts, size).
 
-    def assigned(target: Target, base: np.ndarray) -> np.ndarray:
-        one = replace(driver, target=target, limit=ASSIGNED_STEPS)
-        return climbed(one, base[None])[0]
-
-    vectors = starting_vectors(
-        model, driver.target, starts, seed, init, assigned if shared else None
-    )
-    return climbed(driver, vectors)
+    Starts are M-steps from assigned latents. Gradient steps in their place, from a draw of a wide prior, would end
+    where one component holds all rows, and from there no climb leads back.
+    """
+    return climbed(driver, starting_vectors(model, driver.target, starts, seed, init))
 
 
 def climbed(driver: Driver, vectors: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def fit_laplace(
         check_init(target.problem, init)
         if target.space.size == 0:
             raise ValueError("fit_laplace: every parameter is fixed: there is no posterior.")
-        vectors = density_starts(model, density_driver(target, starts, init), starts, seed, init)
+        vectors = density_starts(model, density_driver(target, starts), starts, seed, init)
         modes = _modes(target, vectors)
         return _result(model, target, modes, draws, seed, clock)
 

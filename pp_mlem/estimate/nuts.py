@@ -165,7 +165,7 @@ def _chain_starts(
     """
     several = model.latent_names and not isinstance(init, Mapping)
     count, size = START_FACTOR * chains if several else chains, target.space.size
-    driver = density_driver(target, count, init)
+    driver = density_driver(target, count)
     looks = driver.ahead(np.zeros((count, size), target.dtype))
     later = compile_sampler(target, settings, np.zeros((chains, size), target.dtype))
     exchangeable_groups(model, frozenset(target.fixed))

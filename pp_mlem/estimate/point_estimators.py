@@ -53,6 +53,9 @@ def fit_em(
     The E-step is the gradient of the marginal log-likelihood with respect to the natural
     parameters; the M-step maximises <eta(theta), S>, in closed form where the families allow.
 
+    With `accelerate=False, polish=False` and a given `init` this is textbook EM: `fit.history`
+    holds the objective before each M-step.
+
     Args:
         model: the program bound to its data.
         starts: number of starting points (10 with latents, 1 without).
@@ -76,11 +79,7 @@ def fit_em(
         dtype: float64 unless told otherwise (must be the model's).
         checkpoint: a file, written after every pass over data in chunks and every half second in memory, by which
             the same call goes on where one that was cut had come, to the same bits.
-
         online: of data in many chunks, begin by a pass with an M-step after every chunk (Cappe & Moulines 2009).
-
-    With `accelerate=False, polish=False` and a given `init` this is textbook EM: `fit.history`
-    holds the objective before each M-step.
 
     Returns:
         a `PointFit`; its `status` says how the chosen start ended.

@@ -157,7 +157,7 @@ class Fit(Pictures, abc.ABC):
 
     @property
     def interrupted(self) -> bool:
-        """Whether the user stopped it: what was finished is here, and it was not all."""
+        """Whether the user stopped it; what was finished is here, and it was not all."""
         return self.outcome is Status.INTERRUPTED or "interrupted" in self.diagnostics
 
     def model_for(self, what: str) -> Model:
@@ -177,6 +177,7 @@ class Fit(Pictures, abc.ABC):
             yield model.target(self.fixed, self.objective == "map")
 
     def problem(self) -> Problem:
+        """Which parameters were free, with a prior or not, and their M-step blocks."""
         with self.computing("this") as target:
             return target.problem
 
@@ -260,9 +261,13 @@ class Fit(Pictures, abc.ABC):
     def covariance(self, kind: str = "observed") -> pd.DataFrame:
         """Covariance matrix of the free scalars on their natural scale.
 
-        kind: "observed", "sandwich", "opg" or "bootstrap" (that of the last call of `bootstrap`,
-        or 200 parametric replicates). Rows of a scalar whose standard error
-        cannot be trusted are NaN; `covariance_details(kind).reasons` says why.
+        Rows of a scalar whose standard error cannot be trusted are NaN;
+        `covariance_details(kind).reasons` says why.
+
+        Args:
+            kind: "observed" (the Hessian of the marginal log-likelihood), "sandwich", "opg" (outer
+                products of the units' scores) or "bootstrap" (that of the last call of `bootstrap`,
+                or 200 parametric replicates).
         """
         details = self.covariance_details(kind)
         if details.too_large:
@@ -327,9 +332,13 @@ class Fit(Pictures, abc.ABC):
     ) -> pd.DataFrame:
         """Confidence intervals of free scalars: columns low and high.
 
-        kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
-        few), "bootstrap" (percentiles of the last bootstrap). Of draws: central posterior
-        intervals.
+        Of draws: central posterior intervals.
+
+        Args:
+            kind: "wald" (estimate and standard error), "profile" (one scalar at a time, so name a
+                few) or "bootstrap" (percentiles of the last bootstrap).
+            names: of the scalars; all of them by default.
+            level: of the intervals.
         """
         check_level(level)
         every = list(self.scalar_names)

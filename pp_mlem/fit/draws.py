@@ -79,7 +79,7 @@ class DrawsFit(Fit):
 
     @property
     def objective_value(self) -> float:
-        """The log-likelihood at the means: nothing was maximised."""
+        """The log-likelihood at the means; nothing was maximised."""
         return self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> DrawsFit:
@@ -187,16 +187,20 @@ class DrawsFit(Fit):
     # --- what only a point has --------------------------------------------------------------
 
     def bootstrap(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: it belongs to a point estimate."""
         raise not_a_point("bootstrap", self.method)
 
     def profile(self, *args: Any, **options: Any) -> NoReturn:
+        """Refused: it belongs to a point estimate."""
         raise not_a_point("profile", self.method)
 
     def missing_information(self) -> NoReturn:
+        """Refused: it belongs to a point estimate."""
         raise not_a_point("missing_information", self.method)
 
     @property
     def optima(self) -> NoReturn:
+        """Refused: it belongs to a point estimate."""
         raise not_a_point("optima", self.method)
 
     # --- latents, draws for a tree ----------------------------------------------------------

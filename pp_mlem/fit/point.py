@@ -118,7 +118,7 @@ class PointFit(Fit):
 
     @property
     def objective_value(self) -> float:
-        """What was maximised: the log-likelihood, or with the log prior of the free parameters."""
+        """What was maximised, the log-likelihood, or with the log prior of the free parameters."""
         return self.value if np.isfinite(self.value) else self.log_likelihood
 
     def relabelled(self, reference: Mapping[str, Any]) -> PointFit:
@@ -380,7 +380,8 @@ class PointFit(Fit):
         """That the parameters (or entries of them) which this fit holds fixed have those values (Rao 1948): the gradient of the whole
         problem at the restricted maximum, nothing else is fitted.
 
-        kind: of the information there, "observed" or "opg".
+        Args:
+            kind: of the information there, "observed" or "opg".
 
         >>> fit_mle(model, fixed={"slope": 0.0}).score_test()  # doctest: +SKIP
         """

@@ -180,7 +180,7 @@ class Model(Imputes, AlongScans):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Digests of what makes this model: program, arguments, data, observe, roles, dtype."""
+        """Digests of what makes this model (program, arguments, data, observe, roles, dtype)."""
         own = self.arguments
         return {
             "program": self._program_digest,
@@ -301,7 +301,7 @@ class Model(Imputes, AlongScans):
 
     @property
     def units(self) -> str:
-        """What the terms of `pointwise_log_likelihood` are: "independent units", or "one-step-ahead
+        """What the terms of `pointwise_log_likelihood` are, "independent units" or "one-step-ahead
         predictions" of a single sequence."""
         return "one-step-ahead predictions" if self.marginal.sequential else "independent units"
 

@@ -71,11 +71,11 @@ class HMM(LatentEstimator):
         method, n_init, init, max_iter, tol, random_state: as of a `Mixture`.
 
     Attributes:
-        startprob_: (n_components,). transmat_: (n_components, n_components). means_, covariances_,
-            emissionprob_, df_, params_, result_, log_likelihood_, lower_bound_, converged_, n_iter_: as of a
-            `Mixture`.
+        startprob_: (n_components,).
+        transmat_: (n_components, n_components).
 
-    `score` is the log-likelihood of all rows together, as in hmmlearn.
+    `means_`, `covariances_`, `emissionprob_`, `df_`, `params_`, `result_`, `log_likelihood_`, `lower_bound_`,
+    `converged_` and `n_iter_` are as of a `Mixture`; `score` is the log-likelihood of all rows together, as in hmmlearn.
 
     >>> HMM(2, random_state=0).fit(X, lengths=[100, 80]).predict(X, [100, 80])  # doctest: +SKIP
     """

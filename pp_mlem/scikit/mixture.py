@@ -40,13 +40,17 @@ class Mixture(LatentEstimator):
         random_state: seed, or RandomState, of the starts and of `sample`.
 
     Attributes:
-        weights_: (n_components,). means_: (n_components, n_features). covariances_: of a normal family, in the
-            shape of scikit-learn's. emissionprob_: (n_components, n_features, categories). df_: (n_components,).
-        params_: all parameters by the program's names. result_: the pp_mlem Fit: standard errors, starts,
-            comparison.
-        log_likelihood_: of the training data, nats; lower_bound_: the same for each row.
+        weights_: (n_components,).
+        means_: (n_components, n_features).
+        covariances_: of a normal family, in the shape of scikit-learn's.
+        emissionprob_: (n_components, n_features, categories).
+        df_: (n_components,), of "student_t".
+        params_: all parameters by the program's names.
+        result_: the fit of pp_mlem, with its standard errors, starts, comparison.
+        log_likelihood_: of the training data, nats.
+        lower_bound_: the same for each row.
         converged_: whether a maximum was reached, inside the parameters' support or at its edge.
-        n_iter_, n_features_in_, feature_names_in_: as in scikit-learn.
+        n_iter_: iterations of the best start.
 
     >>> Mixture(3, random_state=0).fit(X).predict(X)  # doctest: +SKIP
     """

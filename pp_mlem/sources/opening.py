@@ -44,18 +44,19 @@ def open_source(
 ) -> Source | Grouped:
     """Data to be read in chunks, from what holds them.
 
-    what: a path, folder or glob of Parquet, CSV, Arrow/Feather or `.npy` files (a folder with all below
-        it, sorted by path) or a list of them, in its order; a dict of `.npy` files by column; a pyarrow
-        Dataset or Table, a DataFrame, a dict of arrays; a function without arguments that starts an
-        iterator of record batches, tables, DataFrames or dicts of arrays, the same at each call.
-    sep, decimal: of CSV files, the separator and what stands before decimals; by default they are found from
-        the first lines of the first file (the separator is a comma, semicolon, tab or bar, of `.tsv` files a tab).
-    chunk_rows: rows that a fit takes at a time; by default so many that a chunk is a few megabytes.
-    groups: a column by which the rows are sorted: chunks then hold whole groups, which are the units of a fit, and
-        `source[groups]` is the number of a row's group within its chunk; see `Grouped`.
-    sequences: a column by which the rows, one for each step, are sorted: `source["y"]` is then (sequences, longest), the
-        sequences are the units of a fit, and `source["n_steps"]` (sequences,) the steps of each.
-    fill: with `sequences`, by column what follows the end of a shorter sequence, in place of NaN.
+    Args:
+        what: a path, folder or glob of Parquet, CSV, Arrow/Feather or `.npy` files (a folder with all below
+            it, sorted by path) or a list of them, in its order; a dict of `.npy` files by column; a pyarrow
+            Dataset or Table, a DataFrame, a dict of arrays; a function without arguments that starts an
+            iterator of record batches, tables, DataFrames or dicts of arrays, the same at each call.
+        sep, decimal: of CSV files, the separator and what stands before decimals; by default they are found from
+            the first lines of the first file (the separator is a comma, semicolon, tab or bar, of `.tsv` files a tab).
+        chunk_rows: rows that a fit takes at a time; by default so many that a chunk is a few megabytes.
+        groups: a column by which the rows are sorted: chunks then hold whole groups, which are the units of a fit, and
+            `source[groups]` is the number of a row's group within its chunk; see `Grouped`.
+        sequences: a column by which the rows, one for each step, are sorted: `source["y"]` is then (sequences, longest), the
+            sequences are the units of a fit, and `source["n_steps"]` (sequences,) the steps of each.
+        fill: with `sequences`, by column what follows the end of a shorter sequence, in place of NaN.
 
     Raises:
         ValueError: for a path that matches nothing, files that cannot be read, no rows at all, columns of
