@@ -43,3 +43,28 @@ def data():
     worms = np.full(len(SIZE), np.nan)
     worms[: len(WORMS)] = WORMS
     return {"x": np.column_stack([np.asarray(SIZE, float), worms])}
+
+
+def picture(fit):
+    """The trees in the plane, what is expected of those without a count, and nine tenths of the law of all."""
+    from matplotlib.figure import Figure
+
+    (x,) = fit.model.observed_values().values()
+    whole = fit.model.impute(fit.params)["x"]
+    open_rows = np.isnan(x).any(1)
+    spread, axes_of = np.linalg.eigh(np.asarray(fit.params["covariance"]))
+    turn = np.linspace(0, 2 * np.pi, 200)
+    ring = np.sqrt(2 * np.log(10) * spread) * np.column_stack([np.cos(turn), np.sin(turn)])
+    ring = ring @ axes_of.T + fit.params["mu"]
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*ring.T, color="0.6", lw=1, label="90% of the law")
+    axes.plot(*x[~open_rows].T, "o", ms=5, color="#4477aa", label="counted")
+    mean, sd = whole.mean[open_rows], 1.96 * whole.sd[open_rows]
+    bars = {"fmt": "o", "mfc": "white", "ms": 5, "lw": 1, "color": "#cc6677"}
+    axes.errorbar(*mean.T, yerr=sd[:, 1], label="expected, with 95% intervals", **bars)
+    axes.set_xlabel("size of the crop (100 fruits)")
+    axes.set_ylabel("wormy fruits (%)")
+    axes.set_title(f"Crops and their worms, {fit.method}")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure

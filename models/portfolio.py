@@ -49,3 +49,27 @@ def simulated(assets=80, months=120, seed=0):
 
 def data():
     return simulated()[0]
+
+
+def picture(fit):
+    """The exposures of the assets to the two factors, coloured by group, with nine tenths of each group's law."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Ellipse
+
+    b, group = np.asarray(fit.posterior()["b"].mean), fit.decode()["z"]
+    p = fit.params
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for k, (centre, spread) in enumerate(zip(p["B"], p["S"])):
+        size = 2 * np.sqrt(2 * np.log(10)) * spread  # of an ellipse that holds 90% of a normal law
+        own = b[group == k]
+        label = f"group {k}: {len(own)} assets, {centre[0]:.2f}% a month"
+        (dots,) = axes.plot(own[:, 1], own[:, 2], "o", ms=4, label=label)
+        ring = {"fill": False, "color": dots.get_color(), "lw": 1.4}
+        axes.add_patch(Ellipse((centre[1], centre[2]), size[1], size[2], **ring))
+    axes.autoscale_view()
+    axes.set_xlabel("exposure to the market")
+    axes.set_ylabel("exposure to small less large firms")
+    axes.set_title(f"Assets at the posterior means of their exposures, {fit.method}")
+    figure.legend(loc="outside lower center")
+    return figure
