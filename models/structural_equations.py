@@ -102,6 +102,6 @@ def picture(fit):
     axes.set_title(
         f"Path coefficients, {fit.method}; the errors of anomia correlate by {correlation:.2f}"
     )
-    axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.0))
+    axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.0), xticks=[], yticks=[])
     axes.set_axis_off()
     return figure

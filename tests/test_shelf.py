@@ -279,6 +279,7 @@ def counted_anew(case, truth, seed):
     return case.model.with_data(**{name: counts})
 
 
+@pytest.mark.filterwarnings("ignore:parameters .* have no prior:UserWarning")
 def test_nuts_runs(case):
     chains, draws = 2, 4
     nuts = fit_nuts(
