@@ -489,6 +489,8 @@ def test_the_environment_is_checked(here, monkeypatch):
 def test_small_files_are_read_into_memory(here, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr("pp_mlem.show.data_files._bytes_in_memory", lambda path: path.stat().st_size)
+    monkeypatch.setattr(
+        "pp_mlem.show.data_files._bytes_in_memory", lambda path: path.stat().st_size
+    )
     model = opened("parts/p*.parquet", "x=a,b")
     assert not isinstance(model, StreamedModel) and model.n_observations == N
