@@ -1,9 +1,9 @@
 """Categorical hidden Markov model: the occasionally dishonest casino, simulated.
 
-z_t ~ Categorical(P[z_{t-1}]),  x_t ~ Categorical(faces[z_t])
+z_t ~ Categorical(P[z_{t-1}]),  x_t ~ Categorical(face[z_t])
 
-P and faces are parameters, z (0 fair, 1 loaded) is latent; the first die is drawn from a uniform
-law.
+P and face are parameters, z (0 fair, 1 loaded) is latent and summed out by forward-backward; the first
+die comes from a uniform law. EM is Baum-Welch: P and face are shares of expected counts.
 
 x: face (0 to 5)
 
@@ -17,6 +17,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
+
+truth = {"P": [[0.95, 0.05], [0.1, 0.9]], "face": [[1 / 6] * 6, [0.1] * 5 + [0.5]]}
 
 
 def model(x, K=2, faces=6):
@@ -36,8 +38,7 @@ def model(x, K=2, faces=6):
 
 def data():
     rng = np.random.default_rng(6)
-    P = np.array([[0.95, 0.05], [0.1, 0.9]])
-    face = np.array([[1 / 6] * 6, [0.1] * 5 + [0.5]])
+    P, face = truth["P"], truth["face"]
     z, rolls = 0, []
     for _ in range(600):
         z = rng.choice(2, p=P[z])

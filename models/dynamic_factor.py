@@ -2,14 +2,15 @@
 
 f_t ~ Normal(phi f_{t-1}, 1),  y_td ~ Normal(loading_d f_t, noise_d)
 
-phi, the loadings and the noise are parameters, the factor f is latent and integrated out by a Kalman
-recursion. Series are standardised growth rates, the rate of unemployment its change; the sign of the factor
-is free.
+phi, loading and noise are parameters, the factor f is latent and integrated out by a Kalman recursion.
+EM's M-steps are regressions on the smoothed factor; that of phi, which is bounded, is numeric. Series are
+standardised growth rates, the rate of unemployment its change; the sign of the factor is free.
 
 y: output, consumption, investment, income, money, unemployment
 
 After Stock & Watson (1991), "A probability model of the coincident economic indicators",
-doi:10.1017/CBO9781139173735.005. Data from statsmodels (macrodata).
+doi:10.1017/CBO9781139173735.005. Data from statsmodels (macrodata), whose
+DynamicFactor has the same log-likelihood at the same parameters, -1455.5297 at the maximum.
 """
 
 import jax.numpy as jnp

@@ -2,7 +2,8 @@
 
 u_n ~ Normal(0, I),  x_n ~ Normal(mu + W u_n, psi), psi of each measure its own
 
-mu, W and psi are parameters, the factors u are latent and integrated out exactly. W is not identified:
+mu, W and psi are parameters, the factors u are latent and integrated out exactly. EM regresses every
+measure on the expected factors (Rubin & Thayer 1982, doi:10.1007/BF02293851). W is not identified:
 any rotation of it fits as well, so it has no standard errors, and psi has. Of the girls only the
 correlations were published: the rows here are drawn so that their correlations are these to the last
 digit. By maximum likelihood the uniquenesses psi^2 of two factors are 0.170, 0.107, 0.166, 0.199,
@@ -33,6 +34,12 @@ CORRELATIONS = np.array([
     [0.301, 0.277, 0.237, 0.327, 0.730, 0.583, 1.000, 0.539],
     [0.382, 0.415, 0.345, 0.365, 0.629, 0.577, 0.539, 1.000],
 ])  # fmt: skip
+
+UNIQUENESSES = (0.170, 0.107, 0.166, 0.199, 0.089, 0.364, 0.416, 0.537)
+published = {
+    f"psi[{i}]": (round(u**0.5, 5), round(0.00055 / (2 * u**0.5), 5))
+    for i, u in enumerate(UNIQUENESSES)
+}
 
 
 def model(x, L=2):

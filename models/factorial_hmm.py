@@ -3,8 +3,9 @@
 a_t ~ Categorical(A[a_{t-1}]),  b_t ~ Categorical(B[b_{t-1}]),  x_t ~ Normal(mu[a_t] + nu[b_t], sigma)
 
 A, B, mu, nu and sigma are parameters, the two chains a and b are latent; both start at 0 before
-the first step. The sum runs over the product of the two. mu[0] is zero, since only the sum of a
-level of each chain is seen. Ghahramani & Jordan (1997), doi:10.1023/A:1007425814087. 400 steps
+the first step. The sum runs over the product of the two. mu is (0, rise), since only the sum of a
+level of each chain is seen. In EM the transitions are shares of expected counts, the levels and sigma
+a few Newton steps on expected statistics. Ghahramani & Jordan (1997), doi:10.1023/A:1007425814087. 400 steps
 are simulated with levels 0 and 3, and 0 and 1.2, noise 0.4.
 """
 
@@ -13,6 +14,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
+
+truth = {
+    "A": [[0.95, 0.05], [0.05, 0.95]], "B": [[0.8, 0.2], [0.2, 0.8]], "nu": [0.0, 1.2], "rise": 3.0,
+    "sigma": 0.4,
+}  # fmt: skip
 
 
 def model(x):

@@ -2,8 +2,10 @@
 
 z_t ~ Categorical(P[z_{t-1}]),  x_t ~ Normal(mu[z_t], sigma[z_t])
 
-P, mu and sigma are parameters, the states z are latent; the chain starts from a uniform law. A
-prior on sigma that vanishes at zero keeps a state from collapsing onto one year.
+P, mu and sigma are parameters, the states z are latent and summed out by forward-backward; the chain
+starts from a uniform law. EM is Baum-Welch, in closed form. By maximum likelihood the low state of 1899
+is never left, so that P ends at the boundary. A prior on sigma that vanishes at zero keeps a state from
+collapsing onto one year.
 
 x: annual flow (10^8 m^3)
 

@@ -2,11 +2,12 @@
 
 c_i ~ Categorical(w),  z_it ~ Categorical(P[c_i, z_i,t-1]),  x_it ~ Poisson(rate[z_it])
 
-w, P and rate are parameters; the kind c of each sequence and its states z are latent. The kinds
-share the states and differ in how long they stay in them. Smyth (1997), Clustering sequences with
-hidden Markov models, Advances in Neural Information Processing Systems 9. 60 sequences of 40
-counts are simulated, half of a kind that stays with probability 0.95, half of one that changes
-with probability 0.6. A sequence that is shorter ends in missing values.
+w, P and rate are parameters; the kind c of each sequence and its states z are latent and summed out. EM
+is in closed form: expected shares and mean counts. The kinds share the states and differ in how long they
+stay in them. Smyth (1997), Clustering sequences with hidden Markov models, Advances in Neural Information
+Processing Systems 9, pages 648-654. 60 sequences of 40 counts are simulated, half of a kind that stays
+with probability 0.95, half of one that changes with probability 0.6. A sequence that is shorter ends in
+missing values.
 """
 
 import jax.numpy as jnp
@@ -14,6 +15,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
+
+truth = {
+    "w": [0.5, 0.5],
+    "P": [[[0.95, 0.05], [0.05, 0.95]], [[0.4, 0.6], [0.6, 0.4]]],
+    "rate": [2.0, 8.0],
+}
 
 
 def model(x, kinds=2, K=2):

@@ -3,10 +3,12 @@
 z_n ~ Categorical(w),  u_n ~ Normal(0, I),  x_n ~ Normal(mu[z_n] + W[z_n] u_n, psi)
 
 Each component has a mean and loadings of its own, and so a covariance W W' + diag(psi^2) with few
-parameters; psi is shared, which bounds the likelihood. z and the factors u are latent; z is summed and u
-integrated out exactly. The loadings of a component are known up to a rotation, so they have no standard
-errors. Source: Ghahramani & Hinton (1996), The EM algorithm for mixtures of factor analyzers; McLachlan &
-Peel (2000), chapter 8. Data: Forina's wines, standardised, from scikit-learn; with one
+parameters; psi is shared, which bounds the likelihood. w, mu, W and psi are parameters, z and the factors
+u are latent; z is summed and u integrated out exactly. EM's M-steps are shares and regressions on the
+expected factors. The loadings of a component are known up to a rotation, so they have no standard
+errors. Source: Ghahramani & Hinton (1996), The EM algorithm for mixtures of factor analyzers,
+technical report CRG-TR-96-1; McLachlan & Peel (2000), Finite Mixture Models, chapter 8,
+doi:10.1002/0471721182. Data: Forina's wines, standardised, from scikit-learn; with one
 factor each the components agree with the cultivars to an adjusted Rand index of 0.85.
 """
 

@@ -2,9 +2,10 @@
 
 z_n ~ Categorical(w),  y_n ~ Normal(x_n' beta[z_n], sigma[z_n])
 
-w, beta and sigma are parameters, z is latent; columns of x are 1, x, x^2. The design is that of
-flexmix's NPreg (Leisch 2004, doi:10.18637/jss.v011.i08): y = 5x + e in one class and
-40 - (x - 5)^2 + e in the other. Data: 200 rows drawn from the program.
+w, beta and sigma are parameters, z is latent and summed out; columns of x are 1, x, x^2. EM's M-steps are
+shares and weighted least squares. The design is that of flexmix's NPreg (Leisch 2004,
+doi:10.18637/jss.v011.i08): y = 5x + e in one class and 40 - (x - 5)^2 + e in the other. Data: 200 rows
+drawn from the program.
 
 x: constant, x, x^2
 """
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+
+truth = {"w": [0.5, 0.5], "beta": [[0.0, 5.0, 0.0], [15.0, 10.0, -1.0]], "sigma": [3.0, 3.0]}
 
 
 def model(x, y, K=2):

@@ -4,12 +4,15 @@ x_n ~ Normal(mu, sigma)
 
 x: annual flow (10^8 m^3)
 
-mu and sigma are parameters, x is observed; nothing is latent. Data: statsmodels' `nile` (10^8 m^3).
-The maximum likelihood estimates are the sample mean and the standard deviation with divisor n.
+mu and sigma are parameters, x is observed; nothing is latent, and EM's one M-step is the closed form: the
+sample mean, 919.35, and the standard deviation with divisor n, 168.38 (169.23 with n - 1, as R's `Nile`
+has it). Data: statsmodels' `nile` (Cobb 1978, doi:10.1093/biomet/65.2.243).
 """
 
 import numpyro
 import numpyro.distributions as dist
+
+published = {"mu": (919.35, 0.005), "sigma": (168.3792, 1e-4)}
 
 
 def model(x):

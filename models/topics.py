@@ -3,10 +3,11 @@
 z_c ~ Categorical(theta[document_c]),  word_c ~ Categorical(phi[z_c])
 
 A cell c is a (document, word) pair that occurs, its count a case weight: exact EM over the word
-assignments without one row per token. theta (topics of each document) and phi (words of each
-topic) are parameters: maximum likelihood is PLSA (Hofmann 2001, doi:10.1023/A:1007617005950), MAP
-under the Dirichlet priors is LDA's point estimate (Blei, Ng & Jordan 2003). Data: 90 documents on
-three themes and their mixtures, simulated; `top_words` lists each topic's words.
+assignments z, which are latent and summed out, without one row per token, in closed form. theta (topics
+of each document) and phi (words of each topic) are parameters: maximum likelihood is PLSA (Hofmann 2001,
+doi:10.1023/A:1007617005950), MAP under the Dirichlet priors is LDA's point estimate (Blei, Ng & Jordan
+2003, doi:10.1162/jmlr.2003.3.4-5.993). By maximum likelihood shares of zero end at the boundary. Data:
+90 documents on three themes and their mixtures, simulated; `top_words` lists each topic's words.
 """
 
 import jax.numpy as jnp
@@ -58,6 +59,23 @@ WORDS = [
 ]
 
 
+def themes():
+    """Word probabilities of the simulated topics, (topics, words)."""
+    phi = np.full((3, len(WORDS)), 0.05)
+    for k in range(3):
+        phi[k, 12 * k : 12 * (k + 1)] = np.linspace(3, 1, 12)
+    phi[:, 36:] = 1
+    return phi / phi.sum(1, keepdims=True)
+
+
+def shares(rng, documents=90):
+    """The share of every theme in the simulated documents, (documents, topics)."""
+    return rng.dirichlet(np.full(3, 0.3), size=documents)
+
+
+truth = {"theta": shares(np.random.default_rng(0)), "phi": themes()}
+
+
 def model(document, word, count, documents, words=len(WORDS), K=3):
     with numpyro.plate("documents", documents):
         theta = numpyro.sample("theta", dist.Dirichlet(1.1 * jnp.ones(K)))
@@ -68,19 +86,9 @@ def model(document, word, count, documents, words=len(WORDS), K=3):
         numpyro.sample("word", dist.Categorical(phi[z]), obs=word)
 
 
-def truth():
-    """Word probabilities of the simulated topics, (topics, words)."""
-    phi = np.full((3, len(WORDS)), 0.05)
-    for k in range(3):
-        phi[k, 12 * k : 12 * (k + 1)] = np.linspace(3, 1, 12)
-    phi[:, 36:] = 1
-    return phi / phi.sum(1, keepdims=True)
-
-
 def data(seed=0, documents=90, length=80):
     rng = np.random.default_rng(seed)
-    theta = rng.dirichlet(np.full(3, 0.3), size=documents)
-    counts = np.stack([rng.multinomial(length, p) for p in theta @ truth()])
+    counts = np.stack([rng.multinomial(length, p) for p in shares(rng, documents) @ themes()])
     document, word = np.nonzero(counts)
     return {
         "document": document,

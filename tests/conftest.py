@@ -41,6 +41,7 @@ THINNED = {
     "test_cache.py::test_keys_do_not_hang_on_the_process",
     "test_state_space.py::test_log_z",
     "test_state_space.py::test_draws",
+    "test_shelf.py::test_nuts_runs",
     "test_labels.py::test_relabelling_leaves_the_likelihood_unchanged",
 }
 

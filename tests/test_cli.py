@@ -74,6 +74,16 @@ def results(here):
     return here / "results", out
 
 
+def test_show_tells_what_is_published():
+    """Of a model's own data, and of no others."""
+    code, out, _ = run("show", "normal")
+    assert code == 0 and "Published" in out and "919.35" in out
+    code, out, _ = run("show", "normal", "--json")
+    assert code == 0 and json.loads(out)["published"]["mu"] == {"value": 919.35, "tolerance": 0.005}
+    code, out, _ = run("show", "galaxies", "--set", "K=2", "--json")
+    assert code == 0 and json.loads(out)["published"] == {}
+
+
 def test_models_lists_the_shelf():
     code, out, _ = run("models")
     assert code == 0 and all(name in out for name in model_names())

@@ -15,6 +15,7 @@ from scipy import stats
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
+from pp_mlem.estimate.nuts import of_chains
 from pp_mlem.estimate.starts import starting_vectors
 from pp_mlem.fit.datatree import OF_A_POINT
 from pp_mlem.show.catalogue import find_model
@@ -198,6 +199,15 @@ def test_covariances_against_statsmodels():
     np.testing.assert_allclose(fit.covariance(), other.cov_params(), rtol=1e-6)
     robust = sm.Logit(data["y"], data["x"]).fit(disp=0, cov_type="HC0")
     np.testing.assert_allclose(fit.covariance("sandwich"), robust.cov_params(), rtol=1e-5)
+
+
+def test_diagnostics_of_chains_that_stand_still():
+    """A constant has none; chains that stand still apart have an R-hat of infinity, without a raw warning."""
+    import arviz_stats
+
+    still = np.repeat([[0.0], [1.0]], 8, axis=1)
+    assert np.isnan(of_chains(arviz_stats.rhat, np.zeros((2, 8))))
+    assert of_chains(arviz_stats.rhat, still) == np.inf
 
 
 def test_nuts_and_comparison(galaxies, galaxies_em, small_nuts, tmp_path):

@@ -473,7 +473,13 @@ def test_wrong_sites_are_refused(fits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["growth_curves", "local_level", "naive_bayes", "topics"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eight_schools", "growth_curves", "incomplete_normal", "local_level", "meta_analysis", "naive_bayes", "portfolio",
+        "structural_equations", "structural_time_series", "topics",
+    ],
+)  # fmt: skip
 def test_models_draw_their_own_picture(name):
     shelf = find_model(name)
     model = Model(shelf.program, **shelf.data(), **shelf.options)

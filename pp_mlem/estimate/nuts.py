@@ -337,6 +337,15 @@ def _result(
     )
 
 
+def of_chains(function: Callable, values: np.ndarray, **options: Any) -> float:
+    """A diagnostic of a scalar's draws (chains, draws). A constant (the zeros of a Cholesky factor) mixes no way:
+    NaN; chains that stand still apart have an R-hat of infinity."""
+    if not np.ptp(values):
+        return np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(function(values, **options))
+
+
 def _diagnose(
     target: Target,
     draws: dict[str, np.ndarray],
@@ -351,12 +360,11 @@ def _diagnose(
     stacked = np.concatenate(columns, -1)
 
     def each(function: Callable, **options: Any) -> dict[str, float]:
-        def one(i: int) -> float:
-            values = stacked[..., i]  # a constant (the zeros of a Cholesky factor) mixes no way
-            return float(function(values, **options)) if np.ptp(values) else np.nan
-
-        what = function.__name__
-        return {n: attempt(partial(one, i), np.nan, lost, what) for i, n in enumerate(names)}
+        what, one = function.__name__, partial(of_chains, function, **options)
+        return {
+            n: attempt(partial(one, stacked[..., i]), np.nan, lost, what)
+            for i, n in enumerate(names)
+        }
 
     found: dict[str, Any] = {
         "divergences": int(stats["diverging"].sum()),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from pp_mlem.base.near import did_you_mean
 
@@ -19,7 +21,13 @@ PACKAGES = {"sklearn": "scikit-learn", "statsmodels": "statsmodels", "pyarrow": 
 @dataclass(frozen=True)
 class Shelf:
     """A model file: its program, its default data, options for `Model`, and how it draws a fit, if it does (a
-    function of the fit that returns a matplotlib figure)."""
+    function of the fit that returns a matplotlib figure).
+
+    Attributes:
+        published: of maximum likelihood on the default data what its source prints, as (value, absolute
+            tolerance) by the names of `fit.summary()`; "log_likelihood" (nats) beside them.
+        truth: the parameters that the default data were simulated at, by name, as `Model.simulate` takes them.
+    """
 
     name: str
     path: Path
@@ -28,6 +36,8 @@ class Shelf:
     docstring: str
     options: dict[str, Any]
     picture: Callable[..., Any] | None
+    published: dict[str, tuple[float, float]] = field(default_factory=dict)
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def shelf_folder() -> Path:
@@ -89,7 +99,58 @@ def find_model(model: str) -> Shelf:
         inspect.cleandoc(module.__doc__ or ""),
         dict(getattr(module, "options", {})),
         getattr(module, "picture", None),
+        _published_of(module, path),
+        _truth_of(module, path),
     )
+
+
+def _named_values(module: ModuleType, path: Path, attribute: str) -> Mapping[str, Any]:
+    """A dictionary by name that a model file may hold."""
+    value = getattr(module, attribute, {})
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{path}: {attribute} is {type(value).__name__}, expected a dict of values by name."
+        )
+    unnamed = [key for key in value if not isinstance(key, str) or not key]
+    if unnamed:
+        raise ValueError(f"{path}: {attribute} has the key {unnamed[0]!r}, expected names.")
+    return value
+
+
+def _published_of(module: ModuleType, path: Path) -> dict[str, tuple[float, float]]:
+    """A model file's `published` values with their tolerances."""
+    found = {}
+    for name, pair in _named_values(module, path, "published").items():
+        numbers = _numbers(pair)
+        if numbers is None or numbers.shape != (2,) or numbers[1] <= 0:
+            raise ValueError(
+                f"{path}: published[{name!r}] is {pair!r}, expected a value and its absolute tolerance, "
+                "two finite numbers of which the second is positive."
+            )
+        found[name] = (float(numbers[0]), float(numbers[1]))
+    return found
+
+
+def _truth_of(module: ModuleType, path: Path) -> dict[str, np.ndarray]:
+    """The parameters at which a model file's data were simulated."""
+    found = {}
+    for name, value in _named_values(module, path, "truth").items():
+        numbers = _numbers(value)
+        if numbers is None:
+            raise ValueError(
+                f"{path}: truth[{name!r}] is {value!r}, expected finite numbers: the value of that parameter."
+            )
+        found[name] = numbers
+    return found
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """Finite numbers as an array, or nothing."""
+    try:
+        numbers = np.asarray(value, float)
+    except (TypeError, ValueError):
+        return None
+    return numbers if np.isfinite(numbers).all() else None
 
 
 def _data_of(module: ModuleType, path: Path) -> Callable[[], dict[str, Any]]:

@@ -35,7 +35,7 @@ from pp_mlem.show.report import write_report
 from pp_mlem.show.results import Results, plain, records, write_plain
 from pp_mlem.show.runs import Run
 from pp_mlem.show.stages import Stages
-from pp_mlem.show.tables import write_comparison
+from pp_mlem.show.tables import published_table, write_comparison
 
 # A command says by itself what went wrong: NumPy's warnings of log 0 and the like are not shown.
 quiet = np.errstate(all="ignore")
@@ -52,6 +52,10 @@ def show_model(given: Given, output: Output) -> None:
     results.say(shelf.docstring)
     results.say()
     results.say(repr(model))
+    published = _published(shelf, given)
+    if published:
+        results.say()
+        results.show(published_table(published))
     parameters = [
         {"name": s.name, "shape": list(s.shape), "support": describe(s.support)}
         for s in model.space.sites
@@ -62,8 +66,14 @@ def show_model(given: Given, output: Output) -> None:
     ]
     results.as_json(
         {"model": shelf.name, "roles": model.roles, "parameters": parameters, "latents": latents,
-         "free_parameters": model.space.size, "about": shelf.docstring, "told": repr(model)}
+         "free_parameters": model.space.size, "about": shelf.docstring, "told": repr(model),
+         "published": {n: {"value": v, "tolerance": t} for n, (v, t) in published.items()}}
     )  # fmt: skip
+
+
+def _published(shelf: Shelf, given: Given) -> dict[str, tuple[float, float]]:
+    """What is published of the model as it is given: of its own data, and nothing set otherwise."""
+    return shelf.published if given == Given(given.model) else {}
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,19 @@ def frame_table(
     return Wide(title, Column("", labels, left=True), columns, caption)
 
 
+def published_table(published: Mapping[str, tuple[float, float]]) -> Wide:
+    """What a source prints, digit by digit as the model's file has it."""
+    names = Column("", list(published), left=True)
+    cells = [
+        Column("value", [repr(value) for value, _ in published.values()]),
+        Column("within", [f"{within:g}" for _, within in published.values()]),
+    ]
+    return Wide(
+        "Published", names, cells,
+        "Maximum likelihood on the data of the model's file; log-likelihood in nats, components in any order.",
+    )  # fmt: skip
+
+
 def _plain(value: Any) -> str:
     if value is None or (isinstance(value, (float, np.floating)) and not np.isfinite(value)):
         return "-"
