@@ -217,8 +217,10 @@ def page(entry: Entry) -> str:
 
 def published(values: dict[str, tuple[float, float]]) -> str:
     """A table; the tolerance is that of the test which compares them with the fit."""
+    bar = r"\|"  # a bar in a name is no end of a cell
     rows = [
-        f"| `{name}` | {value} | {tolerance:g} |" for name, (value, tolerance) in values.items()
+        f"| `{name.replace('|', bar)}` | {value} | {tolerance:g} |"
+        for name, (value, tolerance) in values.items()
     ]
     told = (
         "As the source prints them. The tests of the package fit the model by EM and by maximum "
