@@ -277,6 +277,7 @@ WRONG = {
     "no default data": (["show", "rates.py"], "no function `data()`"),
     "no model in the file": (["show", "empty.py"], "no function `model`"),
     "package missing": (["show", "needs.py"], "needs the package no_such_package_at_all"),
+    "module missing": (["show", "lost.py"], "there is no module numpyro.no_such_part"),
     "unknown method": (["compare", "galaxies", "--methods", "em,nutz"], "'nutz'"),
     "method of a fit": (["bootstrap", "galaxies", "--method", "nuts"], "expected one of em, mle, map"),
     "kind of bootstrap": (["bootstrap", "galaxies", "--kind", "parametrik"], "Did you mean 'parametric'"),
@@ -298,6 +299,7 @@ def test_mistakes_end_in_one_line(name, here):
     Path("nothing.csv").write_text("\n")
     Path("needs.py").write_text("import no_such_package_at_all\n")
     arguments, message = WRONG[name]
+    Path("lost.py").write_text("import numpyro.no_such_part\n")
     code, out, error = run(*arguments)
     assert code == 2 and message in error and "Traceback" not in error
     assert not Path("runs").exists()

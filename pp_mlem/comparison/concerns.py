@@ -28,6 +28,11 @@ REMEDIES = {
     "not mixed": "; run longer chains or raise target_accept",
     "poor approximation": "; its intervals are not the posterior's",
 }
+BY_PRIORS = {  # where a prior is there already
+    "boundary": "; fix that parameter, or give it a prior that vanishes at the edge",
+    "collapsed": "; give the scales a prior that vanishes at zero, or fewer components",
+    "spurious": "; more starts, a stronger prior on the scales, or fewer components",
+}
 OF_ROTATIONS = (
     " Ask for what no rotation changes, such as the loadings times their transpose, or write the loadings "
     "with zeros above their diagonal."
@@ -78,7 +83,9 @@ def same_observations(one: Fit, other: Fit) -> bool:
 def concerns_of(name: str, fit: Fit) -> Iterator[Concern]:
     """What one fit gives to think about."""
     if not fit.converged:
-        remedy = "" if "fit_map" in fit.status_note else REMEDIES.get(fit.status, "")
+        of_map = isinstance(fit, PointFit) and fit.objective == "map"
+        remedies = REMEDIES | BY_PRIORS if of_map else REMEDIES
+        remedy = "" if "fit_map" in fit.status_note else remedies.get(fit.status, "")
         yield Concern(1, f"{name}: status {fit.status} ({fit.status_note}){remedy}.")
     if isinstance(fit, PointFit):
         yield from _of_starts(name, fit)

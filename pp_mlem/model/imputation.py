@@ -43,6 +43,10 @@ class Imputed:
     sd: np.ndarray
     probabilities: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        fields = "mean, sd" if self.probabilities is None else "mean, sd, probabilities"
+        return f"Imputed(shape {self.mean.shape}, {np.sum(self.sd > 0):,} imputed cells: .{fields.replace(', ', ', .')})"
+
     @classmethod
     def mixed(cls, several: Sequence[Imputed]) -> Imputed:
         """Of equally probable parameters: the law of total variance."""

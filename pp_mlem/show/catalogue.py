@@ -178,5 +178,7 @@ def _missing(error: ImportError, what: str) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return f"{what} could not be run: ImportError: {error}."
     top = error.name.partition(".")[0]
+    if importlib.util.find_spec(top) is not None:
+        return f"{what} could not be run: there is no module {error.name}."
     package = PACKAGES.get(top, top)
     return f"{what}: needs the package {package}, which is not installed: pip install {package}"
