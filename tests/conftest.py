@@ -42,6 +42,7 @@ THINNED = {
     "test_state_space.py::test_log_z",
     "test_state_space.py::test_draws",
     "test_shelf.py::test_nuts_runs",
+    "test_shelf.py::test_saved_and_loaded",
     "test_labels.py::test_relabelling_leaves_the_likelihood_unchanged",
 }
 
