@@ -15,6 +15,7 @@ from scipy import optimize
 
 import pp_mlem as pp
 from pp_mlem.diagnose.kinks import at_kink
+from pp_mlem.show.catalogue import find_model
 
 X = np.array([-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.4, 2.0])
 STEP = (X > 0) * 1.0
@@ -356,3 +357,12 @@ def test_components_that_all_hold_equal_values_have_collapsed():
     rng = np.random.default_rng(0)
     rounded = np.round(np.concatenate([rng.normal(0, 1, 40), rng.normal(6, 1, 40)]), 0)
     assert pp.fit_em(pp.Model(tied, rounded), starts=3, seed=0).status == "converged"
+
+
+@pytest.mark.slow
+def test_probabilities_that_were_lost_are_found_again():
+    """At log-odds of -25 a slope of hundreds of nats is rounding; such an edge is none, and no end."""
+    shelf = find_model("noisy_or")
+    model = pp.Model(shelf.program, **shelf.data(), **shelf.options)
+    starts = pp.fit_mle(model, starts=6, seed=0).starts
+    assert (starts["objective"] > -2036.41).sum() >= 3  # of which one never lost any

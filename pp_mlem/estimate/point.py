@@ -32,11 +32,12 @@ from pp_mlem.estimate.em import EM
 from pp_mlem.estimate.ends import Ends, refuse_extremes
 from pp_mlem.estimate.finish import Newton
 from pp_mlem.estimate.gradients import takes_gradients
+from pp_mlem.estimate.lbfgs import LBFGS
 from pp_mlem.estimate.loop import Driver, Run
+from pp_mlem.estimate.lost import off_false_edges
 from pp_mlem.estimate.online import after_online_pass, takes_online
 from pp_mlem.estimate.opening import LITTLE, opened, opens
 from pp_mlem.estimate.sampled import sampled_starts
-from pp_mlem.estimate.spread import off_false_edges
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
 from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
@@ -97,6 +98,11 @@ class Settings:
 
 
 Make = Callable[[Settings], Algorithm]
+AGAIN = (
+    "again ",
+    "once more ",
+    "a last time ",
+)  # that starts go on which have lost a variance or a probability
 
 
 def check_model(model: Any, dtype: Any) -> None:
@@ -173,11 +179,14 @@ def _fit_point(model: Model, options: PointOptions, make: Make, shared: bool) ->
             group = len(vectors) if isinstance(target, StreamedTarget) else driver.group
             driver = replace(driver, progress=progress, group=group)
             ends = _run(driver, settings, vectors, kept)
-            higher = None
-            if not (ends.interrupted or isinstance(target, StreamedTarget)):
-                higher = off_false_edges(target, ends.points, ends.values)
-            if higher is not None:
-                ends = ends.followed_by(_run(driver, settings, higher, kept, "again "))
+            for stage in AGAIN:
+                if ends.interrupted or isinstance(target, StreamedTarget):
+                    break
+                by_slope = isinstance(driver.algorithm, LBFGS)
+                higher = off_false_edges(target, ends.points, ends.values, by_slope)
+                if higher is None:
+                    break
+                ends = ends.followed_by(_run(driver, settings, higher, kept, stage))
         ends = replace(ends, compile_seconds=ends.compile_seconds + compiling)
         return judge(record, target, refuse_extremes(target, ends), driver.at)
 

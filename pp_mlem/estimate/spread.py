@@ -14,15 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from pp_mlem.diagnose.edges import EDGE_COST, noises_of, objective_at, variances_of
 from pp_mlem.diagnose.spurious import SCALE_NAMES
 from pp_mlem.factors.affine import AffineFactor
 from pp_mlem.program.space import base_support, is_half_line
 from pp_mlem.target.target import Target
-
-LOST = 1e-2  # of the spread of the data: a smaller variance may have been lost
-SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the spread, at which it is tried
-MOST = 16  # entries of one parameter that are tried
 
 
 def in_units_of_the_data(target: Target, vector: Any, given: Mapping[str, Any]) -> Any:
@@ -84,36 +79,7 @@ def _note(target: Target, factor: AffineFactor, size: float, sizes: dict[str, fl
                 sizes[name] = size**power
 
 
-def off_false_edges(target: Target, points: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-    """Where starts (starts, size) go on that have lost a variance on the way, of a latent or of the noise,
-    though the data want it: near zero nothing in the logarithm's slope tells. None where all variances at
-    zero belong there."""
-    spread = _widest(target)
-    names = sorted((variances_of(target) | noises_of(target)) & frozenset(target.space.names))
-    supports = {s.name: s.support for s in target.space.sites}
-    names = [n for n in names if is_half_line(supports[n])]
-    if not names or not spread > 0:
-        return None
-    higher, moved = np.array(points), False
-    for i, (point, value) in enumerate(zip(points, values, strict=True)):
-        if not np.isfinite(value):
-            continue
-        params: dict[str, Any] = jax.device_get(target.space.to_params(point))
-        candidates = []
-        for name in names:
-            for index in np.argwhere(np.asarray(params[name]) < LOST * spread)[:MOST]:
-                before = float(np.asarray(params[name])[tuple(index)])
-                for size in (s * spread for s in SHARES if s * spread > before):
-                    own = np.array(params[name], float)
-                    own[tuple(index)] = size
-                    candidates.append(np.asarray(target.space.to_vector({**params, name: own})))
-        reached = objective_at(target, point, candidates) if candidates else np.zeros(0)
-        if reached.size and reached.max() > value + EDGE_COST:
-            higher[i], moved = candidates[int(reached.argmax())], True
-    return higher if moved else None
-
-
-def _widest(target: Target) -> float:
+def widest(target: Target) -> float:
     """The largest spread of what is observed with real latents."""
     factors = [f for f in target.marginal.factors if isinstance(f, AffineFactor) and not f.own]
     return max((_of_values(target, f)[0] for f in factors), default=0.0)
