@@ -13,6 +13,7 @@ import pytest
 import statsmodels.api as sm
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
+from scipy import stats
 from scipy.optimize import minimize
 
 from pp_mlem import Model, fit_em, fit_mle
@@ -495,3 +496,23 @@ def test_a_predictor_of_two_latents_of_another_plate():
     assert "regression" in str(model)
     em, mle = fit_em(model, starts=3), fit_mle(model, starts=3)
     assert em.log_likelihood == pytest.approx(mle.log_likelihood, abs=1e-5)
+
+
+def test_a_law_of_a_single_value_leaves_nothing_to_climb():
+    def one_state(x, K=1):
+        P = numpyro.sample("P", dist.Dirichlet(jnp.ones(K)).expand([K]).to_event(1))
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.1).expand([K]).to_event(1))
+        stationary = jnp.linalg.solve((jnp.eye(K) - P + 1.0).T, jnp.ones(K))
+        before = numpyro.sample("before", dist.Categorical(stationary))
+
+        def body(z, x_t):
+            z = numpyro.sample("z", dist.Categorical(P[z]))
+            numpyro.sample("x", dist.Poisson(rate[z]), obs=x_t)
+            return z, None
+
+        scan(body, before, x)
+
+    fit = fit_em(Model(one_state, COUNTS))
+    assert fit.converged
+    expected = stats.poisson.logpmf(COUNTS, COUNTS.mean()).sum()
+    np.testing.assert_allclose(fit.log_likelihood, expected, rtol=1e-12)

@@ -25,6 +25,7 @@ from pp_mlem import (
     load,
     select,
 )  # fmt: skip
+from pp_mlem.show.catalogue import find_model
 from pp_mlem.show.components import component_densities, component_sites
 from pp_mlem.show.plots.comparison import comparison_figures
 from pp_mlem.show.report import write_report
@@ -103,6 +104,15 @@ def test_optima_of_the_galaxies(galaxies_em):
     assert table["starts"].sum() == 20 and table.loc[1, "kind"] == "maximum"
     assert (table["below_best"].diff().dropna() > 0).all() and table.loc[1, "points"] == 1
     assert table.loc[1, "smallest_eigenvalue"] > 0
+
+
+def test_below_the_best_that_was_not_set_aside():
+    shelf = find_model("galaxies")
+    table = fit_em(Model(shelf.program, **shelf.data(), K=6), starts=20, seed=1).optima
+    aside = table["status"].isin(["collapsed", "spurious"])
+    assert (table.loc[aside, "objective"] > table.loc[1, "objective"]).any() and not aside.loc[1]
+    below = table.loc[1, "objective"] - table["objective"]
+    np.testing.assert_allclose(table["below_best"], below, atol=1e-6)
 
 
 def test_a_ridge_is_called_one():

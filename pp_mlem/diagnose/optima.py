@@ -56,7 +56,8 @@ def describe_optima(
     every start; labels are aligned by the model."""
     rows: list[dict[str, Any]] = []
     reached = starts[starts["optimum"] > 0]
-    best = float(reached["objective"].max())
+    # the first is the best that was not set aside; a collapse may lie above it
+    best = float(reached.loc[reached["optimum"] == 1, "objective"].max())
     for label, members in reached.groupby("optimum"):
         chosen = members.sort_values(["objective", "gradient"], ascending=[False, True])
         # the representative: of those at the top, the one whose gradient is smallest
@@ -93,7 +94,7 @@ def describe_optima(
 
 
 def _below(best: float, value: float) -> float:
-    """Nats below the best, zero within rounding."""
+    """Nats below the best, zero within rounding; negative above it."""
     gap = best - value
     return 0.0 if abs(gap) <= 1e-9 * (1 + abs(best)) else gap
 

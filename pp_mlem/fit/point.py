@@ -418,10 +418,10 @@ class PointFit(Fit):
     def optima(self) -> pd.DataFrame:
         """The distinct optima that the starts found, labels aligned, the best first.
 
-        Columns: objective, below_best (nats), starts and their share, kind ("maximum", "saddle",
-        "ridge", "boundary", "collapsed", "spurious"), gradient per observation, the smallest
-        eigenvalue of the information scaled to a unit diagonal, how many distinct points share the
-        value, and the start that represents it (`start_params[start]`).
+        Columns: objective, below_best (nats; negative where what was set aside lies above), starts and
+        their share, kind ("maximum", "saddle", "ridge", "boundary", "collapsed", "spurious"), gradient per
+        observation, the smallest eigenvalue of the information scaled to a unit diagonal, how many distinct
+        points share the value, and the start that represents it (`start_params[start]`).
         """
         model = self.model_for("optima")
         if not self.start_params:

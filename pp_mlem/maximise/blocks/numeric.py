@@ -49,6 +49,8 @@ class Numeric(Block):
             return value if prior is None else value + prior.log_density(values, names)
 
         start = space.unconstrain(params)
+        if space.size == 0:  # a law of a single value: nothing is free
+            return space.constrain(start)
         if space.size <= NEWTON_LIMIT:
             return space.constrain(newton_ascent(objective, start, context.steps).point)
         solver: Any = (
