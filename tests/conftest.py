@@ -22,7 +22,7 @@ LONG_SECONDS = 3.0
 ONE_BY_ONE = 100  # cases that were asked for by name are all run
 # Of the long cases of these tests, which are many of a kind, CI runs one of so many; --every runs all.
 THINNED = {
-    "test_scans.py::test_equals_enumeration_of_the_unrolled_program": 3,
+    "test_scans.py::test_equals_enumeration_of_the_unrolled_program": 4,
     "test_scans.py::test_few_steps": 3,
     "test_scans.py::test_labels_count_where_states_are_not_masked": 3,
     "test_outsider_gaussian.py::test_is_right": 3,
@@ -37,12 +37,14 @@ THINNED = {
     "test_random_programs.py::test_missing_cells_gathers_masks_and_labels": 2,
     "test_random_gaussian.py::test_any_program": 2,
     "test_numpyro_programs.py::test_fitted_by_every_method": 3,
-    "test_sklearn.py::test_every_form_is_an_estimator": 4,
+    "test_sklearn.py::test_every_form_is_an_estimator": 5,
     "test_cache.py::test_keys_do_not_hang_on_the_process": 2,
-    "test_state_space.py::test_log_z": 2,
+    "test_state_space.py::test_log_z": 3,
     "test_state_space.py::test_draws": 2,
-    "test_shelf.py::test_nuts_runs": 4,
-    "test_shelf.py::test_saved_and_loaded": 6,
+    "test_state_space.py::test_moments": 2,
+    "test_numpyro_programs.py::test_equals_numpyros_own_log_density": 2,
+    "test_shelf.py::test_nuts_runs": 6,
+    "test_shelf.py::test_saved_and_loaded": 8,
     "test_labels.py::test_relabelling_leaves_the_likelihood_unchanged": 2,
 }
 

@@ -14,6 +14,7 @@ import pytest
 from scipy import optimize
 
 import pp_mlem as pp
+from pp_mlem.diagnose import edges
 from pp_mlem.diagnose.kinks import at_kink
 from pp_mlem.show.catalogue import find_model
 
@@ -366,3 +367,33 @@ def test_probabilities_that_were_lost_are_found_again():
     model = pp.Model(shelf.program, **shelf.data(), **shelf.options)
     starts = pp.fit_mle(model, starts=6, seed=0).starts
     assert (starts["objective"] > -2036.41).sum() >= 3  # of which one never lost any
+
+
+def test_many_entries_near_an_edge_are_tried_in_order(monkeypatch):
+    """Words that no document of a topic has are at the edge, as when all are tried; the first that is not ends the search."""
+    rng = np.random.default_rng(0)
+    share = np.r_[np.full(20, 0.05 - 2e-5), np.full(200, 2e-6)]
+    counts = rng.multinomial(40_000, share, size=8).sum(0)
+    seen, looked = counts > 0, []
+
+    def words(counts):
+        phi = numpyro.sample("phi", dist.Dirichlet(jnp.ones(len(counts))))
+        numpyro.sample("x", dist.Multinomial(counts.sum(), phi), obs=counts)
+
+    at_all = edges.objective_at
+    monkeypatch.setattr(
+        edges,
+        "objective_at",
+        lambda t, v, points: looked.append(len(points)) or at_all(t, v, points),
+    )
+    fit = pp.fit_em(pp.Model(words, counts))
+    phi = np.maximum(fit.params["phi"], 1e-9)
+    phi /= phi.sum()
+    for many in (10**6, 100):
+        monkeypatch.setattr(edges, "MANY", many)
+        looked.clear()
+        with fit.computing("edges") as target:
+            vector = np.asarray(target.space.to_vector({"phi": phi}))
+            at_edge = edges.edge_masks(target, vector, {"phi": phi})["phi"]
+        np.testing.assert_array_equal(at_edge, ~seen)
+    assert 1 < sum(~seen) < 200 and sum(looked) < 200 + 2 * edges.AT_ONCE

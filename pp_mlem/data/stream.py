@@ -73,7 +73,9 @@ def rows_in_chunk(count: int, numbers: int, wanted: int | None) -> int:
     if wanted is not None:
         return min(wanted, count)
     held = machine().chunk_numbers
-    rows = int(np.clip(held // max(numbers, 1), FEWEST_ROWS, max(MOST_ROWS, held // 8)))
+    rows = int(
+        np.clip(held // max(numbers, 1), FEWEST_ROWS, MOST_ROWS if machine().cpu else held // 8)
+    )
     return min(rows, count)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ FAR_OUT, OUTWARD = 1e7, 1e100  # values of a half-line that may be infinite; how
 NEAR_HALF_LINE = 1e-6
 SMALL_NOISE = 1e-2  # of the spread of the data: smaller scales of noise are tried
 AT_ONCE = 16
+MANY = 256  # entries of one parameter near an edge, of which not all are tried
 ALMOST_NOTHING = 1e-10  # of the largest variance of a covariance that is as good as singular
 
 
@@ -47,13 +50,32 @@ def edge_masks(
     A probability of 1e-6 behind a thousand events is no edge: moving it to zero costs them all.
     Infinity is the other edge of a half-line, for one entry or for all that are far out in their
     proportions: the concentration of counts that are not dispersed. The objective is evaluated only
-    where an entry is near an edge; `value_at` does it where such a function is compiled already.
+    where an entry is near an edge; `value_at` does it where such a function is compiled already. Of a
+    parameter with hundreds of such entries (the words of a topic) those next to the edge come first, and
+    once none of some is at it, the others are not either.
     """
     vector = np.asarray(vector, float)
     masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in target.space.sites}
-    moves = _moves_onto_edges(target, vector, params, masks)
+    several: list[Iterator[_Move]] = []
+    moves = _moves_onto_edges(target, vector, params, masks, several)
+    _mark(target, vector, moves, masks, value_at)
+    for in_order in several:
+        while some := list(itertools.islice(in_order, AT_ONCE)):
+            if not _mark(target, vector, some, masks, value_at):
+                break
+    return masks
+
+
+def _mark(
+    target: Target,
+    vector: np.ndarray,
+    moves: list[_Move],
+    masks: dict[str, np.ndarray],
+    value_at: ValueAt | None,
+) -> bool:
+    """Mark the entries of the moves that cost next to nothing; whether there are any."""
     if not moves:
-        return masks
+        return False
     points = [vector, *(m.vector for m in moves)]
     values = np.full(len(points), np.nan) if value_at is None else value_at(np.stack(points))
     if not np.isfinite(values).all():  # EM sees none where a law has no variance
@@ -65,28 +87,35 @@ def edge_masks(
     for move, lost in zip(moves, cost, strict=True):
         for name, index in move.entries if lost < EDGE_COST else ():
             masks[name][index] = True
-    return masks
+    return bool(np.any(cost < EDGE_COST))
 
 
 def _moves_onto_edges(
-    target: Target, vector: np.ndarray, params: dict[str, Any], masks: dict[str, np.ndarray]
+    target: Target,
+    vector: np.ndarray,
+    params: dict[str, Any],
+    masks: dict[str, np.ndarray],
+    several: list[Iterator[_Move]],
 ) -> list[_Move]:
-    """What is to be tried; entries that are on an edge already are marked in `masks`."""
+    """What is to be tried; entries that are on an edge already are marked in `masks`. What is too much to try all goes to
+    `several`, in the order of how near entries are."""
     moves, where = [], target.space.slices()
     variances = variances_of(target)
     for site in target.space.sites:
         value = np.asarray(params[site.name], float)
         base = base_support(site.support)
+        near = []
         for index, edge, there in _near_edge(base, value, site.name in variances):
             if there:
                 masks[site.name][index] = True
-                continue
-            moved = value.copy()
-            moved[index] = edge
-            if is_simplex(site.support):
-                moved /= moved.sum(-1, keepdims=True)
-            at_edge = _with_values(target, vector, params, {site.name: moved})
-            moves.append(_Move([(site.name, index)], at_edge))
+            else:
+                near.append((abs(value[index] - edge), index, edge))
+        onto = partial(_onto_edge, target, vector, params, site.name, is_simplex(site.support))
+        if len(near) > MANY:
+            in_order = sorted(near)
+            several.append(map(onto, [n[1] for n in in_order], [n[2] for n in in_order]))
+        else:
+            moves += [onto(index, edge) for _, index, edge in near]
         for index, place, edge in _near_coordinates(base, value, vector[where[site.name]]):
             at_edge = vector.copy()
             at_edge[where[site.name].start + place] = edge
@@ -117,6 +146,23 @@ def _moves_onto_edges(
             values[name][index] = min(OUTWARD * values[name][index], 1e300)
         moves.append(_Move(entries, _with_values(target, vector, params, values)))
     return moves
+
+
+def _onto_edge(
+    target: Target,
+    vector: np.ndarray,
+    params: dict[str, Any],
+    name: str,
+    sums_to_one: bool,
+    index: Index,
+    edge: float,
+) -> _Move:
+    """An entry on its edge; the others of its simplex share what it had."""
+    moved = np.array(params[name], float)
+    moved[index] = edge
+    if sums_to_one:
+        moved /= moved.sum(-1, keepdims=True)
+    return _Move([(name, index)], _with_values(target, vector, params, {name: moved}))
 
 
 def variances_of(target: Target) -> frozenset[str]:
