@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from test_cli import run
 import pp_mlem.show.data_files as data_files
 from pp_mlem import Model, load
 from pp_mlem.base import free_memory as memory
+from pp_mlem.base import machine
 from pp_mlem.comparison.growth import split_from
 from pp_mlem.estimate.estimators import fit_by
 from pp_mlem.model.streamed import StreamedModel
@@ -92,7 +94,7 @@ def patched():
     """Chunks of 149 rows; pictures of 200."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pp_mlem.data.stream.FEWEST_ROWS", 64)
-        patch.setattr("pp_mlem.data.stream.MOST_ROWS", 149)
+        patch.setattr(machine, "CPU", replace(machine.CPU, chunk_rows=149))
         patch.setattr("pp_mlem.show.sampled.ROWS", 200)
         patch.delenv(VARIABLE, raising=False)
         size = data_files._bytes_in_memory

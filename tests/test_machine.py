@@ -88,3 +88,10 @@ def test_sums_in_float32_keep_their_digits():
     expected = fit_em(double, init=at, max_iter=1).params
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=3e-5, atol=3e-5)
+
+
+def test_what_has_no_likelihood_has_none_in_float32():
+    """An impossible row makes the sum over blocks minus infinity, and no NaN."""
+    single = Model(mixture, X, dtype="float32")
+    at = {"w": np.array([0.6, 0.4]), "mu": np.array([0.0, 4.0]), "s": np.array([1e-25, 1e-25])}
+    assert np.isneginf(single.log_likelihood(at))

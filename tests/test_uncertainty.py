@@ -370,7 +370,6 @@ def test_columns_of_a_table_are_drawn_anew():
 def test_more_scalars_than_a_matrix_is_computed_of(monkeypatch, tmp_path):
     """Estimates without standard errors and the reason, not a matrix that no memory holds."""
     monkeypatch.setattr("pp_mlem.diagnose.uncertainty.MOST_SCALARS", 4)
-    monkeypatch.setattr("pp_mlem.fit.point.MOST_SCALARS", 4)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 6))
 

@@ -13,8 +13,8 @@ class Machine:
 
     block_rows, block_numbers: at most, of a block of rows of in-memory data that is swept at once. On a CPU it stays in
         the cache of a core; an accelerator has thousands of lanes to keep busy.
-    chunk_numbers: of all columns of a chunk of data on disk: some megabytes, or enough for a kernel to be worth its launch and
-        the copy to the device.
+    chunk_rows, chunk_numbers: at most, of a chunk of data on disk and of all its columns: some megabytes, or enough for a
+        kernel to be worth its launch and the copy to the device.
     lane_work: multiplications of a sweep beyond which starts run one after the other, up to `turn_work` within one
         computation. A core is busy with one of them; an accelerator is not, and takes them side by side.
     parallel_scans: whether the steps of a few chains of few states are summed by a parallel prefix scan (depth: the
@@ -24,6 +24,7 @@ class Machine:
 
     block_rows: int
     block_numbers: int
+    chunk_rows: int
     chunk_numbers: int
     lane_work: float
     turn_work: float
@@ -34,6 +35,7 @@ class Machine:
 CPU = Machine(
     block_rows=2**11,
     block_numbers=2**14,
+    chunk_rows=2**18,
     chunk_numbers=2**20,
     lane_work=3e5,
     turn_work=1e7,
@@ -43,6 +45,7 @@ CPU = Machine(
 ACCELERATOR = Machine(
     block_rows=2**20,
     block_numbers=2**24,
+    chunk_rows=2**21,
     chunk_numbers=2**24,
     lane_work=1e9,
     turn_work=1e9,

@@ -116,7 +116,8 @@ def _lost(lost: jax.Array, total: jax.Array, part: jax.Array, found: jax.Array) 
     if found.dtype != jnp.float32:
         return lost
     whole = jnp.abs(total) >= jnp.abs(part)
-    return lost + jnp.where(whole, (total - found) + part, (part - found) + total)
+    own = jnp.where(whole, (total - found) + part, (part - found) + total)
+    return lost + jnp.where(jnp.isfinite(found), own, 0.0)
 
 
 def plan_rows(reading: Reading, factors: tuple[Factor, ...], gathers: Any) -> Rows:

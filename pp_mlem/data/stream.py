@@ -11,7 +11,7 @@ import numpy as np
 from pp_mlem.base.machine import machine
 from pp_mlem.sources import Column, Grouped, Source
 
-MOST_ROWS, FEWEST_ROWS = 2**18, 2**10  # of a chunk
+FEWEST_ROWS = 2**10  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,9 @@ def rows_in_chunk(count: int, numbers: int, wanted: int | None) -> int:
     no more. `numbers` are those of a row."""
     if wanted is not None:
         return min(wanted, count)
-    held = machine().chunk_numbers
-    rows = int(
-        np.clip(held // max(numbers, 1), FEWEST_ROWS, MOST_ROWS if machine().cpu else held // 8)
-    )
-    return min(rows, count)
+    suits = machine()
+    rows = np.clip(suits.chunk_numbers // max(numbers, 1), FEWEST_ROWS, suits.chunk_rows)
+    return min(int(rows), count)
 
 
 @dataclass

@@ -52,7 +52,7 @@ def edge_masks(
     proportions: the concentration of counts that are not dispersed. The objective is evaluated only
     where an entry is near an edge; `value_at` does it where such a function is compiled already. Of a
     parameter with hundreds of such entries (the words of a topic) those next to the edge come first, and
-    once none of some is at it, the others are not either.
+    once none of `AT_ONCE` is at it, those farther away are taken not to be.
     """
     vector = np.asarray(vector, float)
     masks = {s.name: np.zeros(np.shape(params[s.name]), bool) for s in target.space.sites}

@@ -36,6 +36,11 @@ STEP_LIMIT = 0.05
 NEARLY_FLAT, STEPS_TO_REST = 1e-5, 3
 
 
+def too_many(names: tuple[str, ...]) -> bool:
+    """Whether there are more scalars than an information matrix is computed of."""
+    return len(names) > MOST_SCALARS
+
+
 @dataclass(frozen=True)
 class Covariance:
     """Covariance of every free scalar on its natural scale, in the order of `names`.
@@ -66,7 +71,7 @@ class Covariance:
     @property
     def too_large(self) -> bool:
         """Whether it was not computed, for its size."""
-        return len(self.names) > MOST_SCALARS
+        return too_many(self.names)
 
 
 @dataclass(frozen=True)

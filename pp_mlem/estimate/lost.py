@@ -17,10 +17,8 @@ from pp_mlem.target.target import Target
 LOST = 1e-2  # of the spread of the data: a smaller variance may have been lost
 SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the spread, at which it is tried
 MOST = 16  # entries of one parameter that are tried
-NEAR, FAR = (
-    6.0,
-    12.0,
-)  # log-odds of an interval's share beyond which it is near an edge, and at which slopes are told apart
+NEAR = 6.0  # log-odds of an interval's share, beyond which it is near an edge
+FAR = 12.0  # at which the slope there is told from rounding
 STEEP = 5.0  # nats by which the objective would rise if a slope were that of the whole interval
 INSIDE = (5.0, 3.5, 2.0, 1.0)  # log-odds that are tried
 

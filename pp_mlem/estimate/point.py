@@ -98,11 +98,8 @@ class Settings:
 
 
 Make = Callable[[Settings], Algorithm]
-AGAIN = (
-    "again ",
-    "once more ",
-    "a last time ",
-)  # that starts go on which have lost a variance or a probability
+# How often starts go on that have lost a variance or a probability; by these names a checkpoint knows the runs.
+AGAIN = ("again ", "once more ", "a last time ")
 
 
 def check_model(model: Any, dtype: Any) -> None:

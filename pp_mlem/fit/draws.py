@@ -19,7 +19,7 @@ from pp_mlem.diagnose.groups import Group
 from pp_mlem.diagnose.labels import reorder_draws
 from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.summary import POSTERIOR_DRAWS, average_posterior, thinned
-from pp_mlem.diagnose.uncertainty import MOST_SCALARS, Covariance, Estimate
+from pp_mlem.diagnose.uncertainty import Covariance, Estimate, too_many
 from pp_mlem.fit.base import Fit, Params, headed, not_a_point
 from pp_mlem.fit.datatree import Drawn
 from pp_mlem.model.imputation import Imputed
@@ -137,7 +137,7 @@ class DrawsFit(Fit):
 
     def _covariance(self) -> Covariance:
         table, names = self.draw_table().to_numpy(), self.scalar_names
-        if len(names) > MOST_SCALARS:
+        if too_many(names):
             return replace(Covariance.of_too_many(names, len(names), "posterior"), reasons={})
         matrix = np.full((len(names), len(names)), np.nan)
         reasons = dict.fromkeys(names, "one draw has no spread")

@@ -29,12 +29,12 @@ from pp_mlem.diagnose.profile import ProfileInterval, profile_interval
 from pp_mlem.diagnose.rotations import free_scalars
 from pp_mlem.diagnose.separation import REASON, UNBOUNDED, find_separation, without_errors
 from pp_mlem.diagnose.uncertainty import (
-    MOST_SCALARS,
     Covariance,
     Estimate,
     covariance_at,
     delta_method,
     restricted,
+    too_many,
 )
 from pp_mlem.fit.base import Fit, Params, headed, params_of
 from pp_mlem.fit.datatree import ASYMPTOTIC, FEWEST_DRAWS, POINTWISE_CELLS, Drawn
@@ -206,7 +206,7 @@ class PointFit(Fit):
 
     def _covariance(self, kind: str) -> Covariance:
         """NaN where there is no maximum for a curvature to be that of."""
-        if len(self.scalar_names) > MOST_SCALARS:
+        if too_many(self.scalar_names):
             return Covariance.of_too_many(self.scalar_names, len(self.vector), kind)
         with self.computing("covariance") as target:
             covariance = covariance_at(target, self.vector, kind)

@@ -161,7 +161,8 @@ def show(
     Roles, what is summed out, each M-step and why. The model's file is run (imported and called with its data) to read it; nothing is fitted.
     """
     commands.show_model(
-        Given.of(model, data, column, set, observe, groups, sequences), Output(json)
+        Given.of(model, data, column, set, observe, groups=groups, sequences=sequences),
+        Output(json),
     )
 
 
@@ -211,7 +212,7 @@ def compare(
     finished, twice quits.
     """
     commands.compare_methods(
-        Given.of(model, data, column, set, observe, groups, sequences),
+        Given.of(model, data, column, set, observe, groups=groups, sequences=sequences),
         building.Held(fixed, init),
         commands.Asked(methods, starts, seed, chains, draws, loo, plots, labels),
         Output(json, quiet, out, overwrite),
@@ -372,7 +373,7 @@ def select(
     Sizes are values of an argument of the program, as in --over K=1:6.
     """
     studies.select_size(
-        Given.of(model, data, column, set, observe, groups, sequences), over, methods, starts=starts, seed=seed,
+        Given.of(model, data, column, set, observe, groups=groups, sequences=sequences), over, methods, starts=starts, seed=seed,
         bootstrap=bootstrap, fixed=fixed, output=Output(json, quiet, out),
     )  # fmt: skip
 

@@ -39,6 +39,7 @@ class Given:
         columns: Iterable[str] | None,
         settings: Iterable[str] | None,
         observe: Iterable[str] | None,
+        *,
         groups: str | None = None,
         sequences: str | None = None,
     ) -> Given:

@@ -157,8 +157,8 @@ class Run:
             columns or (record["column"] if own is not None or data is not None else None),
             [*record["set"], *(settings or ())],
             observe or (record["observe"] if data is None else None),
-            record.get("groups"),
-            record.get("sequences"),
+            groups=record.get("groups"),
+            sequences=record.get("sequences"),
         )
         return replace(given, in_chunks=record.get("data_in_chunks") if data is None else None)
 

@@ -90,7 +90,7 @@ class Grouped:
             kinds, counts = np.unique(every, return_counts=True)
             if len(kinds) < len(every):
                 raise ValueError(
-                    f"groups: the rows of group {kinds[counts > 1][0]} of '{self.by}' do not follow one another. Sort the data by "
+                    f"the rows of group {kinds[counts > 1][0]} of '{self.by}' do not follow one another. Sort the data by "
                     f"'{self.by}', or put every group into one row (a list column)."
                 )
             self.held["starts"] = np.concatenate([*first, [row]])

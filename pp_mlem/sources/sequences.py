@@ -110,7 +110,8 @@ def sequences_of(steps: Grouped, fill: Mapping[str, float]) -> Source:
         steps.rows[name]
     part = Sequences.of(steps, fill)
     told = f"{steps.rows.told}, sequences by '{steps.by}'"
-    return Source((part,), told, partial(_identity, steps, tuple(fill.items())))
+    identify = partial(_identity, steps, tuple(fill.items()))
+    return Source((part,), told, identify, units="sequences")
 
 
 def _identity(steps: Grouped, fill: tuple[tuple[str, float], ...]) -> dict[str, str]:

@@ -65,6 +65,7 @@ class Source:
     learned: dict[int, int] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     chunk_rows: int | None = None
+    units: str = "rows"
 
     def __repr__(self) -> str:
         return f"Source({self.describe()})"
@@ -142,7 +143,7 @@ class Source:
         """In a line: "3 files 'folder/*.parquet', 12,000,000 rows" (the rows where they are known)."""
         rows = [self._rows(number) for number in range(len(self.parts))]
         known = [r for r in rows if r is not None]
-        return f"{self.told}, {sum(known):,} rows" if len(known) == len(rows) else self.told
+        return f"{self.told}, {sum(known):,} {self.units}" if len(known) == len(rows) else self.told
 
     def chunks(
         self, columns: Sequence[Column], rows: int, begin: int = 0, end: int | None = None,
