@@ -12,7 +12,7 @@ import pytest
 from jax.scipy.linalg import solve_triangular
 
 from pp_mlem.base.compiling import Effort, jit
-from pp_mlem.base.factorisations import one_at_a_time
+from pp_mlem.base.factorisations import _count, one_at_a_time
 
 MANY = """
 import jax, numpy as np, jax.numpy as jnp
@@ -81,13 +81,22 @@ def in_a_derivative(a, x):
 
 
 @pytest.mark.parametrize("function", [in_a_scan, in_a_loop, in_branches, in_a_derivative])
-def test_values_are_the_same(function):
+@pytest.mark.parametrize("on_threads", [False, True])
+def test_values_are_the_same(function, on_threads):
     with jax.enable_x64(True):
-        found, expected = jit(function, Effort.QUICK)(A, X), jax.jit(function)(A, X)
+        found = jit(function, Effort.QUICK, on_threads)(A, X)
+        expected = jax.jit(function)(A, X)
         assert jax.tree.structure(found) == jax.tree.structure(expected)
         for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert own.dtype == other.dtype
             np.testing.assert_allclose(own, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [in_a_scan, in_a_loop, in_branches, in_a_derivative])
+def test_what_runs_on_threads_has_no_batches(function):
+    program = jax.make_jaxpr(one_at_a_time(function, apart=True))(A, X)
+    assert _count(jax.make_jaxpr(function)(A, X)) > 0
+    assert _count(program) == 0
 
 
 def test_each_batch_depends_on_the_one_before_it():

@@ -189,6 +189,61 @@ def test_interrupted_chains_side_by_side_keep_their_draws(normal, stop_after):
     assert np.isfinite(fit.summary()["mean"]).all()
 
 
+def test_chains_on_threads_are_those_of_a_sequence(normal):
+    options = OPTIONS | {"chains": 3}
+    one_by_one = fit_nuts(normal, chain_method="sequential", **options)
+    at_once = fit_nuts(normal, chain_method="parallel", **options)
+    np.testing.assert_array_equal(one_by_one.draw_vectors, at_once.draw_vectors)
+    assert len(np.unique(at_once.draws["mu"][:, -1])) == 3
+
+
+@pytest.mark.parametrize(("blocks", "kept"), [(1, 25), (3, 50), (4, 100), (7, 100)])
+def test_interrupted_chains_on_threads_keep_their_draws(
+    normal, stop_after, monkeypatch, blocks, kept
+):
+    """The first block is made before there are threads; on one of them, chains end in their order."""
+    monkeypatch.setattr(sampler_module, "cores", lambda: 1)
+    stop_after(blocks=blocks)
+    fit = fit_nuts(Model(one_normal, X), chain_method="parallel", **OPTIONS)
+    assert fit.status == "interrupted"
+    assert fit.draws["mu"].shape == (1, kept)
+
+
+@pytest.mark.parametrize(
+    ("done", "shape"),
+    [([200, 190, 110], (2, 90)), ([200, 120, 105], (1, 100)), ([180, 180, 179], (3, 79)), ([80, 60, 0], (2, 30))],
+)  # fmt: skip
+def test_what_is_kept_of_interrupted_chains_is_the_most_draws_of_one_length(done, shape):
+    def chain(steps):
+        made = sampler_module._Chain(None, warmup=100, draws=100)
+        kept = steps - 100 if steps > 100 else steps
+        piece = {k: np.zeros(kept) for k in (*sampler_module.FIELDS, "step_size")}
+        piece["vector"] = np.zeros((kept, 2))
+        made.at = sampler_module._Progress(None, steps, (piece,) if steps else ())
+        return made
+
+    settings = sampler_module.Settings(100, 0.9, 10, 1, True, on_threads=True)
+    sample = sampler_module._collected([chain(d) for d in done], settings, 3, 100, 0.0, True)
+    assert sample.vectors.shape == (*shape, 2)
+    assert sample.warm == (max(done) <= 100)
+
+
+def test_an_error_on_a_thread_is_raised_and_the_others_stop(normal, monkeypatch):
+    advance, blocks = sampler_module._Chain.advance, []
+
+    def failing(*args):
+        blocks.append(args)
+        if len(blocks) == 3:
+            raise MemoryError("no room")
+        return advance(*args)
+
+    monkeypatch.setattr(sampler_module, "ROOM", 1)
+    monkeypatch.setattr(sampler_module._Chain, "advance", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        fit_nuts(Model(one_normal, X), chain_method="parallel", **OPTIONS)
+    assert len(blocks) < 200  # of 400
+
+
 def test_interrupted_sequence_of_chains_keeps_the_finished_ones(normal, stop_after):
     stop_after(blocks=7)  # one whole chain and most of the second
     fit = fit_nuts(Model(one_normal, X), chain_method="sequential", **OPTIONS)

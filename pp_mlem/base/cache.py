@@ -25,6 +25,8 @@ import jax
 import jaxlib
 import platformdirs
 
+from pp_mlem.base.machine import cores
+
 LOG = logging.getLogger("pp_mlem")
 LIMIT = 2**28  # bytes, of all machines and versions together: some hundred models
 HOUR = 3600.0
@@ -44,12 +46,7 @@ def _processor() -> list[str]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         found += sorted({x for x in lines if x.partition(":")[0].strip() in PROCESSOR})
-    return [*found, str(_cores())]
-
-
-def _cores() -> int:
-    """The cores that this process may use: XLA cuts loops into as many pieces."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [*found, str(cores())]  # XLA cuts loops into as many pieces
 
 
 def root_folder() -> Path | None:

@@ -66,9 +66,10 @@ def _is_known(name: str, value: Any) -> bool:
     return True
 
 
-def jit(function: Callable[..., Any], effort: Effort) -> Any:
-    """`jax.jit` with this effort, for what belongs to no structure; else use `Kept`."""
-    function = one_at_a_time(function) if machine().cpu else function
+def jit(function: Callable[..., Any], effort: Effort, on_threads: bool = False) -> Any:
+    """`jax.jit` with this effort, for what belongs to no structure; else use `Kept`. `on_threads`: it will run on
+    several at once."""
+    function = one_at_a_time(function, apart=on_threads) if machine().cpu else function
     return jax.jit(function, compiler_options=_options(effort))
 
 

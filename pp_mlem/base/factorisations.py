@@ -3,7 +3,8 @@
 A batch of factorisations or triangular solves waits, on a thread of the pool on which it runs, for others
 of that pool to do its parts (jaxlib 0.10, `ParallelBatchMap`). When as many batches run at once as there
 are threads, all of them wait for ever. In what is compiled here each batch therefore depends on the one
-before it, in a way that the compiler does not see through.
+before it, in a way that the compiler does not see through; and what is to run on several threads at once has
+no batches at all, but loops over their members.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ LOOPS = {"scan", "while", "cond"}
 Run = Callable[..., Any]
 
 
-def one_at_a_time(function: Run) -> Run:
-    """The same function, to be compiled."""
+def one_at_a_time(function: Run, apart: bool = False) -> Run:
+    """The same function, to be compiled; `apart`: with loops in place of batches."""
 
     @functools.wraps(function)
     def run(*arguments: Any) -> Any:
@@ -36,8 +37,8 @@ def one_at_a_time(function: Run) -> Run:
             return function(*jax.tree.unflatten(tree, leaves))
 
         closed, shape = jax.make_jaxpr(of_leaves, return_shape=True)(*flat)
-        several = _count(closed.jaxpr) > 1
-        evaluate = _Evaluation().run if several else jax.core.eval_jaxpr
+        changes = _count(closed.jaxpr) > (0 if apart else 1)
+        evaluate = _Evaluation(apart).run if changes else jax.core.eval_jaxpr
         out = evaluate(closed.jaxpr, closed.consts, *flat)
         return jax.tree.unflatten(jax.tree.structure(shape), out)
 
@@ -68,7 +69,8 @@ def _count(program: Any) -> int:
 class _Evaluation:
     """Evaluates a program; `last` is what the batch before gave."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool) -> None:
+        self.apart = apart
         self.last: Any = None
 
     def run(self, program: Any, consts: Sequence[Any], *arguments: Any) -> list[Any]:
@@ -91,16 +93,26 @@ class _Evaluation:
         if inside and name not in LOOPS and len(inner) == 1:  # a call: its batches are ours
             (part,) = inner
             return self.run(getattr(part, "jaxpr", part), getattr(part, "consts", ()), *values)
+        if inside and name == "custom_linear_solve":  # its other programs are for derivatives
+            constants = parameters["const_lengths"]
+            before, every = constants.matvec + constants.vecmat, sum(constants)
+            solve = parameters["jaxprs"].solve
+            own = [*values[before : before + constants.solve], *values[every:]]
+            return self.run(solve.jaxpr, solve.consts, *own)
         if inside and name in LOOPS:
-            parameters = {k: _rewritten(v) for k, v in parameters.items()}
-        chained = inside > 0 or _is_batch(equation)
-        if chained:
-            values = self._after_the_last(values)
+            parameters = {k: _rewritten(v, self.apart) for k, v in parameters.items()}
         bound = equation.primitive.get_bind_params(parameters)
         # Of JAX before 0.10 a pair: functions among the parameters come first.
         functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
-        found = equation.primitive.bind(*functions, *values, **parameters)
-        found = list(found) if equation.primitive.multiple_results else [found]
+
+        def bind(*values: Any) -> list[Any]:
+            found = equation.primitive.bind(*functions, *values, **parameters)
+            return list(found) if equation.primitive.multiple_results else [found]
+
+        if self.apart:
+            return _one_by_one(bind, values) if _is_batch(equation) else bind(*values)
+        chained = inside > 0 or _is_batch(equation)
+        found = bind(*(self._after_the_last(values) if chained else values))
         if chained:
             self.last = next((f for f in found if _is_floating(f)), self.last)
         return found
@@ -117,15 +129,23 @@ class _Evaluation:
         return values
 
 
-def _rewritten(parameter: Any) -> Any:
+def _one_by_one(bind: Callable[..., list[Any]], values: Sequence[Any]) -> list[Any]:
+    """A batch of a factorisation, by a loop over its members."""
+    batch = values[0].shape[:-2]
+    members = [v.reshape(-1, *v.shape[len(batch) :]) for v in values]
+    found = jax.lax.map(lambda own: bind(*own), members)
+    return [f.reshape(*batch, *f.shape[1:]) for f in found]
+
+
+def _rewritten(parameter: Any, apart: bool) -> Any:
     """A parameter of a loop, with its programs rewritten."""
     if isinstance(parameter, (tuple, list)):
-        return type(parameter)(_rewritten(p) for p in parameter)
+        return type(parameter)(_rewritten(p, apart) for p in parameter)
     if not isinstance(parameter, core.ClosedJaxpr) or not _count(parameter):
         return parameter
 
     def inside(*arguments: Any) -> list[Any]:
-        return _Evaluation().run(parameter.jaxpr, parameter.consts, *arguments)
+        return _Evaluation(apart).run(parameter.jaxpr, parameter.consts, *arguments)
 
     return jax.make_jaxpr(inside)(*(_abstract(a) for a in parameter.in_avals))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import jax
@@ -57,3 +58,8 @@ ACCELERATOR = Machine(
 def machine() -> Machine:
     """That of JAX's default backend."""
     return CPU if jax.default_backend() == "cpu" else ACCELERATOR
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,11 +1,16 @@
-"""NUTS in blocks of steps with the state carried, so that an interrupted run keeps its draws."""
+"""NUTS in blocks of steps with the state carried, so that an interrupted run keeps its draws.
+
+Chains are independent, and each has a key of its own: on threads, which XLA keeps busy without Python, they
+are the same as one after the other.
+"""
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +21,8 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import NUTS
 
-from pp_mlem.base.compiling import lean_jit, meanwhile, quick_jit
+from pp_mlem.base.compiling import Effort, jit, meanwhile, quick_jit
+from pp_mlem.base.machine import cores
 from pp_mlem.base.precision import alone, working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.target.problem import Problem
@@ -26,6 +32,7 @@ FIELDS = ("diverging", "potential_energy", "energy", "accept_prob", "num_steps")
 ROOM = 250  # steps that a block holds
 FIRST_STEPS = 10
 BLOCK_SECONDS = 1.0  # how long Ctrl-C may have to wait, where a step is shorter
+SHOWN_SECONDS = 0.2  # how often the bar of chains on threads moves
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,9 @@ class Settings:
     warmup: int
     target_accept: float
     max_tree_depth: int
-    together: int  # chains that run side by side
+    together: int  # chains in one computation
     dense: bool
+    on_threads: bool = False  # whether several such computations run at once
 
 
 @dataclass(frozen=True)
@@ -161,32 +169,66 @@ def run_sampler(
     seed: int,
     bar: Progress,
 ) -> Sample:
-    """All chains, side by side or one after the other. Ctrl-C keeps what finished blocks hold; of
-    chains in sequence the finished ones, or the first as far as it came."""
+    """All chains: in one computation, on threads, or one after the other. Ctrl-C keeps what finished blocks hold,
+    of as many chains as makes the most draws of one length."""
     begin, block = _compiled(target, settings)
-    side_by_side = settings.together > 1
     keys = _keys(seed, settings, len(starts))
     chains: list[_Chain] = []
-    clock, first, steps = time.perf_counter(), 0.0, FIRST_STEPS
-    stopped = False
+    clock, first = time.perf_counter(), 0.0
+    stop, inside = threading.Event(), functools.partial(working_precision, target.dtype)
+
+    def advance(chain: _Chain, steps: int) -> int:
+        """A block, and how many steps the next one may have."""
+        since = time.perf_counter()
+        made = chain.advance(block, target.data, target.fixed, steps)
+        seconds = time.perf_counter() - since
+        return int(np.clip(made * BLOCK_SECONDS / max(seconds, 1e-3), 1, ROOM))
+
+    def through(chain: _Chain) -> None:
+        with inside():
+            steps = FIRST_STEPS
+            while not chain.finished and not stop.is_set():
+                steps = advance(chain, steps)
+                if not settings.on_threads:
+                    _show(bar, chains, settings)
+
     try:
         for i, key in enumerate(keys):
-            start = starts if side_by_side else starts[i]
+            start = starts if settings.together > 1 else starts[i]
             state = begin(key, start, mass, target.data, target.fixed)
             chains.append(_Chain(state, settings.warmup, draws))
-            while not chains[-1].finished:
-                since = time.perf_counter()
-                made = chains[-1].advance(block, target.data, target.fixed, steps)
-                seconds = time.perf_counter() - since
-                if first:  # the first block was compiled too
-                    steps = int(np.clip(made * BLOCK_SECONDS / max(seconds, 1e-3), 1, ROOM))
-                first = first or time.perf_counter() - clock
-                _show(bar, chains, settings)
+        advance(chains[0], FIRST_STEPS)  # what is still to be compiled is so once
+        first = time.perf_counter() - clock
+        if settings.on_threads:
+            _on_threads(through, chains, stop, functools.partial(_show, bar, chains, settings))
+        else:
+            for chain in chains:
+                through(chain)
     except KeyboardInterrupt:
-        stopped = True
         if not chains or not chains[0].at.pieces:
             raise  # nothing was sampled yet
-    return _collected(chains, settings, len(starts), draws, first, stopped)
+        return _collected(chains, settings, len(starts), draws, first, stopped=True)
+    return _collected(chains, settings, len(starts), draws, first, stopped=False)
+
+
+def _on_threads(
+    through: Callable[[_Chain], None],
+    chains: list[_Chain],
+    stop: threading.Event,
+    show: Callable[[], None],
+) -> None:
+    """Every chain on a thread, as many at once as there are cores; after an error or Ctrl-C they end with their
+    blocks."""
+    with ThreadPoolExecutor(min(cores(), len(chains)), "pp_mlem samples") as pool:
+        waiting: Iterable[Future] = [pool.submit(through, chain) for chain in chains]
+        try:
+            while waiting:
+                done, waiting = wait(waiting, SHOWN_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                show()
+        finally:
+            stop.set()
 
 
 def _keys(seed: int, settings: Settings, chains: int) -> jax.Array:
@@ -211,7 +253,7 @@ def compile_sampler(target: Target, settings: Settings, starts: np.ndarray) -> l
 def _compiled(target: Target, settings: Settings) -> tuple[Any, Any]:
     def make() -> tuple[Any, Any]:
         begin, block = make_sampler(target.problem, settings)
-        return quick_jit(begin), lean_jit(block)
+        return quick_jit(begin), jit(block, Effort.LEAN, on_threads=settings.on_threads)
 
     return target.once(("nuts", target.problem, settings), make)
 
@@ -220,7 +262,7 @@ def _show(bar: Progress, chains: list[_Chain], settings: Settings) -> None:
     drawn = sum(c.drawn for c in chains) * settings.together
     divergent = int(sum(p["diverging"].sum() for c in chains if c.drawn for p in c.at.pieces))
     share = sum(c.at.done / c.total for c in chains) * settings.together
-    doing = f"{drawn} draws, {divergent} divergences" if chains[-1].drawn else "warming up"
+    doing = f"{drawn} draws, {divergent} divergences" if drawn else "warming up"
     bar.advance(share, "chains", doing)
 
 
@@ -232,17 +274,22 @@ def _collected(
     first: float,
     stopped: bool,
 ) -> Sample:
-    kept = [c for c in chains if c.finished] or chains[:1]
+    drawn = np.array([c.drawn for c in chains])
+    lengths = np.sort(drawn)[::-1]
+    length = int(lengths[np.argmax(lengths * np.arange(1, len(chains) + 1))])
+    kept = [c for c in chains if c.at.pieces and c.drawn >= length]
     found = [c.result() for c in kept]
-    whole = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
+    length = length or min(f["diverging"].shape[1] for f in found)  # states of the warm-up
+    whole = {k: np.concatenate([f[k][:, :length] for f in found]) for k in found[0]}
     vectors = whole.pop("vector")
     note = ""
     if stopped:
         got = f"{vectors.shape[0]} of {wanted} chains with {vectors.shape[1]}"
         note = f"stopped by the user: {got} of {draws} draws"
         if not kept[0].drawn:
+            steps = min(c.at.done for c in kept)
             note = (
-                f"stopped by the user after {kept[0].at.done} of {settings.warmup} steps of the "
-                "warm-up: these are its states, not draws of the posterior"
+                f"stopped by the user after {steps} of {settings.warmup} steps of the warm-up: "
+                "these are its states, not draws of the posterior"
             )
     return Sample(vectors, whole, first, note, not kept[0].drawn)
