@@ -235,6 +235,14 @@ def _information(
     return gradient(vector), -0.5 * (hessian + hessian.T)
 
 
+@without_rows
+def _prior_information(
+    target: Target, columns: int, vector: jax.Array, basis: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the log prior adds to it. Traceable."""
+    return _information(target.prior_alone, columns, vector, basis)
+
+
 def information(
     target: Target, vector: Any, basis: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -244,10 +252,16 @@ def information(
     entries = max(target.marginal.entries, 1)
     columns = max(1, min(COLUMNS_AT_ONCE, CHAIN_ENTRIES // entries))
     size = target.space.size
-    run = target.compiled(_information, columns, effort=of_derivatives(numbers_of(target), size))
+    effort = of_derivatives(numbers_of(target), size)
     basis = np.eye(size) if basis is None else basis
-    gradient, matrix = run(np.asarray(vector), np.asarray(basis, target.dtype))
-    return np.asarray(gradient, float), np.asarray(matrix, float)
+    point = np.asarray(vector), np.asarray(basis, target.dtype)
+    # Second derivatives of log Z are dear to compile, and with a prior or without the same.
+    likelihood = target.likelihood_alone.compiled(_information, columns, effort=effort)
+    gradient, matrix = (np.asarray(a, float) for a in likelihood(*point))
+    if target.problem.with_prior:
+        slope, bend = target.compiled(_prior_information, columns)(*point)
+        gradient, matrix = gradient + np.asarray(slope), matrix + np.asarray(bend)
+    return gradient, matrix
 
 
 def _scores(target: Target, vector: jax.Array) -> jax.Array:

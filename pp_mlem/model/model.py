@@ -45,7 +45,7 @@ from pp_mlem.program.space import ParameterSpace
 from pp_mlem.program.trace import inside_program
 from pp_mlem.sources import Column
 from pp_mlem.target.priors import log_prior
-from pp_mlem.target.problem import Problem, make_problem
+from pp_mlem.target.problem import Problem, problem_of
 from pp_mlem.target.target import Target
 
 Params = Mapping[str, Any]
@@ -244,11 +244,7 @@ class Model(Imputes, AlongScans):
 
     def problem(self, fixed: Mapping[str, Any], with_prior: bool) -> Problem:
         """The estimation problem for these fixed parameters; planned once and kept."""
-
-        def make() -> Problem:
-            return make_problem(self.marginal, self.data, dict(fixed), with_prior)
-
-        return self.bound.kept.once(("problem", frozenset(fixed), with_prior), make)
+        return problem_of(self.bound.kept, self.marginal, self.data, dict(fixed), with_prior)
 
     def target(self, fixed: Mapping[str, Any] | None = None, with_prior: bool = False) -> Target:
         """The log-likelihood, or with the log prior, as a function of a vector of the parameters

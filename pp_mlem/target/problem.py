@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pp_mlem.base.compiling import Work
+from pp_mlem.base.compiling import Kept, Work
 from pp_mlem.data.program_data import ProgramData
 from pp_mlem.marginal.marginal import Marginal
 from pp_mlem.maximise.blocks.base import Block
@@ -62,3 +62,11 @@ def make_problem(marginal: Marginal, data: ProgramData, fixed: Params, with_prio
         priors = kept
     blocks = plan_blocks(reading, marginal.factors, data, names, priors)
     return Problem(marginal, reading.space.without(names), with_prior, blocks)
+
+
+def problem_of(
+    kept: Kept, marginal: Marginal, data: ProgramData, fixed: Params, with_prior: bool
+) -> Problem:
+    """The problem for these fixed parameters; planned once for a structure and kept."""
+    key = "problem", frozenset(fixed), with_prior
+    return kept.once(key, lambda: make_problem(marginal, data, dict(fixed), with_prior))

@@ -69,6 +69,12 @@ class StreamedTarget(Target):
     streamed: Chunks = field(kw_only=True)
     summary: Target | None = None
 
+    @property
+    def likelihood_alone(self) -> Target:
+        alone = super().likelihood_alone
+        few = None if self.summary is None else self.summary.likelihood_alone
+        return replace(alone, summary=few) if isinstance(alone, StreamedTarget) else alone
+
     def compiled(
         self,
         function: Callable[..., Any],

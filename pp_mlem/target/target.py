@@ -25,7 +25,7 @@ from pp_mlem.program.reading import Reading
 from pp_mlem.program.space import ParameterSpace
 from pp_mlem.target.parts import adds_up, without_rows
 from pp_mlem.target.priors import Params, log_prior, prior_distributions
-from pp_mlem.target.problem import Problem
+from pp_mlem.target.problem import Problem, problem_of
 
 T = TypeVar("T")
 
@@ -174,6 +174,16 @@ class Target:
         """The objective: log Z, or log Z + log prior."""
         likelihood = self.log_likelihood(vector)
         return likelihood + self.log_prior(vector) if self.problem.with_prior else likelihood
+
+    @property
+    def likelihood_alone(self) -> Target:
+        """The same without the prior: its objective is log Z."""
+        if not self.problem.with_prior:
+            return self
+        if self.kept is None:
+            raise RuntimeError("this target is part of what is being compiled.")
+        problem = problem_of(self.kept, self.marginal, self.data, self.fixed, with_prior=False)
+        return replace(self, problem=problem)
 
     @property
     def prior_alone(self) -> Target:
