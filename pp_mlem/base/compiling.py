@@ -9,7 +9,7 @@ well takes seconds, which a function that runs once on a thousand rows never ear
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,15 +18,18 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pp_mlem.base.factorisations import one_at_a_time
-from pp_mlem.base.machine import machine
+from pp_mlem.base.machine import cores, machine
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 QUICK_WORK = 1e5  # of the lanes of a loop together, up to which optimised code does not pay
 SINGLE_WORK = 1e8  # of a function that runs a few times
 STEADY_WORK = 3e5  # of a recursion, from which the slower compiler's loops win
+LONG_WORK = 1e9  # of a sweep that takes seconds
 LIGHT = 1e7  # numbers of the data times parameters squared, up to which derivatives are light
 
 
@@ -129,9 +132,17 @@ class Work:
         return self.sweep <= machine().lane_work
 
     @property
-    def in_turn(self) -> bool:
-        """Whether they run in one computation, one after the other."""
-        return machine().lane_work < self.sweep <= machine().turn_work
+    def on_threads(self) -> bool:
+        """Whether every start is a computation of its own, as many at once as there are cores."""
+        return machine().cpu and not self.side_by_side
+
+    @property
+    def together(self) -> float:
+        """How many starts go on at the same pace, at most: where a sweep takes long, few, so that some have ended when
+        others begin."""
+        if self.side_by_side or self.on_threads and self.sweep <= LONG_WORK:
+            return np.inf
+        return cores() if self.on_threads else 1
 
 
 def of_derivatives(numbers: int, parameters: int) -> Effort:
@@ -142,6 +153,33 @@ def of_derivatives(numbers: int, parameters: int) -> Effort:
 def of_program(is_long: bool) -> Effort:
     """For a function that runs a program a few times; `is_long`: along a scan of many steps."""
     return Effort.LEAN if is_long else Effort.QUICK
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="pp_mlem runs")
+
+
+def at_once(
+    function: Callable[[S], T], items: Sequence[S], inside: Callable[[], AbstractContextManager]
+) -> list[T]:
+    """`function` of every item, each on a thread within the context `inside()`, as many at once as there are cores.
+
+    It runs what was compiled `on_threads`: XLA leaves Python free meanwhile.
+    """
+
+    def one(item: S) -> T:
+        with inside():
+            return function(item)
+
+    if len(items) < 2:
+        return [function(item) for item in items]
+    begun = [_pool().submit(one, item) for item in items]
+    try:
+        return [future.result() for future in begun]
+    finally:
+        for future in begun:
+            future.cancel()
 
 
 @functools.cache
@@ -177,12 +215,13 @@ class Kept:
         *static: Hashable,
         effort: Effort,
         lanes: tuple[int | None, ...] | None = None,
+        on_threads: bool = False,
         name: str = "",
     ) -> Callable[..., Any]:
         """`function(*static, *arrays)`, compiled, as a function of the arrays.
 
-        `lanes` are the axes of the arrays along which it is mapped (`jax.vmap`). `function` belongs
-        to a module, so that it is the same at every call: it and the static parts are the key.
+        `lanes` are the axes of the arrays along which it is mapped (`jax.vmap`); `on_threads` as in `jit`. `function`
+        belongs to a module, so that it is the same at every call: it and the static parts are the key.
         """
 
         def make() -> Callable[..., Any]:
@@ -190,9 +229,10 @@ class Kept:
                 return function(*static, *arrays)
 
             run.__name__ = name or function.__name__
-            return jit(run if lanes is None else jax.vmap(run, in_axes=lanes), effort)
+            mapped = run if lanes is None else jax.vmap(run, in_axes=lanes)
+            return jit(mapped, effort, on_threads)
 
-        return self.once((function, static, effort, lanes), make)
+        return self.once((function, static, effort, lanes, on_threads), make)
 
     def __len__(self) -> int:
         return len(self._made)

@@ -16,8 +16,8 @@ class Machine:
         the cache of a core; an accelerator has thousands of lanes to keep busy.
     chunk_rows, chunk_numbers: at most, of a chunk of data on disk and of all its columns: some megabytes, or enough for a
         kernel to be worth its launch and the copy to the device.
-    lane_work: multiplications of a sweep beyond which starts run one after the other, up to `turn_work` within one
-        computation. A core is busy with one of them; an accelerator is not, and takes them side by side.
+    lane_work: multiplications of a sweep up to which starts run in one computation, side by side; beyond, each is a
+        computation of its own. A core is busy with one of them; an accelerator is not.
     parallel_scans: whether the steps of a few chains of few states are summed by a parallel prefix scan (depth: the
         logarithm of the steps) in place of one after the other.
     cpu: whether XLA's options for CPUs, and what works around its thread pool, are of any use.
@@ -28,7 +28,6 @@ class Machine:
     chunk_rows: int
     chunk_numbers: int
     lane_work: float
-    turn_work: float
     parallel_scans: bool
     cpu: bool
 
@@ -39,7 +38,6 @@ CPU = Machine(
     chunk_rows=2**18,
     chunk_numbers=2**20,
     lane_work=3e5,
-    turn_work=1e7,
     parallel_scans=False,
     cpu=True,
 )
@@ -49,7 +47,6 @@ ACCELERATOR = Machine(
     chunk_rows=2**21,
     chunk_numbers=2**24,
     lane_work=1e9,
-    turn_work=1e9,
     parallel_scans=True,
     cpu=False,
 )  # by what such devices hold and launch; measured on none yet

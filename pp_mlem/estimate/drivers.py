@@ -38,8 +38,8 @@ def driver_for(
         algorithm=algorithm,
         effort=work.loop(starts),
         limit=limit,
-        group=starts if work.side_by_side or work.in_turn else 1,
-        in_turn=work.in_turn,
+        group=int(min(starts, work.together)),
+        on_threads=work.on_threads,
         with_path=with_path,
     )
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from pp_mlem.base import processes
 from pp_mlem.base.arrays import Array, namespace
-from pp_mlem.base.compiling import Effort, in_turn
+from pp_mlem.base.compiling import Effort, at_once
+from pp_mlem.base.precision import working_precision
 from pp_mlem.base.progress import Progress
 from pp_mlem.base.status import Status
-from pp_mlem.estimate.algorithm import Algorithm, Look, State, always, choose
+from pp_mlem.estimate.algorithm import Algorithm, State, always, choose
 from pp_mlem.target.target import Target
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Run:
 @dataclass(frozen=True)
 class Driver:
     """Runs an algorithm on a target: `limit` iterations of each start at most, `group` starts at a time:
-    all at once, or `in_turn` within one computation, which passes over those that have ended.
+    in one computation, or `on_threads`, each that has not ended a computation of its own.
 
     On the host one look is compiled and the steps are NumPy's: a first fit compiles little. Where it is
     `fused`, looks and steps are one compiled loop of up to `BLOCK_STEPS` steps: no look then waits for
@@ -56,7 +57,7 @@ class Driver:
     effort: Effort
     limit: int
     group: int
-    in_turn: bool = False
+    on_threads: bool = False
     with_path: bool = False
     fused: bool = False
     progress: Progress = field(default_factory=lambda: Progress("", 0, False))
@@ -72,11 +73,10 @@ class Driver:
             return None
         some = _some(self.algorithm.begin(vectors), range(len(vectors)), self.group)
         wanted, look = self.algorithm.wanted(some), self.algorithm.look
-        if self.in_turn:
-            arrays = (np.full(self.group, True), *wanted)
-            return self.target.ahead(_in_turn, arrays, look, effort=self.effort)
-        lanes = (0,) * len(wanted)
-        return self.target.ahead(look, wanted, effort=self.effort, lanes=lanes)
+        one = _lane(wanted, 0) if self.on_threads else wanted
+        return self.target.ahead(
+            look, one, effort=self.effort, lanes=(0,) * len(one), on_threads=self.on_threads
+        )
 
     def run(
         self,
@@ -197,17 +197,24 @@ class Driver:
     def look(self, going: np.ndarray, wanted: tuple[Array, ...]) -> Any:
         """What the algorithm's look sees; of starts that are not `going` it may be nothing."""
         target, look = self.target, self.algorithm.look
-        if self.in_turn:
-            seen = target.compiled(_in_turn, look, effort=self.effort)(going, *wanted)
-        else:
-            lanes = (0,) * len(wanted)
-            seen = target.compiled(look, effort=self.effort, lanes=lanes)(*wanted)
-        return jax.tree.map(np.asarray, seen)
+        run = target.compiled(
+            look, effort=self.effort, lanes=(0,) * len(wanted), on_threads=self.on_threads
+        )
+        if not self.on_threads:
+            return jax.tree.map(np.asarray, run(*wanted))
+
+        def of_lane(i: int) -> Any:
+            return jax.tree.map(np.asarray, run(*_lane(wanted, i)))
+
+        on, inside = np.flatnonzero(going).tolist(), partial(working_precision, target.dtype)
+        seen = dict(zip(on, at_once(of_lane, on, inside), strict=True))
+        nothing = jax.tree.map(np.zeros_like, seen[on[0]])
+        return jax.tree.map(
+            lambda *a: np.concatenate(a), *(seen.get(i, nothing) for i in range(len(going)))
+        )
 
     def _fused(self) -> Callable[[State, int], tuple[State, np.ndarray, np.ndarray]]:
-        run = self.target.compiled(
-            _fused, self.algorithm, self.with_path, self.in_turn, effort=self.effort
-        )
+        run = self.target.compiled(_fused, self.algorithm, self.with_path, effort=self.effort)
 
         def block(state: State, steps: int) -> tuple[State, np.ndarray, np.ndarray]:
             return jax.device_get(run(state, np.asarray(steps), np.asarray(self.limit)))
@@ -264,6 +271,12 @@ def _some(state: State, index: range, count: int) -> State:
     return jax.tree.map(lambda a: np.asarray(a)[pick], state)
 
 
+def _lane(wanted: tuple[Array, ...], i: int) -> tuple[Array, ...]:
+    """What is wanted of one start, as of so many starts."""
+    own: tuple[Array, ...] = jax.tree.map(lambda a: np.asarray(a)[i : i + 1], wanted)
+    return own
+
+
 def _cut(state: T, first: int, last: int) -> T:
     part: T = jax.tree.map(lambda a: np.asarray(a)[first:last], state)
     return part
@@ -278,16 +291,10 @@ def _step(algorithm: Algorithm, state: State, seen: Any, going: Array) -> tuple[
     return choose(going, new, state), xp.where(going, accepted, xp.nan)
 
 
-def _in_turn(target: Target, look: Look, going: jax.Array, *wanted: Array) -> Any:
-    """What a look sees of every start that is `going`, one after the other, and zeros of the others."""
-    return in_turn(partial(look, target), going, wanted)
-
-
 def _fused(
     target: Target,
     algorithm: Algorithm,
     with_path: bool,
-    in_turn: bool,
     state: State,
     steps: jax.Array,
     limit: jax.Array,
@@ -308,10 +315,7 @@ def _fused(
     def body(carry: tuple) -> tuple:
         i, state, values, points = carry
         wanted, on = algorithm.wanted(state), running(state)
-        if in_turn:
-            seen = _in_turn(target, algorithm.look, on, *wanted)
-        else:
-            seen = jax.vmap(lambda *own: algorithm.look(target, *own))(*wanted)
+        seen = jax.vmap(lambda *own: algorithm.look(target, *own))(*wanted)
         new, accepted = _step(algorithm, state, seen, on)
         values = values.at[:, i].set(accepted)
         points = points.at[:, i].set(state.vector) if with_path else points

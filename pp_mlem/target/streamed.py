@@ -81,6 +81,7 @@ class StreamedTarget(Target):
         *static: Hashable,
         effort: Effort = Effort.QUICK,
         lanes: tuple[int | None, ...] | None = None,
+        on_threads: bool = False,
     ) -> Callable[..., Any]:
         how = over_rows(function)
         if how == WITHOUT_ROWS:
@@ -184,6 +185,7 @@ class StreamedTarget(Target):
         *static: Hashable,
         effort: Effort = Effort.QUICK,
         lanes: tuple[int | None, ...] | None = None,
+        on_threads: bool = False,
     ) -> Future | None:
         return None
 

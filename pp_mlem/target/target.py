@@ -75,10 +75,12 @@ class Target:
         *static: Hashable,
         effort: Effort = Effort.QUICK,
         lanes: tuple[int | None, ...] | None = None,
+        on_threads: bool = False,
     ) -> Callable[..., Any]:
         """`function(target, *static, *arrays)`, compiled, as a function of the arrays; `lanes` are
-        their axes along which it is mapped. It serves every target of this problem's structure."""
-        run = self._jitted(function, static, effort, lanes)
+        their axes along which it is mapped, `on_threads` says that it will run on several threads at once.
+        It serves every target of this problem's structure."""
+        run = self._jitted(function, static, effort, lanes, on_threads)
 
         def call(*arrays: Any) -> Any:
             return run(self.data, self.fixed, *arrays)
@@ -91,6 +93,7 @@ class Target:
         static: tuple[Hashable, ...],
         effort: Effort,
         lanes: tuple[int | None, ...] | None,
+        on_threads: bool,
     ) -> Any:
         """(data, fixed, *arrays) -> `function`."""
         if self.kept is None:
@@ -98,7 +101,7 @@ class Target:
         axes = None if lanes is None else (None, None, *lanes)
         return self.kept(
             _on_target, function, self.problem, static, effort=effort, lanes=axes,
-            name=function.__name__,
+            on_threads=on_threads, name=function.__name__,
         )  # fmt: skip
 
     def ahead(
@@ -108,10 +111,11 @@ class Target:
         *static: Hashable,
         effort: Effort = Effort.QUICK,
         lanes: tuple[int | None, ...] | None = None,
+        on_threads: bool = False,
     ) -> Future | None:
         """Begin to compile `function` for such arrays in another thread; None if that was done before.
         Wait for it before the function is called, or both compile it."""
-        run = self._jitted(function, static, effort, lanes)
+        run = self._jitted(function, static, effort, lanes, on_threads)
         shapes = tuple((np.shape(a), str(jnp.result_type(a))) for a in jax.tree.leaves(arrays))
 
         def begin() -> list[Future | None]:
@@ -119,7 +123,7 @@ class Target:
             inside = functools.partial(working_precision, self.dtype)
             return [meanwhile(lowered.compile, inside)]
 
-        key = "ahead", function, self.problem, static, effort, lanes, shapes
+        key = "ahead", function, self.problem, static, effort, lanes, on_threads, shapes
         begun = self.once(key, begin)
         future, begun[0] = begun[0], None
         return future
