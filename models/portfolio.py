@@ -8,7 +8,7 @@ its own, latent and integrated out exactly; assets of one group have them from o
 a group are Gaussian with a low-rank covariance of their own, and the portfolio is a mixture of such
 factor models. EM's M-steps are shares, means and expected squares of the exposures. Random coefficients:
 Swamy (1970), doi:10.2307/1913012; growth mixtures as here: Muthen & Shedden (1999),
-doi:10.1111/j.0006-341X.1999.00463.x. Simulated: 80 assets of three groups (utilities that hardly move
+doi:10.1111/j.0006-341X.1999.00463.x. Simulated: 120 assets of three groups (utilities that hardly move
 with the market, broad funds, small technology), ten years of months.
 """
 
@@ -18,7 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 
 EXPOSURES = np.array([[0.3, 0.4, -0.1], [0.5, 1.0, 0.0], [0.9, 1.5, 0.8]])
-SPREADS = np.array([[0.3, 0.15, 0.2], [0.3, 0.2, 0.2], [0.4, 0.3, 0.3]])
+SPREADS = np.array([[0.2, 0.1, 0.1], [0.3, 0.15, 0.15], [0.4, 0.2, 0.3]])
 
 truth = {"w": [0.3, 0.5, 0.2], "B": EXPOSURES, "S": SPREADS, "sigma": 1.5}
 
@@ -37,7 +37,7 @@ def model(r, f, K=3):
         numpyro.sample("r", dist.Normal(b @ design.T, sigma).to_event(1), obs=r)
 
 
-def simulated(assets=80, months=120, seed=0):
+def simulated(assets=120, months=120, seed=0):
     """The arguments of the program, and the group of every asset."""
     rng = np.random.default_rng(seed)
     f = rng.normal([0.5, 0.1], [4.0, 2.5], (months, 2))

@@ -84,7 +84,9 @@ def test_a_second_process_compiles_nothing(tmp_path):
     later = ended(started(GALAXIES, folder, 3))
     for run in (*first, later):
         assert run["asked"] > 10 and run["same"] and run["ours"] > 10 and run["theirs"] == 0
-    assert len(set().union(*(run["missed"] for run in first))) > 3  # each may find what the other wrote
+    assert (
+        len(set().union(*(run["missed"] for run in first))) > 3
+    )  # each may find what the other wrote
     assert later["missed"] == ["jit__lambda"]  # the user's own function
     assert not list(folder.rglob("*.part"))
 

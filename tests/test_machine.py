@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -9,8 +11,10 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
 
-from pp_mlem import Model, fit_em
+from pp_mlem import Model, fit_em, fit_mle
+from pp_mlem.base import compiling
 from pp_mlem.base import machine as machines
+from pp_mlem.estimate import loop
 from pp_mlem.marginal import recursions
 from pp_mlem.marginal.recursions import PARALLEL_LANES, PARALLEL_STATES, in_sequence
 
@@ -66,6 +70,58 @@ def test_an_accelerator_fits_the_same(program, data, request):
     own = np.argsort(next(v for n, v in here.params.items() if n in ("mu", "rate")))
     found = model.posterior(there.params)["z"][..., order]
     np.testing.assert_allclose(found, posterior[..., own], atol=1e-6)
+
+
+PLANE = np.random.default_rng(4).normal(size=(400, 3)) + 3.0 * (np.arange(400) % 2)[:, None]
+
+
+def clouds(x, K=2):
+    """Whose factorisations are a batch."""
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(K)))
+    with numpyro.plate("clouds", K):
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]).to_event(1))
+        root = numpyro.sample("root", dist.LKJCholesky(3))
+        s = numpyro.sample("s", dist.LogNormal(0, 1).expand([3]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        law = dist.MultivariateNormal(mu[z], scale_tril=(s[..., None] * root)[z])
+        numpyro.sample("x", law, obs=x)
+
+
+@pytest.fixture
+def on_threads(monkeypatch):
+    """Starts that are computations of their own, however few rows there are."""
+    monkeypatch.setattr(machines, "CPU", replace(machines.CPU, lane_work=1.0))
+
+
+@pytest.mark.parametrize("fit", [fit_em, fit_mle])
+@pytest.mark.parametrize("long", [False, True])
+def test_starts_on_threads_end_where_they_do_together(fit, long, request):
+    together = fit(Model(clouds, PLANE), starts=5)
+    request.getfixturevalue("on_threads")
+    if long:  # as many at a time as there are cores
+        request.getfixturevalue("monkeypatch").setattr(compiling, "LONG_WORK", 0.0)
+    apart = fit(Model(clouds, PLANE), starts=5)
+    assert apart.status == together.status == "converged"
+    found, expected = (f.starts["objective"].to_numpy() for f in (apart, together))
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    for name, value in together.params.items():
+        np.testing.assert_allclose(apart.params[name], value, atol=1e-5)
+
+
+def test_ctrl_c_on_threads_keeps_every_start(on_threads, monkeypatch):
+    looks = []
+
+    def stopped(function, items, inside):
+        looks.append(items)
+        if len(looks) == 9:
+            raise KeyboardInterrupt
+        return compiling.at_once(function, items, inside)
+
+    monkeypatch.setattr(loop, "at_once", stopped)
+    fit = fit_em(Model(clouds, PLANE), starts=4)
+    assert fit.status == "interrupted" and len(fit.starts) == 4
+    assert np.isfinite(fit.log_likelihood)
 
 
 def test_chains_are_summed_in_parallel_where_that_pays(accelerator):
