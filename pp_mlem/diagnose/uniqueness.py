@@ -1,5 +1,5 @@
 """Residual scales that vanish beside real latents: Heywood cases, where a column of the data is what its
-factors are and nothing else (Heywood 1931, doi:10.1098/rspa.1931.0187).
+factors are and nothing else (Heywood 1931, doi:10.1098/rspa.1931.0209).
 
 The density of the rest is bounded there, and far below the spread of the data nothing but rounding: the
 precision of what vanishes cancels against that of the latents, and leaves an error of eps / (scale /

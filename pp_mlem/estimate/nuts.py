@@ -112,9 +112,8 @@ def fit_nuts(
             "'vectorized'."
         )
     if chain_method == "auto":
-        small = model.marginal.work.sweep * chains <= SMALL_WORK
         at_once = "parallel" if machine().cpu else "vectorized"
-        chain_method = at_once if small else "sequential"
+        chain_method = at_once if run_at_once(model, chains) else "sequential"
     with working_precision(model.dtype):
         clock = time.perf_counter()
         target = model.target(fixed, with_prior=True)
@@ -141,6 +140,11 @@ def fit_nuts(
             sample = run_sampler(target, starts, mass, settings, draws, seed, bar)
         wait([telling])
         return _result(model, target, sample, seed, clock, order_by)
+
+
+def run_at_once(model: Model, chains: int) -> bool:
+    """Whether sweeps are so cheap that all chains go on at the same time."""
+    return model.marginal.work.sweep * chains <= SMALL_WORK
 
 
 def _warn_flat(model: Model, target: Target) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pp_mlem.base.machine import cores
 from pp_mlem.base.near import did_you_mean
 from pp_mlem.estimate.estimators import check_methods, method_names
+from pp_mlem.estimate.nuts import run_at_once
 from pp_mlem.estimate.point import HESSIAN_WORK
 from pp_mlem.estimate.sampled import SAMPLE
 from pp_mlem.model.model import Model
@@ -18,10 +20,13 @@ OF_CHUNKS = "needs all rows at each of its steps, and the data come in chunks"
 LIMIT = 180.0  # seconds, beyond which a method is left out
 WORTH_TELLING = 15.0
 # Measured with the shipped models on two cores; a machine or a posterior may differ by a factor of three.
-MULTIPLICATION = 2.5e-9  # seconds for each of a sweep's, with its gradient
-STEP_OF_A_SCAN = 1e-6  # seconds for each step of a recursion
+MULTIPLICATION = 1.5e-9  # seconds for each of a sweep's, with its gradient
+STEP_OF_A_SCAN, OF_REALS = (
+    7e-7,
+    4e-6,
+)  # seconds for each step of a recursion: over finite latents, over real ones
 CALL = 2e-5  # seconds of a gradient of no data at all
-COMPILING, OF_NUTS = 2.0, 6.0
+COMPILING, OF_NUTS = 2.0, 4.0
 LOOKS = 60  # sweeps of a start
 FINISH = 20  # more for each parameter, where it ends with second derivatives
 LEAPFROGS = 8  # gradients of a draw
@@ -109,23 +114,21 @@ def gradient_seconds(model: Model) -> float:
 
 def _call_seconds(model: Model) -> float:
     """Of the rows that are laid out: all, or a chunk."""
-    steps = sum(scan.length for scan in model.reading.scans.values())
-    return (
-        CALL
-        + STEP_OF_A_SCAN * steps
-        + MULTIPLICATION * (model.marginal.work.sweep + model.marginal.entries)
-    )
+    scans = model.reading.scans.values()
+    steps = sum(s.length * (STEP_OF_A_SCAN if s.reals is None else OF_REALS) for s in scans)
+    return CALL + steps + MULTIPLICATION * (model.marginal.work.sweep + model.marginal.entries)
 
 
 def seconds_of(method: str, model: Model, starts: int, chains: int, draws: int) -> float:
     """How long a method will take, roughly."""
-    each = gradient_seconds(model)
+    each, work = gradient_seconds(model), model.marginal.work
     if method == "nuts":
-        return OF_NUTS + each * chains * 2 * draws * LEAPFROGS
+        at_once = min(chains, cores()) if run_at_once(model, chains) else 1
+        return OF_NUTS + each * chains / at_once * 2 * draws * LEAPFROGS
     size = model.space.size
-    finishes = model.marginal.work.sweep * size <= HESSIAN_WORK
+    finishes = work.sweep * size <= HESSIAN_WORK
     looks = LOOKS + FINISH * size * finishes
     if isinstance(model, StreamedModel) and model.summary is None:
         share = min(1.0, SAMPLE / model.stream.count)  # the rows that the starts are tried on
         return 2 * COMPILING + each * (share * starts + 1) * looks
-    return COMPILING + each * starts * looks
+    return COMPILING + each * starts / (min(starts, cores()) if work.on_threads else 1) * looks
