@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 from sklearn.datasets import load_wine
 from sklearn.metrics import adjusted_rand_score
@@ -205,6 +206,48 @@ def test_the_sign_of_a_factor_is_each_component_s_own():
     turned = one.relabelled(mirrored)
     np.testing.assert_allclose(turned.params["W"], mirrored["W"], rtol=1e-12)
     assert model.log_likelihood(mirrored) == pytest.approx(one.log_likelihood, rel=1e-10)
+
+
+def cycle(y):
+    """A factor along time, whose law has a parameter of its own."""
+    phi = numpyro.sample("phi", dist.Uniform(-1, 1))
+    with numpyro.plate("series", y.shape[1]):
+        loading = numpyro.sample("loading", dist.Normal(0, 1))
+
+    def step(f, y_t):
+        f = numpyro.sample("f", dist.Normal(phi * f, 1))
+        numpyro.sample("y", dist.Normal(loading * f, 0.5).to_event(1), obs=y_t)
+        return f, None
+
+    scan(step, jnp.zeros(()), y)
+
+
+def curves(y):
+    """Whose slope at small parameters is lost in rounding: what hangs on nothing there is no sign."""
+    mu = numpyro.sample("mu", dist.Normal(200, 50))
+    middle = numpyro.sample("middle", dist.Normal(700, 200))
+    share = 1 / (1 + jnp.exp(-(1000.0 * jnp.arange(1, 4) - middle) / 10))
+    with numpyro.plate("rows", y.shape[0], dim=-2):
+        a = numpyro.sample("a", dist.Normal(mu, 10.0))
+        with numpyro.plate("times", 3):
+            numpyro.sample("y", dist.Normal(a * share, 5.0), obs=y)
+
+
+def test_the_sign_of_a_factor_along_time_is_that_of_the_others():
+    rng = np.random.default_rng(5)
+    f = np.zeros(60)
+    for t in range(1, 60):
+        f[t] = 0.6 * f[t - 1] + rng.normal()
+    model = Model(cycle, f[:, None] * np.array([1.0, -0.7, 0.4]) + 0.5 * rng.normal(size=(60, 3)))
+    em = fit_em(model, starts=2, seed=0)
+    assert [t.axes for t in em.turns] == [(("loading", None),)]
+    nuts = fit_nuts(model, chains=4, warmup=150, draws=150, seed=1)
+    assert nuts.diagnostics["max_r_hat"] < 1.1  # chains begin on either side
+    mirrored = em.relabelled({**em.params, "loading": -em.params["loading"]})
+    found = compare({"EM": mirrored, "NUTS": nuts}, loo=False).estimates
+    apart = found[("EM", "estimate")] - found[("NUTS", "estimate")]
+    assert np.all(np.abs(apart) < found[("NUTS", "error")])
+    assert fit_em(Model(curves, 200.0 + rng.normal(size=(4, 3))), starts=1, max_iter=3).turns == ()
 
 
 # --- boundaries ---------------------------------------------------------------------------------

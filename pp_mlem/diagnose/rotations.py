@@ -22,6 +22,7 @@ from pp_mlem.target.target import Target
 
 TRIALS = 64  # ways to turn that are tried for one latent, at most
 CLOSE = 1e-9
+LONGER = 1.7
 TURNED = 1e-6  # of a rotation's direction, of length one, along a scalar that it moves
 _LOST, ANY = "not identified", "any rotation"
 Values = Mapping[str, np.ndarray]
@@ -134,11 +135,15 @@ def _find(target: Target, vector: np.ndarray, latent: Site) -> list[Turn]:
     random = np.random.default_rng(5).normal(size=(latent.size, latent.size))
     rotation = np.linalg.qr(random)[0] if latent.size > 1 else -np.ones((1, 1))
 
-    def unchanged(turn: Turn) -> bool:
-        """Whether the objective is what it was at turned parameters."""
-        moved = turn(params, rotation)
+    def change(turn: Turn, by: np.ndarray) -> float:
+        """Of the objective at moved parameters, in units of what rounding could make of it."""
+        moved = turn(params, by)
         point = target.space.to_vector({n: moved[n] for n in target.space.names})
-        return abs(float(evaluate(np.asarray(point))) - before) <= CLOSE * (1 + abs(before))
+        return abs(float(evaluate(np.asarray(point))) - before) / (CLOSE * (1 + abs(before)))
+
+    def unchanged(turn: Turn) -> bool:
+        """Whether the objective is what it was at turned parameters, and hangs on them there."""
+        return change(turn, rotation) <= 1 and not change(turn, LONGER * rotation) <= 1
 
     whole = next(filter(unchanged, ways), None)
     if whole is None:
@@ -151,9 +156,10 @@ def _ways(target: Target, latent: Site) -> list[Turn]:
     size, or none; one parameter before several."""
     reading = target.reading
     own = reading.dependencies[latent.name]
-    if len(latent.event_shape) > 1 or frozenset().union(*own.values()) - {latent.name}:
-        return []  # a law with parameters of its own
     size = latent.size
+    turns_alone = not frozenset().union(*own.values()) - {latent.name}
+    if len(latent.event_shape) > 1 or (size > 1 and not turns_alone):
+        return []  # a law with parameters of its own, under which none but a change of sign may be free
     near = frozenset().union(
         *(s.parents for s in reading.sites.values() if latent.name in s.parents)
     )
