@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,10 @@ from scipy import stats
 from pp_mlem import Model, compare, fit_em, fit_map, fit_mle, fit_nuts, load
 from pp_mlem.base.compiling import quick_jit
 from pp_mlem.base.precision import working_precision
+from pp_mlem.base.status import Status
+from pp_mlem.estimate import point
+from pp_mlem.estimate.drivers import driver_for
+from pp_mlem.estimate.lbfgs import LBFGS
 from pp_mlem.estimate.nuts import of_chains
 from pp_mlem.estimate.starts import starting_vectors
 from pp_mlem.fit.datatree import OF_A_POINT
@@ -448,6 +454,25 @@ def test_quasi_newton_steps_come_to_rest_where_components_overlap():
     assert fit.starts["iterations"][0] < plain.starts["iterations"][0] / 10
     assert fit.starts["newton_steps"][0] == 0
     assert np.linalg.eigvalsh(fit.covariance().to_numpy()[1:, 1:]).min() > 0
+
+
+def test_second_derivatives_are_for_starts_that_tell_something_new(galaxies, galaxies_em):
+    """A start at an optimum that another has converged to gets no more digits; one elsewhere does, and so does
+    every start where none has converged."""
+    with working_precision(galaxies.dtype):
+        target = galaxies.target()
+        driver = driver_for(target, LBFGS(target.units, 1e-8, -np.inf, 0), 4, 100)
+        best, value = galaxies_em.vector, galaxies_em.log_likelihood
+        points = np.stack([best, best, best + 0.05, best])
+        flat, done = int(Status.FLAT), int(Status.CONVERGED)
+        values = np.array([value, value - 1e-7, value - 3.0, np.nan])
+        ends = SimpleNamespace(
+            points=points, values=values, status=np.array([done, flat, flat, flat])
+        )
+        waiting = ends.status == flat
+        assert point._in_vain(driver, ends, waiting).tolist() == [False, True, False, False]
+        ends.status[0] = flat
+        assert not point._in_vain(driver, ends, waiting).any()
 
 
 def test_clusters_are_in_order_where_the_program_orders_its_components():

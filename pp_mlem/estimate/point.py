@@ -40,7 +40,7 @@ from pp_mlem.estimate.opening import LITTLE, opened, opens
 from pp_mlem.estimate.sampled import sampled_starts
 from pp_mlem.estimate.squarem import Squarem
 from pp_mlem.estimate.starts import check_init
-from pp_mlem.estimate.verdict import Record, judge, nothing_to_fit, prepare_verdict
+from pp_mlem.estimate.verdict import SAME, Record, judge, nothing_to_fit, prepare_verdict
 from pp_mlem.fit.point import PointFit
 from pp_mlem.model.held import with_held_entries
 from pp_mlem.model.model import Model
@@ -279,7 +279,7 @@ def _run(
         if verified:
             waiting &= ends.status != Status.CONVERGED
         if isinstance(finish, Newton) and waiting.any() and not ends.interrupted:
-            waiting &= ~_hopeless(driver, ends, waiting)
+            waiting &= ~_in_vain(driver, ends, waiting)
         if ends.interrupted or not waiting.any():
             break
         begun = finish.begin(ends.points)
@@ -295,17 +295,20 @@ def _run(
     return ends
 
 
-def _hopeless(driver: Driver, ends: Ends, waiting: np.ndarray) -> np.ndarray:
-    """Which of the waiting starts a verdict would set aside where they are, when another has converged: what
-    their last digits are tells nothing, and second derivatives are dear to compile."""
+def _in_vain(driver: Driver, ends: Ends, waiting: np.ndarray) -> np.ndarray:
+    """Which of the waiting starts have come to the optimum of one that has converged, or would be set aside by a
+    verdict when one has: what their last digits are tells nothing, and second derivatives are dear to compile."""
     nothing = np.zeros(len(waiting), bool)
-    if not np.any(ends.status == Status.CONVERGED):
+    known = ends.values[(ends.status == Status.CONVERGED) & np.isfinite(ends.values)]
+    if not len(known):
         return nothing
     target, rows = driver.target, getattr(driver.at(ends.points), "rows", None)
     for i in np.flatnonzero(waiting & np.isfinite(ends.values)):
-        point = ends.points[i]
+        point, value = ends.points[i], ends.values[i]
         own = rows_at(target, point) if rows is None else {k: v[i] for k, v in rows.items()}
-        nothing[i] = judge_components(target, Scales.at(target, point), own)[0] is not None
+        same = np.any(np.abs(known - value) <= SAME * (1 + abs(value)))
+        aside = judge_components(target, Scales.at(target, point), own)[0] is not None
+        nothing[i] = same or aside
     return nothing
 
 
