@@ -224,8 +224,8 @@ def test_nuts_and_comparison(galaxies, galaxies_em, small_nuts, tmp_path):
     found = compare({"EM": galaxies_em, "NUTS": nuts})
     assert list(found.scores.index) == ["EM", "NUTS"]
     assert np.isfinite(found.scores.loc["EM", "elpd_loo"])
-    assert np.isnan(found.scores.loc["NUTS", "elpd_loo"])  # 34 effective draws: 18 of 82 k are bad
-    assert "Pareto k above 0.64" in found.scores.loc["NUTS", "elpd_note"]
+    assert np.isfinite(found.scores.loc["NUTS", "elpd_loo"])
+    assert abs(found.scores["elpd_loo"].diff().iloc[-1]) < 5
     assert "Scores" in repr(found) and found.estimates.shape == (9, 4)
     found.plot().savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
