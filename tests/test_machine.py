@@ -94,8 +94,7 @@ def on_threads(monkeypatch):
     monkeypatch.setattr(machines, "CPU", replace(machines.CPU, lane_work=1.0))
 
 
-@pytest.mark.parametrize("fit", [fit_em, fit_mle])
-@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(("fit", "long"), [(fit_em, True), (fit_mle, False)])
 def test_starts_on_threads_end_where_they_do_together(fit, long, request):
     together = fit(Model(clouds, PLANE), starts=5)
     request.getfixturevalue("on_threads")
