@@ -34,7 +34,7 @@ EXCEPTIONS = {
     # the length of a document is read from its counts; its own data are held to their truth below
     ("simulation", "naive_bayes"): "depends on observed values",
     ("simulation", "structural_time_series"): "flat law",
-    ("simulation", "text_tagging"): "data with known states cannot be drawn anew",
+    ("simulation", "speech_or_text_tagging"): "data with known states cannot be drawn anew",
 }
 
 # Whose draws are no data of the kind that the program is for; the file's own data are held to their truth below.
