@@ -27,4 +27,4 @@ def test_some_programs(record_property):
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [gaussian.by_group, gaussian.in_frames, gaussian.crossed_frames])
 def test_any_program(make, record_property):
-    report(run(make, 5, 10, thorough_every=3, by=check), 0.05, record_property)
+    report(run(make, 8, 10, thorough_every=4, by=check), 0.05, record_property)

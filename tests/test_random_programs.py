@@ -63,19 +63,19 @@ def report(outcomes: list, refusals: float, record_property) -> None:
 
 def test_some_programs(record_property):
     """The short slice of a plain run."""
-    report(run(programs.any_program, 10, 1000, thorough_every=10), 0.1, record_property)
+    report(run(programs.any_program, 15, 1000, thorough_every=15), 0.1, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_any_program(part, record_property):
-    report(run(programs.any_program, 24, part), 0.05, record_property)
+    report(run(programs.any_program, 40, part), 0.05, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_missing_cells_gathers_masks_and_labels(part, record_property):
-    report(run(programs.holes_and_gathers, 12, 100 + part), 0.05, record_property)
+    report(run(programs.holes_and_gathers, 20, 100 + part), 0.05, record_property)
 
 
 @pytest.mark.slow

@@ -298,18 +298,20 @@ def _run(
 def _in_vain(driver: Driver, ends: Ends, waiting: np.ndarray) -> np.ndarray:
     """Which of the waiting starts have come to the optimum of one that has converged, or would be set aside by a
     verdict when one has: what their last digits are tells nothing, and second derivatives are dear to compile."""
-    nothing = np.zeros(len(waiting), bool)
-    known = ends.values[(ends.status == Status.CONVERGED) & np.isfinite(ends.values)]
+    finite = np.isfinite(ends.values)
+    known = ends.values[(ends.status == Status.CONVERGED) & finite]
     if not len(known):
-        return nothing
-    target, rows = driver.target, getattr(driver.at(ends.points), "rows", None)
-    for i in np.flatnonzero(waiting & np.isfinite(ends.values)):
-        point, value = ends.points[i], ends.values[i]
+        return np.zeros(len(waiting), bool)
+    apart = np.abs(ends.values[:, None] - known).min(1)
+    vain: np.ndarray = waiting & finite & (apart <= SAME * (1 + np.abs(ends.values)))
+    others = np.flatnonzero(waiting & finite & ~vain)
+    if len(others):
+        target, rows = driver.target, getattr(driver.at(ends.points), "rows", None)
+    for i in others:
+        point = ends.points[i]
         own = rows_at(target, point) if rows is None else {k: v[i] for k, v in rows.items()}
-        same = np.any(np.abs(known - value) <= SAME * (1 + abs(value)))
-        aside = judge_components(target, Scales.at(target, point), own)[0] is not None
-        nothing[i] = same or aside
-    return nothing
+        vain[i] = judge_components(target, Scales.at(target, point), own)[0] is not None
+    return vain
 
 
 def _few_at_once(driver: Driver, state: State) -> Run:
